@@ -1,0 +1,5 @@
+"""The one exception that the command line turns into a single line and exit code 2."""
+
+
+class InputError(ValueError):
+    """Something a user gave is wrong; the message is one line: what, its value, what would be right."""

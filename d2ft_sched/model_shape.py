@@ -1,0 +1,112 @@
+"""The sizes of a transformer that planning needs: nothing here knows images, text or torch."""
+
+from dataclasses import dataclass, fields
+
+from d2ft_sched.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A stack of equal transformer blocks between an embedding and a classifier.
+
+    Attributes:
+        name: the model's name in its family (timm, transformers).
+        num_blocks: transformer layers.
+        num_heads: attention heads per block.
+        head_dim: width of one head.
+        width: width of the residual stream.
+        mlp_hidden: hidden units of the MLP of a block.
+        num_tokens: tokens of one sample, special tokens included.
+        embed_flops: forward FLOPs of the embedding of one sample; its backward has dW only.
+        classifier_flops: forward FLOPs of the classifier of one sample; its backward has dX and dW.
+        trunk_parameters: parameters outside all subnets: embeddings, norms, LayerScale, the output
+            biases of attention and MLP, classifier.
+        qkv_bias: whether the query, key and value projections have a bias (it belongs to subnets).
+        mlp_bias: whether the first MLP layer has a bias (it belongs to subnets).
+    """
+
+    name: str
+    num_blocks: int
+    num_heads: int
+    head_dim: int
+    width: int
+    mlp_hidden: int
+    num_tokens: int
+    embed_flops: int = 0
+    classifier_flops: int = 0
+    trunk_parameters: int = 0
+    qkv_bias: bool = True
+    mlp_bias: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int"):
+                least = 0 if field.name.endswith(("_flops", "_parameters")) else 1
+                if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                    raise InputError(
+                        f"model shape {self.name!r}: {field.name} is {value!r}; "
+                        f"it must be a whole number of at least {least}"
+                    )
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of one head: its rows of Q, K, V (with bias) and its columns of the output."""
+        return self.head_dim * (4 * self.width + (3 if self.qkv_bias else 0))
+
+    @property
+    def hidden_unit_parameters(self) -> int:
+        """Parameters of one hidden unit of the MLP: a row of fc1 (with bias), a column of fc2."""
+        return 2 * self.width + (1 if self.mlp_bias else 0)
+
+    @property
+    def num_parameters(self) -> int:
+        block = (
+            self.num_heads * self.head_parameters + self.mlp_hidden * self.hidden_unit_parameters
+        )
+        return self.trunk_parameters + self.num_blocks * block
+
+
+def vision_transformer_shape(
+    name: str,
+    *,
+    image_size: int,
+    patch_size: int,
+    width: int,
+    num_blocks: int,
+    num_heads: int,
+    mlp_hidden: int,
+    num_classes: int,
+    num_prefix_tokens: int = 1,
+    num_channels: int = 3,
+    layer_scale: bool = False,
+) -> ModelShape:
+    """The shape of a ViT (arXiv 2010.11929) with a class token and learned absolute positions.
+
+    Raises:
+        InputError: the patch size does not divide the image size, or the heads the width.
+    """
+    if image_size < 1 or patch_size < 1 or image_size % patch_size:
+        raise InputError(
+            f"image size {image_size} is not a multiple of {name}'s patch size {patch_size}"
+        )
+    if num_heads < 1 or width % num_heads:
+        raise InputError(f"{name}: {num_heads} heads do not divide the width {width}")
+    num_patches = (image_size // patch_size) ** 2
+    patch_elements = num_channels * patch_size**2
+    num_tokens = num_patches + num_prefix_tokens
+    per_block = width * (4 + 2 + (2 if layer_scale else 0))
+    embedding = patch_elements * width + width + num_prefix_tokens * width + num_tokens * width
+    classifier = 2 * width + width * num_classes + num_classes
+    return ModelShape(
+        name=name,
+        num_blocks=num_blocks,
+        num_heads=num_heads,
+        head_dim=width // num_heads,
+        width=width,
+        mlp_hidden=mlp_hidden,
+        num_tokens=num_tokens,
+        embed_flops=2 * num_patches * patch_elements * width,
+        classifier_flops=2 * width * num_classes,
+        trunk_parameters=embedding + num_blocks * per_block + classifier,
+    )
