@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """Something a user gave is wrong; the message is one line: what, its value, what would be right."""
+    """A wrong input of a user; the message is one line: what, its value, what would be right."""

@@ -103,7 +103,7 @@ def load_scores(path: Path, num_subnets: int, num_microbatches: int) -> Scores:
             s, i, score_f, score_b = int(row[0]), int(row[1]), float(row[2]), float(row[3])
         except (ValueError, IndexError):
             raise InputError(
-                f"{path}: line {line} is {','.join(row)!r}; it must hold two indices and two numbers"
+                f"{path}: line {line} is {','.join(row)!r}; it must be two indices, two numbers"
             ) from None
         if not (0 <= s < num_subnets and 0 <= i < num_microbatches):
             raise InputError(
