@@ -1,0 +1,72 @@
+"""Capacities from a budget: one water level over unequal devices.
+
+A budget is a fraction of what the dense run spends, in one resource, over the whole cluster. It is
+dealt so that no device works longer than it must: every knapsack of a block may spend the same time
+(its level), or all that dense needs if that is less. So a slow device or link is cut first and a fast
+one keeps its work; equal devices get the budget's fraction each, as in the paper (our reading).
+"""
+
+import numpy as np
+
+from d2ft_sched.errors import InputError
+
+
+def check_budget(name: str, budget: float) -> None:
+    """Raises InputError unless 0 < budget <= 1."""
+    if not 0 < budget <= 1:
+        raise InputError(
+            f"{name} is {budget}; it is a fraction of the dense run, above 0 and up to 1"
+        )
+
+
+def water_level_s(demand: np.ndarray, rate_per_s: np.ndarray, total: float) -> float:
+    """The time t at which sum(min(demand, t * rate)) reaches `total`.
+
+    Args:
+        demand: amount of the resource that each knapsack would spend in the dense run.
+        rate_per_s: amount per second that it can spend; ``inf`` for a free one.
+        total: amount to deal, at most ``demand.sum()``.
+
+    Returns:
+        Seconds; the largest demand / rate when `total` is the whole demand.
+    """
+    time_s = np.where(demand > 0, demand / rate_per_s, 0.0)
+    order = np.argsort(time_s)
+    time_s, demand, rate = time_s[order], demand[order], rate_per_s[order]
+    filled = np.concatenate([[0.0], np.cumsum(demand)[:-1]])
+    finite_rate = np.where(np.isfinite(rate), rate, 0.0)
+    still_open = np.cumsum(finite_rate[::-1])[::-1]
+    reached = filled + time_s * still_open
+    first = int(np.searchsorted(reached, total))
+    if first >= len(demand) or still_open[first] == 0:
+        return float(time_s[-1])
+    return max(0.0, float((total - filled[first]) / still_open[first]))
+
+
+def level_capacity(
+    demand: np.ndarray, rate_per_s: np.ndarray, group: np.ndarray, budget: float
+) -> np.ndarray:
+    """Capacity of each knapsack: what fits under its group's water level.
+
+    Args:
+        demand: dense spending of each knapsack, float ``[num_knapsacks]``.
+        rate_per_s: amount per second, float ``[num_knapsacks]``, ``inf`` for a free one.
+        group: knapsacks that wait for one another (the block, or 0 for all), int
+            ``[num_knapsacks]``.
+        budget: fraction of each group's dense spending.
+
+    Returns:
+        float ``[num_knapsacks]``, ``inf`` where the level does not bind.
+    """
+    capacity = np.full(len(demand), np.inf)
+    for g in np.unique(group):
+        members = np.flatnonzero(group == g)
+        level = water_level_s(
+            demand[members], rate_per_s[members], budget * float(demand[members].sum())
+        )
+        rate = rate_per_s[members]
+        allowed = np.full(len(members), np.inf)
+        allowed[np.isfinite(rate)] = level * rate[np.isfinite(rate)]
+        binds = allowed < demand[members] * (1 - 1e-12)
+        capacity[members[binds]] = allowed[binds]
+    return capacity
