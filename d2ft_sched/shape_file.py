@@ -1,0 +1,102 @@
+"""Model shapes by name or from a YAML or JSON file."""
+
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model_shape import ModelShape, vision_transformer_shape
+
+
+class ShapeSchema(BaseModel):
+    """The fields of a `ModelShape` as they stand in files."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    num_blocks: int
+    num_heads: int
+    head_dim: int
+    width: int
+    mlp_hidden: int
+    num_tokens: int
+    embed_flops: int = 0
+    classifier_flops: int = 0
+    trunk_parameters: int = 0
+    qkv_bias: bool = True
+    mlp_bias: bool = True
+
+    def to_shape(self) -> ModelShape:
+        return ModelShape(**self.model_dump())
+
+    @classmethod
+    def from_shape(cls, shape: ModelShape) -> "ShapeSchema":
+        return cls(**asdict(shape))
+
+
+def known_vision_transformers() -> dict[str, dict[str, Any]]:
+    """Names and sizes of the shipped table."""
+    table = files("d2ft_sched").joinpath("data/vision_transformers.yaml").read_text()
+    return yaml.safe_load(table)
+
+
+def load_model_shape(
+    model: str, *, image_size: int | None = None, num_classes: int = 10
+) -> ModelShape:
+    """The shape of a known ViT at an image size, or the one a file describes.
+
+    Args:
+        model: a name of the shipped table, or a path that ends in .yaml, .yml or .json.
+        image_size: pixels; default that of the pretrained weights. Not for a file.
+        num_classes: outputs of the classifier. Not for a file.
+
+    Raises:
+        InputError: unknown name, or a file that is not such a shape.
+    """
+    if model.endswith((".yaml", ".yml", ".json")):
+        return _shape_from_file(Path(model))
+    known = known_vision_transformers()
+    if model not in known:
+        raise InputError(
+            f"model {model!r} is not in the table of known shapes ({', '.join(known)}); "
+            f"describe it in a .yaml file with the fields of ModelShape, or let "
+            f"'d2ft profile --model {model} --shape-out FILE' write one"
+        )
+    sizes = dict(known[model])
+    default_image_size = sizes.pop("image_size")
+    return vision_transformer_shape(
+        model, image_size=image_size or default_image_size, num_classes=num_classes, **sizes
+    )
+
+
+def _shape_from_file(path: Path) -> ModelShape:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise InputError(f"{path}: is not YAML or JSON") from None
+    try:
+        return ShapeSchema.model_validate(content).to_shape()
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe_first_error(error)}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def describe_first_error(error: ValidationError) -> str:
+    """One line for the first of pydantic's findings: field, value and what would be right."""
+    first = error.errors()[0]
+    field = ""
+    for part in first["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else (f".{part}" if field else str(part))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    value = repr(first["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{field or 'content'} is {shown}: {message[0].lower()}{message[1:]}"
