@@ -1,0 +1,57 @@
+"""The ``d2ft`` command. Each command's heavy imports happen inside it, so that help is instant."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from analysis.commands import compare, demo, finetune, plan, profile, report, simulate
+from d2ft_sched.errors import InputError
+
+app = typer.Typer(
+    name="d2ft",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=(
+        "Plan, simulate and run Distributed Dynamic Fine-Tuning (arXiv 2504.12471) of "
+        "transformers on unequal devices.\n\n"
+        "Start with [bold]d2ft demo[/bold]; then [bold]plan[/bold] what your cluster should run, "
+        "[bold]simulate[/bold] what it would take, [bold]finetune[/bold] for real."
+    ),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"d2ft {version('d2ft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+for module in (demo, plan, compare, simulate, profile, finetune, report):
+    app.command(name=module.__name__.rpartition(".")[2])(module.run)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, a programming error a traceback."""
+    try:
+        app()
+    except InputError as error:
+        print(f"d2ft: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""``d2ft plan``: choose an operation for every subnet and micro-batch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis import options
+
+
+def run(
+    cluster_file: options.ClusterFile,
+    model: options.Model = "vit_small_patch14_dinov2",
+    image_size: options.ImageSize = None,
+    num_classes: options.NumClasses = 10,
+    heads_per_subnet: options.HeadsPerSubnet = "1",
+    microbatches: options.Microbatches = 5,
+    microbatch_size: options.MicrobatchSize = 16,
+    waves: options.Waves = 1,
+    scores: options.ScoresFile = None,
+    budget_compute: options.BudgetCompute = 1.0,
+    budget_comm: options.BudgetComm = 1.0,
+    per_device: options.PerDevice = False,
+    solver: Annotated[
+        str, typer.Option(help="dp (exact), two_stage (the paper's), mip (OR-Tools), ...")
+    ] = "dp",
+    time_limit: options.TimeLimit = None,
+    out: Annotated[Path, typer.Option(help="Where to write the plan.")] = Path("plan.json"),
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Make a plan: which subnet does what with which micro-batch, within a budget.
+
+    The budget is levelled over the cluster: slow devices and links are cut first. FLOPs and bytes
+    of the result are exact; 'd2ft simulate' predicts its time.
+    """
+    from analysis.output import amount, percent, print_json, print_table, seconds
+    from analysis.plan_summary import summarize, summary_dict
+    from analysis.request import read_request
+    from d2ft_sched.capacity import Budget
+    from d2ft_sched.operations import Operation
+    from d2ft_sched.plan_file import save_plan
+    from d2ft_sched.planning import make_plan
+
+    request = read_request(
+        model=model,
+        image_size=image_size,
+        num_classes=num_classes,
+        heads_per_subnet=heads_per_subnet,
+        microbatches=microbatches,
+        microbatch_size=microbatch_size,
+        cluster_file=cluster_file,
+        scores_file=scores,
+        budget=Budget(budget_compute, budget_comm, per_block=not per_device),
+    )
+    plan = make_plan(
+        request.workload,
+        request.cluster,
+        request.scores,
+        request.budget,
+        solver=solver,
+        num_waves=waves,
+        seed=seed,
+        time_limit_s=time_limit,
+    )
+    save_plan(plan, out)
+    if json:
+        print_json({"plan": str(out), **summary_dict(plan)})
+        return
+    summary = summarize(plan)
+    print_table(
+        f"{plan.workload.shape.name} on {plan.cluster.name}: operations of a mini-batch",
+        ["device", "FULL", "FORWARD_ONLY", "SHORTCUT", "of dense FLOPs"],
+        [
+            [
+                device.name,
+                *(str(summary.operations[d, op]) for op in reversed(Operation)),
+                percent(float(summary.device_flops_fraction[d])),
+            ]
+            for d, device in enumerate(plan.cluster.devices)
+        ],
+    )
+    print_table(
+        "One step",
+        ["", "dense", "plan", "of dense"],
+        [
+            [
+                "compute, trunk included",
+                amount(summary.dense_flops, "FLOP"),
+                amount(summary.flops, "FLOP"),
+                percent(summary.compute_fraction),
+            ],
+            [
+                "exchanged",
+                amount(summary.dense_exchange_bytes, "B"),
+                amount(summary.exchange_bytes, "B"),
+                percent(summary.communication_fraction),
+            ],
+        ],
+    )
+    record = plan.solver
+    typer.echo(
+        f"{record.name}: {record.status}, objective {record.objective:.6g}, gap "
+        f"{percent(record.gap)}, solved in {seconds(record.solve_s)} ({record.method})"
+    )
+    if scores is None:
+        typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
+    typer.echo(f"Wrote {out}; next: d2ft simulate {out}")

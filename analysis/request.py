@@ -1,0 +1,51 @@
+"""What `plan` and `compare` ask for: the options of the command line as planning inputs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.options import parse_heads
+from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster_file import load_cluster
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.scores import Scores, load_scores, uniform_scores
+from d2ft_sched.shape_file import load_model_shape
+from d2ft_sched.workload import Workload
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that `d2ft_sched.planning.make_plan` needs but the solver."""
+
+    workload: Workload
+    cluster: Cluster
+    scores: Scores
+    budget: Budget
+
+
+def read_request(
+    *,
+    model: str,
+    image_size: int | None,
+    num_classes: int,
+    heads_per_subnet: str,
+    microbatches: int,
+    microbatch_size: int,
+    cluster_file: Path,
+    scores_file: Path | None,
+    budget: Budget,
+) -> Request:
+    """Load the files and build the workload; every mistake is an InputError."""
+    shape = load_model_shape(model, image_size=image_size, num_classes=num_classes)
+    workload = Workload(
+        shape=shape,
+        partition=partition_by_heads(shape, parse_heads(heads_per_subnet)),
+        microbatch_samples=(microbatch_size,) * microbatches,
+    )
+    size = (workload.num_subnets, workload.num_microbatches)
+    return Request(
+        workload=workload,
+        cluster=load_cluster(cluster_file),
+        scores=load_scores(scores_file, *size) if scores_file else uniform_scores(*size),
+        budget=budget,
+    )
