@@ -1,0 +1,226 @@
+"""Exact optimum of knapsacks whose items all cost the same, for any number of resources.
+
+Then spending depends only on the counts (num_full, num_forward_only). In an optimum with given
+counts, no FULL item has a smaller advantage of FULL over FORWARD_ONLY than a FORWARD_ONLY item has,
+or the two would swap. So with the items sorted by that advantage there is a split: FULL items are
+the best ones before it, FORWARD_ONLY items the best ones after it, and every split gives a valid
+choice. For each split the sums of the best j before and after it follow from the previous split by
+one insertion and one deletion; for each num_full the constraints leave an interval of
+num_forward_only, on which the sum is concave. That is O(n^2) per knapsack of n items, O(n) memory,
+and all knapsacks advance together.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.operations import Operation
+from d2ft_sched.solvers.knapsacks import Knapsacks
+
+EQUAL_COSTS_TOLERANCE = 1e-12
+"""Relative spread of costs that counts as equal (rounding); the largest is then used."""
+
+
+@dataclass(frozen=True, eq=False)
+class EqualCostBatch:
+    """Knapsacks of similar size, padded to `width` items; independent of the values.
+
+    Attributes:
+        item: flattened problem index of each item, int ``[num_knapsacks, width]``; 0 as padding.
+        size: items of each knapsack, int ``[num_knapsacks]``.
+        most_forward: largest feasible num_forward_only for each num_full, int
+            ``[width + 1, num_knapsacks]``; `width` + 1 where none is feasible.
+        least_forward: the smallest one, of the same shape; None where it is 0 throughout.
+    """
+
+    item: np.ndarray
+    size: np.ndarray
+    most_forward: np.ndarray
+    least_forward: np.ndarray | None
+
+    @property
+    def width(self) -> int:
+        return int(self.item.shape[1])
+
+
+def has_equal_costs(knapsacks: Knapsacks) -> np.ndarray:
+    """Whether the items of each knapsack cost the same in what binds, bool ``[num_knapsacks]``."""
+    equal = np.ones(len(knapsacks), dtype=bool)
+    for r in range(len(knapsacks.cost)):
+        binds = np.isfinite(knapsacks.admitted[:, r])
+        if binds.any():
+            largest = np.maximum.reduceat(knapsacks.cost[r], knapsacks.start)
+            smallest = np.minimum.reduceat(knapsacks.cost[r], knapsacks.start)
+            same = (largest - smallest <= EQUAL_COSTS_TOLERANCE * largest).all(axis=1)
+            equal &= same | ~binds
+    return equal
+
+
+def equal_cost_batches(knapsacks: Knapsacks) -> list[EqualCostBatch]:
+    """Knapsacks with equal costs, grouped by size; padding is at most a quarter of the items."""
+    width = _padded_size(knapsacks.size)
+    batches = []
+    for w in np.unique(width):
+        members = np.flatnonzero(width == w)
+        batches.append(_batch(knapsacks, members, int(w)))
+    return batches
+
+
+def _padded_size(size: np.ndarray) -> np.ndarray:
+    """The size rounded up to a quarter of its power of two."""
+    step = np.maximum(1, 2 ** (np.ceil(np.log2(size)).astype(np.int64) - 3))
+    return -(-size // step) * step
+
+
+def _batch(knapsacks: Knapsacks, members: np.ndarray, width: int) -> EqualCostBatch:
+    size, start = knapsacks.size[members], knapsacks.start[members]
+    column = np.arange(width)
+    position = start[:, None] + np.minimum(column, size[:, None] - 1)
+    item = np.where(column < size[:, None], knapsacks.item[position], 0)
+    num_full = np.arange(width + 1)[:, None]
+    most = np.where(num_full <= size, size - num_full, -1)
+    least = np.zeros_like(most)
+    for r in range(len(knapsacks.cost)):
+        admitted = knapsacks.admitted[members, r]
+        if np.isfinite(admitted).any():
+            cost = np.maximum.reduceat(knapsacks.cost[r], knapsacks.start)[members].T
+            _tighten(most, least, size, num_full, cost, admitted)
+    feasible = most >= least
+    most = np.where(feasible, most, width + 1)
+    downward = not (least * feasible).any()
+    return EqualCostBatch(item, size, most, None if downward else least)
+
+
+def _tighten(
+    most: np.ndarray,
+    least: np.ndarray,
+    size: np.ndarray,
+    num_full: np.ndarray,
+    cost: np.ndarray,
+    admitted: np.ndarray,
+) -> None:
+    """Narrow the interval of num_forward_only to what one resource admits, in place.
+
+    The bound found by division is corrected by one with the spending itself, which, as a sum of
+    nothing but non-negative terms, has no cancellation.
+    """
+    shortcut, forward, full = cost
+
+    def fits(num_forward: np.ndarray) -> np.ndarray:
+        rest = size - num_full - num_forward
+        return rest * shortcut + num_forward * forward + num_full * full <= admitted
+
+    slope = forward - shortcut
+    left = admitted - size * shortcut - num_full * (full - shortcut)
+    quotient = left / np.where(slope == 0, 1.0, slope)
+    limit = np.clip(quotient, -1, size + 1.0)
+    up = np.floor(limit).astype(np.int64)
+    up += fits(up + 1)
+    up -= ~fits(up)
+    down = np.ceil(limit).astype(np.int64)
+    down -= fits(down - 1)
+    down += ~fits(down)
+    np.minimum(most, np.where(slope > 0, up, most), out=most)
+    np.maximum(least, np.where(slope < 0, down, least), out=least)
+    most[(slope == 0) & ~fits(np.zeros_like(most))] = -1
+
+
+def solve_equal_costs(batch: EqualCostBatch, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The optimum of every knapsack of the batch.
+
+    Args:
+        batch: from `equal_cost_batches`.
+        value: float ``[num_items_of_problem, 3]``.
+
+    Returns:
+        Operations, int8 ``[num_knapsacks, width]`` (SHORTCUT in the padding), and whether the
+        knapsack has a feasible choice, bool ``[num_knapsacks]``.
+    """
+    present = np.arange(batch.width) < batch.size[:, None]
+    chosen = value[batch.item]
+    base = chosen[..., Operation.SHORTCUT]
+    forward = np.where(present, chosen[..., Operation.FORWARD_ONLY] - base, -np.inf)
+    full = np.where(present, chosen[..., Operation.FULL] - base, -np.inf)
+    advantage = np.where(
+        present, chosen[..., Operation.FULL] - chosen[..., Operation.FORWARD_ONLY], -np.inf
+    )
+    order = np.argsort(-advantage, axis=1)
+    forward = np.take_along_axis(forward, order, axis=1)
+    full = np.take_along_axis(full, order, axis=1)
+    if batch.least_forward is None:
+        np.maximum(forward, 0.0, out=forward)
+    num_full, num_forward, split = _best_counts(batch, full.T.copy(), forward.T.copy())
+    feasible = num_full >= 0
+
+    position = np.arange(batch.width)
+    before = position < split[:, None]
+    operation = np.zeros(order.shape, dtype=np.int8)
+    _mark(operation, np.where(before, full, -np.inf), num_full, Operation.FULL)
+    _mark(operation, np.where(before, -np.inf, forward), num_forward, Operation.FORWARD_ONLY)
+    if batch.least_forward is None:
+        operation[(operation == Operation.FORWARD_ONLY) & (forward <= 0)] = Operation.SHORTCUT
+    unsorted = np.empty_like(operation)
+    np.put_along_axis(unsorted, order, operation, axis=1)
+    return unsorted, feasible
+
+
+def _mark(operation: np.ndarray, gain: np.ndarray, count: np.ndarray, choice: Operation) -> None:
+    """Set `choice` at the `count` largest gains of each row, in place."""
+    ranked = np.argsort(-gain, axis=1)
+    taken = np.arange(gain.shape[1]) < count[:, None]
+    row = np.nonzero(taken)[0]
+    operation[row, ranked[taken]] = choice
+
+
+def _best_counts(
+    batch: EqualCostBatch, full: np.ndarray, forward: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best (num_full, num_forward_only, split) of each knapsack; num_full is -1 if infeasible.
+
+    Args:
+        full: gain of FULL over SHORTCUT, float ``[width, num_knapsacks]``, by falling advantage.
+        forward: gain of FORWARD_ONLY, of the same shape.
+    """
+    width, num_knapsacks = full.shape
+    least = batch.least_forward
+    column = np.arange(num_knapsacks)
+    possible = (batch.most_forward <= width).any(axis=1)
+    height = int(np.flatnonzero(possible)[-1]) + 1 if possible.any() else 1
+    most = batch.most_forward[:height]
+    empty = 0.0 if least is None else -np.inf
+
+    best_before = np.full((height, num_knapsacks), -np.inf)
+    best_before[0] = 0.0
+    after = -np.sort(-forward, axis=0)
+    after_sum = np.empty((width + 2, num_knapsacks))
+    after_sum[0], after_sum[width + 1] = 0.0, -np.inf
+    best = np.full((height, num_knapsacks), -np.inf)
+    best_split = np.zeros((height, num_knapsacks), dtype=np.int32)
+    best_forward = most.copy()
+    flat = most * num_knapsacks + column
+    for split in range(width + 1):
+        np.cumsum(after, axis=0, out=after_sum[1 : width + 1])
+        if least is not None:
+            helpful = np.count_nonzero(after > 0, axis=0)
+            count = np.where(most > width, most, np.clip(helpful, least[:height], most))
+            flat = count * num_knapsacks + column
+        candidate = best_before + after_sum.ravel()[flat]
+        better = candidate > best
+        np.copyto(best, candidate, where=better)
+        np.copyto(best_split, split, where=better)
+        if least is not None:
+            np.copyto(best_forward, count, where=better)
+        if split == width:
+            break
+        np.maximum(best_before[1:], best_before[:-1] + full[split], out=best_before[1:])
+        shift = after <= forward[split]
+        np.copyto(after[:-1], after[1:].copy(), where=shift[:-1])
+        after[-1] = np.where(shift[-1], empty, after[-1])
+    num_full = best.argmax(axis=0)
+    reached = best[num_full, column]
+    feasible = reached > -np.inf
+    return (
+        np.where(feasible, num_full, -1),
+        np.where(feasible, best_forward[num_full, column], 0),
+        best_split[num_full, column],
+    )
