@@ -1,0 +1,146 @@
+"""The first screen of the report: what is saved, how sure that is, what it costs in accuracy."""
+
+from dataclasses import dataclass
+
+from analysis.plots.style import run_title
+from analysis.quantities import less_or_more, percent, points, sentence_start
+from analysis.run_dir import Run
+from analysis.savings import (
+    accuracy_interval,
+    cluster_savings,
+    device_pairs,
+    device_savings,
+    rank_correlation,
+    worst_error,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question with its figure, where that comes from, and what stands behind it."""
+
+    question: str
+    figure: str
+    basis: str
+    facts: tuple[str, ...]
+
+
+def question(run: Run) -> str:
+    """What was asked, in one sentence."""
+    plan, data = run.plan, run.measurement.data
+    shape, budget = plan.workload.shape, plan.budget
+    return (
+        f"What does D2FT save, and what does it cost, when {shape.name} "
+        f"({shape.num_blocks} blocks of {shape.num_heads} heads) is fine-tuned on {data.name} "
+        f"({data.num_train:,} training and {data.num_test:,} test images of {data.image_size} px, "
+        f"{data.num_classes} classes) on cluster {plan.cluster.name} "
+        f"({len(plan.cluster.devices)} devices) with {percent(budget.compute, 0)} of the dense "
+        f"run's compute and {percent(budget.communication, 0)} of its communication, scheduled by "
+        f"the solver {plan.solver.name}?"
+    )
+
+
+def answers(run: Run) -> tuple[Answer, Answer, Answer]:
+    """The three answers in the order in which they are asked."""
+    return _saving(run), _certainty(run), _accuracy(run)
+
+
+def _saving(run: Run) -> Answer:
+    cluster, device = cluster_savings(run), device_savings(run)
+    name = run.plan.cluster.name
+    step = cluster["step_s"].predicted
+    facts = []
+    for attribute, title in (
+        ("flops", "FLOPs"),
+        ("exchange_bytes", "Bytes exchanged"),
+        ("peak_memory_bytes", "Peak memory of the fullest device"),
+    ):
+        saving = cluster[attribute].predicted
+        if saving is not None:
+            facts.append(f"{title} on {name}, predicted: {less_or_more(saving)}.")
+    measured = [
+        f"{title} {less_or_more(saving)}"
+        for title, saving in (
+            ("step time", device["step_s"].measured),
+            ("FLOPs", device["flops"].measured),
+            ("peak memory", device["peak_memory_bytes"].measured),
+        )
+        if saving is not None
+    ]
+    facts.append(f"Measured on one device ({run.measurement.device}): {', '.join(measured)}.")
+    return Answer(
+        "What will I save?",
+        f"{less_or_more(step or 0.0)} step time",
+        f"predicted for {name}, against dense fine-tuning",
+        tuple(facts),
+    )
+
+
+def _certainty(run: Run) -> Answer:
+    step_pairs = device_pairs(run, "step_s")
+    saving = device_savings(run)["step_s"]
+    facts = []
+    if saving.predicted is not None and saving.measured is not None:
+        facts.append(
+            f"Saving of step time on that device: predicted {percent(saving.predicted)}, "
+            f"measured {percent(saving.measured)}."
+        )
+    others = [
+        f"{title} by at most {percent(error, 2)}"
+        for title, attribute in (("FLOPs", "flops"), ("peak memory", "peak_memory_bytes"))
+        if (error := worst_error(device_pairs(run, attribute))) is not None
+    ]
+    if others:
+        facts.append(f"Predictions there are off in {' and in '.join(others)}.")
+    tau = rank_correlation(step_pairs)
+    if tau is not None:
+        facts.append(
+            f"Order of the {len(step_pairs)} runs by step time, predicted against measured: "
+            f"Kendall's tau {tau:.2f}."
+        )
+    source = (
+        "measured curves of its devices"
+        if run.prediction.cluster["plan"].calibrated
+        else "figures given for its devices, not calibrated by measurement"
+    )
+    facts.append(
+        f"{run.plan.cluster.name} itself was not run: what is said of it comes from {source}."
+    )
+    record = run.plan.solver
+    gap = "no bound proven" if record.gap is None else f"proven gap {percent(record.gap, 2)}"
+    facts.append(f"The schedule is {record.status} for its scores ({record.name}, {gap}).")
+    error = worst_error(step_pairs)
+    return Answer(
+        "How sure is that?",
+        f"within {percent(error or 0.0)}",
+        f"largest error of a predicted step time, {len(step_pairs)} runs on one device "
+        f"({run.measurement.device})",
+        tuple(facts),
+    )
+
+
+def _accuracy(run: Run) -> Answer:
+    training, num_test = run.measurement.training, run.measurement.data.num_test
+    dense, plan = training["dense"].test_accuracy, training["plan"].test_accuracy
+    interval = accuracy_interval(dense, plan, num_test)
+    num_epochs = len(training["plan"].epochs)
+    facts = [
+        f"{sentence_start(run_title(name))}: {percent(other.test_accuracy)} "
+        f"({points(other.test_accuracy - dense)})."
+        for name, other in training.items()
+        if name not in ("dense", "plan")
+    ]
+    inside = abs(plan - dense) <= interval
+    facts.append(
+        f"Over {num_test:,} test images chance alone moves such a difference by about "
+        f"±{100 * interval:.1f} points (95 %): this one is "
+        f"{'within that and may be none' if inside else 'beyond that'}."
+    )
+    facts.append("Each run was trained once (one seed): the spread over seeds is not known here.")
+    return Answer(
+        "What does it cost in accuracy?",
+        points(plan - dense),
+        f"top-1 after {num_epochs} epoch{'s' if num_epochs > 1 else ''}: plan {percent(plan)}, "
+        f"dense {percent(dense)}",
+        tuple(facts),
+    )

@@ -1,0 +1,85 @@
+"""One look for all pictures: a colour-blind safe palette, fonts that print, units on axes."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.quantities import si_unit
+from d2ft_sched.operations import Operation
+
+BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+"""Okabe and Ito's palette (Color Universal Design, 2008)."""
+PALE, GREY = "#E8E8E8", "#5A5A5A"
+
+OPERATION_COLOURS = {
+    Operation.SHORTCUT: PALE,
+    Operation.FORWARD_ONLY: ORANGE,
+    Operation.FULL: BLUE,
+}
+WORK_COLOURS = {
+    "forward lanes": SKY_BLUE,
+    "backward lanes": BLUE,
+    "trunk": GREEN,
+    "optimizer": PURPLE,
+    "messages": BLACK,
+}
+"""Kinds of work in a step, in the order of legends and stacks."""
+
+WIDTH_IN = 8.0
+"""Width of a picture; its 9 pt text is legible across a printed page."""
+
+_RUN_STYLES = {
+    "dense": (BLACK, "o", "-"),
+    "plan": (BLUE, "s", "-"),
+    "random": (VERMILION, "^", "--"),
+}
+_MORE_RUN_STYLES = ((GREEN, "D", "-."), (PURPLE, "v", ":"), (ORANGE, "P", "--"), (GREY, "X", "-."))
+_RUN_TITLES = {"dense": "dense", "plan": "D2FT plan", "random": "random schedule"}
+
+_RC: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "hatch.linewidth": 0.6,
+}
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """Settings under which every picture of this package is made."""
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """An empty figure outside pyplot's registry, so that nothing has to be closed."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def run_title(name: str) -> str:
+    """What a run is called for people; unknown names as they are."""
+    return _RUN_TITLES.get(name, name)
+
+
+def run_styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and line style of each run."""
+    more = iter(_MORE_RUN_STYLES * 8)
+    return {name: _RUN_STYLES.get(name) or next(more) for name in names}
+
+
+def scaled_axis(axes: Axes, which: str, largest: float, quantity: str, unit: str) -> float:
+    """Label the "x" or "y" axis with quantity and prefixed unit; returns the factor of values."""
+    factor, prefixed = si_unit(largest, unit)
+    getattr(axes, f"set_{which}label")(f"{quantity} ({prefixed})")
+    return 1 / factor

@@ -1,0 +1,241 @@
+"""The tables of the report as plain cells: text to show and value to sort by."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.plots.style import run_title
+from analysis.plots.work_kinds import NETWORK
+from analysis.plots.workload import busy_seconds
+from analysis.quantities import percent, points, quantity, sentence_start, signed_percent
+from analysis.run_dir import Run
+from analysis.run_records import solver_rows
+from analysis.savings import Pair, Saving, cluster_savings, device_savings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows and what it is sorted by."""
+
+    text: str
+    value: float | str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and groups of rows; a group has a title, or none."""
+
+    caption: str
+    columns: tuple[str, ...]
+    groups: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
+
+
+def savings_table(run: Run) -> Table:
+    """Dense, plan and saving; predicted, measured and error; this device, then the cluster."""
+    columns = ["Per step"]
+    for side in ("Dense", "Plan", "Saving"):
+        columns.extend((f"{side}, predicted", f"{side}, measured", f"{side}, error"))
+    name = run.plan.cluster.name
+    return Table(
+        "Dense fine-tuning and the plan: predicted, measured, error of the prediction",
+        tuple(columns),
+        (
+            (
+                f"One device, measured: {run.measurement.device}",
+                tuple(_saving_row(s) for s in device_savings(run).values()),
+            ),
+            (
+                f"Cluster {name}, predicted only; memory of the fullest device",
+                tuple(_saving_row(s) for s in cluster_savings(run).values()),
+            ),
+        ),
+    )
+
+
+def _saving_row(saving: Saving) -> tuple[Cell, ...]:
+    cells = [_text(saving.title)]
+    for pair in (saving.dense, saving.plan):
+        cells.extend(_pair_cells(pair, saving.unit))
+    cells.append(_cell(saving.predicted, percent))
+    cells.append(_cell(saving.measured, percent))
+    cells.append(_cell(saving.error, points))
+    return tuple(cells)
+
+
+def _pair_cells(pair: Pair, unit: str) -> list[Cell]:
+    return [
+        _amount(pair.predicted, unit),
+        _cell(pair.measured, lambda value: quantity(value, unit)),
+        _cell(pair.error, signed_percent),
+    ]
+
+
+def accuracy_table(run: Run) -> Table:
+    """What every run reached and what its training spent."""
+    training = run.measurement.training
+    dense = training["dense"]
+    rows = []
+    for name, result in training.items():
+        simulated = run.prediction.cluster.get(name)
+        rows.append(
+            (
+                _text(sentence_start(run_title(name))),
+                _cell(result.test_accuracy_before, percent),
+                _cell(result.test_accuracy, percent),
+                _cell(result.test_accuracy - dense.test_accuracy, points),
+                Cell(str(len(result.epochs)), float(len(result.epochs))),
+                _amount(result.flops, "FLOP"),
+                _amount(result.train_s, "s"),
+                _cell(simulated.step_s if simulated else None, lambda v: quantity(v, "s")),
+                Cell(str(result.seed), float(result.seed)),
+            )
+        )
+    return Table(
+        "Top-1 accuracy on the test images, and what training spent",
+        (
+            "Run",
+            "Top-1 before",
+            "Top-1 after",
+            "Against dense",
+            "Epochs",
+            "Training FLOPs, measured",
+            "Training time, measured",
+            "Step on the cluster, predicted",
+            "Seed",
+        ),
+        (("", tuple(rows)),),
+    )
+
+
+def workload_table(run: Run) -> Table:
+    """Busy and idle time and peak memory of every device of the cluster, before and after."""
+    dense, plan = run.prediction.cluster["dense"], run.prediction.cluster["plan"]
+    busy = {name: busy_seconds(table) for name, table in run.timelines.items()}
+    rows = []
+    for before, after in zip(dense.devices, plan.devices, strict=True):
+        lanes = [
+            float(table.filter(like="lanes").reindex([after.name]).to_numpy().sum())
+            for table in (busy["dense"], busy["plan"])
+        ]
+        rows.append(
+            (
+                _text(after.name),
+                _amount(before.busy_s, "s"),
+                _amount(after.busy_s, "s"),
+                _cell(lanes[1] / lanes[0] if lanes[0] else None, percent),
+                _cell(before.idle_s / dense.step_s, percent),
+                _cell(after.idle_s / plan.step_s, percent),
+                _amount(before.peak_memory_bytes, "B"),
+                _amount(after.peak_memory_bytes, "B"),
+                _amount(after.memory_bytes, "B"),
+            )
+        )
+    return Table(
+        f"Devices of {run.plan.cluster.name} in one step, predicted",
+        (
+            "Device",
+            "Busy, dense",
+            "Busy, plan",
+            "Lane time kept",
+            "Idle, dense",
+            "Idle, plan",
+            "Peak memory, dense",
+            "Peak memory, plan",
+            "Memory there is",
+        ),
+        (("", tuple(rows)),),
+    )
+
+
+def link_table(run: Run) -> Table | None:
+    """Bytes and utilisation of every link; None where nothing is exchanged."""
+    dense, plan = (
+        {link.link: link for link in run.prediction.cluster[name].links}
+        for name in ("dense", "plan")
+    )
+    if not dense and not plan:
+        return None
+    rows = []
+    for name in dict.fromkeys((*dense, *plan)):
+        before, after = dense.get(name), plan.get(name)
+        rows.append(
+            (
+                _text(name),
+                _amount(before.bytes if before else 0.0, "B"),
+                _amount(after.bytes if after else 0.0, "B"),
+                _cell(before.utilisation if before else 0.0, percent),
+                _cell(after.utilisation if after else 0.0, percent),
+            )
+        )
+    return Table(
+        f"Links of {run.plan.cluster.name} in one step, predicted",
+        ("Link", "Bytes, dense", "Bytes, plan", "Used, dense", "Used, plan"),
+        (("", tuple(rows)),),
+    )
+
+
+def solver_table(comparison: pd.DataFrame) -> Table:
+    """Quality, time and effect of every solver's schedule."""
+    rows = tuple(
+        (
+            _text(row.solver),
+            _text(row.status),
+            Cell(f"{row.objective:.6g}", row.objective),
+            _cell(row.upper_bound, lambda value: f"{value:.6g}"),
+            _cell(row.gap, lambda value: percent(value, 3)),
+            _amount(row.build_s, "s"),
+            _amount(row.solve_s, "s"),
+            _cell(row.compute_fraction, percent),
+            _cell(row.communication_fraction, percent),
+            _amount(row.predicted_step_s, "s"),
+            Cell(f"{row.workload_cv:.3f}", row.workload_cv),
+            _text(row.method),
+        )
+        for row in solver_rows(comparison)
+    )
+    return Table(
+        "The same problem through every solver",
+        (
+            "Solver",
+            "Status",
+            "Objective",
+            "Upper bound",
+            "Gap",
+            "Build time",
+            "Solve time",
+            "Compute, of dense",
+            "Bytes, of dense",
+            "Step, predicted",
+            "Imbalance (CV of busy time)",
+            "Method",
+        ),
+        (("", rows),),
+    )
+
+
+def provenance_table(run: Run) -> Table:
+    """Every fact that was recorded."""
+    return Table(
+        "Where these results come from",
+        ("Fact", "Value"),
+        (("", tuple((_text(k), _text(str(v))) for k, v in run.provenance.items())),),
+    )
+
+
+def network_seconds(timeline: pd.DataFrame) -> float:
+    """Seconds of a step in which messages move."""
+    rows = timeline[timeline["resource"] == NETWORK]
+    return float((rows["end_s"] - rows["start_s"]).sum())
+
+
+def _text(text: str) -> Cell:
+    return Cell(text, text)
+
+
+def _amount(value: float, unit: str) -> Cell:
+    return Cell(quantity(value, unit), float(value))
+
+
+def _cell(value: float | None, show: Callable[[float], str]) -> Cell:
+    return Cell("—", "") if value is None else Cell(show(value), float(value))

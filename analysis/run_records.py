@@ -1,0 +1,177 @@
+"""What the files of a run directory hold, field by field.
+
+The runs of a directory have names; "dense" and "plan" are always among them.
+"""
+
+import math
+from typing import Any, Literal, Self
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NEEDED_RUNS = ("dense", "plan")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class SolverRow(_Record):
+    """One line of ``comparison.csv``; `workload_cv` is the coefficient of variation of the devices'
+    busy seconds, the two fractions are of the dense run, `predicted_step_s` is simulated."""
+
+    model_config = ConfigDict(strict=False)
+
+    solver: str
+    method: str
+    status: str
+    objective: float
+    upper_bound: float | None
+    gap: float | None
+    build_s: float
+    solve_s: float
+    compute_fraction: float
+    communication_fraction: float
+    predicted_step_s: float
+    workload_cv: float
+
+    @field_validator("upper_bound", "gap", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def solver_rows(comparison: pd.DataFrame) -> list[SolverRow]:
+    """The lines of ``comparison.csv`` from its table."""
+    return [SolverRow.model_validate(row) for row in comparison.to_dict(orient="records")]
+
+
+class DevicePrediction(_Record):
+    name: str
+    busy_s: float
+    idle_s: float
+    peak_memory_bytes: float
+    memory_bytes: float
+
+
+class LinkPrediction(_Record):
+    link: str
+    bytes: float
+    utilisation: float
+
+
+class StepPrediction(_Record):
+    """What `sim.prediction.Prediction.summary` says of one step."""
+
+    kind: Literal["prediction"]
+    calibrated: bool
+    step_s: float
+    exchange_s: float
+    flops: float
+    exchange_bytes: float
+    devices: list[DevicePrediction] = Field(min_length=1)
+    links: list[LinkPrediction]
+
+    @property
+    def peak_memory_bytes(self) -> float:
+        """Of the fullest device."""
+        return max(d.peak_memory_bytes for d in self.devices)
+
+
+class _Runs(_Record):
+    @model_validator(mode="after")
+    def _has_needed_runs(self) -> Self:
+        for field in type(self).model_fields:
+            runs = getattr(self, field)
+            if isinstance(runs, dict):
+                for name in NEEDED_RUNS:
+                    if name not in runs:
+                        raise ValueError(f"{field} has no run {name!r}")
+        return self
+
+
+class PredictionFile(_Runs):
+    """``prediction.json``: simulated steps by run, on the plan's cluster and on the device that
+    was measured (with its measured profile)."""
+
+    format: Literal["d2ft-prediction"] = "d2ft-prediction"
+    version: Literal[1] = 1
+    cluster: dict[str, StepPrediction]
+    this_device: dict[str, StepPrediction]
+
+
+class StepMeasurement(_Record):
+    """One step, median over repetitions; `step_s_spread` is their interquartile range."""
+
+    step_s: float
+    step_s_spread: float
+    forward_s: float
+    backward_s: float
+    optimizer_s: float
+    flops: float
+    peak_memory_bytes: float
+    exchange_bytes: float
+
+
+class EpochMeasurement(_Record):
+    """One epoch: seconds and FLOPs of its training steps alone, accuracy (0 to 1) after it.
+
+    `train_loss` is None where it is not finite.
+    """
+
+    epoch: int
+    train_loss: float | None
+    test_accuracy: float
+    train_s: float
+    flops: float
+
+    @field_validator("train_loss", mode="before")
+    @classmethod
+    def _finite_or_none(cls, value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class TrainingMeasurement(_Record):
+    epochs: list[EpochMeasurement] = Field(min_length=1)
+    test_accuracy_before: float
+    seed: int
+
+    @property
+    def test_accuracy(self) -> float:
+        """Top-1, 0 to 1, after the last epoch."""
+        return self.epochs[-1].test_accuracy
+
+    @property
+    def train_s(self) -> float:
+        return sum(e.train_s for e in self.epochs)
+
+    @property
+    def flops(self) -> float:
+        return sum(e.flops for e in self.epochs)
+
+
+class DataFacts(_Record):
+    name: str
+    num_train: int
+    num_test: int
+    num_classes: int
+    image_size: int
+
+
+class ScoringCost(_Record):
+    """What the contribution scores cost, once, before training."""
+
+    seconds: float
+    flops: float
+
+
+class MeasurementFile(_Runs):
+    """``measurement.json``: single steps and whole trainings by run, on one device."""
+
+    format: Literal["d2ft-measurement"] = "d2ft-measurement"
+    version: Literal[1] = 1
+    device: str
+    data: DataFacts
+    scoring: ScoringCost
+    steps: dict[str, StepMeasurement]
+    training: dict[str, TrainingMeasurement]
