@@ -47,32 +47,30 @@ def answers(run: Run) -> tuple[Answer, Answer, Answer]:
 
 def _saving(run: Run) -> Answer:
     cluster, device = cluster_savings(run), device_savings(run)
-    name = run.plan.cluster.name
-    step = cluster["step_s"].predicted
-    facts = []
-    for attribute, title in (
-        ("flops", "FLOPs"),
-        ("exchange_bytes", "Bytes exchanged"),
-        ("peak_memory_bytes", "Peak memory of the fullest device"),
-    ):
-        saving = cluster[attribute].predicted
-        if saving is not None:
-            facts.append(f"{title} on {name}, predicted: {less_or_more(saving)}.")
-    measured = [
-        f"{title} {less_or_more(saving)}"
-        for title, saving in (
-            ("step time", device["step_s"].measured),
-            ("FLOPs", device["flops"].measured),
-            ("peak memory", device["peak_memory_bytes"].measured),
-        )
-        if saving is not None
-    ]
-    facts.append(f"Measured on one device ({run.measurement.device}): {', '.join(measured)}.")
+    predicted = _changes(
+        ("FLOPs", cluster["flops"].predicted),
+        ("bytes exchanged", cluster["exchange_bytes"].predicted),
+        ("peak memory of the fullest device", cluster["peak_memory_bytes"].predicted),
+    )
+    measured = _changes(
+        ("step time", device["step_s"].measured),
+        ("FLOPs", device["flops"].measured),
+        ("peak memory", device["peak_memory_bytes"].measured),
+    )
     return Answer(
         "What will I save?",
-        f"{less_or_more(step or 0.0)} step time",
-        f"predicted for {name}, against dense fine-tuning",
-        tuple(facts),
+        f"{less_or_more(cluster['step_s'].predicted or 0.0)} step time",
+        f"predicted for cluster {run.plan.cluster.name}, against dense fine-tuning",
+        (
+            f"Also predicted there: {predicted}.",
+            f"Measured on one device ({run.measurement.device}): {measured}.",
+        ),
+    )
+
+
+def _changes(*savings: tuple[str, float | None]) -> str:
+    return ", ".join(
+        f"{title} {less_or_more(saving)}" for title, saving in savings if saving is not None
     )
 
 
@@ -82,7 +80,7 @@ def _certainty(run: Run) -> Answer:
     facts = []
     if saving.predicted is not None and saving.measured is not None:
         facts.append(
-            f"Saving of step time on that device: predicted {percent(saving.predicted)}, "
+            f"Saving of step time on one device: predicted {percent(saving.predicted)}, "
             f"measured {percent(saving.measured)}."
         )
     others = [
@@ -103,18 +101,16 @@ def _certainty(run: Run) -> Answer:
         if run.prediction.cluster["plan"].calibrated
         else "figures given for its devices, not calibrated by measurement"
     )
-    facts.append(
-        f"{run.plan.cluster.name} itself was not run: what is said of it comes from {source}."
-    )
+    facts.append(f"The cluster was simulated, not run: its predictions rest on {source}.")
     record = run.plan.solver
     gap = "no bound proven" if record.gap is None else f"proven gap {percent(record.gap, 2)}"
     facts.append(f"The schedule is {record.status} for its scores ({record.name}, {gap}).")
     error = worst_error(step_pairs)
     return Answer(
         "How sure is that?",
-        f"within {percent(error or 0.0)}",
-        f"largest error of a predicted step time, {len(step_pairs)} runs on one device "
-        f"({run.measurement.device})",
+        f"off by up to {percent(error or 0.0)}",
+        f"in step time, where prediction could be checked: {len(step_pairs)} runs on one device, "
+        f"not on the cluster",
         tuple(facts),
     )
 

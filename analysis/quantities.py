@@ -1,4 +1,9 @@
-"""Numbers with units, for people: three digits, SI prefixes, never an exponent."""
+"""Numbers with units, for people: three digits, SI prefixes, never an exponent.
+
+Number and unit are held together by a no-break space.
+"""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SMALL_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"))
@@ -17,34 +22,40 @@ def si_unit(largest: float, unit: str) -> tuple[float, str]:
 
 
 def three_digits(value: float) -> str:
-    """At least three significant digits, all of them before the point when it is large."""
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
+    """Three significant digits, or all digits before the point where there are more."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def quantity(value: float, unit: str) -> str:
-    """A value with its unit: ``quantity(0.0123, "s") == "12.3 ms"``."""
+    """A value with its unit, such as 12.3 ms."""
     factor, prefixed = si_unit(value, unit)
-    return f"{three_digits(value / factor)} {prefixed}"
+    return f"{three_digits(value / factor)}{NO_BREAK}{prefixed}"
 
 
 def percent(fraction: float, digits: int = 1) -> str:
     """A fraction as a percentage."""
-    return f"{_rounded(100 * fraction, digits):.{digits}f} %"
+    return f"{_rounded(100 * fraction, digits):.{digits}f}{NO_BREAK}%"
 
 
 def points(difference: float) -> str:
     """A signed difference of two fractions in percentage points."""
-    return f"{_rounded(100 * difference, 1):+.1f} points".replace("-", "−")
+    return f"{_signed(difference)}{NO_BREAK}points"
 
 
 def signed_percent(fraction: float) -> str:
     """A signed relative difference."""
-    return f"{_rounded(100 * fraction, 1):+.1f} %".replace("-", "−")
+    return f"{_signed(fraction)}{NO_BREAK}%"
 
 
 def less_or_more(saving: float) -> str:
-    """A saving in words: ``less_or_more(0.25) == "25.0 % less"``."""
+    """A saving in words: 25.0 % less, or more where it is negative."""
     return f"{percent(abs(saving))} {'less' if _rounded(100 * saving, 1) >= 0 else 'more'}"
+
+
+def _signed(fraction: float) -> str:
+    return f"{_rounded(100 * fraction, 1):+.1f}".replace("-", "−")
 
 
 def _rounded(value: float, digits: int) -> float:

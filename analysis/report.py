@@ -17,7 +17,7 @@ from analysis.plots.solvers import solver_comparison
 from analysis.plots.timeline import block_gantt, step_gantt
 from analysis.plots.validation import predicted_against_measured
 from analysis.plots.workload import workload_per_device
-from analysis.quantities import percent, quantity
+from analysis.quantities import percent, points, quantity
 from analysis.report_tables import (
     accuracy_table,
     link_table,
@@ -29,12 +29,13 @@ from analysis.report_tables import (
 )
 from analysis.run_dir import Run, load_run
 from analysis.run_records import solver_rows
-from analysis.savings import QUANTITIES, cluster_savings, device_pairs
+from analysis.savings import QUANTITIES, accuracy_interval, cluster_savings, device_pairs
 from d2ft_sched.atomic_write import write_atomically, write_text
 
 REPORT = "report.html"
 PICTURES = "pictures"
 _PNG_DPI = 160
+_LARGEST_SVG_BYTES = 300_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Picture:
     Attributes:
         name: of its PNG file, without the ending.
         alt: what it shows, for those who do not see it.
-        data_uri: its SVG or PNG, whichever is smaller.
+        data_uri: its SVG, which stays sharp when enlarged, or its PNG where the SVG is large.
     """
 
     name: str
@@ -67,7 +68,7 @@ def write_report(run_dir: Path) -> Path:
     for name, (make, alt) in _pictures(run).items():
         png, svg = _render(make())
         _write_bytes(run_dir / PICTURES / f"{name}.png", png)
-        pictures[name] = Picture(name, alt, _smaller_data_uri(png, svg))
+        pictures[name] = Picture(name, alt, _data_uri(png, svg))
     path = run_dir / REPORT
     write_text(path, render_html(run, pictures))
     return path
@@ -96,6 +97,7 @@ def render_html(run: Run, pictures: dict[str, Picture]) -> str:
         workload=workload_table(run),
         links=link_table(run),
         solvers=solver_table(run.comparison),
+        methods=solver_rows(run.comparison),
         provenance=provenance_table(run),
         calibrated=plan.calibrated,
         exchanged=[quantity(p.exchange_bytes, "B") for p in (dense, plan)],
@@ -106,6 +108,16 @@ def render_html(run: Run, pictures: dict[str, Picture]) -> str:
             percent(scoring.flops / training["dense"].flops),
         ),
         budget=run.plan.budget,
+        spread=[
+            quantity(run.measurement.steps[name].step_s_spread, "s") for name in ("dense", "plan")
+        ],
+        chance=points(
+            accuracy_interval(
+                training["dense"].test_accuracy,
+                training["plan"].test_accuracy,
+                run.measurement.data.num_test,
+            )
+        ).lstrip("+"),
         num_test=run.measurement.data.num_test,
         solver=run.plan.solver,
         num_waves=run.plan.num_waves,
@@ -180,6 +192,6 @@ def _write_bytes(path: Path, data: bytes) -> None:
     write_atomically(path, write)
 
 
-def _smaller_data_uri(png: bytes, svg: bytes) -> str:
-    data, kind = (svg, "svg+xml") if len(svg) < len(png) else (png, "png")
+def _data_uri(png: bytes, svg: bytes) -> str:
+    data, kind = (svg, "svg+xml") if len(svg) <= _LARGEST_SVG_BYTES else (png, "png")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -30,6 +30,15 @@ class Table:
     columns: tuple[str, ...]
     groups: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
 
+    @property
+    def text_columns(self) -> tuple[bool, ...]:
+        """Whether a column holds words, which stand to the left, or numbers, to the right."""
+        rows = [row for _, group in self.groups for row in group]
+        return tuple(
+            any(isinstance(row[c].value, str) and row[c].value for row in rows)
+            for c in range(len(self.columns))
+        )
+
 
 def savings_table(run: Run) -> Table:
     """Dense, plan and saving; predicted, measured and error; this device, then the cluster."""
@@ -142,7 +151,7 @@ def workload_table(run: Run) -> Table:
             "Idle, plan",
             "Peak memory, dense",
             "Peak memory, plan",
-            "Memory there is",
+            "Memory, available",
         ),
         (("", tuple(rows)),),
     )
@@ -190,7 +199,6 @@ def solver_table(comparison: pd.DataFrame) -> Table:
             _cell(row.communication_fraction, percent),
             _amount(row.predicted_step_s, "s"),
             Cell(f"{row.workload_cv:.3f}", row.workload_cv),
-            _text(row.method),
         )
         for row in solver_rows(comparison)
     )
@@ -205,10 +213,9 @@ def solver_table(comparison: pd.DataFrame) -> Table:
             "Build time",
             "Solve time",
             "Compute, of dense",
-            "Bytes, of dense",
+            "Dispatched and combined, of dense",
             "Step, predicted",
             "Imbalance (CV of busy time)",
-            "Method",
         ),
         (("", rows),),
     )

@@ -23,7 +23,7 @@ def accuracy_curves(training: Mapping[str, TrainingMeasurement], num_test: int) 
             by_flops, "x", max(t.flops for t in training.values()), "measured training compute",
             "FLOP",
         )  # fmt: skip
-        for name, run in training.items():
+        for index, (name, run) in enumerate(training.items()):
             colour, marker, line = styles[name]
             accuracy = 100 * np.array(
                 [run.test_accuracy_before, *(e.test_accuracy for e in run.epochs)]
@@ -37,7 +37,9 @@ def accuracy_curves(training: Mapping[str, TrainingMeasurement], num_test: int) 
                     x, accuracy, color=colour, marker=marker, linestyle=line, markersize=5,
                     label=run_title(name) if axes is by_epoch else None,
                 )  # fmt: skip
-                axes.errorbar(x[-1], accuracy[-1], interval, color=colour, capsize=4, linewidth=1)
+                axes.errorbar(
+                    x[-1], accuracy[-1], interval, color=colour, capsize=3 + 2 * index, linewidth=1
+                )
                 axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
         by_epoch.set_xlabel("epochs (number)")
         by_epoch.set_ylabel("test accuracy, top-1 (%)")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.plots.style import GREY, PALE, new_figure, plot_style, run_styles, run_title
 from analysis.quantities import si_unit
@@ -42,6 +43,8 @@ def predicted_against_measured(panels: Sequence[tuple[str, str, dict[str, Pair]]
             axes.set_xlim(line)
             axes.set_ylim(line)
             axes.set_aspect("equal")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.set_title(title)
             axes.set_xlabel(f"measured ({prefixed})")
             axes.set_ylabel(f"predicted ({prefixed})")

@@ -67,7 +67,7 @@ def workload_per_device(timelines: Mapping[str, pd.DataFrame]) -> Figure:
         figure.legend(
             handles=[
                 *(Patch(facecolor=WORK_COLOURS[kind], label=kind) for kind in kinds),
-                Patch(facecolor="white", edgecolor=GREY, hatch="////", label="idle: waiting"),
+                Patch(facecolor="white", edgecolor=GREY, hatch="////", label="idle"),
             ],
             loc="outside upper center",
             ncols=len(kinds) + 1,
