@@ -23,6 +23,8 @@ class ModelShape:
             biases of attention and MLP, classifier.
         qkv_bias: whether the query, key and value projections have a bias (it belongs to subnets).
         mlp_bias: whether the first MLP layer has a bias (it belongs to subnets).
+        layer_scale: whether each sub-layer's output is scaled by a learned vector (LayerScale,
+            arXiv 2103.17239); the scale belongs to the trunk, and its gradient needs that output.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelShape:
     trunk_parameters: int = 0
     qkv_bias: bool = True
     mlp_bias: bool = True
+    layer_scale: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -109,4 +112,5 @@ def vision_transformer_shape(
         embed_flops=2 * num_patches * patch_elements * width,
         classifier_flops=2 * width * num_classes,
         trunk_parameters=embedding + num_blocks * per_block + classifier,
+        layer_scale=layer_scale,
     )

@@ -29,6 +29,7 @@ class ShapeSchema(BaseModel):
     trunk_parameters: int = 0
     qkv_bias: bool = True
     mlp_bias: bool = True
+    layer_scale: bool = False
 
     def to_shape(self) -> ModelShape:
         return ModelShape(**self.model_dump())

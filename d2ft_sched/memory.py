@@ -1,0 +1,209 @@
+"""Memory of one training step on every device, in closed form.
+
+Parameters and optimizer state stay. Activations are kept in forward and freed block by block in
+backward, while the gradients of the blocks passed appear; the peak is the fullest moment of that.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.exchange import Exchange, plan_exchange
+from d2ft_sched.lanes import lane_groups
+from d2ft_sched.operations import NUM_OPERATIONS, Operation
+from d2ft_sched.placement import Placement
+from d2ft_sched.waves import wave_microbatches
+from d2ft_sched.workload import OPTIMIZER_STATES, Workload
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes by purpose, float ``[num_devices]`` each.
+
+    Attributes:
+        parameters: the subnets held and, on owners, the trunk.
+        optimizer_state: values that the optimizer keeps.
+        inputs: the images of the micro-batches owned.
+        gradients: of all parameters held, as they stand after backward.
+        activations: kept for backward at the end of the fullest wave's forward pass.
+        workspace: what the backward pass of the fullest block needs besides.
+        exchange_buffers: messages on their way, at the fullest dispatch or combine.
+        total: the peak; less than the sum, for gradients appear while activations are freed.
+    """
+
+    parameters: np.ndarray
+    optimizer_state: np.ndarray
+    inputs: np.ndarray
+    gradients: np.ndarray
+    activations: np.ndarray
+    workspace: np.ndarray
+    exchange_buffers: np.ndarray
+    total: np.ndarray
+
+
+def device_memory(
+    workload: Workload, placement: Placement, schedule: np.ndarray, num_waves: int = 1
+) -> DeviceMemory:
+    """Memory of a step under a schedule, int ``[num_subnets, num_microbatches]``."""
+    size = workload.element_bytes
+    parameters = device_parameters(workload, placement) * size
+    optimizer_state = parameters * OPTIMIZER_STATES[workload.optimizer]
+    inputs = _input_bytes(workload, placement)
+    block_gradients = _block_parameters(workload, placement) * size
+
+    activations = np.zeros(placement.num_devices)
+    workspace = np.zeros(placement.num_devices)
+    exchange_buffers = np.zeros(placement.num_devices)
+    largest = parameters.copy()
+    for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves)):
+        in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
+        exchange = plan_exchange(workload, placement, in_wave)
+        kept = _kept_per_block(workload, placement, in_wave, exchange, microbatches)
+        needed = _workspace_per_block(workload, placement, in_wave, microbatches)
+        kept_up_to = np.cumsum(kept, axis=0)
+        final_norm = 2 * _owned_bytes(workload, placement, microbatches)
+        gradients_from = np.cumsum(block_gradients[::-1], axis=0)[::-1]
+        if wave > 0:
+            gradients_from = np.broadcast_to(parameters, gradients_from.shape)
+        in_backward = (kept_up_to + needed + gradients_from).max(axis=0)
+        largest = np.maximum(largest, in_backward + final_norm)
+        activations = np.maximum(activations, kept_up_to[-1] + final_norm)
+        workspace = np.maximum(workspace, needed.max(axis=0))
+        exchange_buffers = np.maximum(exchange_buffers, _exchange_buffers(exchange))
+    return DeviceMemory(
+        parameters=parameters,
+        optimizer_state=optimizer_state,
+        inputs=inputs,
+        gradients=parameters,
+        activations=activations,
+        workspace=workspace,
+        exchange_buffers=exchange_buffers,
+        total=parameters + optimizer_state + inputs + largest + exchange_buffers,
+    )
+
+
+def subnet_parameters(workload: Workload) -> np.ndarray:
+    """Parameters of every subnet, int ``[num_subnets]``."""
+    shape, partition = workload.shape, workload.partition
+    return partition.heads * shape.head_parameters + partition.hidden * shape.hidden_unit_parameters
+
+
+def device_parameters(workload: Workload, placement: Placement) -> np.ndarray:
+    """Parameters that every device holds, float ``[num_devices]``."""
+    held = _block_parameters(workload, placement).sum(axis=0)
+    held[list(placement.owners)] += workload.shape.trunk_parameters
+    return held
+
+
+def operation_activation_bytes(workload: Workload) -> np.ndarray:
+    """Bytes that an operation keeps for backward, float ``[num_subnets, num_microbatches, 3]``.
+
+    Additive: queries, keys, values, their mix and one normaliser per head and token; hidden units
+    before and after the activation function. Only FULL keeps anything.
+    """
+    partition = workload.partition
+    values_per_token = partition.heads * (4 * workload.shape.head_dim + 1) + 2 * partition.hidden
+    kept = np.zeros((workload.num_subnets, workload.num_microbatches, NUM_OPERATIONS))
+    kept[..., Operation.FULL] = (
+        values_per_token[:, None] * workload.tokens[None, :] * workload.element_bytes
+    )
+    return kept
+
+
+def _block_parameters(workload: Workload, placement: Placement) -> np.ndarray:
+    """Parameters of the subnets held, float ``[num_blocks, num_devices]``."""
+    held = np.zeros((workload.shape.num_blocks, placement.num_devices))
+    np.add.at(
+        held,
+        (workload.partition.block, np.array(placement.subnet_device)),
+        subnet_parameters(workload),
+    )
+    return held
+
+
+def _input_bytes(workload: Workload, placement: Placement) -> np.ndarray:
+    image_elements = workload.shape.embed_flops / (2 * workload.shape.width)
+    return np.bincount(
+        placement.owner,
+        weights=workload.samples * image_elements * workload.element_bytes,
+        minlength=placement.num_devices,
+    )
+
+
+def _owned_bytes(workload: Workload, placement: Placement, microbatches: np.ndarray) -> np.ndarray:
+    """Bytes of one ``[tokens, width]`` tensor of the micro-batches owned, ``[num_devices]``."""
+    return np.bincount(
+        np.array(placement.owner)[microbatches],
+        weights=workload.activation_bytes[microbatches],
+        minlength=placement.num_devices,
+    )
+
+
+def _kept_per_block(
+    workload: Workload,
+    placement: Placement,
+    schedule: np.ndarray,
+    exchange: Exchange,
+    microbatches: np.ndarray,
+) -> np.ndarray:
+    """Bytes kept for backward by each block, float ``[num_blocks, num_devices]``.
+
+    Lanes keep what their operations keep and both sub-layers' inputs; owners keep both norms'
+    inputs where any device trains the block, and both branches before LayerScale where any runs it.
+    """
+    num_devices = placement.num_devices
+    device, block = np.array(placement.subnet_device), workload.partition.block
+    operations = np.take_along_axis(
+        operation_activation_bytes(workload), schedule[..., None].astype(int), axis=-1
+    )[..., 0]
+    kept = np.zeros((workload.shape.num_blocks, num_devices))
+    np.add.at(kept, (block, device), operations.sum(axis=1))
+
+    runs, trains = exchange.active
+    owned = _owned_bytes(workload, placement, microbatches)
+    is_owner = np.arange(num_devices)[:, None] == exchange.owner
+    received = (runs & ~is_owner) @ exchange.message_bytes
+    kept += 2 * np.where(trains.any(axis=2), owned + received, 0)
+    kept += 2 * np.where(trains.any(axis=(1, 2)), 1, 0)[:, None] * owned
+    if workload.shape.layer_scale:
+        kept += 2 * np.where(runs.any(axis=(1, 2)), 1, 0)[:, None] * owned
+    return kept
+
+
+def _workspace_per_block(
+    workload: Workload, placement: Placement, schedule: np.ndarray, microbatches: np.ndarray
+) -> np.ndarray:
+    """Bytes that each block's backward pass needs besides, float ``[num_blocks, num_devices]``.
+
+    The gradients of the residual stream, of the branch and of its input, and those of the hidden
+    units of the largest lane group before and after the activation function.
+    """
+    device = np.array(placement.subnet_device)
+    gradients = 2 + int(workload.shape.layer_scale)
+    needed = np.zeros((workload.shape.num_blocks, placement.num_devices))
+    needed += gradients * _owned_bytes(workload, placement, microbatches)
+    for d in np.unique(device):
+        for block in range(workload.shape.num_blocks):
+            largest_group = max(
+                (
+                    float(workload.partition.hidden[list(group.subnets)].sum())
+                    * float(workload.tokens[list(group.microbatches)].sum())
+                    for group in lane_groups(
+                        workload.partition, schedule, block, device == d, microbatches
+                    )
+                    if group.operation == Operation.FULL
+                ),
+                default=0.0,
+            )
+            needed[block, d] += 2 * largest_group * workload.element_bytes
+    return needed
+
+
+def _exchange_buffers(exchange: Exchange) -> np.ndarray:
+    """Bytes sent and received by each device in the fullest dispatch, float ``[num_devices]``."""
+    largest = np.zeros(exchange.num_devices)
+    for direction in range(exchange.active.shape[0]):
+        for block in range(exchange.active.shape[1]):
+            sent = exchange.dispatch_bytes(direction, block)
+            largest = np.maximum(largest, sent.sum(axis=0) + sent.sum(axis=1))
+    return largest

@@ -1,0 +1,93 @@
+"""Bytes that each phase of a step reads and writes, in closed form.
+
+Matrix products and attention count every operand and result once (caches are taken to hold the
+rest), elementwise work counts every pass over its tensors. These bytes are the work axis of the
+curves of trunk and optimizer, and the memory roof of a device without curves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.memory import device_parameters
+from d2ft_sched.placement import Placement
+from d2ft_sched.workload import OPTIMIZER_STATES, Workload
+
+TRUNK_FORWARD_PASSES = 12
+"""Passes over ``[tokens, width]`` per block: in both sub-layers the norm reads and writes, the
+branch starts from its bias (1 write), the residual sum reads two and writes one."""
+
+TRUNK_BACKWARD_PASSES = 16
+"""In both sub-layers: norm (2 reads, 1 write), sum of the two paths' gradients (2 reads, 1 write),
+output bias (1 read), zeros where no group writes (1 write)."""
+
+EMBEDDING_PASSES = 6
+"""Embedding, position and last norm, in either direction."""
+
+
+@dataclass(frozen=True)
+class TrunkBytes:
+    """Bytes moved by the trunk, all blocks together, float ``[num_microbatches]``."""
+
+    forward: np.ndarray
+    backward: np.ndarray
+
+
+def trunk_bytes_moved(workload: Workload) -> TrunkBytes:
+    """Norms, residuals, embedding and classifier of every micro-batch."""
+    shape = workload.shape
+    activation = workload.activation_bytes.astype(float)
+    image_elements = shape.embed_flops / (2 * shape.width)
+    image = workload.samples * image_elements * workload.element_bytes
+    return TrunkBytes(
+        forward=activation * (TRUNK_FORWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image,
+        backward=activation * (TRUNK_BACKWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image,
+    )
+
+
+@dataclass(frozen=True)
+class LaneBytes:
+    """Bytes moved by heads and hidden units, float ``[num_subnets, num_microbatches]`` each.
+
+    A lane group moves at most the sum of its cells: they share reads of activations and weights.
+    """
+
+    attention_forward: np.ndarray
+    attention_backward: np.ndarray
+    mlp_forward: np.ndarray
+    mlp_backward: np.ndarray
+
+
+def lane_bytes_moved(workload: Workload) -> LaneBytes:
+    """Bytes of every subnet's computation on every micro-batch."""
+    shape, partition = workload.shape, workload.partition
+    channels = (partition.heads * shape.head_dim)[:, None]
+    hidden = partition.hidden[:, None]
+    tokens = workload.tokens[None, :]
+    activation = tokens * shape.width
+    attention_weights = 4.0 * shape.width * channels
+    mlp_weights = 2.0 * shape.width * hidden
+    # forward: read x, read and write the result; backward: read the gradient twice and x once,
+    # read and write dX; weights are read once forward, once backward, and dW read and written.
+    elements = LaneBytes(
+        attention_forward=3.0 * activation + 8.0 * tokens * channels + attention_weights,
+        attention_backward=5.0 * activation + 20.0 * tokens * channels + 3 * attention_weights,
+        mlp_forward=3.0 * activation + 4.0 * tokens * hidden + mlp_weights,
+        mlp_backward=5.0 * activation + 8.0 * tokens * hidden + 3 * mlp_weights,
+    )
+    size = workload.element_bytes
+    return LaneBytes(
+        elements.attention_forward * size,
+        elements.attention_backward * size,
+        elements.mlp_forward * size,
+        elements.mlp_backward * size,
+    )
+
+
+def optimizer_bytes_moved(workload: Workload, placement: Placement) -> np.ndarray:
+    """Bytes of one parameter update, float ``[num_devices]``.
+
+    It reads gradients, and reads and writes parameters and optimizer state.
+    """
+    per_parameter = (3 + 2 * OPTIMIZER_STATES[workload.optimizer]) * workload.element_bytes
+    return device_parameters(workload, placement) * per_parameter
