@@ -1,0 +1,86 @@
+"""Numbers with units, as people write them in cluster files.
+
+A plain number is in base units (bytes, bytes/s, FLOP/s, seconds, watts). A string may carry a
+unit: ``"24 GiB"``, ``"10 Gbit/s"``, ``"12 TFLOP/s"``, ``"50 us"``. Decimal prefixes are powers of
+1000, ``Ki``/``Mi``/``Gi``/``Ti`` powers of 1024 (IEC 80000-13). ``Gb/s`` is refused, because some
+read it as gigabits and others as gigabytes.
+"""
+
+import math
+import re
+from enum import StrEnum
+
+_DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+_NUMBER_AND_UNIT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
+
+
+class Dimension(StrEnum):
+    """What a number measures; the value names its base unit."""
+
+    BYTES = "bytes"
+    BYTES_PER_S = "bytes/s"
+    FLOPS_PER_S = "FLOP/s"
+    SECONDS = "seconds"
+    WATTS = "watts"
+
+
+def _prefixed(unit: str, size: float = 1.0, binary: bool = False) -> dict[str, float]:
+    prefixes = {**_DECIMAL, **_BINARY} if binary else _DECIMAL
+    return {prefix + unit: factor * size for prefix, factor in prefixes.items()}
+
+
+_UNITS = {
+    Dimension.BYTES: _prefixed("B", binary=True),
+    Dimension.BYTES_PER_S: {
+        **_prefixed("B/s", binary=True),
+        **_prefixed("bit/s", 1 / 8),
+        **_prefixed("bps", 1 / 8),
+    },
+    Dimension.FLOPS_PER_S: {**_prefixed("FLOP/s"), **_prefixed("FLOPS")},
+    Dimension.SECONDS: {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
+    Dimension.WATTS: _prefixed("W"),
+}
+_EXAMPLE = {
+    Dimension.BYTES: "'24 GiB'",
+    Dimension.BYTES_PER_S: "'10 Gbit/s' or '1.2 GB/s'",
+    Dimension.FLOPS_PER_S: "'12 TFLOP/s'",
+    Dimension.SECONDS: "'50 us'",
+    Dimension.WATTS: "'350 W'",
+}
+
+
+def parse_quantity(value: object, dimension: Dimension) -> float:
+    """Read a number in base units, or a string with a unit of `dimension`.
+
+    Raises:
+        ValueError: neither, not finite, or a unit of something else; the message starts after the
+            value and says what would be right.
+    """
+    wanted = f"write a number of {dimension} or text like {_EXAMPLE[dimension]}"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(wanted)
+    if isinstance(value, str):
+        match = _NUMBER_AND_UNIT.fullmatch(value)
+        if match is None:
+            raise ValueError(wanted)
+        number, unit = float(match[1]), match[2]
+        if unit:
+            number *= _unit_size(unit, dimension)
+    else:
+        number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("it must be a finite number")
+    return number
+
+
+def _unit_size(unit: str, dimension: Dimension) -> float:
+    known = _UNITS[dimension]
+    if unit in known:
+        return known[unit]
+    for other, units in _UNITS.items():
+        if unit in units:
+            raise ValueError(
+                f"{unit!r} is a unit of {other}; {dimension} are wanted, like {_EXAMPLE[dimension]}"
+            )
+    raise ValueError(f"unknown unit {unit!r}; write {dimension} like {_EXAMPLE[dimension]}")
