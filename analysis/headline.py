@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from analysis.formatting import less_or_more, percent, points, sentence_start
 from analysis.plots.style import run_title
-from analysis.quantities import less_or_more, percent, points, sentence_start
 from analysis.run_dir import Run
 from analysis.savings import (
     accuracy_interval,

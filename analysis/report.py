@@ -10,6 +10,7 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
+from analysis.formatting import percent, points, quantity
 from analysis.headline import answers, question
 from analysis.plots.accuracy import accuracy_curves
 from analysis.plots.schedule_heatmap import schedule_heatmap
@@ -17,7 +18,6 @@ from analysis.plots.solvers import solver_comparison
 from analysis.plots.timeline import block_gantt, step_gantt
 from analysis.plots.validation import predicted_against_measured
 from analysis.plots.workload import workload_per_device
-from analysis.quantities import percent, points, quantity
 from analysis.report_tables import (
     accuracy_table,
     link_table,

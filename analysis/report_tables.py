@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.formatting import percent, points, quantity, sentence_start, signed_percent
 from analysis.plots.style import run_title
 from analysis.plots.work_kinds import NETWORK
 from analysis.plots.workload import busy_seconds
-from analysis.quantities import percent, points, quantity, sentence_start, signed_percent
 from analysis.run_dir import Run
 from analysis.run_records import solver_rows
 from analysis.savings import Pair, Saving, cluster_savings, device_savings

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.formatting import quantity
 from analysis.plots.style import BLUE, GREY, ORANGE, new_figure, plot_style
-from analysis.quantities import quantity
 
 
 def solver_comparison(comparison: pd.DataFrame) -> Figure:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from analysis.formatting import quantity
 from analysis.plots.style import (
     BLACK,
     GREY,
@@ -19,7 +20,6 @@ from analysis.plots.style import (
     scaled_axis,
 )
 from analysis.plots.work_kinds import NETWORK, resources, work_kinds
-from analysis.quantities import quantity
 
 _FINEST = 1 / 4000
 """Gaps and bars below this fraction of the time axis cannot be seen: such neighbours are merged."""

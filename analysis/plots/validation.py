@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.formatting import si_unit
 from analysis.plots.style import GREY, PALE, new_figure, plot_style, run_styles, run_title
-from analysis.quantities import si_unit
 from analysis.savings import Pair
 
 _BAND = 0.1
