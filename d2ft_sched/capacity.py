@@ -2,8 +2,9 @@
 
 A budget is a fraction of what the dense run spends, in one resource, over the whole cluster. It is
 dealt so that no device works longer than it must: every knapsack of a block may spend the same time
-(its level), or all that dense needs if that is less. So a slow device or link is cut first and a fast
-one keeps its work; equal devices get the budget's fraction each, as in the paper (our reading).
+(its level), or all that dense needs if that is less. So a slow device or link is cut first and a
+fast one keeps its work; equal devices get the budget's fraction each, as in the paper (our
+reading).
 """
 
 from dataclasses import dataclass

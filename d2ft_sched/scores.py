@@ -11,6 +11,10 @@ from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 
+FORWARD_WEIGHT = 0.25
+"""Share of the forward score in the value of FULL. A forward pass costs a third of FULL, so below
+1/3 training a subnet of average scores is worth more per FLOP than only running it."""
+
 COLUMNS = ("subnet", "microbatch", "forward_score", "backward_score")
 
 
@@ -44,7 +48,7 @@ class Scores:
                     f"it must be a finite number of at least 0"
                 )
 
-    def values(self, forward_weight: float = 0.5) -> np.ndarray:
+    def values(self, forward_weight: float = FORWARD_WEIGHT) -> np.ndarray:
         """Value of every operation, float ``[num_subnets, num_microbatches, 3]``.
 
         Each score is divided by its mean over the table, so that both have mean 1; a table of zeros

@@ -1,0 +1,171 @@
+"""What a simulated step costs: times, bytes, FLOPs and memory, with the timeline behind them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.memory import DeviceMemory
+from sim.network import link_loads
+
+
+@dataclass(frozen=True)
+class Phase:
+    """An interval between two barriers in which devices compute or links carry messages.
+
+    Attributes:
+        wave: index of the group of micro-batches.
+        direction: "forward", "backward" or "update".
+        block: transformer block, or -1 outside blocks.
+        name: such as "attention lanes" or "mlp dispatch".
+        start_s: when it starts, for all.
+        duration_s: until its last participant is done.
+        device_s: busy seconds of each device, float ``[num_devices]``; None for an exchange.
+        pair_bytes: bytes from row to column device, ``[num_devices, num_devices]``; None for
+            computation.
+    """
+
+    wave: int
+    direction: str
+    block: int
+    name: str
+    start_s: float
+    duration_s: float
+    device_s: np.ndarray | None = None
+    pair_bytes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The simulator's answer for one training step: a prediction, never a measurement.
+
+    Attributes:
+        cluster: the devices and links.
+        phases: every phase in order of time.
+        flops: of the whole step, trunk included.
+        memory: peak bytes of each device by purpose.
+    """
+
+    cluster: Cluster
+    phases: tuple[Phase, ...]
+    flops: float
+    memory: DeviceMemory
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of the step."""
+        last = self.phases[-1]
+        return last.start_s + last.duration_s
+
+    @property
+    def device_busy_s(self) -> np.ndarray:
+        """Seconds that each device computes, float ``[num_devices]``."""
+        return sum(
+            (p.device_s for p in self.phases if p.device_s is not None),
+            start=np.zeros(len(self.cluster.devices)),
+        )
+
+    @property
+    def device_idle_s(self) -> np.ndarray:
+        """Seconds that each device waits for others or for links, float ``[num_devices]``."""
+        return self.step_s - self.device_busy_s
+
+    @property
+    def exchange_s(self) -> float:
+        """Seconds in which the step waits for messages."""
+        return sum(p.duration_s for p in self.phases if p.pair_bytes is not None)
+
+    @property
+    def pair_bytes(self) -> np.ndarray:
+        """Bytes of the step from row to column device, ``[num_devices, num_devices]``."""
+        num_devices = len(self.cluster.devices)
+        return sum(
+            (p.pair_bytes for p in self.phases if p.pair_bytes is not None),
+            start=np.zeros((num_devices, num_devices)),
+        )
+
+    @property
+    def exchange_bytes(self) -> float:
+        """Bytes handed to the network by dispatch and combine and by the trunk's all-reduce."""
+        return float(self.pair_bytes.sum())
+
+    @property
+    def peak_memory_bytes(self) -> np.ndarray:
+        """Peak bytes of each device, float ``[num_devices]``."""
+        return self.memory.total
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether every device is timed by measured curves rather than by a roofline."""
+        return all(d.curves for d in self.cluster.devices)
+
+    def link_bytes(self) -> pd.DataFrame:
+        """Bytes and utilisation of every directed link that carries some."""
+        carried = link_loads(self.cluster, self.pair_bytes)
+        rows = [
+            {
+                "link": f"{link.source} -> {link.target}",
+                "bytes": float(carried[index]),
+                "utilisation": float(carried[index] / link.bandwidth_bytes_per_s / self.step_s),
+            }
+            for index, link in enumerate(self.cluster.links_directed)
+            if carried[index]
+        ]
+        return pd.DataFrame(rows, columns=["link", "bytes", "utilisation"])
+
+    def timeline(self) -> pd.DataFrame:
+        """One row per device and phase in which it computes, and per phase of messages.
+
+        Columns: wave, direction, block, phase, resource (a device's name, or "network"), start_s,
+        end_s, bytes.
+        """
+        names = [d.name for d in self.cluster.devices]
+        rows: list[dict[str, Any]] = []
+        for p in self.phases:
+            common = {"wave": p.wave, "direction": p.direction, "block": p.block, "phase": p.name}
+            if p.device_s is not None:
+                rows.extend(
+                    {
+                        **common,
+                        "resource": names[d],
+                        "start_s": p.start_s,
+                        "end_s": p.start_s + p.device_s[d],
+                        "bytes": 0.0,
+                    }
+                    for d in np.flatnonzero(p.device_s)
+                )
+            elif p.pair_bytes is not None and p.duration_s:
+                rows.append(
+                    {
+                        **common,
+                        "resource": "network",
+                        "start_s": p.start_s,
+                        "end_s": p.start_s + p.duration_s,
+                        "bytes": float(p.pair_bytes.sum()),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {
+            "kind": "prediction",
+            "calibrated": self.is_calibrated,
+            "step_s": self.step_s,
+            "exchange_s": self.exchange_s,
+            "flops": self.flops,
+            "exchange_bytes": self.exchange_bytes,
+            "devices": [
+                {
+                    "name": device.name,
+                    "busy_s": float(self.device_busy_s[d]),
+                    "idle_s": float(self.device_idle_s[d]),
+                    "peak_memory_bytes": float(self.peak_memory_bytes[d]),
+                    "memory_bytes": device.memory_bytes,
+                }
+                for d, device in enumerate(self.cluster.devices)
+            ],
+            "links": self.link_bytes().to_dict(orient="records"),
+        }

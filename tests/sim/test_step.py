@@ -1,0 +1,135 @@
+"""The step simulator against closed forms and bounds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2ft_sched.cluster import Cluster, Link
+from d2ft_sched.device import Device
+from d2ft_sched.exchange import plan_exchange
+from d2ft_sched.flops import step_flops
+from d2ft_sched.model_shape import ModelShape
+from d2ft_sched.operations import Operation
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.schedule import uniform_schedule
+from d2ft_sched.workload import Workload
+from sim.step import simulate_step
+
+SHAPE = ModelShape(
+    "m",
+    num_blocks=3,
+    num_heads=4,
+    head_dim=8,
+    width=32,
+    mlp_hidden=64,
+    num_tokens=5,
+    embed_flops=1000,
+    classifier_flops=640,
+    trunk_parameters=4321,
+)
+PARTITION = partition_by_heads(SHAPE, 1)
+WORKLOAD = Workload(SHAPE, PARTITION, (4, 4, 4))
+FAST_MEMORY = 1e18
+
+
+def switch_of(speeds: list[float], bandwidth: float = 1e8, latency_s: float = 1e-4) -> Cluster:
+    devices = tuple(Device(f"d{i}", 1e9 * v, 10**9, FAST_MEMORY) for i, v in enumerate(speeds))
+    links = tuple(Link(d.name, "switch", bandwidth, latency_s) for d in devices)
+    return Cluster("c", devices, links, ("switch",))
+
+
+@st.composite
+def cases(draw):
+    speeds = draw(st.lists(st.floats(0.1, 10), min_size=1, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    placement = Placement(
+        len(speeds),
+        tuple(rng.integers(0, len(speeds), len(PARTITION)).tolist()),
+        tuple(rng.integers(0, len(speeds), 3).tolist()),
+    )
+    schedule = rng.integers(0, 3, (len(PARTITION), 3)).astype(np.int8)
+    return switch_of(speeds), placement, schedule
+
+
+def test_one_device_takes_the_sum_of_its_work():
+    cluster = Cluster("one", (Device("d", 1e9, 10**9, FAST_MEMORY),))
+    placement = place_round_robin(PARTITION, 3, 1)
+    dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
+    prediction = simulate_step(WORKLOAD, cluster, placement, dense)
+    assert prediction.step_s == pytest.approx(step_flops(WORKLOAD, dense) / 1e9, rel=1e-6)
+    assert prediction.exchange_bytes == 0
+    assert prediction.device_idle_s[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_slow_device_sets_the_pace_of_every_block():
+    placement = place_round_robin(PARTITION, 3, 4)
+    dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
+    even = simulate_step(WORKLOAD, switch_of([1, 1, 1, 1], bandwidth=1e15, latency_s=0),
+                         placement, dense)  # fmt: skip
+    uneven = simulate_step(WORKLOAD, switch_of([1, 1, 1, 0.25], bandwidth=1e15, latency_s=0),
+                           placement, dense)  # fmt: skip
+    lanes_s = even.device_busy_s[3]
+    assert uneven.step_s - even.step_s == pytest.approx(3 * lanes_s, rel=1e-6)
+    assert uneven.device_idle_s[0] > uneven.device_busy_s[0]
+
+
+def test_exchange_time_of_one_block_is_bytes_over_the_owners_link():
+    shape = replace(SHAPE, num_blocks=1, trunk_parameters=0)
+    partition = partition_by_heads(shape, 1)
+    workload = Workload(shape, partition, (4,))
+    cluster = switch_of([1e9, 1e9, 1e9, 1e9, 1e9], bandwidth=1e6, latency_s=0.5)
+    placement = Placement(5, (1, 2, 3, 4), (0,))
+    forward_only = uniform_schedule(4, 1, Operation.FORWARD_ONLY)
+    prediction = simulate_step(workload, cluster, placement, forward_only)
+    message = 4 * 5 * 32 * 4
+    one_exchange_s = 4 * message / 1e6 + 2 * 0.5
+    assert prediction.exchange_s == pytest.approx(4 * one_exchange_s)
+    assert prediction.step_s == pytest.approx(4 * one_exchange_s, rel=1e-3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(), st.integers(1, 3))
+def test_bytes_flops_and_bounds(case, num_waves):
+    cluster, placement, schedule = case
+    prediction = simulate_step(WORKLOAD, cluster, placement, schedule, num_waves)
+    num_owners = len(placement.owners)
+    all_reduce = 2 * (num_owners - 1) * SHAPE.trunk_parameters * 4
+    exchanged = plan_exchange(WORKLOAD, placement, schedule).total_bytes()
+    assert prediction.exchange_bytes == pytest.approx(exchanged + all_reduce)
+    assert prediction.flops == step_flops(WORKLOAD, schedule)
+    assert prediction.step_s >= prediction.device_busy_s.max() * (1 - 1e-12)
+    assert prediction.step_s >= prediction.exchange_s
+    links = prediction.link_bytes()
+    assert (links["utilisation"] <= 1 + 1e-9).all()
+    assert links["bytes"].sum() == pytest.approx(2 * prediction.exchange_bytes)
+    timeline = prediction.timeline()
+    assert timeline["end_s"].max() == pytest.approx(prediction.step_s)
+    busy = timeline[timeline["resource"] != "network"]
+    for d, device in enumerate(cluster.devices):
+        mine = busy[busy["resource"] == device.name].sort_values("start_s")
+        assert (mine["end_s"] - mine["start_s"]).sum() == pytest.approx(prediction.device_busy_s[d])
+        assert (mine["start_s"].to_numpy()[1:] >= mine["end_s"].to_numpy()[:-1] - 1e-12).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(), st.floats(1, 10), st.integers(0, 2**32))
+def test_more_never_takes_longer(case, factor, seed):
+    cluster, placement, schedule = case
+    step_s = simulate_step(WORKLOAD, cluster, placement, schedule).step_s * (1 + 1e-9)
+    rng = np.random.default_rng(seed)
+    devices = list(cluster.devices)
+    picked = int(rng.integers(len(devices)))
+    devices[picked] = devices[picked].scaled(compute=factor)
+    faster = replace(cluster, devices=tuple(devices))
+    assert simulate_step(WORKLOAD, faster, placement, schedule).step_s <= step_s
+    links = tuple(
+        replace(k, bandwidth_bytes_per_s=k.bandwidth_bytes_per_s * factor) for k in cluster.links
+    )
+    wider = replace(cluster, links=links)
+    assert simulate_step(WORKLOAD, wider, placement, schedule).step_s <= step_s
+    cheaper = np.minimum(schedule, rng.integers(0, 3, schedule.shape)).astype(np.int8)
+    assert simulate_step(WORKLOAD, cluster, placement, cheaper).step_s <= step_s
