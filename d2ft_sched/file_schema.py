@@ -1,0 +1,113 @@
+"""What the schemas of cluster and device files share: fields with units, one line per error."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.quantity import Dimension, parse_quantity
+
+
+def _quantity(dimension: Dimension, *, zero_allowed: bool = False) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        number = parse_quantity(value, dimension)
+        if number < 0 or (number == 0 and not zero_allowed):
+            raise ValueError(f"it must be {'0 or more' if zero_allowed else 'above 0'}")
+        return number
+
+    return read
+
+
+Bytes = Annotated[float, BeforeValidator(_quantity(Dimension.BYTES))]
+BytesPerS = Annotated[float, BeforeValidator(_quantity(Dimension.BYTES_PER_S))]
+FlopsPerS = Annotated[float, BeforeValidator(_quantity(Dimension.FLOPS_PER_S))]
+Seconds = Annotated[float, BeforeValidator(_quantity(Dimension.SECONDS, zero_allowed=True))]
+Watts = Annotated[float, BeforeValidator(_quantity(Dimension.WATTS, zero_allowed=True))]
+
+
+class StrictModel(BaseModel):
+    """No unknown fields, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+Model = TypeVar("Model", bound=StrictModel)
+
+
+def validate(schema: type[Model], content: object, where: str = "") -> Model:
+    """Read `content` by `schema`.
+
+    Raises:
+        InputError: one line for the first error; field names start with `where`.
+    """
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{where or 'content'} is {_shown(content)}; it must be a mapping with the fields "
+            f"{', '.join(schema.model_fields)}"
+        )
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise InputError(_describe(error, where, schema)) from None
+
+
+def _describe(error: ValidationError, where: str, schema: type[StrictModel]) -> str:
+    first = error.errors()[0]
+    field = where
+    for part in first["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f"{'.' if field else ''}{part}"
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(first["loc"][-1]), schema.model_fields, 1)
+        hint = f"did you mean {close[0]}?" if close else f"{', '.join(schema.model_fields)} are"
+        return f"{field} is not a known field; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{field} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error instead of a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> object:
+    """Content of a YAML file.
+
+    Raises:
+        InputError: not there, a folder, not YAML, or empty; without the file's name.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError("is not YAML (not UTF-8 text)") from None
+    try:
+        content = yaml.load(text, Loader=_NoDuplicates)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise InputError(f"is not YAML: {problem}{line}") from None
+    if content is None:
+        raise InputError("is empty")
+    return content
