@@ -1,0 +1,221 @@
+"""Lane groups as slices of activations and weights, made once per schedule.
+
+Everything is a range known before the step: a group's samples and its part of a weight are views
+where they neighbour one another, and a step needs no index tensors and no synchronisation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2ft_sched.lanes import LaneGroup, lane_groups
+from d2ft_sched.operations import Operation
+from d2ft_sched.schedule import check_schedule
+from d2ft_sched.waves import wave_microbatches
+from d2ft_sched.workload import Workload
+
+Run = tuple[int, int]
+"""First index, and one past the last, of neighbours."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Some rows, or columns, of a weight.
+
+    Attributes:
+        runs: where they are, in order; at least one.
+        is_all: whether the weight has no others.
+    """
+
+    runs: tuple[Run, ...]
+    is_all: bool
+
+    @property
+    def count(self) -> int:
+        return sum(stop - start for start, stop in self.runs)
+
+    def views(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        """Their parts of `tensor` along `dim`, one view per run."""
+        return [tensor.narrow(dim, start, stop - start) for start, stop in self.runs]
+
+    def take(self, tensor: Tensor, dim: int) -> Tensor:
+        """Their part of `tensor` along `dim`: a view if it is one run, else a copy."""
+        views = self.views(tensor, dim)
+        return views[0] if len(views) == 1 else torch.cat(views, dim)
+
+    def add_to(self, tensor: Tensor, dim: int, part: Tensor) -> None:
+        """Add `part` to their part of `tensor` along `dim`, in place."""
+        views = self.views(tensor, dim)
+        pieces = part.split([view.shape[dim] for view in views], dim)
+        for view, piece in zip(views, pieces, strict=True):
+            view.add_(piece)
+
+
+@dataclass(frozen=True)
+class LaneSlice:
+    """One lane group in one sub-layer of one pass.
+
+    Attributes:
+        samples: runs of samples of the pass.
+        rows: the group's rows of the input weight: queries, keys and values of its heads, or its
+            hidden units.
+        columns: its columns of the output weight: channels of its heads, or its hidden units.
+    """
+
+    samples: tuple[Run, ...]
+    rows: Units
+    columns: Units
+
+    @property
+    def num_samples(self) -> int:
+        return sum(stop - start for start, stop in self.samples)
+
+    def sample_runs(self) -> list[tuple[slice, slice]]:
+        """Each run among the samples of the pass, and in a buffer that has only the group's."""
+        pairs, offset = [], 0
+        for start, stop in self.samples:
+            pairs.append((slice(start, stop), slice(offset, offset + stop - start)))
+            offset += stop - start
+        return pairs
+
+
+@dataclass(frozen=True)
+class SublayerLanes:
+    """The lane groups of one sub-layer in one pass.
+
+    Attributes:
+        full: groups that run forward and backward.
+        forward_only: groups that run without autograd.
+        full_samples_disjoint: whether no sample is in two of the `full` groups.
+        samples_without_full: runs of samples that are in none of them.
+    """
+
+    full: tuple[LaneSlice, ...]
+    forward_only: tuple[LaneSlice, ...]
+    full_samples_disjoint: bool
+    samples_without_full: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class BlockLanes:
+    """The lane groups of one block in one pass."""
+
+    attention: SublayerLanes
+    mlp: SublayerLanes
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Neighbouring micro-batches that pass through the model together.
+
+    Attributes:
+        samples: which samples of the mini-batch.
+        blocks: lane groups of every block, their samples counted from the wave's first.
+    """
+
+    samples: slice
+    blocks: tuple[BlockLanes, ...]
+
+
+@dataclass(frozen=True)
+class ScheduleSlices:
+    """A schedule, ready to run.
+
+    Attributes:
+        num_samples: samples of the mini-batch.
+        waves: passes one after another, their gradients accumulated.
+    """
+
+    num_samples: int
+    waves: tuple[Wave, ...]
+
+
+def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1) -> ScheduleSlices:
+    """Cut a mini-batch into waves, and every block of a wave into lane groups.
+
+    Args:
+        workload: the model, its subnets and the micro-batches.
+        schedule: int ``[num_subnets, num_microbatches]``.
+        num_waves: passes through the model, from 1 to num_microbatches.
+
+    Raises:
+        InputError: the schedule is not one of these subnets and micro-batches.
+        ValueError: num_waves is out of range.
+    """
+    schedule = check_schedule(schedule, workload.num_subnets, workload.num_microbatches)
+    if not 1 <= num_waves <= workload.num_microbatches:
+        raise ValueError(
+            f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
+        )
+    bounds = np.concatenate([[0], np.cumsum(workload.samples)])
+    waves = []
+    for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
+        first, stop = int(bounds[microbatches[0]]), int(bounds[microbatches[-1] + 1])
+        blocks = tuple(
+            _block_lanes(
+                workload,
+                lane_groups(workload.partition, schedule, block, microbatches=microbatches),
+                bounds - first,
+                stop - first,
+            )
+            for block in range(workload.shape.num_blocks)
+        )
+        waves.append(Wave(slice(first, stop), blocks))
+    return ScheduleSlices(int(bounds[-1]), tuple(waves))
+
+
+def _block_lanes(
+    workload: Workload, groups: Sequence[LaneGroup], bounds: np.ndarray, num_samples: int
+) -> BlockLanes:
+    partition, head_dim = workload.partition, workload.shape.head_dim
+    num_channels = partition.num_heads * head_dim
+    attention, mlp = [], []
+    for group in groups:
+        members = [partition.subnets[s] for s in group.subnets]
+        samples = _runs(
+            np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in group.microbatches])
+        )
+        heads = np.sort([head for m in members for head in m.heads]).astype(int)
+        channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
+        if len(channels):
+            qkv = np.concatenate([channels + part * num_channels for part in range(3)])
+            rows, columns = _units(qkv, 3 * num_channels), _units(channels, num_channels)
+            attention.append((group.operation, LaneSlice(samples, rows, columns)))
+        hidden = np.sort(
+            np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
+        )
+        if len(hidden):
+            units = _units(hidden, partition.mlp_hidden)
+            mlp.append((group.operation, LaneSlice(samples, units, units)))
+    return BlockLanes(_sublayer(attention, num_samples), _sublayer(mlp, num_samples))
+
+
+def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_samples: int) -> SublayerLanes:
+    full = tuple(lane for operation, lane in groups if operation == Operation.FULL)
+    num_full_groups = np.zeros(num_samples, dtype=int)
+    for lane in full:
+        for start, stop in lane.samples:
+            num_full_groups[start:stop] += 1
+    return SublayerLanes(
+        full=full,
+        forward_only=tuple(
+            lane for operation, lane in groups if operation == Operation.FORWARD_ONLY
+        ),
+        full_samples_disjoint=bool((num_full_groups <= 1).all()),
+        samples_without_full=_runs(np.flatnonzero(num_full_groups == 0)),
+    )
+
+
+def _units(indices: np.ndarray, num_all: int) -> Units:
+    return Units(_runs(indices), is_all=len(indices) == num_all)
+
+
+def _runs(indices: np.ndarray) -> tuple[Run, ...]:
+    """Runs of neighbours among sorted indices."""
+    if len(indices) == 0:
+        return ()
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(indices, cuts))

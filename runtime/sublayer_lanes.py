@@ -1,0 +1,171 @@
+"""A sub-layer of a block, lane group by lane group, as one autograd function.
+
+Attention and MLP have the same form: a linear map in, a core without parameters, a linear map out.
+The linear maps are differentiated by hand, so that every group's dX and dW goes straight into one
+buffer; the core keeps a small autograd graph, so that torch picks its kernel on every device.
+Shapes: B samples, N tokens, D width; a group has b of the samples, r rows of the input weight and c
+columns of the output weight.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from runtime.lane_math import (
+    add_input_weight_gradient,
+    add_output_weight_gradient,
+    add_product_of_own,
+    branch_buffer,
+    compute_dtype,
+    input_gradient_buffer,
+    parameter_gradient_buffer,
+    product_of_all,
+    without_autocast,
+)
+from runtime.lane_slices import LaneSlice, SublayerLanes
+
+Core = Callable[[Tensor], Tensor]
+"""From ``[b, N, r]`` to ``[b, N, c]``: `attention_core`, or an elementwise activation."""
+
+
+def attention_core(qkv: Tensor, head_dim: int) -> Tensor:
+    """Softmax attention of stacked queries, keys and values ``[b, N, 3 * heads * head_dim]``."""
+    parts = qkv.unflatten(-1, (3, -1, head_dim)).unbind(2)
+    mixed = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def sublayer_lanes(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    bias_out: Tensor | None,
+    core: Core,
+    lanes: SublayerLanes,
+) -> Tensor:
+    """Sum of the active heads' or hidden units' outputs, plus the output bias on every sample.
+
+    Args:
+        x: normed activations ``[B, N, D]``.
+        weight_in: ``[rows, D]``; for attention queries before keys before values.
+        bias_in: ``[rows]`` or None.
+        weight_out: ``[D, columns]``.
+        bias_out: ``[D]`` or None.
+        core: what stands between the two linear maps.
+        lanes: who runs on which samples; the results of `lanes.forward_only` are constants.
+
+    Returns:
+        ``[B, N, D]`` in the autocast type, or in that of `x`.
+    """
+    return _SublayerLanes.apply(x, weight_in, bias_in, weight_out, bias_out, core, lanes)
+
+
+@dataclass(frozen=True)
+class _CoreGraph:
+    """``result = core(projected)``, where `projected` is a leaf."""
+
+    projected: Tensor
+    result: Tensor
+
+    def backward(self, grad_result: Tensor) -> Tensor:
+        """The gradient of `projected`."""
+        torch.autograd.backward(self.result, grad_result, inputs=[self.projected])
+        assert self.projected.grad is not None
+        return self.projected.grad
+
+
+class _SublayerLanes(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight_in: Tensor,
+        bias_in: Tensor | None,
+        weight_out: Tensor,
+        bias_out: Tensor | None,
+        core: Core,
+        lanes: SublayerLanes,
+    ) -> Tensor:
+        ctx.x_dtype, ctx.lanes = x.dtype, lanes
+        with without_autocast(x):
+            x = x.to(compute_dtype(x))
+            out = branch_buffer(x, bias_out)
+            for group in lanes.forward_only:
+                _forward(x, weight_in, bias_in, weight_out, core, group, out, keep_graph=False)
+            ctx.graphs = [
+                _forward(x, weight_in, bias_in, weight_out, core, group, out, keep_graph=True)
+                for group in lanes.full
+            ]
+        ctx.save_for_backward(x if lanes.full else None, weight_in, bias_in, weight_out, bias_out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_in, bias_in, weight_out, bias_out = ctx.saved_tensors
+        lanes: SublayerLanes = ctx.lanes
+        overwrite = bool(lanes.full) and lanes.full[0].columns.is_all
+        with without_autocast(grad_out):
+            grad_x = None if x is None else input_gradient_buffer(x, lanes)
+            grad_in = parameter_gradient_buffer(weight_in, overwrite)
+            grad_out_weight = parameter_gradient_buffer(weight_out, overwrite)
+            grad_bias_in = None if bias_in is None else torch.zeros_like(bias_in)
+            grad_out = grad_out.contiguous()
+            grad = grad_out if x is None else grad_out.to(x.dtype)
+            for i, group in enumerate(lanes.full):
+                fresh = overwrite and i == 0
+                graph, ctx.graphs[i] = ctx.graphs[i], None
+                result = graph.result.detach()
+                add_output_weight_gradient(
+                    grad_out_weight, group.columns, grad, result, group, fresh
+                )
+                columns = group.columns.take(weight_out, 1).to(x.dtype)
+                grad_projected = graph.backward(product_of_all(grad, columns, group))
+                del graph, result
+                add_input_weight_gradient(grad_in, group.rows, grad_projected, x, group, fresh)
+                if grad_bias_in is not None:
+                    bias_part = grad_projected.sum((0, 1), dtype=grad_bias_in.dtype)
+                    group.rows.add_to(grad_bias_in, 0, bias_part)
+                rows = group.rows.take(weight_in, 0).to(x.dtype)
+                keep = not lanes.full_samples_disjoint
+                assert grad_x is not None
+                add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
+                del grad_projected
+            grad_bias_out = None if bias_out is None else grad_out.sum((0, 1), dtype=bias_out.dtype)
+        return (
+            None if grad_x is None else grad_x.to(ctx.x_dtype),
+            grad_in,
+            grad_bias_in,
+            grad_out_weight,
+            grad_bias_out,
+            None,
+            None,
+        )
+
+
+def _forward(
+    x: Tensor,
+    weight_in: Tensor,
+    bias_in: Tensor | None,
+    weight_out: Tensor,
+    core: Core,
+    group: LaneSlice,
+    out: Tensor,
+    *,
+    keep_graph: bool,
+) -> _CoreGraph:
+    """Add the group's output to `out`."""
+    rows = group.rows.take(weight_in, 0).to(x.dtype)
+    bias = None if bias_in is None else group.rows.take(bias_in, 0).to(x.dtype)
+    projected = product_of_all(x, rows.t(), group, bias).requires_grad_(keep_graph)
+    with torch.set_grad_enabled(keep_graph):
+        result = core(projected)
+    columns = group.columns.take(weight_out, 1).to(x.dtype)
+    add_product_of_own(out, result.detach(), columns.t(), group)
+    return _CoreGraph(projected, result)
