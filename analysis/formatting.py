@@ -25,7 +25,8 @@ def three_digits(value: float) -> str:
     """Three significant digits, or all digits before the point where there are more."""
     if value == 0:
         return "0"
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    return f"{value:,.{max(0, 2 - exponent)}f}"
 
 
 def quantity(value: float, unit: str) -> str:

@@ -1,0 +1,171 @@
+"""Pictures show the numbers they were given, with units, and no text lies upon another."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from analysis.plots.accuracy import accuracy_curves
+from analysis.plots.schedule_heatmap import schedule_heatmap
+from analysis.plots.solvers import solver_comparison
+from analysis.plots.style import PALE, WORK_COLOURS
+from analysis.plots.timeline import block_gantt, step_gantt
+from analysis.plots.validation import predicted_against_measured
+from analysis.plots.work_kinds import work_kinds
+from analysis.plots.workload import busy_seconds, workload_per_device
+from analysis.run_dir import Run
+from analysis.savings import QUANTITIES, device_pairs
+
+PICTURES: dict[str, Callable[[Run], Figure]] = {
+    "accuracy": lambda run: accuracy_curves(run.measurement.training, 500),
+    "schedule": lambda run: schedule_heatmap(run.plan),
+    "solvers": lambda run: solver_comparison(run.comparison),
+    "step": lambda run: step_gantt(run.timelines),
+    "block": lambda run: block_gantt(run.timelines, 2),
+    "workload": lambda run: workload_per_device(run.timelines),
+    "validation": lambda run: predicted_against_measured(
+        [(title, unit, device_pairs(run, name)) for title, name, unit in QUANTITIES[:2]]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_number_axis_names_its_unit(run: Run, name: str) -> None:
+    for axes in PICTURES[name](run).axes:
+        assert axes.has_data()
+        for axis in (axes.xaxis, axes.yaxis):
+            ticks = [t.get_text() for t in axis.get_ticklabels()]
+            has_numbers = any(t.replace("−", "").replace(".", "").isdigit() for t in ticks)
+            label = axis.get_label().get_text()
+            assert not has_numbers or "(" in label or "block" in label
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_text_overlaps_another_or_leaves_the_picture(run: Run, name: str) -> None:
+    figure = PICTURES[name](run)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    beyond = _labels_beyond_their_axis(figure)
+    boxes = [
+        (text.get_text(), text.get_window_extent(renderer))
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text not in beyond
+    ]
+    assert len(boxes) > 3
+    for i, (first, box) in enumerate(boxes):
+        assert figure.bbox.padded(1).contains(box.x0, box.y0), first
+        assert figure.bbox.padded(1).contains(box.x1, box.y1), first
+        for second, other in boxes[i + 1 :]:
+            assert not box.padded(-1).overlaps(other.padded(-1)), (first, second)
+
+
+def _labels_beyond_their_axis(figure: Figure) -> set[Text]:
+    """Tick labels outside the limits exist but are not drawn."""
+    labels = set()
+    for axes in figure.axes:
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not min(limits) <= tick.get_loc() <= max(limits):
+                    labels |= {tick.label1, tick.label2}
+    return labels
+
+
+def test_the_heat_map_is_the_schedule(run: Run) -> None:
+    image = schedule_heatmap(run.plan).axes[0].images[0].get_array()
+    device = np.array(run.plan.placement.subnet_device)
+    order = np.argsort(device, kind="stable")
+    np.testing.assert_array_equal(image, run.plan.schedule[order].T)
+
+
+def test_bars_of_the_gantt_chart_are_the_busy_seconds(run: Run) -> None:
+    figure = step_gantt(run.timelines)
+    for axes, name in zip(figure.axes, run.timelines, strict=True):
+        step_s = float(run.timelines[name]["end_s"].max())
+        labels = [t.get_text() for t in axes.get_yticklabels()]
+        drawn = dict.fromkeys(labels, 0.0)
+        for collection in axes.collections:
+            if _colour(collection) != PALE:
+                for path in collection.get_paths():
+                    box = path.get_extents()
+                    drawn[labels[round((box.y0 + box.y1) / 2)]] += box.width / 1e3
+        for device in run.prediction.cluster[name].devices:
+            assert drawn[device.name] == pytest.approx(device.busy_s, abs=0.01 * step_s)
+
+
+def _colour(collection) -> str:  # type: ignore[no-untyped-def]
+    red, green, blue, _ = (round(255 * c) for c in collection.get_facecolor()[0])
+    return f"#{red:02X}{green:02X}{blue:02X}"
+
+
+def test_waiting_is_never_merged_away() -> None:
+    starts = np.arange(400) / 400
+    timeline = pd.DataFrame(
+        {
+            "wave": 0, "direction": "forward", "block": 0, "phase": "mlp lanes",
+            "resource": "slow", "start_s": starts, "end_s": starts + 0.5 / 400, "bytes": 0.0,
+        }
+    )  # fmt: skip
+    axes = step_gantt({"dense": timeline}).axes[0]
+    lanes = [c for c in axes.collections if _colour(c) == WORK_COLOURS["forward lanes"].upper()]
+    width = sum(p.get_extents().width for c in lanes for p in c.get_paths())
+    assert width == pytest.approx(500.0, rel=1e-6)
+
+
+def test_workload_bars_are_as_long_as_the_step(run: Run) -> None:
+    for name, timeline in run.timelines.items():
+        busy = busy_seconds(timeline).sum(axis=1)
+        for device in run.prediction.cluster[name].devices:
+            assert busy[device.name] == pytest.approx(device.busy_s)
+    axes = workload_per_device(run.timelines).axes[0]
+    ends: dict[float, float] = {}
+    for bar in axes.patches:
+        row = round(bar.get_y() + bar.get_height() / 2, 6)
+        ends[row] = max(ends.get(row, 0.0), bar.get_x() + bar.get_width())
+    steps_ms = [1e3 * run.prediction.cluster[name].step_s for name in run.timelines]
+    num_devices = len(run.plan.cluster.devices)
+    assert [ends[row] for row in sorted(ends)] == pytest.approx(steps_ms * num_devices)
+
+
+def test_every_row_of_a_timeline_has_a_kind_with_a_colour(run: Run) -> None:
+    for timeline in run.timelines.values():
+        kinds = set(work_kinds(timeline))
+        assert kinds == {
+            "forward lanes",
+            "backward lanes",
+            "trunk",
+            "optimizer",
+            "messages",
+        } & set(WORK_COLOURS)
+
+
+def test_accuracy_is_drawn_from_before_training_on(run: Run) -> None:
+    by_epoch, by_flops = accuracy_curves(run.measurement.training, 500).axes
+    for axes in (by_epoch, by_flops):
+        curves = [line for line in axes.lines if len(line.get_xdata()) == 4]
+        for line, training in zip(curves, run.measurement.training.values(), strict=True):
+            expected = [training.test_accuracy_before, *(e.test_accuracy for e in training.epochs)]
+            np.testing.assert_allclose(line.get_ydata(), 100 * np.array(expected))
+
+
+def test_a_prediction_is_drawn_over_its_measurement(run: Run) -> None:
+    pairs = device_pairs(run, "step_s")
+    axes = predicted_against_measured([("Step time", "s", pairs)]).axes[0]
+    drawn = np.concatenate(
+        [c.get_offsets() for c in axes.collections if len(c.get_offsets()) and len(c.get_sizes())]
+    )
+    drawn = drawn[np.isfinite(drawn).all(axis=1)]
+    ratio = drawn[:, 0] / drawn[:, 1]
+    np.testing.assert_allclose(ratio, [p.measured / p.predicted for p in pairs.values()])
+
+
+def test_solvers_without_a_bound_are_held_against_the_best(run: Run) -> None:
+    table = run.comparison.assign(upper_bound=None)
+    left = solver_comparison(table).axes[0]
+    longest = max(bar.get_width() for bar in left.patches)
+    assert longest == pytest.approx(100.0)
+    assert left.get_xlabel() == "objective (% of the best objective)"
