@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from analysis.formatting import less_or_more, percent, points, sentence_start
+from analysis.alone import fastest_alone
+from analysis.formatting import less_or_more, percent, points, quantity, sentence_start
 from analysis.plots.style import run_title
 from analysis.run_dir import Run
 from analysis.savings import (
@@ -64,7 +65,20 @@ def _saving(run: Run) -> Answer:
         (
             f"Also predicted there: {predicted}.",
             f"Measured on one device ({run.measurement.device}): {measured}.",
+            _beside_one_device(run),
         ),
+    )
+
+
+def _beside_one_device(run: Run) -> str:
+    alone = fastest_alone(run.plan)
+    if alone is None:
+        return "No device of the cluster could hold the dense step alone."
+    planned_s = run.prediction.cluster["plan"].step_s
+    verdict = "faster" if alone.step_s < planned_s else "slower"
+    return (
+        f"Dense on {alone.device} alone is predicted to take {quantity(alone.step_s, 's')} a step: "
+        f"{verdict} than the plan on the whole cluster ({quantity(planned_s, 's')})."
     )
 
 

@@ -17,11 +17,10 @@ from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.solvers import solver_comparison
 from analysis.plots.timeline import block_gantt, step_gantt
 from analysis.plots.validation import predicted_against_measured
-from analysis.plots.workload import workload_per_device
+from analysis.plots.workload import network_seconds, workload_per_device
 from analysis.report_tables import (
     accuracy_table,
     link_table,
-    network_seconds,
     provenance_table,
     savings_table,
     solver_table,

@@ -7,7 +7,6 @@ import pandas as pd
 
 from analysis.formatting import percent, points, quantity, sentence_start, signed_percent
 from analysis.plots.style import run_title
-from analysis.plots.work_kinds import NETWORK
 from analysis.plots.workload import busy_seconds
 from analysis.run_dir import Run
 from analysis.run_records import solver_rows
@@ -228,12 +227,6 @@ def provenance_table(run: Run) -> Table:
         ("Fact", "Value"),
         (("", tuple((_text(k), _text(str(v))) for k, v in run.provenance.items())),),
     )
-
-
-def network_seconds(timeline: pd.DataFrame) -> float:
-    """Seconds of a step in which messages move."""
-    rows = timeline[timeline["resource"] == NETWORK]
-    return float((rows["end_s"] - rows["start_s"]).sum())
 
 
 def _text(text: str) -> Cell:

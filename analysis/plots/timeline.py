@@ -22,7 +22,9 @@ from analysis.plots.style import (
 from analysis.plots.work_kinds import NETWORK, resources, work_kinds
 
 _FINEST = 1 / 4000
-"""Gaps and bars below this fraction of the time axis cannot be seen: such neighbours are merged."""
+"""Gaps below this fraction of the time axis cannot be seen: such neighbours are merged."""
+_HAIR = 1 / 5000
+"""Bars below this fraction of the time axis are drawn as wide as this, so as not to vanish."""
 
 
 def step_gantt(timelines: Mapping[str, pd.DataFrame]) -> Figure:
@@ -93,10 +95,11 @@ def _draw(
             bars = _merged(rows[rows["kind"] == kind], end_s * _FINEST) * factor
             if len(bars):
                 axes.broken_barh(
-                    [(start, end - start) for start, end in bars],
+                    [(start, max(end - start, end_s * _HAIR * factor)) for start, end in bars],
                     (position - 0.4, 0.8),
                     facecolor=colour,
                     linewidth=0,
+                    snap=False,
                 )
     axes.axvline(last_s * factor, color=BLACK, linewidth=0.8, linestyle="--")
     axes.set_ylim(len(names) - 0.4, -0.6)

@@ -1,10 +1,12 @@
 """What is said of savings, errors and chance."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from analysis.alone import fastest_alone
 from analysis.headline import answers
 from analysis.run_dir import Run
 from analysis.savings import (
@@ -16,6 +18,10 @@ from analysis.savings import (
     rank_correlation,
     worst_error,
 )
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.operations import Operation
+from d2ft_sched.placement import place_round_robin
+from sim.step import simulate_step
 
 
 def test_savings_are_fractions_of_dense(run: Run) -> None:
@@ -61,6 +67,22 @@ def test_the_interval_covers_chance() -> None:
     first, second = rng.binomial(500, [[0.9], [0.9]], size=(2, 4000)) / 500
     half_width = accuracy_interval(0.9, 0.9, 500)
     assert np.mean(np.abs(first - second) <= half_width) == pytest.approx(0.95, abs=0.015)
+
+
+def test_one_device_alone_is_simulated_where_its_memory_suffices(run: Run) -> None:
+    alone = fastest_alone(run.plan)
+    assert alone is not None
+    assert alone.device == "a100"
+    one = place_round_robin(run.plan.workload.partition, run.plan.workload.num_microbatches, 1)
+    dense = np.full_like(run.plan.schedule, Operation.FULL)
+    cluster = Cluster("one", run.plan.cluster.devices[:1])
+    assert alone.step_s == simulate_step(run.plan.workload, cluster, one, dense).step_s
+    verdict = answers(run)[0].facts[-1]
+    faster = alone.step_s < run.prediction.cluster["plan"].step_s
+    assert ("faster" if faster else "slower") in verdict
+    small = tuple(d.scaled(memory=1e-6) for d in run.plan.cluster.devices)
+    plan = replace(run.plan, cluster=replace(run.plan.cluster, devices=small))
+    assert fastest_alone(plan) is None
 
 
 def test_the_three_answers_say_what_was_predicted_and_what_measured(run: Run) -> None:
