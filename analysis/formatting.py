@@ -41,21 +41,24 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 
 def points(difference: float) -> str:
-    """A signed difference of two fractions in percentage points."""
-    return f"{_signed(difference)}{NO_BREAK}points"
+    """A signed difference of two fractions in percentage points, with the unit."""
+    return f"{signed_points(difference)}{NO_BREAK}points"
 
 
 def signed_percent(fraction: float) -> str:
     """A signed relative difference."""
-    return f"{_signed(fraction)}{NO_BREAK}%"
+    return f"{signed_points(fraction)}{NO_BREAK}%"
 
 
 def less_or_more(saving: float) -> str:
-    """A saving in words: 25.0 % less, or more where it is negative."""
-    return f"{percent(abs(saving))} {'less' if _rounded(100 * saving, 1) >= 0 else 'more'}"
+    """A saving in words: 25.0 % less, or more where it is negative; unchanged where it is 0.0 %."""
+    if _rounded(100 * saving, 1) == 0:
+        return "unchanged"
+    return f"{percent(abs(saving))} {'less' if saving > 0 else 'more'}"
 
 
-def _signed(fraction: float) -> str:
+def signed_points(fraction: float) -> str:
+    """A signed number of hundredths, for where the unit is given otherwise."""
     return f"{_rounded(100 * fraction, 1):+.1f}".replace("-", "−")
 
 

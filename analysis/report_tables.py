@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.formatting import percent, points, quantity, sentence_start, signed_percent
+from analysis.formatting import (
+    percent,
+    points,
+    quantity,
+    sentence_start,
+    signed_percent,
+    signed_points,
+)
 from analysis.plots.style import run_title
 from analysis.plots.workload import busy_seconds
 from analysis.run_dir import Run
@@ -42,8 +49,8 @@ class Table:
 def savings_table(run: Run) -> Table:
     """Dense, plan and saving; predicted, measured and error; this device, then the cluster."""
     columns = ["Per step"]
-    for side in ("Dense", "Plan", "Saving"):
-        columns.extend((f"{side}, predicted", f"{side}, measured", f"{side}, error"))
+    for side, unit in (("Dense", ""), ("Plan", ""), ("Saving", " (points)")):
+        columns.extend((f"{side}, predicted", f"{side}, measured", f"{side}, error{unit}"))
     name = run.plan.cluster.name
     return Table(
         "Dense fine-tuning and the plan: predicted, measured, error of the prediction",
@@ -67,7 +74,7 @@ def _saving_row(saving: Saving) -> tuple[Cell, ...]:
         cells.extend(_pair_cells(pair, saving.unit))
     cells.append(_cell(saving.predicted, percent))
     cells.append(_cell(saving.measured, percent))
-    cells.append(_cell(saving.error, points))
+    cells.append(_cell(saving.error, signed_points))
     return tuple(cells)
 
 

@@ -51,4 +51,5 @@ def test_fractions_never_show_a_negative_zero() -> None:
     assert signed_percent(-0.0712) == "−7.1\N{NO-BREAK SPACE}%"
     assert less_or_more(0.25) == "25.0\N{NO-BREAK SPACE}% less"
     assert less_or_more(-0.03) == "3.0\N{NO-BREAK SPACE}% more"
+    assert less_or_more(-0.0001) == "unchanged"
     assert three_digits(0.0) == "0"
