@@ -1,0 +1,66 @@
+"""Exchanges on a non-blocking switch in closed form."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.errors import InputError
+
+
+def switch_seconds(cluster: Cluster, pair_bytes: ArrayLike) -> np.ndarray:
+    """Seconds until all messages have crossed the switch, for many exchanges at once.
+
+    The busiest port works without pause, after the longest latency. This is exact for messages of
+    one size and one latency, see `is_exact`: the equal share at the busiest port is the smallest
+    of all shares and, as shares only grow when messages end elsewhere, stays so; all its messages
+    get just that share to their end, and no other message gets less. With sizes that differ,
+    max-min fair sharing may leave the busiest port partly idle for a while; then the bytes take
+    at least this long, and `sim.flows.simulate_flows` says how long.
+
+    Args:
+        cluster: one non-blocking switch (`Cluster.is_non_blocking_switch`).
+        pair_bytes: from row to column device, ``[..., num_devices, num_devices]``; the diagonal is
+            ignored.
+
+    Returns:
+        float ``[...]``; 0 for an exchange without messages.
+
+    Raises:
+        InputError: the cluster is not one non-blocking switch.
+    """
+    messages = _messages(cluster, pair_bytes)
+    bandwidth = cluster.device_bandwidth_bytes_per_s()
+    sent_s = messages.sum(axis=-1) / bandwidth
+    received_s = messages.sum(axis=-2) / bandwidth
+    busiest_s = np.maximum(sent_s, received_s).max(axis=-1)
+    return busiest_s + np.where(messages > 0, _latency_s(cluster), 0.0).max(axis=(-2, -1))
+
+
+def is_exact(cluster: Cluster, pair_bytes: ArrayLike) -> np.ndarray:
+    """Whether `switch_seconds` is what max-min fair sharing takes, bool ``[...]``: all messages of
+    an exchange have one size and one latency."""
+    messages = _messages(cluster, pair_bytes)
+    sent = messages > 0
+    exact = np.ones(messages.shape[:-2], dtype=bool)
+    for values in (messages, np.broadcast_to(_latency_s(cluster), messages.shape)):
+        largest = np.where(sent, values, -np.inf).max(axis=(-2, -1))
+        smallest = np.where(sent, values, np.inf).min(axis=(-2, -1))
+        exact &= ~(largest > smallest * (1 + 1e-12))
+    return exact
+
+
+def _messages(cluster: Cluster, pair_bytes: ArrayLike) -> np.ndarray:
+    if not cluster.is_non_blocking_switch:
+        raise InputError(
+            f"cluster {cluster.name!r} is not one non-blocking switch with full-duplex links; "
+            f"simulate its flows instead"
+        )
+    return np.asarray(pair_bytes, dtype=float) * ~np.eye(len(cluster.devices), dtype=bool)
+
+
+def _latency_s(cluster: Cluster) -> np.ndarray:
+    port = np.zeros(len(cluster.devices))
+    for link in cluster.links:
+        device = link.source if link.target == cluster.switches[0] else link.target
+        port[cluster.device_index(device)] = link.latency_s
+    return port[:, None] + port
