@@ -1,7 +1,8 @@
 """Memory of one training step on every device, in closed form.
 
 Parameters and optimizer state stay. Activations are kept in forward and freed block by block in
-backward, while the gradients of the blocks passed appear; the peak is the fullest moment of that.
+backward, while the gradients of the blocks passed appear; the peak is the fullest moment of that,
+or the parameter update, when all gradients are there.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.exchange import Exchange, plan_exchange
-from d2ft_sched.lanes import lane_groups
+from d2ft_sched.lanes import LANES, lane_groups
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.waves import wave_microbatches
@@ -26,7 +27,7 @@ class DeviceMemory:
         inputs: the images of the micro-batches owned.
         gradients: of all parameters held, as they stand after backward.
         activations: kept for backward at the end of the fullest wave's forward pass.
-        workspace: what the backward pass of the fullest block needs besides.
+        workspace: what the fullest block needs besides, in forward or backward.
         exchange_buffers: messages on their way, at the fullest dispatch or combine.
         total: the peak; less than the sum, for gradients appear while activations are freed.
     """
@@ -50,26 +51,32 @@ def device_memory(
     optimizer_state = parameters * OPTIMIZER_STATES[workload.optimizer]
     inputs = _input_bytes(workload, placement)
     block_gradients = _block_parameters(workload, placement) * size
+    trunk_gradients = parameters - block_gradients.sum(axis=0)
 
     activations = np.zeros(placement.num_devices)
     workspace = np.zeros(placement.num_devices)
     exchange_buffers = np.zeros(placement.num_devices)
     largest = parameters.copy()
+    gradients_before = np.zeros_like(block_gradients)
     for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
         exchange = plan_exchange(workload, placement, in_wave)
+        gradients_made = np.where(exchange.active[1].any(axis=2), block_gradients, 0)
         kept = _kept_per_block(workload, placement, in_wave, exchange, microbatches)
-        needed = _workspace_per_block(workload, placement, in_wave, microbatches)
         kept_up_to = np.cumsum(kept, axis=0)
-        final_norm = 2 * _owned_bytes(workload, placement, microbatches)
-        gradients_from = np.cumsum(block_gradients[::-1], axis=0)[::-1]
-        if wave > 0:
-            gradients_from = np.broadcast_to(parameters, gradients_from.shape)
-        in_backward = (kept_up_to + needed + gradients_from).max(axis=0)
-        largest = np.maximum(largest, in_backward + final_norm)
-        activations = np.maximum(activations, kept_up_to[-1] + final_norm)
-        workspace = np.maximum(workspace, needed.max(axis=0))
+        owned = _owned_bytes(workload, placement, microbatches)
+        forward, backward = _workspace_per_block(workload, placement, in_wave, owned, microbatches)
+
+        before = gradients_before.sum(axis=0) + (trunk_gradients if wave > 0 else 0)
+        in_forward = before + (kept_up_to + forward).max(axis=0)
+        new = np.where(gradients_before > 0, 0, gradients_made)
+        in_addition = np.cumsum(new[::-1], axis=0)[::-1] + (gradients_made - new)
+        in_backward = before + 2 * owned + (kept_up_to + backward + in_addition).max(axis=0)
+        largest = np.maximum(largest, np.maximum(in_forward, in_backward))
+        activations = np.maximum(activations, kept_up_to[-1] + 2 * owned)
+        workspace = np.maximum(workspace, np.maximum(forward, backward).max(axis=0))
         exchange_buffers = np.maximum(exchange_buffers, _exchange_buffers(exchange))
+        gradients_before = np.maximum(gradients_before, gradients_made)
     return DeviceMemory(
         parameters=parameters,
         optimizer_state=optimizer_state,
@@ -171,32 +178,32 @@ def _kept_per_block(
 
 
 def _workspace_per_block(
-    workload: Workload, placement: Placement, schedule: np.ndarray, microbatches: np.ndarray
-) -> np.ndarray:
-    """Bytes that each block's backward pass needs besides, float ``[num_blocks, num_devices]``.
+    workload: Workload,
+    placement: Placement,
+    schedule: np.ndarray,
+    owned: np.ndarray,
+    microbatches: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes that each block needs besides what it keeps, float ``[num_blocks, num_devices]``.
 
-    The gradients of the residual stream, of the branch and of its input, and those of the hidden
-    units of the largest lane group before and after the activation function.
+    Forward: normed activations, branch and scaled branch, and the hidden units of the largest
+    FORWARD_ONLY group before and after the activation function. Backward: the gradients of the
+    residual stream, of the branch and of its input, and those of the hidden units of the largest
+    FULL group.
     """
-    device = np.array(placement.subnet_device)
-    gradients = 2 + int(workload.shape.layer_scale)
-    needed = np.zeros((workload.shape.num_blocks, placement.num_devices))
-    needed += gradients * _owned_bytes(workload, placement, microbatches)
-    for d in np.unique(device):
-        for block in range(workload.shape.num_blocks):
-            largest_group = max(
-                (
-                    float(workload.partition.hidden[list(group.subnets)].sum())
-                    * float(workload.tokens[list(group.microbatches)].sum())
-                    for group in lane_groups(
-                        workload.partition, schedule, block, device == d, microbatches
-                    )
-                    if group.operation == Operation.FULL
-                ),
-                default=0.0,
-            )
-            needed[block, d] += 2 * largest_group * workload.element_bytes
-    return needed
+    partition, device = workload.partition, np.array(placement.subnet_device)
+    shape = (workload.shape.num_blocks, placement.num_devices)
+    stream = (2 + int(workload.shape.layer_scale)) * owned
+    hidden = {operation: np.zeros(shape) for operation in LANES}
+    for block, d in np.unique(np.stack([partition.block, device]), axis=1).T:
+        for group in lane_groups(partition, schedule, int(block), device == d, microbatches):
+            units = int(partition.hidden[list(group.subnets)].sum())
+            tokens = int(workload.tokens[list(group.microbatches)].sum())
+            largest = hidden[group.operation]
+            largest[block, d] = max(largest[block, d], units * tokens)
+    forward = 2 * workload.element_bytes * hidden[Operation.FORWARD_ONLY]
+    backward = 2 * workload.element_bytes * hidden[Operation.FULL]
+    return stream + forward, stream + backward
 
 
 def _exchange_buffers(exchange: Exchange) -> np.ndarray:

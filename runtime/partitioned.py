@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from runtime.lane_slices import BlockLanes, ScheduleSlices, SublayerLanes, Wave
-from runtime.sublayer_lanes import attention_core, sublayer_lanes
+from runtime.sublayer_lanes import Core, attention_core, sublayer_lanes
 
 
 def forward(model: VisionTransformer, images: Tensor, wave: Wave) -> Tensor:
@@ -32,7 +32,7 @@ def forward_backward(
 ) -> Tensor:
     """Run one mini-batch and add its gradients to those of the parameters.
 
-    The loss is the mean cross-entropy of the mini-batch, whatever the waves. Subnets that no
+    The loss is the mean cross-entropy of the mini-batch, whatever the waves. Parameters that no
     micro-batch trains get zeros, so that the optimizer treats them as in any other step.
 
     Args:
@@ -51,35 +51,40 @@ def forward_backward(
         loss = total / slices.num_samples
         loss.backward()
         losses.append(loss.detach())
+    for parameter in model.parameters():
+        if parameter.grad is None and parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     return torch.stack(losses).sum()
 
 
 def _block(block: Any, x: Tensor, lanes: BlockLanes) -> Tensor:
     """One timm `Block` under its lanes."""
     attn, mlp = block.attn, block.mlp
-    branch = sublayer_lanes(
-        _norm(block.norm1, x, lanes.attention),
-        attn.qkv.weight,
-        attn.qkv.bias,
-        attn.proj.weight,
-        attn.proj.bias,
-        partial(attention_core, head_dim=attn.head_dim),
-        lanes.attention,
-    )
-    x = x + block.ls1(branch)
-    branch = sublayer_lanes(
-        _norm(block.norm2, x, lanes.mlp),
-        mlp.fc1.weight,
-        mlp.fc1.bias,
-        mlp.fc2.weight,
-        mlp.fc2.bias,
-        mlp.act,
-        lanes.mlp,
-    )
-    return x + block.ls2(branch)
+    core = partial(attention_core, head_dim=attn.head_dim)
+    x = _sublayer(x, block.norm1, attn.qkv, core, attn.proj, block.ls1, lanes.attention)
+    return _sublayer(x, block.norm2, mlp.fc1, mlp.act, mlp.fc2, block.ls2, lanes.mlp)
 
 
-def _norm(norm: nn.Module, x: Tensor, lanes: SublayerLanes) -> Tensor:
-    """The normed activations, as a constant where no subnet trains on them."""
+def _sublayer(
+    x: Tensor,
+    norm: nn.Module,
+    linear_in: nn.Linear,
+    core: Core,
+    linear_out: nn.Linear,
+    layer_scale: nn.Module,
+    lanes: SublayerLanes,
+) -> Tensor:
+    if not lanes.full and not lanes.forward_only:
+        return x if linear_out.bias is None else x + layer_scale(linear_out.bias)
     with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
-        return norm(x)
+        normed = norm(x)
+    branch = sublayer_lanes(
+        normed,
+        linear_in.weight,
+        linear_in.bias,
+        linear_out.weight,
+        linear_out.bias,
+        core,
+        lanes,
+    )
+    return x + layer_scale(branch)

@@ -107,46 +107,40 @@ class _SublayerLanes(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight_in, bias_in, weight_out, bias_out = ctx.saved_tensors
+    def backward(ctx: Any, grad_branch: Tensor) -> tuple[Tensor | None, ...]:
         lanes: SublayerLanes = ctx.lanes
-        overwrite = bool(lanes.full) and lanes.full[0].columns.is_all
-        with without_autocast(grad_out):
-            grad_x = None if x is None else input_gradient_buffer(x, lanes)
-            grad_in = parameter_gradient_buffer(weight_in, overwrite)
-            grad_out_weight = parameter_gradient_buffer(weight_out, overwrite)
-            grad_bias_in = None if bias_in is None else torch.zeros_like(bias_in)
-            grad_out = grad_out.contiguous()
-            grad = grad_out if x is None else grad_out.to(x.dtype)
+        x, weight_in, bias_in, weight_out, bias_out = ctx.saved_tensors
+        grad_bias_out = None
+        if bias_out is not None:
+            grad_bias_out = grad_branch.sum((0, 1), dtype=bias_out.dtype)
+        if not lanes.full:
+            return None, None, None, None, grad_bias_out, None, None
+        overwrite = lanes.full[0].columns.is_all
+        grad_in = parameter_gradient_buffer(weight_in, overwrite)
+        grad_bias_in = None if bias_in is None else torch.zeros_like(bias_in)
+        grad_out = parameter_gradient_buffer(weight_out, overwrite)
+        with without_autocast(grad_branch):
+            grad_branch = grad_branch.to(x.dtype).contiguous()
+            grad_x = input_gradient_buffer(x, lanes)
             for i, group in enumerate(lanes.full):
                 fresh = overwrite and i == 0
                 graph, ctx.graphs[i] = ctx.graphs[i], None
                 result = graph.result.detach()
                 add_output_weight_gradient(
-                    grad_out_weight, group.columns, grad, result, group, fresh
+                    grad_out, group.columns, grad_branch, result, group, fresh
                 )
                 columns = group.columns.take(weight_out, 1).to(x.dtype)
-                grad_projected = graph.backward(product_of_all(grad, columns, group))
+                grad_projected = graph.backward(product_of_all(grad_branch, columns, group))
                 del graph, result
                 add_input_weight_gradient(grad_in, group.rows, grad_projected, x, group, fresh)
                 if grad_bias_in is not None:
-                    bias_part = grad_projected.sum((0, 1), dtype=grad_bias_in.dtype)
-                    group.rows.add_to(grad_bias_in, 0, bias_part)
+                    part = grad_projected.sum((0, 1), dtype=grad_bias_in.dtype)
+                    group.rows.add_to(grad_bias_in, 0, part)
                 rows = group.rows.take(weight_in, 0).to(x.dtype)
                 keep = not lanes.full_samples_disjoint
-                assert grad_x is not None
                 add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
                 del grad_projected
-            grad_bias_out = None if bias_out is None else grad_out.sum((0, 1), dtype=bias_out.dtype)
-        return (
-            None if grad_x is None else grad_x.to(ctx.x_dtype),
-            grad_in,
-            grad_bias_in,
-            grad_out_weight,
-            grad_bias_out,
-            None,
-            None,
-        )
+        return grad_x.to(ctx.x_dtype), grad_in, grad_bias_in, grad_out, grad_bias_out, None, None
 
 
 def _forward(

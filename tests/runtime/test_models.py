@@ -109,7 +109,7 @@ def test_what_lanes_cannot_compute_is_named(
 
 
 def test_image_size_and_classes_are_checked() -> None:
-    with pytest.raises(InputError, match="64 x 65|100 x 100 pixel images"):
+    with pytest.raises(InputError, match="100 x 100 pixel images"):
         build_model("vit_tiny_patch16_224", image_size=100)
     with pytest.raises(InputError, match="the image size is 0"):
         build_model("vit_tiny_patch16_224", image_size=0)
@@ -169,5 +169,5 @@ def test_unreadable_weights_are_refused(
     path = tmp_path / "cut.safetensors"
     save_file({"head.weight": torch.zeros(5, 48)}, path)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(InputError, match="cut.safetensors: is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a whole safetensors file"):
         load_weights(model, path)

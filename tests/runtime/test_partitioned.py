@@ -221,18 +221,22 @@ def test_a_second_mini_batch_adds_to_the_gradients(
     assert_same_gradients(twice, {name: 2 * gradient for name, gradient in once.items()})
 
 
-def test_every_subnet_parameter_has_a_gradient_even_when_nothing_trains(
-    small_vit: Callable[..., VisionTransformer], workload_of: Callable[..., Workload]
+@pytest.mark.parametrize("operation", [Operation.SHORTCUT, Operation.FORWARD_ONLY])
+def test_every_parameter_has_a_gradient_even_when_nothing_trains(
+    small_vit: Callable[..., VisionTransformer],
+    workload_of: Callable[..., Workload],
+    operation: Operation,
 ) -> None:
-    model = small_vit()
+    model = small_vit(init_values=0.1)
     workload = workload_of(model)
-    for operation in (Operation.SHORTCUT, Operation.FORWARD_ONLY):
-        schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, operation)
-        scheduled_step(model, workload, schedule)
-        for block in model.blocks:
-            for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-                assert linear.weight.grad is not None
-                assert not linear.weight.grad.any()
+    schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, operation)
+    scheduled_step(model, workload, schedule)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+    for block in model.blocks:
+        for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            assert not linear.weight.grad.any()
+        assert block.mlp.fc2.bias.grad.any()
 
 
 def test_the_number_of_waves_is_checked(

@@ -1,0 +1,108 @@
+"""Everything that differs between CPU and CUDA, in one place."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2ft_sched.errors import InputError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """``cpu``, ``cuda``, ``cuda:N``, or with ``auto`` CUDA where there is any.
+
+    Raises:
+        InputError: another name, or a device that this machine or this torch does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory of the device; for a CPU that of the host, or of its control group if less."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(host, int(text)) if text.isdigit() else host
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed buffers for this process; whether it could be done.
+
+    By default every large tensor on a CPU is mapped anew and its pages are cleared at first touch,
+    which takes up to a fifth of a training step and makes times jump with sizes. A process that
+    trains or measures calls this once, before either; it affects dense and scheduled steps alike.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Mixed precision in `dtype`, or nothing."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Seconds between laps: CUDA events, which do not hold up the step, or the host's clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._laps: list[tuple[str, Any]] = []
+
+    def lap(self, name: str) -> None:
+        """What was asked of the device since the last lap belongs to `name`."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._laps.append((name, event))
+        else:
+            self._laps.append((name, time.perf_counter()))
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by name, laps of one name added up; the first lap only starts the clock."""
+        synchronize(self._device)
+        total: dict[str, float] = {}
+        for (_, start), (name, stop) in zip(self._laps, self._laps[1:], strict=False):
+            on_cuda = self._device.type == "cuda"
+            seconds = start.elapsed_time(stop) / 1e3 if on_cuda else stop - start
+            total[name] = total.get(name, 0.0) + seconds
+        return total

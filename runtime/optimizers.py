@@ -1,0 +1,36 @@
+"""Optimizers from timm under the names of `d2ft_sched.workload.OPTIMIZER_STATES`."""
+
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.workload import OPTIMIZER_STATES
+
+_TIMM_OPTIONS: dict[str, dict[str, Any]] = {
+    "sgd": {"opt": "momentum", "momentum": 0.0},
+    "sgdm": {"opt": "momentum", "momentum": 0.9},
+    "adamw": {"opt": "adamw"},
+}
+
+
+def create_optimizer(
+    model: nn.Module, name: str = "adamw", *, lr: float, weight_decay: float = 0.05
+) -> torch.optim.Optimizer:
+    """A fused optimizer over all parameters; biases, norms and positions do not decay.
+
+    Args:
+        model: its parameters must all be on one device.
+        name: ``adamw``, ``sgd`` (no momentum) or ``sgdm`` (momentum 0.9).
+        lr: learning rate.
+        weight_decay: decoupled for ``adamw``.
+
+    Raises:
+        InputError: another name.
+    """
+    if name not in _TIMM_OPTIONS:
+        raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(OPTIMIZER_STATES)}")
+    options = _TIMM_OPTIONS[name]
+    return create_optimizer_v2(model, lr=lr, weight_decay=weight_decay, fused=True, **options)

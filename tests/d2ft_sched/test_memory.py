@@ -1,0 +1,136 @@
+"""Memory of a step: the parts, their sum, and what schedules, waves and devices change."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2ft_sched.memory import (
+    device_memory,
+    device_parameters,
+    operation_activation_bytes,
+    subnet_parameters,
+)
+from d2ft_sched.memory_traffic import (
+    lane_bytes_moved,
+    optimizer_bytes_moved,
+    trunk_bytes_moved,
+)
+from d2ft_sched.model_shape import vision_transformer_shape
+from d2ft_sched.operations import Operation
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.schedule import uniform_schedule
+from d2ft_sched.workload import Workload
+
+
+def small_workload(
+    heads_per_subnet: int = 1, samples: tuple[int, ...] = (2, 3, 1), layer_scale: bool = False
+) -> Workload:
+    shape = vision_transformer_shape(
+        "small",
+        image_size=28,
+        patch_size=14,
+        width=24,
+        num_blocks=2,
+        num_heads=6,
+        mlp_hidden=96,
+        num_classes=5,
+        layer_scale=layer_scale,
+    )
+    return Workload(shape, partition_by_heads(shape, heads_per_subnet), samples)
+
+
+def dense(workload: Workload) -> np.ndarray:
+    return uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+
+
+def test_subnets_and_trunk_hold_every_parameter_once() -> None:
+    workload = small_workload(2)
+    alone = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
+    assert device_parameters(workload, alone) == [workload.shape.num_parameters]
+    spread = place_round_robin(workload.partition, 3, 3)
+    trunk = workload.shape.trunk_parameters
+    held = device_parameters(workload, spread)
+    assert held.sum() == workload.shape.num_parameters + 2 * trunk
+    assert subnet_parameters(workload).sum() == workload.shape.num_parameters - trunk
+
+
+def test_a_device_without_micro_batches_holds_no_trunk_and_no_images() -> None:
+    workload = small_workload(2)
+    placement = Placement(2, (0, 0, 1) * 2, (0, 0, 0))
+    memory = device_memory(workload, placement, dense(workload))
+    assert memory.parameters[1] == 4 * subnet_parameters(workload)[[2, 5]].sum()
+    assert memory.inputs[1] == 0
+    assert memory.inputs[0] == 6 * 3 * 28 * 28 * 4
+
+
+def test_dense_activations_by_hand() -> None:
+    workload = small_workload(6)
+    memory = device_memory(workload, Placement(1, (0, 0), (0, 0, 0)), dense(workload))
+    tokens, width, hidden = 6 * 5, 24, 96
+    attention = 3 * width + width + 6
+    stream = 4 * width
+    per_token = 2 * (attention + 2 * hidden + stream) + 2 * width
+    assert memory.activations[0] == tokens * per_token * 4
+
+
+def test_layer_scale_keeps_both_branches() -> None:
+    plain, scaled = small_workload(6), small_workload(6, layer_scale=True)
+    placement = Placement(1, (0, 0), (0, 0, 0))
+    kept = [device_memory(w, placement, dense(w)).activations[0] for w in (plain, scaled)]
+    assert kept[1] - kept[0] == 2 * 2 * plain.activation_bytes.sum()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), num_devices=st.integers(1, 4), num_waves=st.integers(1, 3))
+def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
+    seed: int, num_devices: int, num_waves: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    workload = small_workload(int(rng.choice([1, 2, 3])), layer_scale=bool(rng.integers(2)))
+    placement = Placement(
+        num_devices,
+        tuple(int(d) for d in rng.integers(num_devices, size=workload.num_subnets)),
+        tuple(int(d) for d in rng.integers(num_devices, size=3)),
+    )
+    schedule = rng.integers(3, size=(workload.num_subnets, 3))
+    memory = device_memory(workload, placement, schedule, num_waves)
+    stays = memory.parameters + memory.optimizer_state + memory.inputs
+    assert (memory.total >= stays + memory.gradients).all()
+    assert (memory.total >= stays + memory.activations).all()
+    parts = memory.gradients + memory.activations + memory.workspace + memory.exchange_buffers
+    assert (memory.total <= stays + parts + memory.gradients).all()
+
+    run_less = np.where(rng.random(schedule.shape) < 0.3, Operation.SHORTCUT, schedule)
+    less = device_memory(workload, placement, run_less, num_waves)
+    assert (less.activations <= memory.activations).all()
+
+
+def test_waves_divide_activations() -> None:
+    workload = small_workload(1, samples=(2, 2, 2))
+    placement = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
+    one, three = (device_memory(workload, placement, dense(workload), n) for n in (1, 3))
+    assert three.activations[0] == pytest.approx(one.activations[0] / 3)
+
+
+def test_operation_activation_bytes_add_up_to_what_lanes_keep() -> None:
+    workload = small_workload(2)
+    kept = operation_activation_bytes(workload)
+    assert not kept[..., : Operation.FULL].any()
+    tokens, width, hidden = 6 * 5, 24, 96
+    assert kept.sum() == 2 * tokens * (4 * width + 6 + 2 * hidden) * 4
+
+
+def test_bytes_moved_follow_samples_and_parameters() -> None:
+    workload = small_workload(2, samples=(2, 4))
+    trunk, lanes = trunk_bytes_moved(workload), lane_bytes_moved(workload)
+    assert trunk.forward[1] == 2 * trunk.forward[0]
+    assert trunk.backward[1] == 2 * trunk.backward[0]
+    assert lanes.mlp_forward.shape == (workload.num_subnets, 2)
+    for moved in (lanes.attention_forward, lanes.attention_backward, lanes.mlp_backward):
+        assert (moved[:, 0] < moved[:, 1]).all()
+        assert (moved[:, 1] < 2 * moved[:, 0]).all()
+    alone = Placement(1, (0,) * workload.num_subnets, (0, 0))
+    adamw = optimizer_bytes_moved(workload, alone)
+    assert adamw == [workload.shape.num_parameters * 4 * 7]
