@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis.commands import compare, demo, finetune, plan, profile, report, simulate
+from analysis.commands import compare, plan, report, simulate
 from d2ft_sched.errors import InputError
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ def options(
     """Options that come before the command."""
 
 
-for module in (demo, plan, compare, simulate, profile, finetune, report):
+for module in (plan, compare, simulate, report):
     app.command(name=module.__name__.rpartition(".")[2])(module.run)
 
 

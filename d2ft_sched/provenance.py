@@ -29,7 +29,7 @@ def provenance(
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor_name(),
+        "processor": processor_name(),
         **{f"{name}_version": _version(name) for name in PACKAGES},
         **facts,
     }
@@ -42,7 +42,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """The processor as the system names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
