@@ -1,9 +1,11 @@
-"""Exact solver of separable problems: it chooses the algorithm per knapsack."""
+"""The exact solver of knapsacks that nothing couples: it chooses the algorithm per knapsack."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
+from d2ft_sched.errors import InputError
 from d2ft_sched.operations import NUM_OPERATIONS
 from d2ft_sched.problem import Problem
 from d2ft_sched.solution import Solution, Status, checked_solution, no_schedule
@@ -12,41 +14,128 @@ from d2ft_sched.solvers.equal_costs import (
     has_equal_costs,
     solve_equal_costs,
 )
-from d2ft_sched.solvers.knapsacks import knapsack_runs
+from d2ft_sched.solvers.knapsacks import Knapsacks, knapsack_runs
+from d2ft_sched.solvers.scaled_batch import scaled_batches
+from d2ft_sched.solvers.unequal_costs import solve_unequal_costs
 
 RUN_ITEMS = 32_768
-"""Items that are worked on at a time: their arrays fit into a core's cache."""
+"""Items that are worked on at a time: memory is bounded and arrays stay near the core."""
+
+MAX_STATES = 8_192
+"""States per knapsack of the search over unequal costs."""
 
 
-def solve_dp(problem: Problem, *, time_limit_s: float | None, seed: int) -> Solution:
-    """Joint optimum over all three operations, knapsack by knapsack."""
+@dataclass
+class _Tally:
+    """What happened so far."""
+
+    bound: float = 0.0
+    num_equal: int = 0
+    num_searched: int = 0
+    num_cut: int = 0
+    infeasible: bool = False
+    unresolved: bool = False
+
+    @property
+    def method(self) -> str:
+        parts = []
+        if self.num_equal:
+            parts.append(f"exact over counts for {self.num_equal} knapsacks of equal costs")
+        if self.num_searched:
+            parts.append(f"exact core search for {self.num_searched} knapsacks of unequal costs")
+        if self.num_cut:
+            parts.append(f"core search cut off with a bound for {self.num_cut} knapsacks")
+        return "; ".join(parts)
+
+
+def solve_dp(
+    problem: Problem,
+    *,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    max_states: int = MAX_STATES,
+) -> Solution:
+    """Joint optimum over all three operations.
+
+    Knapsacks whose items cost the same are solved exactly over counts; others by a core search
+    that is exact unless it meets its limits, and has a bound then. Deterministic.
+
+    Args:
+        problem: without shared constraints.
+        time_limit_s: ends the search over unequal costs.
+        seed: not used.
+        max_states: most states per knapsack of that search.
+    """
+    if problem.shared:
+        raise InputError("this solver takes no shared constraints; use solver 'lagrangian'")
     begin = time.perf_counter()
+    deadline = float("inf") if time_limit_s is None else begin + time_limit_s
     value = problem.value.reshape(-1, NUM_OPERATIONS)
-    operation = np.empty(problem.num_items, dtype=np.int8)
+    operation = np.zeros(problem.num_items, dtype=np.int8)
+    tally = _Tally()
+    num_left = problem.num_items
     for run in knapsack_runs(problem, RUN_ITEMS):
-        if not has_equal_costs(run).all():
-            raise NotImplementedError("unequal costs")
-        for batch in equal_cost_batches(run):
-            chosen, feasible = solve_equal_costs(batch, value)
-            if not feasible.all():
-                return no_schedule(
-                    Status.INFEASIBLE,
-                    upper_bound=float("-inf"),
-                    build_s=0.0,
-                    solve_s=time.perf_counter() - begin,
-                    solver="dp",
-                    method="a knapsack has no feasible choice",
-                )
-            present = np.arange(batch.width) < batch.size[:, None]
-            operation[batch.item[present]] = chosen[present]
-    schedule = operation.reshape(problem.num_subnets, problem.num_microbatches)
+        equal = has_equal_costs(run)
+        _solve_equal(run.take_where(equal), value, operation, tally)
+        now = time.perf_counter()
+        share = (deadline - now) * run.num_items / num_left
+        _solve_unequal(run.take_where(~equal), value, operation, tally, max_states, now + share)
+        num_left -= run.num_items
+        if tally.infeasible:
+            break
+    solve_s = time.perf_counter() - begin
+    if tally.infeasible or tally.unresolved:
+        proven = "proven" if tally.infeasible else "search ended before a feasible choice was found"
+        return no_schedule(
+            Status.INFEASIBLE if tally.infeasible else Status.TIME_LIMIT,
+            upper_bound=float("-inf") if tally.infeasible else tally.bound,
+            build_s=0.0,
+            solve_s=solve_s,
+            solver="dp",
+            method=f"no choice fits a knapsack: {proven}",
+        )
     return checked_solution(
         problem,
-        schedule,
-        upper_bound=problem.objective(schedule),
-        status=Status.OPTIMAL,
+        operation.reshape(problem.num_subnets, problem.num_microbatches),
+        upper_bound=tally.bound,
+        status=Status.FEASIBLE if time.perf_counter() < deadline else Status.TIME_LIMIT,
         build_s=0.0,
-        solve_s=time.perf_counter() - begin,
+        solve_s=solve_s,
         solver="dp",
-        method="exact over counts: items of a knapsack cost the same",
+        method=tally.method,
     )
+
+
+def _solve_equal(
+    knapsacks: Knapsacks, value: np.ndarray, operation: np.ndarray, tally: _Tally
+) -> None:
+    for batch in equal_cost_batches(knapsacks):
+        chosen, feasible = solve_equal_costs(batch, value)
+        present = np.arange(batch.width) < batch.size[:, None]
+        item = batch.item[present]
+        operation[item] = chosen[present]
+        tally.bound += float(value[item, operation[item]].sum())
+        tally.num_equal += len(chosen)
+        tally.infeasible |= not feasible.all()
+
+
+def _solve_unequal(
+    knapsacks: Knapsacks,
+    value: np.ndarray,
+    operation: np.ndarray,
+    tally: _Tally,
+    max_states: int,
+    deadline: float,
+) -> None:
+    for batch in scaled_batches(knapsacks):
+        if not batch.possible.all():
+            tally.infeasible = True
+            return
+        result = solve_unequal_costs(batch, value, max_states=max_states, deadline=deadline)
+        operation[batch.item[batch.present]] = result.operation[batch.present]
+        proven = result.bound <= result.value
+        tally.bound += float(result.bound.sum())
+        tally.num_searched += int(proven.sum())
+        tally.num_cut += int((~proven).sum())
+        tally.infeasible |= bool((np.isneginf(result.value) & proven).any())
+        tally.unresolved |= bool(np.isneginf(result.value).any())

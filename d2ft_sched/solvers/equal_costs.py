@@ -1,7 +1,8 @@
 """Exact optimum of knapsacks whose items all cost the same, for any number of resources.
 
-Then spending depends only on the counts (num_full, num_forward_only). In an optimum with given
-counts, no FULL item has a smaller advantage of FULL over FORWARD_ONLY than a FORWARD_ONLY item has,
+Then spending depends only on the counts (num_full, num_forward_only). Where SHORTCUT is never
+dearer than FORWARD_ONLY, a FORWARD_ONLY that gains less than nothing stands for SHORTCUT. In an
+optimum with given counts, no FULL item has a smaller advantage of FULL over FORWARD_ONLY than a FORWARD_ONLY item has,
 or the two would swap. So with the items sorted by that advantage there is a split: FULL items are
 the best ones before it, FORWARD_ONLY items the best ones after it, and every split gives a valid
 choice. For each split the sums of the best j before and after it follow from the previous split by
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.operations import Operation
-from d2ft_sched.solvers.knapsacks import Knapsacks
+from d2ft_sched.solvers.knapsacks import Knapsacks, padded_size
 
 EQUAL_COSTS_TOLERANCE = 1e-12
 """Relative spread of costs that counts as equal (rounding); the largest is then used."""
@@ -58,18 +59,12 @@ def has_equal_costs(knapsacks: Knapsacks) -> np.ndarray:
 
 def equal_cost_batches(knapsacks: Knapsacks) -> list[EqualCostBatch]:
     """Knapsacks with equal costs, grouped by size; padding is at most a quarter of the items."""
-    width = _padded_size(knapsacks.size)
+    width = padded_size(knapsacks.size)
     batches = []
     for w in np.unique(width):
         members = np.flatnonzero(width == w)
         batches.append(_batch(knapsacks, members, int(w)))
     return batches
-
-
-def _padded_size(size: np.ndarray) -> np.ndarray:
-    """The size rounded up to a quarter of its power of two."""
-    step = np.maximum(1, 2 ** (np.ceil(np.log2(size)).astype(np.int64) - 3))
-    return -(-size // step) * step
 
 
 def _batch(knapsacks: Knapsacks, members: np.ndarray, width: int) -> EqualCostBatch:
@@ -141,14 +136,12 @@ def solve_equal_costs(batch: EqualCostBatch, value: np.ndarray) -> tuple[np.ndar
     base = chosen[..., Operation.SHORTCUT]
     forward = np.where(present, chosen[..., Operation.FORWARD_ONLY] - base, -np.inf)
     full = np.where(present, chosen[..., Operation.FULL] - base, -np.inf)
-    advantage = np.where(
-        present, chosen[..., Operation.FULL] - chosen[..., Operation.FORWARD_ONLY], -np.inf
-    )
+    if batch.least_forward is None:
+        np.maximum(forward, 0.0, out=forward)
+    advantage = np.subtract(full, forward, out=np.full(full.shape, -np.inf), where=present)
     order = np.argsort(-advantage, axis=1)
     forward = np.take_along_axis(forward, order, axis=1)
     full = np.take_along_axis(full, order, axis=1)
-    if batch.least_forward is None:
-        np.maximum(forward, 0.0, out=forward)
     num_full, num_forward, split = _best_counts(batch, full.T.copy(), forward.T.copy())
     feasible = num_full >= 0
 

@@ -35,13 +35,11 @@ class Knapsacks:
     def num_items(self) -> int:
         return len(self.item)
 
-    @property
-    def owner(self) -> np.ndarray:
-        """Knapsack of each item, int ``[num_items]``, counted within this run."""
-        return np.repeat(np.arange(len(self)), self.size)
-
-    def take(self, chosen: np.ndarray) -> "Knapsacks":
-        """The knapsacks at the indices `chosen`, in that order."""
+    def take_where(self, wanted: np.ndarray) -> "Knapsacks":
+        """The knapsacks where `wanted`, bool ``[num_knapsacks]``."""
+        if wanted.all():
+            return self
+        chosen = np.flatnonzero(wanted)
         size = self.size[chosen]
         start = np.cumsum(size) - size
         position = np.repeat(self.start[chosen] - start, size) + np.arange(size.sum())
@@ -63,7 +61,7 @@ def knapsack_runs(problem: Problem, max_items: int) -> Iterator[Knapsacks]:
     present = np.flatnonzero(size)
     size = size[present]
     end = np.cumsum(size)
-    cost = problem.cost.reshape(problem.num_resources, -1, NUM_OPERATIONS)
+    cost = problem.cost.reshape(problem.num_resources, problem.num_items, NUM_OPERATIONS)
     first = 0
     while first < len(present):
         begin = int(end[first] - size[first])
@@ -89,3 +87,9 @@ def _binding(
             dearest = np.add.reduceat(cost[r].max(axis=1), start)
             admitted[dearest <= admitted[:, r], r] = np.inf
     return admitted
+
+
+def padded_size(size: np.ndarray) -> np.ndarray:
+    """The size rounded up so that padding is at most a quarter, for batches of similar size."""
+    step = 2 ** np.maximum(0, np.ceil(np.log2(size)).astype(np.int64) - 3)
+    return -(-size // step) * step
