@@ -9,9 +9,10 @@ read it as gigabits and others as gigabytes.
 import math
 import re
 from enum import StrEnum
+from fractions import Fraction
 
-_DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
+_DECIMAL = {prefix: Fraction(1000**i) for i, prefix in enumerate(("", "k", "M", "G", "T", "P"))}
+_BINARY = {f"{prefix}i": Fraction(1024**i) for i, prefix in enumerate("KMGTP", start=1)}
 _NUMBER_AND_UNIT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
 
 
@@ -25,7 +26,7 @@ class Dimension(StrEnum):
     WATTS = "watts"
 
 
-def _prefixed(unit: str, size: float = 1.0, binary: bool = False) -> dict[str, float]:
+def _prefixed(unit: str, size: Fraction = Fraction(1), binary: bool = False) -> dict[str, Fraction]:
     prefixes = {**_DECIMAL, **_BINARY} if binary else _DECIMAL
     return {prefix + unit: factor * size for prefix, factor in prefixes.items()}
 
@@ -34,11 +35,16 @@ _UNITS = {
     Dimension.BYTES: _prefixed("B", binary=True),
     Dimension.BYTES_PER_S: {
         **_prefixed("B/s", binary=True),
-        **_prefixed("bit/s", 1 / 8),
-        **_prefixed("bps", 1 / 8),
+        **_prefixed("bit/s", Fraction(1, 8)),
+        **_prefixed("bps", Fraction(1, 8)),
     },
     Dimension.FLOPS_PER_S: {**_prefixed("FLOP/s"), **_prefixed("FLOPS")},
-    Dimension.SECONDS: {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9},
+    Dimension.SECONDS: {
+        "s": Fraction(1),
+        "ms": Fraction(1, 10**3),
+        **dict.fromkeys(("us", "µs", "μs"), Fraction(1, 10**6)),
+        "ns": Fraction(1, 10**9),
+    },
     Dimension.WATTS: _prefixed("W"),
 }
 _EXAMPLE = {
@@ -66,7 +72,8 @@ def parse_quantity(value: object, dimension: Dimension) -> float:
             raise ValueError(wanted)
         number, unit = float(match[1]), match[2]
         if unit:
-            number *= _unit_size(unit, dimension)
+            size = _unit_size(unit, dimension)
+            number = number * size.numerator / size.denominator
     else:
         number = float(value)
     if not math.isfinite(number):
@@ -74,7 +81,7 @@ def parse_quantity(value: object, dimension: Dimension) -> float:
     return number
 
 
-def _unit_size(unit: str, dimension: Dimension) -> float:
+def _unit_size(unit: str, dimension: Dimension) -> Fraction:
     known = _UNITS[dimension]
     if unit in known:
         return known[unit]

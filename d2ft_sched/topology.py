@@ -73,7 +73,7 @@ def torus(devices: Sequence[str], sizes: Sequence[int], cable: Cable) -> Network
     links: dict[frozenset[str], Link] = {}
     for here in itertools.product(*map(range, sizes)):
         for axis, size in enumerate(sizes):
-            there = tuple((x + (a == axis)) % size for a, x in enumerate(here))
+            there = (*here[:axis], (here[axis] + 1) % size, *here[axis + 1 :])
             if there != here:
                 ends = tuple(devices[_row_major(place, sizes)] for place in (here, there))
                 links.setdefault(frozenset(ends), cable.join(*ends))
