@@ -23,6 +23,7 @@ from analysis.plots.work_kinds import NETWORK, resources, work_kinds
 
 _FINEST = 1 / 4000
 """Gaps below this fraction of the time axis cannot be seen: such neighbours are merged."""
+_MOST_TALL_ROWS = 16
 _HAIR = 1 / 5000
 """Bars below this fraction of the time axis are drawn as wide as this, so as not to vanish."""
 
@@ -53,7 +54,7 @@ def _gantt(panels: Sequence[Sequence[tuple[str, pd.DataFrame]]], label: str) -> 
     tables = [table for row in panels for _, table in row]
     names = resources(tables)
     end_s = max(_end_s(table) for table in tables)
-    row_in = 0.24 if len(names) <= 16 else 0.12
+    row_in = 0.24 if len(names) <= _MOST_TALL_ROWS else 0.12
     with plot_style():
         figure = new_figure(0.9 + len(panels) * (0.45 + row_in * len(names)))
         grid = figure.subplots(len(panels), len(panels[0]), sharex=True, sharey=True, squeeze=False)
@@ -104,7 +105,7 @@ def _draw(
     axes.axvline(last_s * factor, color=BLACK, linewidth=0.8, linestyle="--")
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, end_s * factor * 1.01)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, fontsize=9 if len(names) <= _MOST_TALL_ROWS else 6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
 
