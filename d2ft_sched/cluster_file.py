@@ -46,7 +46,7 @@ def load_cluster(path: Path) -> Cluster:
 
 def dump_cluster(cluster: Cluster, path: Path) -> None:
     """Write a cluster file, atomically; `load_cluster` reads back an equal cluster."""
-    content = yaml.safe_dump(cluster_to_dict(cluster), sort_keys=False, allow_unicode=True)
+    content = yaml.safe_dump(cluster_to_dict(cluster), sort_keys=False)
     write_text(path, content)
 
 

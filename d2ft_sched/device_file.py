@@ -157,4 +157,4 @@ def load_device(path: Path) -> Device:
 
 def dump_device(device: Device, path: Path) -> None:
     """Write a device file, atomically."""
-    write_text(path, yaml.safe_dump(device_to_dict(device), sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(device_to_dict(device), sort_keys=False))

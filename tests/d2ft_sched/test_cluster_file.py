@@ -414,4 +414,4 @@ def test_any_cluster_comes_back_exactly(data):
     )
     plain = cluster_to_dict(cluster)
     assert cluster_from_dict(json.loads(json.dumps(plain))) == cluster
-    assert cluster_from_dict(yaml.safe_load(yaml.safe_dump(plain, allow_unicode=True))) == cluster
+    assert cluster_from_dict(yaml.safe_load(yaml.safe_dump(plain))) == cluster
