@@ -154,12 +154,13 @@ def run_flows(
             to_finish_s = (classes.remaining[: classes.size] / rate).min()
             to_arrival_s = arrival_s[arrived] - now
             step_s = min(to_finish_s, to_arrival_s)
+            later = now + step_s if to_finish_s < to_arrival_s else arrival_s[arrived]
             if watch is not None:
-                columns = slice(0, classes.size)
-                watch(now, now + step_s, classes.pair[columns], classes.levels.count[columns], rate)
-            finished = classes.advance(rate, step_s)
-            now = now + step_s if to_finish_s < to_arrival_s else arrival_s[arrived]
-            finish_s[finished] = now
+                in_use = slice(0, classes.size)
+                counts = classes.levels.count[in_use].copy()
+                watch(now, later, classes.pair[in_use].copy(), counts, rate)
+            finish_s[classes.advance(rate, step_s)] = later
+            now = later
         else:
             now = arrival_s[arrived]
         if now >= arrival_s[arrived]:
