@@ -33,7 +33,11 @@ def switch_seconds(cluster: Cluster, pair_bytes: ArrayLike) -> np.ndarray:
     sent_s = messages.sum(axis=-1) / bandwidth
     received_s = messages.sum(axis=-2) / bandwidth
     busiest_s = np.maximum(sent_s, received_s).max(axis=-1)
-    return busiest_s + np.where(messages > 0, _latency_s(cluster), 0.0).max(axis=(-2, -1))
+    port_s = _port_latency_s(cluster)
+    if (port_s == port_s[0]).all():
+        return busiest_s + np.where(busiest_s > 0, 2 * port_s[0], 0.0)
+    latency_s = port_s[:, None] + port_s
+    return busiest_s + np.where(messages > 0, latency_s, 0.0).max(axis=(-2, -1))
 
 
 def is_exact(cluster: Cluster, pair_bytes: ArrayLike) -> np.ndarray:
@@ -42,7 +46,8 @@ def is_exact(cluster: Cluster, pair_bytes: ArrayLike) -> np.ndarray:
     messages = _messages(cluster, pair_bytes)
     sent = messages > 0
     exact = np.ones(messages.shape[:-2], dtype=bool)
-    for values in (messages, np.broadcast_to(_latency_s(cluster), messages.shape)):
+    port_s = _port_latency_s(cluster)
+    for values in (messages, np.broadcast_to(port_s[:, None] + port_s, messages.shape)):
         largest = np.where(sent, values, -np.inf).max(axis=(-2, -1))
         smallest = np.where(sent, values, np.inf).min(axis=(-2, -1))
         exact &= ~(largest > smallest * (1 + 1e-12))
@@ -55,12 +60,15 @@ def _messages(cluster: Cluster, pair_bytes: ArrayLike) -> np.ndarray:
             f"cluster {cluster.name!r} is not one non-blocking switch with full-duplex links; "
             f"simulate its flows instead"
         )
-    return np.asarray(pair_bytes, dtype=float) * ~np.eye(len(cluster.devices), dtype=bool)
+    messages = np.asarray(pair_bytes, dtype=float)
+    if messages.diagonal(axis1=-2, axis2=-1).any():
+        messages = messages * ~np.eye(len(cluster.devices), dtype=bool)
+    return messages
 
 
-def _latency_s(cluster: Cluster) -> np.ndarray:
+def _port_latency_s(cluster: Cluster) -> np.ndarray:
     port = np.zeros(len(cluster.devices))
     for link in cluster.links:
         device = link.source if link.target == cluster.switches[0] else link.target
         port[cluster.device_index(device)] = link.latency_s
-    return port[:, None] + port
+    return port
