@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import Attention, Mlp, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
@@ -80,6 +81,13 @@ def model_name(model: nn.Module) -> str:
     """timm's name of the model, or else its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return str(config.get("architecture") or type(model).__name__)
+
+
+def normalization_of(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel that the model was pretrained with."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = config.get("mean", IMAGENET_DEFAULT_MEAN), config.get("std", IMAGENET_DEFAULT_STD)
+    return tuple(mean), tuple(std)
 
 
 def check_supported(model: nn.Module) -> VisionTransformer:

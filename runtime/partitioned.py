@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from runtime.device import Stopwatch
 from runtime.lane_slices import BlockLanes, ScheduleSlices, SublayerLanes, Wave
 from runtime.sublayer_lanes import Core, attention_core, sublayer_lanes
 
@@ -28,7 +29,11 @@ def forward(model: VisionTransformer, images: Tensor, wave: Wave) -> Tensor:
 
 
 def forward_backward(
-    model: VisionTransformer, images: Tensor, labels: Tensor, slices: ScheduleSlices
+    model: VisionTransformer,
+    images: Tensor,
+    labels: Tensor,
+    slices: ScheduleSlices,
+    watch: Stopwatch | None = None,
 ) -> Tensor:
     """Run one mini-batch and add its gradients to those of the parameters.
 
@@ -40,6 +45,7 @@ def forward_backward(
         images: ``[num_samples, 3, H, W]``, micro-batch after micro-batch.
         labels: int64 ``[num_samples]``.
         slices: the schedule.
+        watch: laps "forward" and "backward" are added to it.
 
     Returns:
         The loss, a scalar without graph on the device of `images`.
@@ -49,7 +55,11 @@ def forward_backward(
         logits = forward(model, images[wave.samples], wave)
         total = F.cross_entropy(logits, labels[wave.samples], reduction="sum")
         loss = total / slices.num_samples
+        if watch is not None:
+            watch.lap("forward")
         loss.backward()
+        if watch is not None:
+            watch.lap("backward")
         losses.append(loss.detach())
     for parameter in model.parameters():
         if parameter.grad is None and parameter.requires_grad:

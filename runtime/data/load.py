@@ -1,0 +1,142 @@
+"""Data sets by name: chosen, resized and held in memory as bytes."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from d2ft_sched.errors import InputError
+from runtime.data.image_data import ImageData, Pictures, Source, Split
+from runtime.data.image_folder import PREFIX, image_folder
+from runtime.data.mnist_subset import MNIST_SUBSET, mnist_subset
+from runtime.data.torchvision_sets import torchvision_source
+from runtime.device import memory_bytes
+
+TEST_SHARE = 0.2
+"""Share of the pictures that are for testing where neither source nor user says."""
+
+
+def load_data(
+    name: str,
+    *,
+    image_size: int,
+    num_train: int | None = None,
+    num_test: int | None = None,
+    seed: int = 0,
+    data_root: Path | None = None,
+    download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageData:
+    """A data set in memory: ``3 * image_size ** 2`` bytes a picture.
+
+    Args:
+        name: ``mnist-subset``, ``imagefolder:PATH`` or a data set of torchvision (``cifar10``).
+        image_size: pictures are cropped to a square at their middle and resized to it.
+        num_train, num_test: how many pictures of each part, classes as equal as they can be;
+            default all of them.
+        seed: of that choice, and of the split where the source has none.
+        data_root: folder of a torchvision data set; default ``data``.
+        download: let torchvision fetch it.
+        progress: told how many pictures of how many are read.
+
+    Raises:
+        InputError: unknown or unreadable data, a broken picture, fewer pictures than asked for, or
+            more than memory can hold.
+    """
+    source = _source(name, data_root or Path("data"), download)
+    rng = np.random.default_rng(seed)
+    train, test = _choose(source, num_train, num_test, rng)
+    test_pictures = source.train if source.test is None else source.test
+    num_all = len(train) + len(test)
+    needed, there_are = num_all * 3 * image_size**2, memory_bytes(torch.device("cpu"))
+    if needed > there_are / 2:
+        raise InputError(
+            f"{num_all} pictures of {image_size} pixels take {needed / 1e9:.1f} GB, over half of "
+            f"this machine's {there_are / 1e9:.1f} GB; choose fewer"
+        )
+    report = progress or (lambda done, total: None)
+    return ImageData(
+        name=source.name,
+        train=_read(source.train, train, image_size, lambda n: report(n, num_all)),
+        test=_read(test_pictures, test, image_size, lambda n: report(len(train) + n, num_all)),
+        class_names=source.class_names,
+    )
+
+
+def _source(name: str, data_root: Path, download: bool) -> Source:
+    if name == MNIST_SUBSET:
+        return mnist_subset()
+    if name.startswith(PREFIX):
+        return image_folder(Path(name.removeprefix(PREFIX)))
+    return torchvision_source(name, data_root, download)
+
+
+def _choose(
+    source: Source, num_train: int | None, num_test: int | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into the training and into the test pictures; the same pictures if not split."""
+    labels = source.train.labels
+    if source.test is not None:
+        train = choose_balanced(labels, num_train, rng, "training")
+        return train, choose_balanced(source.test.labels, num_test, rng, "test")
+    if num_test is None:
+        num_test = max(1, round(TEST_SHARE * len(labels)))
+    test = choose_balanced(labels, num_test, rng, "test")
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    return rest[choose_balanced(labels[rest], num_train, rng, "training")], test
+
+
+def choose_balanced(
+    labels: np.ndarray, num_samples: int | None, rng: np.random.Generator, purpose: str
+) -> np.ndarray:
+    """Indices of `num_samples` samples in random order, classes as equal as they can be.
+
+    Args:
+        labels: int ``[num_candidates]``.
+        num_samples: how many; None for all.
+        rng: source of the choice.
+        purpose: what they are for, to say so in an error.
+
+    Raises:
+        InputError: there are not as many.
+    """
+    shuffled = rng.permutation(len(labels))
+    if num_samples is None:
+        num_samples = len(labels)
+    if not 1 <= num_samples <= len(labels):
+        raise InputError(
+            f"{num_samples} pictures for {purpose} are asked for; there are {len(labels)}, "
+            f"and at least 1 is needed"
+        )
+    rank_in_class = np.empty(len(labels), dtype=int)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        rank_in_class[members] = np.arange(len(members))
+    class_by_class = shuffled[np.argsort(rank_in_class[shuffled], kind="stable")]
+    return rng.permutation(class_by_class[:num_samples])
+
+
+def _read(
+    pictures: Pictures, indices: np.ndarray, image_size: int, report: Callable[[int], None]
+) -> Split:
+    images = torch.empty(len(indices), 3, image_size, image_size, dtype=torch.uint8)
+
+    def fill(target: int) -> None:
+        images[target] = picture_to_tensor(pictures.read(int(indices[target])), image_size)
+
+    with ThreadPoolExecutor() as pool:
+        for num_read, _ in enumerate(pool.map(fill, range(len(indices))), start=1):
+            report(num_read)
+    return Split(images, torch.from_numpy(pictures.labels[indices].astype(np.int64)))
+
+
+def picture_to_tensor(picture: Image.Image, image_size: int) -> Tensor:
+    """uint8 ``[3, image_size, image_size]``: cropped to a square at its middle and resized."""
+    square = ImageOps.fit(
+        picture.convert("RGB"), (image_size, image_size), Image.Resampling.BICUBIC
+    )
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)

