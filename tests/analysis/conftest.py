@@ -55,7 +55,7 @@ def _steps(run_steps: dict[str, Prediction]) -> dict[str, dict[str, float]]:
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """Three solvers, three runs, three unequal devices on a switch."""
+    """Two solvers, three runs, three unequal devices on a switch."""
     shape = vision_transformer_shape(
         "vit_of_four_blocks", image_size=56, patch_size=14, width=192, num_blocks=4,
         num_heads=6, mlp_hidden=768, num_classes=10,
@@ -75,7 +75,7 @@ def run() -> Run:
     scores = Scores(rng.gamma(2.0, size=size), rng.gamma(2.0, size=size))
     budget = Budget(0.6, 1.0)
     problem = formulate(workload, cluster, placement, scores, budget).problem
-    solutions = {name: solve(problem, solver=name) for name in ("two_stage", "dp", "mip")}
+    solutions = {name: solve(problem, solver=name) for name in ("dp", "mip")}
     plan = plan_from_solution(workload, cluster, placement, budget, solutions["dp"])
     schedules = {
         "dense": uniform_schedule(*size, Operation.FULL),

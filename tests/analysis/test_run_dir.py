@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from analysis.run_dir import Run, load_run
+from analysis.run_dir import Run, load_run, save_run
 from analysis.run_records import EpochMeasurement
 from d2ft_sched.errors import InputError
 
@@ -24,6 +25,16 @@ def test_a_run_reads_back_as_it_was_written(run: Run, run_dir: Path) -> None:
     pd.testing.assert_frame_equal(
         loaded.comparison, run.comparison, check_dtype=False, check_exact=True
     )
+
+
+def test_a_solver_may_have_proven_no_bound(run: Run, tmp_path: Path) -> None:
+    unproven = run.comparison.astype(object)
+    unproven.loc[0, ["upper_bound", "gap"]] = None
+    save_run(replace(run, comparison=unproven), tmp_path)
+    first, second = load_run(tmp_path).comparison.to_dict(orient="records")
+    assert pd.isna(first["upper_bound"])
+    assert pd.isna(first["gap"])
+    assert second["upper_bound"] == run.comparison["upper_bound"][1]
 
 
 def test_a_loss_that_is_not_finite_is_kept_as_none() -> None:
