@@ -3,6 +3,7 @@
 import numpy as np
 
 from d2ft_sched.cluster import Cluster
+from sim.switch import switch_seconds
 
 
 def link_loads(cluster: Cluster, pair_bytes: np.ndarray) -> np.ndarray:
@@ -23,11 +24,14 @@ def link_loads(cluster: Cluster, pair_bytes: np.ndarray) -> np.ndarray:
 def exchange_seconds(cluster: Cluster, pair_bytes: np.ndarray) -> float:
     """Seconds until every message has arrived.
 
-    The busiest link works without pause, after the longest latency: exact where one link bounds the
-    exchange, as on a non-blocking switch with one bottleneck, and a lower bound elsewhere.
+    The busiest link works without pause, after the longest latency. Under max-min fair sharing that
+    is exact for messages of one size and one latency, and a lower bound for others;
+    `sim.flows.simulate_flows` says how long those take.
     """
     if not pair_bytes.any():
         return 0.0
+    if cluster.is_non_blocking_switch:
+        return float(switch_seconds(cluster, pair_bytes))
     loads = link_loads(cluster, pair_bytes)
     shared = np.bincount(cluster.link_channel, weights=loads, minlength=len(loads))
     busiest_s = float((shared / cluster.link_bandwidth_bytes_per_s).max())
