@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from d2ft_sched.problem import Problem
+from d2ft_sched.problem import ROUNDING, Problem
 
 OPTIMALITY_TOLERANCE = 1e-9
 """Relative gap up to which a schedule counts as optimal."""
@@ -72,11 +72,12 @@ def checked_solution(
     solve_s: float,
     solver: str,
     method: str,
+    tolerance: float = OPTIMALITY_TOLERANCE,
 ) -> Solution:
     """A solution whose schedule was checked and whose objective was recomputed from the problem.
 
     A status is never overstated: OPTIMAL becomes FEASIBLE where the bound does not prove it, and
-    FEASIBLE or TIME_LIMIT become OPTIMAL where the bound does.
+    FEASIBLE or TIME_LIMIT become OPTIMAL where the bound does, within the relative `tolerance`.
 
     Raises:
         RuntimeError: the schedule breaks a constraint or beats its bound: the solver has an error.
@@ -86,11 +87,12 @@ def checked_solution(
     if violation:
         raise RuntimeError(f"solver {solver}: {violation}")
     objective = problem.objective(schedule)
-    scale = max(1e-300, float(np.abs(problem.value).max(axis=2).sum()))
-    if objective > upper_bound + OPTIMALITY_TOLERANCE * scale:
+    rounding = ROUNDING * float(np.abs(problem.value).max(axis=2).sum())
+    slack = tolerance * abs(objective) + rounding
+    if objective > upper_bound + slack:
         raise RuntimeError(f"solver {solver}: objective {objective} beats its bound {upper_bound}")
     upper_bound = max(upper_bound, objective)
-    proven = upper_bound - objective <= OPTIMALITY_TOLERANCE * max(abs(objective), 1e-3 * scale)
+    proven = upper_bound - objective <= slack
     if proven:
         status = Status.OPTIMAL
     elif status == Status.OPTIMAL:

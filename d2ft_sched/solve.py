@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -12,10 +13,30 @@ from d2ft_sched.solution import Solution
 Solver = Callable[..., Solution]
 """Called as ``solver(problem, time_limit_s=..., seed=..., **options)``."""
 
-_REGISTRY: dict[str, str | Solver] = {
-    "dp": "d2ft_sched.solvers.dp:solve_dp",
+
+@dataclass(frozen=True)
+class _Entry:
+    """A solver, or "module:function" that is imported when first asked for, with fixed options."""
+
+    solver: str | Solver
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def function(self) -> Solver:
+        if not isinstance(self.solver, str):
+            return self.solver
+        module, function = self.solver.split(":")
+        return getattr(import_module(module), function)
+
+
+_MIP = "d2ft_sched.solvers.mip:solve_mip"
+
+_REGISTRY: dict[str, _Entry] = {
+    "dp": _Entry("d2ft_sched.solvers.dp:solve_dp"),
+    "mip": _Entry(_MIP),
+    "scip": _Entry(_MIP, {"backend": "scip"}),
+    "highs": _Entry(_MIP, {"backend": "highs"}),
+    "cp_sat": _Entry(_MIP, {"backend": "cp_sat"}),
 }
-"""Solver, or "module:function" that is imported when first asked for."""
 
 
 def solver_names() -> tuple[str, ...]:
@@ -31,22 +52,7 @@ def register_solver(name: str, solver: Solver) -> None:
     """
     if name in _REGISTRY:
         raise InputError(f"solver {name!r} is registered already; choose another name")
-    _REGISTRY[name] = solver
-
-
-def get_solver(name: str) -> Solver:
-    """The solver of that name.
-
-    Raises:
-        InputError: unknown name.
-    """
-    if name not in _REGISTRY:
-        raise InputError(f"solver {name!r} is unknown; it must be one of {', '.join(_REGISTRY)}")
-    entry = _REGISTRY[name]
-    if isinstance(entry, str):
-        module, function = entry.split(":")
-        entry = getattr(import_module(module), function)
-    return entry
+    _REGISTRY[name] = _Entry(solver)
 
 
 def solve(
@@ -71,13 +77,17 @@ def solve(
     Raises:
         InputError: unknown solver or option, or a time limit that is not above 0.
     """
-    function = get_solver(solver)
+    if solver not in _REGISTRY:
+        raise InputError(f"solver {solver!r} is unknown; it must be one of {', '.join(_REGISTRY)}")
     if time_limit_s is not None and not time_limit_s > 0:
         raise InputError(f"time limit is {time_limit_s} s; it must be above 0, or None")
-    known = list(inspect.signature(function).parameters)[1:]
+    entry = _REGISTRY[solver]
+    function = entry.function()
+    known = [p for p in inspect.signature(function).parameters if p not in entry.options][1:]
     for option in options:
         if option not in known:
             raise InputError(
                 f"solver {solver!r} has no option {option!r}; it takes {', '.join(known)}"
             )
-    return function(problem, time_limit_s=time_limit_s, seed=seed, **options)
+    solution = function(problem, time_limit_s=time_limit_s, seed=seed, **entry.options, **options)
+    return replace(solution, solver=solver)

@@ -2,13 +2,13 @@
 
 Then spending depends only on the counts (num_full, num_forward_only). Where SHORTCUT is never
 dearer than FORWARD_ONLY, a FORWARD_ONLY that gains less than nothing stands for SHORTCUT. In an
-optimum with given counts, no FULL item has a smaller advantage of FULL over FORWARD_ONLY than a FORWARD_ONLY item has,
-or the two would swap. So with the items sorted by that advantage there is a split: FULL items are
-the best ones before it, FORWARD_ONLY items the best ones after it, and every split gives a valid
-choice. For each split the sums of the best j before and after it follow from the previous split by
-one insertion and one deletion; for each num_full the constraints leave an interval of
-num_forward_only, on which the sum is concave. That is O(n^2) per knapsack of n items, O(n) memory,
-and all knapsacks advance together.
+optimum with given counts, no FULL item has a smaller advantage of FULL over FORWARD_ONLY than a
+FORWARD_ONLY item has, or the two would swap. So with the items sorted by that advantage there is a
+split: FULL items are the best ones before it, FORWARD_ONLY items the best ones after it, and every
+split gives a valid choice. For each split the sums of the best j before and after it follow from
+the previous split by one insertion and one deletion; for each num_full the constraints leave an
+interval of num_forward_only, on which the sum is concave. That is O(n^2) per knapsack of n items,
+O(n) memory, and all knapsacks advance together.
 """
 
 from dataclasses import dataclass

@@ -95,7 +95,7 @@ def best_objective(problem: Problem) -> float | None:
     return float(value[feasible].max()) if feasible.any() else None
 
 
-def assert_optimal(problem: Problem, solver: str) -> None:
+def assert_optimal(problem: Problem, solver: str, tolerance: float = 1e-9) -> None:
     best = best_objective(problem)
     solution = solve(problem, solver=solver)
     if best is None:
@@ -105,7 +105,7 @@ def assert_optimal(problem: Problem, solver: str) -> None:
     scale = np.abs(problem.value).max(axis=2).sum()
     assert solution.status == Status.OPTIMAL
     assert problem.violation(solution.schedule) is None
-    assert solution.objective == pytest.approx(best, abs=1e-9 * scale + 1e-12)
+    assert solution.objective == pytest.approx(best, abs=tolerance * scale + 1e-12)
     assert solution.upper_bound >= solution.objective
 
 
@@ -119,3 +119,10 @@ def test_dp_is_optimal_for_equal_costs(problem: Problem) -> None:
 @settings(max_examples=400, deadline=None)
 def test_dp_is_optimal_for_unequal_costs(problem: Problem) -> None:
     assert_optimal(problem, "dp")
+
+
+@pytest.mark.parametrize("backend", ["scip", "highs", "cp_sat"])
+@given(problem=problems(max_items=6))
+@settings(max_examples=60, deadline=None)
+def test_mip_backends_agree_with_brute_force(backend: str, problem: Problem) -> None:
+    assert_optimal(problem, backend, tolerance=1e-6)

@@ -1,0 +1,270 @@
+"""The whole problem through OR-Tools (MathOpt): SCIP, HiGHS or CP-SAT, for comparison."""
+
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.operations import NUM_OPERATIONS
+from d2ft_sched.problem import Problem
+from d2ft_sched.solution import Solution, Status, checked_solution, no_schedule
+from d2ft_sched.solvers.mip_arrays import MipArrays, mip_arrays
+from d2ft_sched.solvers.quiet_stdout import quiet_stdout
+
+if TYPE_CHECKING:
+    from ortools.math_opt import model_pb2
+
+BACKENDS = {"scip": "GSCIP", "highs": "HIGHS", "cp_sat": "CP_SAT"}
+"""Name of each backend and of its MathOpt solver type."""
+
+MIP_TOLERANCE = 1e-6
+"""Relative gap at which these solvers call a solution optimal."""
+
+FEASIBILITY_MARGIN = 4e-6
+"""What a second solve keeps back of scaled capacities when the first went over them."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a backend said of one programme; `x` is None without a solution."""
+
+    status: Status
+    x: np.ndarray | None
+    bound: float
+    build_s: float
+    solve_s: float
+
+
+def solve_mip(
+    problem: Problem,
+    *,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    backend: str = "scip",
+    warm_start: bool = False,
+    by_knapsack: bool = False,
+) -> Solution:
+    """Solve by branch and bound; status and bound are the backend's, its optimality tolerance 1e-6.
+
+    Args:
+        problem: any.
+        time_limit_s: for the whole solve.
+        seed: of the backend.
+        backend: a key of `BACKENDS`; SCIP is the fastest of them on these problems.
+        warm_start: hand the backend the DP's schedule, or with shared constraints that of the
+            Lagrangian decomposition.
+        by_knapsack: one programme per knapsack instead of one for all; without shared constraints.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"backend {backend!r} is unknown; it must be one of {', '.join(BACKENDS)}")
+    if by_knapsack and problem.shared:
+        raise InputError("shared constraints couple the knapsacks: by_knapsack must be False")
+    start = _warm_start(problem, seed) if warm_start else None
+    how = "knapsack by knapsack" if by_knapsack else "one model"
+    method = f"{backend} through OR-Tools MathOpt, {how}" + (", warm start" if warm_start else "")
+    if not by_knapsack:
+        return _solve_whole(problem, start, backend, time_limit_s, seed, method)
+    return _solve_by_knapsack(problem, start, backend, time_limit_s, seed, method)
+
+
+def _warm_start(problem: Problem, seed: int) -> np.ndarray | None:
+    from d2ft_sched.solve import solve
+
+    return solve(problem, "lagrangian" if problem.shared else "dp", seed=seed).schedule
+
+
+def _solve_whole(
+    problem: Problem,
+    start: np.ndarray | None,
+    backend: str,
+    time_limit_s: float | None,
+    seed: int,
+    method: str,
+) -> Solution:
+    begin = time.perf_counter()
+    arrays = mip_arrays(problem)
+    build_s = time.perf_counter() - begin
+    outcome = _run(arrays, start, backend, time_limit_s, seed)
+    status, bound = outcome.status, outcome.bound
+    build_s, solve_s = build_s + outcome.build_s, outcome.solve_s
+    shape = (problem.num_subnets, problem.num_microbatches)
+    schedule = None if outcome.x is None else arrays.schedule(outcome.x, shape)
+    if schedule is not None and problem.violation(schedule):
+        left_s = None if time_limit_s is None else max(1.0, time_limit_s - solve_s)
+        again = _run(_tightened(arrays), start, backend, left_s, seed)
+        build_s, solve_s = build_s + again.build_s, solve_s + again.solve_s
+        schedule = None if again.x is None else arrays.schedule(again.x, shape)
+        status = Status.FEASIBLE if again.status == Status.OPTIMAL else Status.TIME_LIMIT
+        method += "; solved again with a margin, since the first solution went over a capacity"
+    if schedule is None:
+        return no_schedule(
+            status,
+            upper_bound=bound,
+            build_s=build_s,
+            solve_s=solve_s,
+            solver=backend,
+            method=method,
+        )
+    return checked_solution(
+        problem,
+        schedule,
+        upper_bound=bound,
+        status=status,
+        build_s=build_s,
+        solve_s=solve_s,
+        solver=backend,
+        method=method,
+        tolerance=MIP_TOLERANCE,
+    )
+
+
+def _solve_by_knapsack(
+    problem: Problem,
+    start: np.ndarray | None,
+    backend: str,
+    time_limit_s: float | None,
+    seed: int,
+    method: str,
+) -> Solution:
+    knapsack = problem.knapsack.ravel()
+    value = problem.value.reshape(-1, 1, NUM_OPERATIONS)
+    cost = problem.cost.reshape(problem.num_resources, -1, 1, NUM_OPERATIONS)
+    schedule = np.zeros(problem.num_items, dtype=np.int8)
+    order = np.argsort(knapsack, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(knapsack, minlength=problem.num_knapsacks))[:-1])
+    build_s = solve_s = bound = 0.0
+    worst = Status.OPTIMAL
+    missing = False
+    for k, items in enumerate(parts):
+        if not len(items):
+            continue
+        part = Problem(
+            value=value[items],
+            cost=cost[:, items],
+            knapsack=np.zeros(len(items), dtype=np.int64),
+            capacity=problem.capacity[k : k + 1],
+        )
+        left_s = None if time_limit_s is None else max(1e-3, time_limit_s - build_s - solve_s)
+        part_start = None if start is None else start.reshape(-1, 1)[items]
+        solution = _solve_whole(part, part_start, backend, left_s, seed, method)
+        build_s, solve_s = build_s + solution.build_s, solve_s + solution.solve_s
+        bound += solution.upper_bound
+        if solution.status == Status.INFEASIBLE:
+            worst, missing = Status.INFEASIBLE, True
+            break
+        if solution.status != Status.OPTIMAL and worst != Status.TIME_LIMIT:
+            worst = solution.status
+        if solution.schedule is None:
+            missing = True
+        else:
+            schedule[items] = solution.schedule[:, 0]
+    if missing:
+        return no_schedule(
+            worst,
+            upper_bound=bound,
+            build_s=build_s,
+            solve_s=solve_s,
+            solver=backend,
+            method=method,
+        )
+    return checked_solution(
+        problem,
+        schedule.reshape(problem.num_subnets, problem.num_microbatches),
+        upper_bound=bound,
+        status=worst,
+        build_s=build_s,
+        solve_s=solve_s,
+        solver=backend,
+        method=method,
+        tolerance=MIP_TOLERANCE,
+    )
+
+
+def _tightened(arrays: MipArrays) -> MipArrays:
+    """With less capacity in the rows that are not integer knapsacks."""
+    fractional = arrays.upper != np.rint(arrays.upper)
+    return replace(arrays, upper=arrays.upper - FEASIBILITY_MARGIN * fractional)
+
+
+def _run(
+    arrays: MipArrays,
+    start: np.ndarray | None,
+    backend: str,
+    time_limit_s: float | None,
+    seed: int,
+) -> _Outcome:
+    """Hand the programme to a backend.
+
+    Raises:
+        RuntimeError: the backend ended in a way that is neither a solution nor a limit.
+    """
+    from ortools.math_opt.python import mathopt
+
+    begin = time.perf_counter()
+    model = mathopt.Model.from_model_proto(_model_proto(arrays))
+    hints = []
+    if start is not None:
+        values = zip(model.variables(), arrays.variables(start).tolist(), strict=True)
+        hints = [mathopt.SolutionHint(variable_values=dict(values))]
+    parameters = mathopt.SolveParameters(
+        time_limit=None if time_limit_s is None else timedelta(seconds=time_limit_s),
+        random_seed=seed,
+        relative_gap_tolerance=0.0,
+        absolute_gap_tolerance=0.0,
+    )
+    if backend == "scip":
+        parameters.gscip.real_params["numerics/feastol"] = 1e-9
+    with quiet_stdout():
+        result = mathopt.solve(
+            model,
+            mathopt.SolverType[BACKENDS[backend]],
+            params=parameters,
+            model_params=mathopt.ModelSolveParameters(solution_hints=hints),
+        )
+    solve_s = result.solve_stats.solve_time.total_seconds()
+    build_s = time.perf_counter() - begin - solve_s
+    reason = result.termination.reason
+    x = None
+    if result.has_primal_feasible_solution():
+        x = np.array(result.variable_values(list(model.variables())))
+    bound = result.termination.objective_bounds.dual_bound
+    if reason == mathopt.TerminationReason.OPTIMAL:
+        return _Outcome(Status.OPTIMAL, x, bound, build_s, solve_s)
+    if reason in (
+        mathopt.TerminationReason.INFEASIBLE,
+        mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED,
+    ):
+        return _Outcome(Status.INFEASIBLE, None, float("-inf"), build_s, solve_s)
+    if reason in (
+        mathopt.TerminationReason.FEASIBLE,
+        mathopt.TerminationReason.NO_SOLUTION_FOUND,
+    ):
+        return _Outcome(Status.TIME_LIMIT, x, bound, build_s, solve_s)
+    raise RuntimeError(f"{backend} ended with {result.termination}")
+
+
+def _model_proto(arrays: MipArrays) -> "model_pb2.ModelProto":
+    from ortools.math_opt import model_pb2
+
+    proto = model_pb2.ModelProto()
+    n = arrays.num_variables
+    proto.variables.ids.extend(range(n))
+    proto.variables.lower_bounds.extend([0.0] * n)
+    proto.variables.upper_bounds.extend([1.0] * n)
+    proto.variables.integers.extend([True] * n)
+    proto.objective.maximize = True
+    proto.objective.offset = arrays.offset
+    nonzero = np.flatnonzero(arrays.objective)
+    proto.objective.linear_coefficients.ids.extend(nonzero.tolist())
+    proto.objective.linear_coefficients.values.extend(arrays.objective[nonzero].tolist())
+    proto.linear_constraints.ids.extend(range(arrays.num_rows))
+    proto.linear_constraints.lower_bounds.extend([float("-inf")] * arrays.num_rows)
+    proto.linear_constraints.upper_bounds.extend(arrays.upper.tolist())
+    matrix = proto.linear_constraint_matrix
+    matrix.row_ids.extend(arrays.row.tolist())
+    matrix.column_ids.extend(arrays.column.tolist())
+    matrix.coefficients.extend(arrays.coefficient.tolist())
+    return proto
