@@ -1,10 +1,12 @@
-"""Capacities from a budget: one water level over unequal devices.
+"""Capacities from a budget or from levels: one rule for unequal devices.
 
-A budget is a fraction of what the dense run spends, in one resource, over the whole cluster. It is
-dealt so that no device works longer than it must: every knapsack of a block may spend the same time
-(its level), or all that dense needs if that is less. So a slow device or link is cut first and a
-fast one keeps its work; equal devices get the budget's fraction each, as in the paper (our
-reading).
+A level is a time that all knapsacks of a block may spend, on compute or on messages. Whoever needs
+less keeps all its operations; whoever needs more is cut to what it can do in that time. So a slow
+device or link is cut first and a fast one keeps its work.
+
+A budget is a fraction of what the dense run spends, in one resource, over the whole cluster: it
+sets the levels at which that fraction is dealt out, and equal devices get the fraction each, as in
+the paper (our reading). A target step time sets a level for every block instead.
 """
 
 from dataclasses import dataclass
@@ -15,22 +17,59 @@ from d2ft_sched.errors import InputError
 
 
 @dataclass(frozen=True)
+class BlockLevels:
+    """Seconds that every device may spend on each block, one entry per block.
+
+    Attributes:
+        compute_s: of lanes, forward and backward.
+        communication_s: of messages over any one link, dispatch and combine together.
+
+    Raises:
+        InputError: lengths differ, or an entry is negative or not finite.
+    """
+
+    compute_s: tuple[float, ...]
+    communication_s: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.compute_s) != len(self.communication_s):
+            raise InputError(
+                f"levels: {len(self.compute_s)} blocks have a level of compute and "
+                f"{len(self.communication_s)} one of communication; every block needs both"
+            )
+        for name in ("compute_s", "communication_s"):
+            for block, level in enumerate(getattr(self, name)):
+                if not 0 <= level < float("inf"):
+                    raise InputError(
+                        f"levels: {name}[{block}] is {level}; it must be 0 or more and finite"
+                    )
+
+
+@dataclass(frozen=True)
 class Budget:
-    """What a plan may spend, as fractions of the dense run of the whole cluster.
+    """What a plan may spend: fractions of the dense run of the whole cluster, or levels.
 
     Attributes:
         compute: fraction of the subnets' FLOPs, above 0 and up to 1.
         communication: fraction of the bytes exchanged, above 0 and up to 1.
         per_block: whether a knapsack is a (device, block) pair, so that every block is level, or a
             device over all its blocks.
+        aligned: whether the subnets of a block on one device must do the same with a micro-batch.
+            Then their messages are counted exactly; else those that they share are counted as in
+            the dense run, at the least that they can be.
+        levels: seconds per block, in place of the levels that the fractions would set.
+        target_step_s: the step time that `levels` were chosen for.
 
     Raises:
-        InputError: a fraction is out of range.
+        InputError: a fraction is out of range, or levels are given for whole devices.
     """
 
     compute: float = 1.0
     communication: float = 1.0
     per_block: bool = True
+    aligned: bool = False
+    levels: BlockLevels | None = None
+    target_step_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("compute", "communication"):
@@ -40,6 +79,8 @@ class Budget:
                     f"the {name} budget is {fraction}; it is a fraction of the dense run, "
                     f"above 0 and up to 1"
                 )
+        if self.levels is not None and not self.per_block:
+            raise InputError("levels are given per block; a budget per device cannot have them")
 
 
 def water_level_s(demand: np.ndarray, rate_per_s: np.ndarray, total: float) -> float:

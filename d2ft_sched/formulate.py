@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.capacity import Budget, level_capacity
+from d2ft_sched.capacity import BlockLevels, Budget, level_capacity
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.compute_curve import WorkKind
 from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import operation_message_bytes
 from d2ft_sched.flops import attention_flops, mlp_flops, operation_flops
+from d2ft_sched.link_share import fair_bytes, fair_level_s, seconds_per_byte
 from d2ft_sched.memory import device_memory, operation_activation_bytes
 from d2ft_sched.memory_traffic import lane_bytes_moved
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
@@ -23,22 +24,32 @@ RESOURCES = ("compute_s", "communication_bytes", "activation_bytes")
 """Order of the first axis of the problem's cost: seconds of the device's lanes, bytes between it
 and the owners, bytes kept for backward."""
 
+ROUNDING = 1e-12
+"""A level that is this close to what the dense run needs does not bind."""
+
 
 @dataclass(frozen=True)
 class Formulation:
-    """A problem and what its knapsacks stand for.
+    """A problem and what its knapsacks and items stand for.
 
     Attributes:
         problem: what the solvers take; resources in the order of `RESOURCES`.
         knapsack_device: device of each knapsack, int ``[num_knapsacks]``.
         knapsack_block: its block, or -1 where a knapsack spans all blocks.
         dense: what each knapsack spends in the dense run, float ``[num_knapsacks, 3]``.
+        row: row of the problem that decides for each subnet, int ``[num_subnets]``: its own, or
+            one for all subnets of a block on one device where the budget is aligned.
     """
 
     problem: Problem
     knapsack_device: np.ndarray
     knapsack_block: np.ndarray
     dense: np.ndarray
+    row: np.ndarray
+
+    def schedule(self, operations: np.ndarray) -> np.ndarray:
+        """The schedule ``[num_subnets, num_microbatches]`` of a choice for the problem's rows."""
+        return operations[self.row]
 
 
 def formulate(
@@ -51,11 +62,12 @@ def formulate(
     """The knapsack problem of one mini-batch.
 
     A knapsack is a (device, block) pair, or a device where ``budget.per_block`` is false. Compute
-    and communication are levelled within a block (or over all) by `level_capacity`; activations get
-    what the device's memory leaves, divided over its knapsacks by their dense need.
+    and messages are levelled within a block (or over all), see `d2ft_sched.capacity`; activations
+    get what the device's memory leaves, divided over its knapsacks by their dense need.
 
     Raises:
-        InputError: a device's memory cannot hold its parameters, or the scores have another shape.
+        InputError: a device's memory cannot hold its parameters, the scores have another shape, or
+            the levels are of another number of blocks.
     """
     shape = (workload.num_subnets, workload.num_microbatches)
     if scores.forward.shape != shape:
@@ -63,40 +75,64 @@ def formulate(
             f"scores have shape {list(scores.forward.shape)}; the workload has {list(shape)} "
             f"[num_subnets, num_microbatches]"
         )
-    device = np.array(placement.subnet_device)
+    num_blocks = workload.shape.num_blocks
+    if budget.levels and len(budget.levels.compute_s) != num_blocks:
+        raise InputError(
+            f"the budget has levels for {len(budget.levels.compute_s)} blocks; "
+            f"{workload.shape.name} has {num_blocks}"
+        )
+    partition, device = workload.partition, np.array(placement.subnet_device)
+    value = scores.values()
     cost = np.stack(
         [
             operation_seconds(workload, cluster, placement),
-            operation_message_bytes(workload, placement),
+            operation_bytes(workload, placement),
             operation_activation_bytes(workload),
         ]
     )
-    block = workload.partition.block if budget.per_block else np.full(len(device), -1)
-    pairs, knapsack = np.unique(np.stack([block, device]), axis=1, return_inverse=True)
-    knapsack_block, knapsack_device = pairs
-    knapsack = knapsack.ravel()
+    row = np.arange(workload.num_subnets)
+    row_block, row_device = partition.block, device
+    flops = operation_flops(workload)[..., Operation.FULL].sum(axis=1)
+    if budget.aligned:
+        (row_block, row_device), row = _pairs(partition.block, device)
+        value, flops = _sum_rows(value, row), _sum_rows(flops, row)
+        cost = np.stack([_sum_rows(resource, row) for resource in cost])
+    block = row_block if budget.per_block else np.full(len(row_block), -1)
+    (knapsack_block, knapsack_device), knapsack = _pairs(block, row_device)
+    dense = _sum_rows(cost[..., Operation.FULL].sum(axis=2).T, knapsack)
+    shares = message_shares(workload, cluster, placement, knapsack_device)
+    if budget.levels:
+        spent = level_capacities(dense, knapsack_block, shares, budget.levels)
+    else:
+        dense_flops = _sum_rows(flops, knapsack)
+        spent = _budget_capacities(budget, dense, dense_flops, knapsack_block, shares)
+    kept = _activation_capacity(workload, cluster, placement, dense[:, 2], knapsack_device)
+    capacity = np.column_stack([spent, kept])
+    problem = Problem(value=value, cost=cost, knapsack=knapsack, capacity=capacity)
+    return Formulation(problem, knapsack_device, knapsack_block, dense, row)
 
-    dense_subnet = cost[..., Operation.FULL].sum(axis=2)
-    num_knapsacks = pairs.shape[1]
-    dense = np.zeros((num_knapsacks, len(RESOURCES)))
-    np.add.at(dense, knapsack, dense_subnet.T)
-    dense_flops = np.zeros(num_knapsacks)
-    np.add.at(dense_flops, knapsack, operation_flops(workload)[..., Operation.FULL].sum(axis=1))
 
-    flops_per_s = np.divide(
-        dense_flops, dense[:, 0], out=np.full(num_knapsacks, np.inf), where=dense[:, 0] > 0
-    )
-    capacity = np.full_like(dense, np.inf)
-    capacity[:, 0] = (
-        level_capacity(dense_flops, flops_per_s, knapsack_block, budget.compute) / flops_per_s
-    )
-    bytes_per_s = cluster.device_bandwidth_bytes_per_s()[knapsack_device]
-    capacity[:, 1] = level_capacity(dense[:, 1], bytes_per_s, knapsack_block, budget.communication)
-    capacity[:, 2] = _activation_capacity(
-        workload, cluster, placement, dense[:, 2], knapsack_device
-    )
-    problem = Problem(value=scores.values(), cost=cost, knapsack=knapsack, capacity=capacity)
-    return Formulation(problem, knapsack_device, knapsack_block, dense)
+def _pairs(block: np.ndarray, device: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct (block, device), int ``[2, num_pairs]``, and the index of each given one."""
+    pairs, index = np.unique(np.stack([block, device]), axis=1, return_inverse=True)
+    return pairs, index.ravel()
+
+
+def _sum_rows(table: np.ndarray, row: np.ndarray) -> np.ndarray:
+    total = np.zeros((int(row.max()) + 1, *table.shape[1:]))
+    np.add.at(total, row, table)
+    return total
+
+
+def operation_bytes(workload: Workload, placement: Placement) -> np.ndarray:
+    """Bytes between owner and device, float ``[num_subnets, num_microbatches, 3]``.
+
+    Additive: what the subnets of a block on one device share in the dense run is charged to them in
+    equal parts, so that the sum over a dense block is what it exchanges.
+    """
+    _, pair = _pairs(workload.partition.block, np.array(placement.subnet_device))
+    sharing = np.bincount(pair)[pair]
+    return operation_message_bytes(workload, placement) / sharing[:, None, None]
 
 
 def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement) -> np.ndarray:
@@ -130,6 +166,64 @@ def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement
         if kind in (WorkKind.ATTENTION_FORWARD, WorkKind.MLP_FORWARD):
             cost[..., Operation.FORWARD_ONLY] += seconds
     return cost
+
+
+def message_shares(
+    workload: Workload, cluster: Cluster, placement: Placement, device: np.ndarray
+) -> np.ndarray:
+    """`seconds_per_byte` of each knapsack's device, float ``[num_rows, num_knapsacks]``."""
+    holders, index = np.unique(device, return_inverse=True)
+    return seconds_per_byte(workload, cluster, placement, holders)[:, index.ravel()]
+
+
+def level_capacities(
+    dense: np.ndarray, block: np.ndarray, shares: np.ndarray, levels: BlockLevels
+) -> np.ndarray:
+    """Lane seconds and bytes that knapsacks may spend, float ``[num_knapsacks, 2]``.
+
+    Args:
+        dense: what each spends in the dense run, float ``[num_knapsacks, 2 or more]``.
+        block: its block, int ``[num_knapsacks]``.
+        shares: from `message_shares`.
+        levels: of every block.
+
+    Returns:
+        inf where the dense run fits.
+    """
+    capacity = np.full((len(dense), 2), np.inf)
+    level_s = np.array(levels.compute_s)[block]
+    binds = level_s < dense[:, 0] * (1 - ROUNDING)
+    capacity[binds, 0] = level_s[binds]
+    for group in np.unique(block):
+        members = block == group
+        demand = dense[members, 1]
+        granted = fair_bytes(shares[:, members], demand, levels.communication_s[group])
+        capacity[members, 1] = np.where(granted < demand, granted, np.inf)
+    return capacity
+
+
+def _budget_capacities(
+    budget: Budget,
+    dense: np.ndarray,
+    dense_flops: np.ndarray,
+    block: np.ndarray,
+    shares: np.ndarray,
+) -> np.ndarray:
+    """As `level_capacities`, under the levels that the budget's fractions set."""
+    capacity = np.full((len(dense), 2), np.inf)
+    flops_per_s = np.divide(
+        dense_flops, dense[:, 0], out=np.full(len(dense), np.inf), where=dense[:, 0] > 0
+    )
+    capacity[:, 0] = level_capacity(dense_flops, flops_per_s, block, budget.compute) / flops_per_s
+    if budget.communication < 1:
+        for group in np.unique(block):
+            members = block == group
+            demand = dense[members, 1]
+            total = budget.communication * float(demand.sum())
+            level_s = fair_level_s(shares[:, members], demand, total)
+            granted = fair_bytes(shares[:, members], demand, level_s)
+            capacity[members, 1] = np.where(granted < demand, granted, np.inf)
+    return capacity
 
 
 def _activation_capacity(

@@ -321,7 +321,7 @@ def _any_wave(program: Any, step: DenseStep, owns: dict[tuple[int, int], Any]) -
 
 
 def _all_reduce_term(program: Any, step: DenseStep, owns: dict[tuple[int, int], Any]) -> Any:
-    """At least the ring's chunks over each owner's own links."""
+    """At least the ring's chunks over each owner's own links, with its shortest latency."""
     unit_s = _unit_s(step)
     owner = _any_wave(program, step, owns)
     most = min(step.num_devices, step.workload.num_microbatches)
@@ -333,7 +333,8 @@ def _all_reduce_term(program: Any, step: DenseStep, owns: dict[tuple[int, int], 
     bandwidth = step.cluster.device_bandwidth_bytes_per_s()[list(step.devices)]
     for q, chosen in enumerate(number, start=1):
         for d in range(step.num_devices) if q > 1 else ():
-            ring_s = float(2 * (q - 1) * gradient_bytes / q / bandwidth[d])
+            others = np.delete(step.latency_s[d], d)
+            ring_s = 2 * (q - 1) * float(gradient_bytes / q / bandwidth[d] + others.min())
             program.add(seconds >= ring_s / unit_s * (chosen + owner[d] - 1))
     return seconds
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.atomic_write import write_text
-from d2ft_sched.capacity import Budget
+from d2ft_sched.capacity import BlockLevels, Budget
 from d2ft_sched.cluster_file import cluster_from_dict, cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.partition import Partition, Subnet
@@ -46,10 +46,18 @@ class _PlacementSchema(_Strict):
     owner: list[int]
 
 
+class _LevelsSchema(_Strict):
+    compute_s: list[float]
+    communication_s: list[float]
+
+
 class _BudgetSchema(_Strict):
     compute: float
     communication: float
     per_block: bool
+    aligned: bool
+    levels: _LevelsSchema | None
+    target_step_s: float | None
 
 
 class _SolverSchema(_Strict):
@@ -114,7 +122,7 @@ def dump_plan(plan: Plan) -> str:
         placement=_PlacementSchema(
             subnet_device=list(plan.placement.subnet_device), owner=list(plan.placement.owner)
         ),
-        budget=_BudgetSchema(**asdict(plan.budget)),
+        budget=_dump_budget(plan.budget),
         solver=_SolverSchema(**asdict(plan.solver)),
         num_waves=plan.num_waves,
         schedule=list(plan.schedule_rows),
@@ -158,6 +166,23 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _dump_budget(budget: Budget) -> _BudgetSchema:
+    levels = None
+    if budget.levels:
+        levels = _LevelsSchema(
+            compute_s=list(budget.levels.compute_s),
+            communication_s=list(budget.levels.communication_s),
+        )
+    return _BudgetSchema(**{**asdict(budget), "levels": levels})
+
+
+def _to_budget(schema: _BudgetSchema) -> Budget:
+    levels = None
+    if schema.levels:
+        levels = BlockLevels(tuple(schema.levels.compute_s), tuple(schema.levels.communication_s))
+    return Budget(**{**schema.model_dump(), "levels": levels})
+
+
 def _to_plan(schema: _PlanSchema) -> Plan:
     shape = schema.workload.shape.to_shape()
     partition = Partition(
@@ -184,7 +209,7 @@ def _to_plan(schema: _PlanSchema) -> Plan:
             tuple(schema.placement.subnet_device),
             tuple(schema.placement.owner),
         ),
-        budget=Budget(**schema.budget.model_dump()),
+        budget=_to_budget(schema.budget),
         solver=SolverRecord(**schema.solver.model_dump()),
         num_waves=schema.num_waves,
         schedule_rows=tuple(schema.schedule),

@@ -1,11 +1,13 @@
 """The whole way from a question to a plan."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.formulate import formulate
+from d2ft_sched.formulate import Formulation, formulate
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.plan import Plan, SolverRecord
 from d2ft_sched.provenance import provenance
@@ -49,10 +51,24 @@ def make_plan(
             workload.partition, workload.num_microbatches, len(cluster.devices)
         )
     formulation = formulate(workload, cluster, placement, scores, budget)
-    solution = solve(formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed)
+    solution = solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed)
     return plan_from_solution(
         workload, cluster, placement, budget, solution, num_waves=num_waves, seed=seed
     )
+
+
+def solve_formulation(
+    formulation: Formulation,
+    solver: str = "dp",
+    *,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+) -> Solution:
+    """`solve` for a formulation; the schedule is one of all subnets, aligned or not."""
+    solution = solve(formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed)
+    if solution.schedule is None:
+        return solution
+    return replace(solution, schedule=formulation.schedule(solution.schedule))
 
 
 def plan_from_solution(

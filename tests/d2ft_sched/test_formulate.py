@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from d2ft_sched.capacity import Budget
+from d2ft_sched.capacity import BlockLevels, Budget
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
+from d2ft_sched.exchange import plan_exchange
 from d2ft_sched.formulate import RESOURCES, formulate, operation_seconds
 from d2ft_sched.memory import device_memory
 from d2ft_sched.model_shape import ModelShape
@@ -102,3 +103,58 @@ def test_scores_of_another_size_are_refused():
     placement = place_round_robin(PARTITION, 5, 1)
     with pytest.raises(InputError, match=r"scores have shape \[2, 5\]"):
         formulate(WORKLOAD, switch_of([1]), placement, uniform_scores(2, 5), Budget())
+
+
+def two_each():
+    """A cluster of three devices with two subnets of every block each."""
+    cluster = switch_of([1, 1, 1])
+    return cluster, place_round_robin(PARTITION, 5, 3)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_the_sum_over_a_dense_block_is_what_it_exchanges(aligned):
+    cluster, placement = two_each()
+    formulation = formulate(WORKLOAD, cluster, placement, scores(), Budget(aligned=aligned))
+    exchange = plan_exchange(WORKLOAD, placement, np.full((18, 5), Operation.FULL, dtype=np.int8))
+    total = formulation.dense[:, RESOURCES.index("communication_bytes")].sum()
+    assert total == pytest.approx(exchange.total_bytes())
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.8])
+def test_an_aligned_plan_keeps_its_communication_budget(fraction):
+    cluster, placement = two_each()
+    budget = Budget(communication=fraction, aligned=True)
+    plan = make_plan(WORKLOAD, cluster, scores(), budget, placement=placement)
+    dense = plan_exchange(WORKLOAD, placement, np.full((18, 5), Operation.FULL, dtype=np.int8))
+    exchanged = plan_exchange(WORKLOAD, placement, plan.schedule).total_bytes()
+    assert exchanged <= fraction * dense.total_bytes() * (1 + 1e-9)
+    device = np.array(placement.subnet_device)
+    for block in range(3):
+        rows = plan.schedule[list(PARTITION.of_block(block))]
+        held = device[list(PARTITION.of_block(block))]
+        assert all((rows[held == d] == rows[held == d][0]).all() for d in range(3))
+    free = make_plan(WORKLOAD, cluster, scores(), Budget(), placement=placement)
+    assert plan.solver.objective < free.solver.objective
+
+
+def test_levels_are_seconds_of_every_block():
+    cluster = switch_of([1, 1, 1, 1, 1, 0.4])
+    placement = place_round_robin(PARTITION, 5, 6)
+    dense = formulate(WORKLOAD, cluster, placement, scores(), Budget())
+    fast_s = dense.dense[0, COMPUTE]
+    levels = BlockLevels((fast_s, 2 * fast_s, 9.0), (9.0,) * 3)
+    capacity = formulate(WORKLOAD, cluster, placement, scores(), Budget(levels=levels)).problem
+    slow = capacity.capacity[dense.knapsack_device == 5, COMPUTE]
+    np.testing.assert_allclose(slow, [fast_s, 2 * fast_s, np.inf])
+    assert np.isinf(capacity.capacity[dense.knapsack_device < 5, COMPUTE]).all()
+
+
+def test_levels_of_another_model_are_refused():
+    cluster, placement = two_each()
+    with pytest.raises(InputError, match="levels for 2 blocks; m has 3"):
+        formulate(WORKLOAD, cluster, placement, scores(),
+                  Budget(levels=BlockLevels((1.0,) * 2, (1.0,) * 2)))  # fmt: skip
+    with pytest.raises(InputError, match=r"compute_s\[1\] is -1.0"):
+        BlockLevels((1.0, -1.0), (1.0, 1.0))
+    with pytest.raises(InputError, match="per device cannot have them"):
+        Budget(per_block=False, levels=BlockLevels((1.0,), (1.0,)))
