@@ -32,6 +32,7 @@ _MIP = "d2ft_sched.solvers.mip:solve_mip"
 
 _REGISTRY: dict[str, _Entry] = {
     "dp": _Entry("d2ft_sched.solvers.dp:solve_dp"),
+    "random": _Entry("d2ft_sched.baselines.random_choice:solve_random"),
     "mip": _Entry(_MIP),
     "scip": _Entry(_MIP, {"backend": "scip"}),
     "highs": _Entry(_MIP, {"backend": "highs"}),
