@@ -83,6 +83,7 @@ def plan_for_target(
     target_s: float,
     *,
     placements: Sequence[Placement],
+    aligned: bool | None = None,
     solver: str = "dp",
     num_waves: int = 1,
     seed: int = 0,
@@ -96,6 +97,7 @@ def plan_for_target(
         scores: contribution of every subnet to every micro-batch.
         target_s: seconds of the simulated step.
         placements: those to try.
+        aligned: see `Budget`; None to try both.
         solver: makes the final schedule within the levels found; the search for them uses "dp".
         num_waves: groups of micro-batches that pass through the model one after another.
         seed: for solvers with random choices.
@@ -112,9 +114,9 @@ def plan_for_target(
         )
     best: Plan | None = None
     for placement in placements:
-        for aligned in (False, True) if _shares_messages(workload, placement) else (False,):
+        for way in _ways(workload, placement, aligned):
             plan = _plan_on(
-                workload, cluster, scores, target_s, placement, aligned, solver, num_waves, seed,
+                workload, cluster, scores, target_s, placement, way, solver, num_waves, seed,
                 time_limit_s,
             )  # fmt: skip
             if plan and (best is None or plan.solver.objective > best.solver.objective):
@@ -132,10 +134,12 @@ def _fixed_s(workload: Workload, cluster: Cluster, placement: Placement, num_wav
     return simulate_step(workload, cluster, placement, nothing, num_waves).step_s
 
 
-def _shares_messages(workload: Workload, placement: Placement) -> bool:
-    """Whether a device holds several subnets of a block."""
+def _ways(workload: Workload, placement: Placement, aligned: bool | None) -> tuple[bool, ...]:
+    """Values of `Budget.aligned` to try; both mean the same where no device shares messages."""
     pairs = set(zip(workload.partition.block.tolist(), placement.subnet_device, strict=True))
-    return len(pairs) < workload.num_subnets
+    if len(pairs) == workload.num_subnets:
+        return (False,)
+    return (False, True) if aligned is None else (aligned,)
 
 
 def _plan_on(

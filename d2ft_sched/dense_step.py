@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.compute_curve import WorkKind
+from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS
 from d2ft_sched.flops import attention_flops, mlp_flops, trunk_flops
 from d2ft_sched.memory import subnet_parameters
@@ -49,6 +50,13 @@ class DenseStep:
     num_waves: int = 1
     _lanes: dict[tuple[int, bytes], np.ndarray] = field(default_factory=dict, repr=False)
     _exchanges: dict[bytes, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_waves <= self.workload.num_microbatches:
+            raise InputError(
+                f"number of waves is {self.num_waves}; it must be between 1 and the "
+                f"{self.workload.num_microbatches} micro-batches"
+            )
 
     @property
     def num_devices(self) -> int:

@@ -34,6 +34,14 @@ def to_placement(step: DenseStep, counts: np.ndarray, owner: Sequence[int]) -> P
     )
 
 
+def to_counts(step: DenseStep, placement: Placement) -> np.ndarray:
+    """The layout of a placement on all devices, int ``[num_blocks, num_devices, num_sizes]``."""
+    example, size = step.sizes
+    counts = np.zeros((len(step.block_counts), placement.num_devices, len(example)), np.int64)
+    np.add.at(counts, (step.workload.partition.block, np.array(placement.subnet_device), size), 1)
+    return counts
+
+
 def subnet_bytes(step: DenseStep, operation: Operation) -> np.ndarray:
     """Memory that a subnet of each size takes if it always runs `operation`, ``[num_sizes]``."""
     workload = step.workload

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from analysis import options
+from analysis.placement_names import PlacementName
 
 
 def run(
@@ -21,6 +22,37 @@ def run(
     budget_compute: options.BudgetCompute = 1.0,
     budget_comm: options.BudgetComm = 1.0,
     per_device: options.PerDevice = False,
+    target_step_time: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a budget: seconds of the predicted step (0.25, 250ms), or a fraction "
+            "of the dense step (0.4x). Keeps the most score within it.",
+            rich_help_panel="Budget",
+        ),
+    ] = None,
+    aligned: Annotated[
+        bool | None,
+        typer.Option(
+            "--aligned/--free",
+            help="Let all subnets of a block on one device do the same with a micro-batch, so that "
+            "bytes are exact; default where a communication budget asks for it.",
+            rich_help_panel="Budget",
+        ),
+    ] = None,
+    placement: Annotated[
+        PlacementName,
+        typer.Option(
+            help="balanced: the fastest dense step, devices may stay empty; every-device: the "
+            "fastest with all of them in every block; round-robin: equal shares in turn.",
+            rich_help_panel="Placement",
+        ),
+    ] = PlacementName.BALANCED,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Show what binds, what more would be worth, and where time goes."
+        ),
+    ] = False,
     solver: Annotated[
         str, typer.Option(help="dp (exact), two_stage (the paper's), mip (OR-Tools), ...")
     ] = "dp",
@@ -29,18 +61,18 @@ def run(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Make a plan: which subnet does what with which micro-batch, within a budget.
+    """Make a plan: which subnet does what with which micro-batch, within a budget or a step time.
 
-    The budget is levelled over the cluster: slow devices and links are cut first. FLOPs and bytes
+    Capacities are levelled over the cluster: slow devices and links are cut first. FLOPs and bytes
     of the result are exact; 'd2ft simulate' predicts its time.
     """
     from analysis.output import amount, percent, print_json, print_table, seconds
+    from analysis.plan_request import plan_request
     from analysis.plan_summary import summarize, summary_dict
     from analysis.request import read_request
     from d2ft_sched.capacity import Budget
     from d2ft_sched.operations import Operation
     from d2ft_sched.plan_file import save_plan
-    from d2ft_sched.planning import make_plan
 
     request = read_request(
         model=model,
@@ -53,21 +85,33 @@ def run(
         scores_file=scores,
         budget=Budget(budget_compute, budget_comm, per_block=not per_device),
     )
-    plan = make_plan(
-        request.workload,
-        request.cluster,
-        request.scores,
-        request.budget,
+    planned = plan_request(
+        request,
+        placement,
+        target_step_time=target_step_time,
+        aligned=aligned,
         solver=solver,
         num_waves=waves,
         seed=seed,
         time_limit_s=time_limit,
     )
+    plan, placed = planned.plan, planned.placed
     save_plan(plan, out)
+    explanation = None
+    if explain:
+        from analysis.explain import explain as explain_plan
+
+        explanation = explain_plan(plan, request.scores)
     if json:
-        print_json({"plan": str(out), **summary_dict(plan)})
+        result = {"plan": str(out), **summary_dict(plan), "placement": placement.value}
+        result["dense_step_s"] = placed.dense_step_s
+        result["dense_step_lower_bound_s"] = placed.lower_bound_s
+        if explanation:
+            result["explanation"] = explanation.as_dict()
+        print_json(result)
         return
     summary = summarize(plan)
+    held = [plan.placement.subnet_device.count(d) for d in range(len(plan.cluster.devices))]
     print_table(
         f"{plan.workload.shape.name} on {plan.cluster.name}: operations of a mini-batch",
         ["device", "FULL", "FORWARD_ONLY", "SHORTCUT", "of dense FLOPs"],
@@ -75,7 +119,9 @@ def run(
             [
                 device.name,
                 *(str(summary.operations[d, op]) for op in reversed(Operation)),
-                percent(float(summary.device_flops_fraction[d])),
+                percent(
+                    fraction if (fraction := float(summary.device_flops_fraction[d])) >= 0 else None
+                ),
             ]
             for d, device in enumerate(plan.cluster.devices)
         ],
@@ -98,6 +144,13 @@ def run(
             ],
         ],
     )
+    if explanation:
+        from analysis.explain_tables import print_explanation
+
+        print_explanation(explanation)
+    typer.echo(f"Placement {placement}: {placed.describe(len(plan.cluster.devices))}")
+    if planned.target:
+        typer.echo(f"Target step time: {planned.target}")
     record = plan.solver
     typer.echo(
         f"{record.name}: {record.status}, objective {record.objective:.6g}, gap "

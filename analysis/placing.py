@@ -1,0 +1,70 @@
+"""Placements by the names that the command line takes."""
+
+from dataclasses import dataclass
+
+from analysis.placement_names import PlacementName
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.dense_step import DenseStep
+from d2ft_sched.layout import to_counts
+from d2ft_sched.place_balanced import place_candidates
+from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.workload import Workload
+
+MAX_CANDIDATES = 4
+"""Placements that a plan for a step time is tried on."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Placements to try, the preferred one first.
+
+    Attributes:
+        placements: one or more.
+        dense_step_s: seconds of the dense step on the first.
+        lower_bound_s: seconds that no placement beats; None where nothing was searched.
+    """
+
+    placements: tuple[Placement, ...]
+    dense_step_s: float
+    lower_bound_s: float | None
+
+    def describe(self, num_devices: int) -> str:
+        """One line for people."""
+        placement = self.placements[0]
+        text = (
+            f"{len(set(placement.subnet_device))} of {num_devices} devices hold subnets, "
+            f"{len(placement.owners)} own micro-batches; the dense step takes "
+            f"{self.dense_step_s:.4g} s (predicted)"
+        )
+        if self.lower_bound_s is not None:
+            text += f", no placement takes less than {self.lower_bound_s:.4g} s"
+        return text
+
+
+def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: int) -> Placed:
+    """The placements of that name.
+
+    Raises:
+        InputError: memory does not suffice, or devices are more than a block's subnets.
+    """
+    if name == PlacementName.ROUND_ROBIN:
+        placement = place_round_robin(
+            workload.partition, workload.num_microbatches, len(cluster.devices)
+        )
+        return Placed((placement,), dense_step_s(workload, cluster, placement, num_waves), None)
+    found = place_candidates(
+        workload, cluster, num_waves=num_waves, every_device=name == PlacementName.EVERY_DEVICE
+    )
+    return Placed(
+        tuple(result.placement for result in found[:MAX_CANDIDATES]),
+        found[0].dense_step_s,
+        found[0].lower_bound_s,
+    )
+
+
+def dense_step_s(
+    workload: Workload, cluster: Cluster, placement: Placement, num_waves: int = 1
+) -> float:
+    """Seconds of the dense step by `DenseStep`."""
+    step = DenseStep(workload, cluster, tuple(range(len(cluster.devices))), num_waves)
+    return step.seconds(to_counts(step, placement), placement.owner)
