@@ -158,9 +158,10 @@ def solve_equal_costs(batch: EqualCostBatch, value: np.ndarray) -> tuple[np.ndar
 
 
 def _mark(operation: np.ndarray, gain: np.ndarray, count: np.ndarray, choice: Operation) -> None:
-    """Set `choice` at the `count` largest gains of each row, in place."""
+    """Set `choice` at the `count` largest finite gains of each row, in place."""
     ranked = np.argsort(-gain, axis=1)
-    taken = np.arange(gain.shape[1]) < count[:, None]
+    available = np.isfinite(np.take_along_axis(gain, ranked, axis=1))
+    taken = available & (np.arange(gain.shape[1]) < count[:, None])
     row = np.nonzero(taken)[0]
     operation[row, ranked[taken]] = choice
 

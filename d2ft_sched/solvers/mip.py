@@ -230,7 +230,7 @@ def _run(
     x = None
     if result.has_primal_feasible_solution():
         x = np.array(result.variable_values(list(model.variables())))
-    bound = result.termination.objective_bounds.dual_bound
+    bound = arrays.offset + arrays.scale * result.termination.objective_bounds.dual_bound
     if reason == mathopt.TerminationReason.OPTIMAL:
         return _Outcome(Status.OPTIMAL, x, bound, build_s, solve_s)
     if reason in (
@@ -253,10 +253,9 @@ def _model_proto(arrays: MipArrays) -> "model_pb2.ModelProto":
     n = arrays.num_variables
     proto.variables.ids.extend(range(n))
     proto.variables.lower_bounds.extend([0.0] * n)
-    proto.variables.upper_bounds.extend([1.0] * n)
+    proto.variables.upper_bounds.extend(arrays.possible.astype(float).tolist())
     proto.variables.integers.extend([True] * n)
     proto.objective.maximize = True
-    proto.objective.offset = arrays.offset
     nonzero = np.flatnonzero(arrays.objective)
     proto.objective.linear_coefficients.ids.extend(nonzero.tolist())
     proto.objective.linear_coefficients.values.extend(arrays.objective[nonzero].tolist())

@@ -3,13 +3,14 @@
 Two binary variables per item, for FORWARD_ONLY and FULL; SHORTCUT is both at 0.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.problem import CAPACITY_TOLERANCE, Problem
-from d2ft_sched.shared import NOT_COUNTED, Coverage
+from d2ft_sched.shared import NOT_COUNTED, Coverage, SharedLimit
 
 ACTIVE = np.array([Operation.FORWARD_ONLY, Operation.FULL])
 MAX_INTEGER_COEFFICIENT = 10_000
@@ -17,14 +18,18 @@ MAX_INTEGER_COEFFICIENT = 10_000
 
 @dataclass(frozen=True, eq=False)
 class MipArrays:
-    """maximise ``offset + objective @ x`` with ``matrix @ x <= upper``, x binary.
+    """maximise ``offset + scale * objective @ x`` with ``matrix @ x <= upper``, x binary.
+
+    The objective's largest coefficient is 1; x is 0 where not `possible`.
 
     Variable ``2 * item + j`` is operation ``ACTIVE[j]`` of the flattened item. The matrix is in
     coordinate form, sorted by row.
     """
 
     objective: np.ndarray
+    scale: float
     offset: float
+    possible: np.ndarray
     row: np.ndarray
     column: np.ndarray
     coefficient: np.ndarray
@@ -52,29 +57,81 @@ def mip_arrays(problem: Problem) -> MipArrays:
     """The programme of a problem; constraints that nothing can break are left out."""
     value = problem.value.reshape(-1, NUM_OPERATIONS)
     num_items = problem.num_items
+    limits = list(_limits(problem))
+    allowed = np.ones((num_items, NUM_OPERATIONS), dtype=bool)
+    for limit in limits:
+        limit.forbid(allowed)
+    column = np.arange(len(ACTIVE) * num_items)
+    needed = np.flatnonzero(~allowed[:, Operation.SHORTCUT])
     rows = _Rows()
-    one_operation = np.repeat(np.arange(num_items), len(ACTIVE))
-    rows.add(one_operation, np.arange(2 * num_items), np.ones(2 * num_items), np.ones(num_items))
-    knapsack = problem.knapsack.ravel()
-    for r in range(problem.num_resources):
-        rows.add_limits(problem.cost[r], knapsack, problem.capacity[:, r])
+    rows.add(column // len(ACTIVE), column, np.ones(len(column)), np.ones(num_items))
+    rows.add(
+        np.repeat(np.arange(len(needed)), len(ACTIVE)),
+        (len(ACTIVE) * needed[:, None] + np.arange(len(ACTIVE))).ravel(),
+        -np.ones(len(ACTIVE) * len(needed)),
+        -np.ones(len(needed)),
+    )
+    for limit in limits:
+        rows.add_limit(limit, allowed)
     for constraint in problem.shared:
         if isinstance(constraint, Coverage):
             rows.add_coverage(constraint, problem.num_microbatches)
-        else:
-            rows.add_limits(
-                problem.cost[constraint.resource], constraint.group.ravel(), constraint.capacity
-            )
     row, column, coefficient, upper = rows.joined()
     base = value[:, Operation.SHORTCUT]
+    gain = (value[:, ACTIVE] - base[:, None]).ravel()
+    scale = float(np.abs(gain).max()) or 1.0
     return MipArrays(
-        objective=(value[:, ACTIVE] - base[:, None]).ravel(),
+        objective=gain / scale,
+        scale=scale,
         offset=float(base.sum()),
+        possible=allowed[:, ACTIVE].ravel(),
         row=row,
         column=column,
         coefficient=coefficient,
         upper=upper,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Limit:
+    """Each group of items spends at most what it is admitted, of one resource.
+
+    Attributes:
+        item: items of groups that could break the limit.
+        group: group of each of them.
+        cost: cost above the item's smallest, float ``[len(item), 3]``.
+        left: what each group has left above the smallest costs, float ``[num_groups]``.
+    """
+
+    item: np.ndarray
+    group: np.ndarray
+    cost: np.ndarray
+    left: np.ndarray
+
+    def forbid(self, allowed: np.ndarray) -> None:
+        """Mark operations that do not fit even beside the smallest ones, in place."""
+        allowed[self.item] &= self.cost <= np.maximum(self.left, 0.0)[self.group][:, None]
+
+
+def _limits(problem: Problem) -> Iterator[_Limit]:
+    knapsack = problem.knapsack.ravel()
+    for r in range(problem.num_resources):
+        yield _limit(problem.cost[r], knapsack, problem.capacity[:, r])
+    for constraint in problem.shared:
+        if isinstance(constraint, SharedLimit):
+            cost = problem.cost[constraint.resource]
+            yield _limit(cost, constraint.group.ravel(), constraint.capacity)
+
+
+def _limit(cost: np.ndarray, group: np.ndarray, capacity: np.ndarray) -> _Limit:
+    cost = cost.reshape(-1, NUM_OPERATIONS)
+    counted = np.flatnonzero(group != NOT_COUNTED)
+    admitted = capacity * (1 + CAPACITY_TOLERANCE)
+    dearest = np.bincount(group[counted], cost[counted].max(axis=1), minlength=len(capacity))
+    item = counted[(dearest > admitted)[group[counted]]]
+    smallest = cost[item].min(axis=1)
+    left = admitted - np.bincount(group[item], smallest, minlength=len(capacity))
+    return _Limit(item, group[item], cost[item] - smallest[:, None], left)
 
 
 class _Rows:
@@ -92,28 +149,22 @@ class _Rows:
         self.upper.append(upper)
         self.num_rows += len(upper)
 
-    def add_limits(self, cost: np.ndarray, group: np.ndarray, capacity: np.ndarray) -> None:
-        """One row per group: its items' cost stays within its capacity."""
-        cost = cost.reshape(-1, NUM_OPERATIONS)
-        counted = group != NOT_COUNTED
-        num_groups = len(capacity)
-        dearest = np.bincount(group[counted], cost[counted].max(axis=1), minlength=num_groups)
-        admitted = capacity * (1 + CAPACITY_TOLERANCE)
-        binds = dearest > admitted
-        item = np.flatnonzero(counted)[binds[group[counted]]]
-        used = np.bincount(group[item], cost[item, Operation.SHORTCUT], minlength=num_groups)
-        left = np.where(binds, admitted - used, 0.0)
-        extra = (cost[item][:, ACTIVE] - cost[item, Operation.SHORTCUT][:, None]).ravel()
-        column = (len(ACTIVE) * item[:, None] + np.arange(len(ACTIVE))).ravel()
-        row = np.repeat(group[item], len(ACTIVE))
-        nonzero = extra != 0
-        row, column, extra = row[nonzero], column[nonzero], extra[nonzero]
-        unit, whole = _units(row, extra, left, num_groups)
+    def add_limit(self, limit: _Limit, allowed: np.ndarray) -> None:
+        """One row per group: its items' cost stays within what is left."""
+        groups, row = np.unique(limit.group, return_inverse=True)
+        may_skip = allowed[limit.item, Operation.SHORTCUT]
+        base = np.where(may_skip, limit.cost[:, Operation.SHORTCUT], 0.0)
+        left = limit.left[groups] - np.bincount(row, base, minlength=len(groups))
+        extra = (limit.cost[:, ACTIVE] - base[:, None]).ravel()
+        column = (len(ACTIVE) * limit.item[:, None] + np.arange(len(ACTIVE))).ravel()
+        row = np.repeat(row, len(ACTIVE))
+        used = (extra != 0) & allowed[limit.item][:, ACTIVE].ravel()
+        row, column, extra = row[used], column[used], extra[used]
+        unit, whole = _units(row, extra, left)
         coefficient = extra / unit[row]
         coefficient = np.where(whole[row], np.rint(coefficient), coefficient)
         upper = np.where(whole, np.floor(left / unit), left / unit)
-        number = np.cumsum(binds) - 1
-        self.add(number[row], column, coefficient, upper[binds])
+        self.add(row, column, coefficient, upper)
 
     def add_coverage(self, coverage: Coverage, num_microbatches: int) -> None:
         """One row per group and micro-batch: at least `minimum` active subnets."""
@@ -138,14 +189,13 @@ class _Rows:
         return row[order], column[order], coefficient[order], np.concatenate(self.upper)
 
 
-def _units(
-    row: np.ndarray, extra: np.ndarray, left: np.ndarray, num_rows: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _units(row: np.ndarray, extra: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The unit that each row is divided by, and whether its coefficients are whole then.
 
     Costs that are small multiples of the smallest one give integer knapsacks, which the solvers
     know best; other rows are scaled to their capacity.
     """
+    num_rows = len(left)
     smallest = np.full(num_rows, np.inf)
     np.minimum.at(smallest, row, np.abs(extra))
     smallest = np.where(np.isfinite(smallest), smallest, 1.0)
