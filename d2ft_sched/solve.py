@@ -32,6 +32,7 @@ _MIP = "d2ft_sched.solvers.mip:solve_mip"
 
 _REGISTRY: dict[str, _Entry] = {
     "dp": _Entry("d2ft_sched.solvers.dp:solve_dp"),
+    "two_stage": _Entry("d2ft_sched.solvers.two_stage:solve_two_stage"),
     "random": _Entry("d2ft_sched.baselines.random_choice:solve_random"),
     "mip": _Entry(_MIP),
     "scip": _Entry(_MIP, {"backend": "scip"}),

@@ -75,7 +75,7 @@ def run() -> Run:
     scores = Scores(rng.gamma(2.0, size=size), rng.gamma(2.0, size=size))
     budget = Budget(0.6, 1.0)
     problem = formulate(workload, cluster, placement, scores, budget).problem
-    solutions = {name: solve(problem, solver=name) for name in ("dp", "mip")}
+    solutions = {name: solve(problem, solver=name) for name in ("two_stage", "dp", "mip")}
     plan = plan_from_solution(workload, cluster, placement, budget, solutions["dp"])
     schedules = {
         "dense": uniform_schedule(*size, Operation.FULL),
