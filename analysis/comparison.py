@@ -8,8 +8,7 @@ from analysis.request import Request
 from d2ft_sched.formulate import formulate
 from d2ft_sched.placement import Placement
 from d2ft_sched.plan import Plan
-from d2ft_sched.planning import plan_from_solution
-from d2ft_sched.solve import solve
+from d2ft_sched.planning import plan_from_solution, solve_formulation
 from sim.step import simulate_plan
 
 
@@ -23,16 +22,16 @@ def compare_solvers(
     time_limit_s: float | None = None,
 ) -> dict[str, Plan]:
     """The plan of each solver on the same problem, in the order given."""
-    problem = formulate(
+    formulation = formulate(
         request.workload, request.cluster, placement, request.scores, request.budget
-    ).problem
+    )
     return {
         name: plan_from_solution(
             request.workload,
             request.cluster,
             placement,
             request.budget,
-            solve(problem, solver=name, time_limit_s=time_limit_s, seed=seed),
+            solve_formulation(formulation, name, time_limit_s=time_limit_s, seed=seed),
             num_waves=num_waves,
             seed=seed,
         )

@@ -6,10 +6,14 @@ from typing import Annotated
 import typer
 
 from analysis import options
+from analysis.placement_names import PlacementName
 
 
 def run(
-    cluster_file: options.ClusterFile,
+    cluster_file: Annotated[
+        Path | None,
+        typer.Option("--cluster", help="Cluster file (YAML); not with --sizes."),
+    ] = None,
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
     num_classes: options.NumClasses = 10,
@@ -20,63 +24,114 @@ def run(
     budget_compute: options.BudgetCompute = 0.6,
     budget_comm: options.BudgetComm = 1.0,
     per_device: options.PerDevice = False,
+    placement: Annotated[
+        PlacementName, typer.Option(help="How subnets and owners are placed; see 'd2ft plan'.")
+    ] = PlacementName.ROUND_ROBIN,
     solvers: Annotated[
-        str, typer.Option(help="Names to compare, separated by commas.")
-    ] = "two_stage,dp,mip",
+        str | None, typer.Option(help="Names to compare, separated by commas; default all.")
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a cluster: numbers of devices such as 10,100,1000, on instances made "
+            "for this. Each solver runs in a process of its own.",
+            rich_help_panel="Sizes",
+        ),
+    ] = None,
+    tightness: Annotated[
+        str,
+        typer.Option(
+            help="With --sizes: fractions of the dense compute that may be spent.",
+            rich_help_panel="Sizes",
+        ),
+    ] = "0.6",
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --sizes: folder for a picture per tightness.", rich_help_panel="Sizes"
+        ),
+    ] = None,
     time_limit: options.TimeLimit = 60.0,
     out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Compare solvers: objective, proven gap, time, balance and predicted step time."""
-    from analysis.comparison import compare_solvers, comparison_table
-    from analysis.output import percent, print_json, print_table, seconds
-    from analysis.request import read_request
+    """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
+    from analysis.compare_tables import print_comparison, print_scaling, table_rows
+    from analysis.output import messages, print_json
     from d2ft_sched.atomic_write import write_text
     from d2ft_sched.capacity import Budget
-    from d2ft_sched.placement import place_round_robin
+    from d2ft_sched.errors import InputError
     from d2ft_sched.provenance import provenance
+    from d2ft_sched.solve import solver_names
 
-    request = read_request(
-        model=model,
-        image_size=image_size,
-        num_classes=num_classes,
-        heads_per_subnet=heads_per_subnet,
-        microbatches=microbatches,
-        microbatch_size=microbatch_size,
-        cluster_file=cluster_file,
-        scores_file=scores,
-        budget=Budget(budget_compute, budget_comm, per_block=not per_device),
-    )
-    placement = place_round_robin(
-        request.workload.partition, microbatches, len(request.cluster.devices)
-    )
-    plans = compare_solvers(
-        request, placement, solvers.split(","), seed=seed, time_limit_s=time_limit
-    )
-    table = comparison_table(plans)
+    names = [name.strip() for name in solvers.split(",")] if solvers else list(solver_names())
+    if (cluster_file is None) == (sizes is None):
+        raise InputError("compare needs either --cluster FILE or --sizes 10,100,...")
+    if sizes is not None:
+        from analysis.plots.solver_scaling import save_scaling_plots
+        from analysis.scaling import run_cases, scaling_cases, scaling_table
+
+        cases = scaling_cases(
+            names,
+            [int(v) for v in numbers("--sizes", sizes)],
+            numbers("--tightness", tightness),
+            num_microbatches=microbatches,
+            seed=seed,
+            time_limit_s=time_limit or 60.0,
+        )
+        rows = []
+        for row in run_cases(cases):
+            rows.append(row)
+            messages.print(
+                f"{row['solver']}, {row['num_devices']} devices, tightness {row['tightness']}: "
+                f"{row['status']}"
+            )
+        table = scaling_table(rows)
+        written = save_scaling_plots(table, plots) if plots else []
+    else:
+        from analysis.comparison import compare_solvers, comparison_table
+        from analysis.placing import place
+        from analysis.request import read_request
+
+        assert cluster_file is not None
+        request = read_request(
+            model=model,
+            image_size=image_size,
+            num_classes=num_classes,
+            heads_per_subnet=heads_per_subnet,
+            microbatches=microbatches,
+            microbatch_size=microbatch_size,
+            cluster_file=cluster_file,
+            scores_file=scores,
+            budget=Budget(budget_compute, budget_comm, per_block=not per_device),
+        )
+        placed = place(placement, request.workload, request.cluster, 1).placements[0]
+        plans = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
+        table, written = comparison_table(plans), []
     if out:
         write_text(out, table.to_csv(index=False))
+        written.append(out)
     if json:
-        rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
-        print_json({"solvers": rows, "provenance": provenance(seed)})
+        print_json({"solvers": table_rows(table), "provenance": provenance(seed)})
         return
-    print_table(
-        f"{request.workload.shape.name} on {request.cluster.name}",
-        ["solver", "status", "objective", "gap", "build", "solve", "predicted step", "balance CV"],
-        [
-            [
-                str(row["solver"]),
-                str(row["status"]),
-                f"{row['objective']:.6g}",
-                percent(row["gap"]),
-                seconds(row["build_s"]),
-                seconds(row["solve_s"]),
-                seconds(row["predicted_step_s"]),
-                f"{row['workload_cv']:.3f}",
-            ]
-            for row in table.to_dict(orient="records")
-        ],
-    )
-    if out:
-        typer.echo(f"Wrote {out}")
+    if sizes is not None:
+        print_scaling(table)
+    else:
+        print_comparison(table, f"{request.workload.shape.name} on {request.cluster.name}")
+    for path in written:
+        typer.echo(f"Wrote {path}")
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Numbers separated by commas.
+
+    Raises:
+        InputError: one of them is none.
+    """
+    from d2ft_sched.errors import InputError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; it must be numbers separated by commas") from None

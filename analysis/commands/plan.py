@@ -119,9 +119,7 @@ def run(
             [
                 device.name,
                 *(str(summary.operations[d, op]) for op in reversed(Operation)),
-                percent(
-                    fraction if (fraction := float(summary.device_flops_fraction[d])) >= 0 else None
-                ),
+                percent(float(summary.device_flops_fraction[d])) if held[d] else "-",
             ]
             for d, device in enumerate(plan.cluster.devices)
         ],

@@ -128,7 +128,7 @@ def test_equal_devices_get_equal_work(fraction):
 
 
 def test_the_best_of_several_placements_is_taken():
-    cluster = switch_of([4, 1, 1], [1e9, 1e7, 1e7])
+    cluster = switch_of([4, 1, 1], [1e9, 1e8, 1e7])
     placements = [c.placement for c in place_candidates(WORKLOAD, cluster)]
     placements.append(place_round_robin(PARTITION, 5, 3))
     target_s = 0.7 * min(dense_s(cluster, p) for p in placements)

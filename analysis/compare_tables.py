@@ -1,0 +1,65 @@
+"""Comparisons of solvers as tables for people and rows for programs."""
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.output import amount, percent, print_table, seconds
+
+
+def table_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values, None where there is none."""
+    rows = table.astype(object).where(table.notna(), None).to_dict(orient="records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def print_comparison(table: pd.DataFrame, title: str) -> None:
+    """The table of `analysis.comparison.comparison_table`."""
+    print_table(
+        title,
+        ["solver", "status", "objective", "gap", "build", "solve", "predicted step", "balance CV"],
+        [
+            [
+                str(row["solver"]),
+                str(row["status"]),
+                f"{row['objective']:.6g}",
+                percent(row["gap"]),
+                seconds(row["build_s"]),
+                seconds(row["solve_s"]),
+                seconds(row["predicted_step_s"]),
+                f"{row['workload_cv']:.3f}",
+            ]
+            for row in table_rows(table)
+        ],
+    )
+
+
+def print_scaling(table: pd.DataFrame) -> None:
+    """The table of `analysis.scaling.scaling_table`; a dash where a solver gave nothing."""
+    for (devices, tightness), group in table.groupby(["num_devices", "tightness"], sort=False):
+        print_table(
+            f"{devices} devices, tightness {tightness:g}",
+            ["solver", "status", "score kept", "gap", "build", "solve", "memory", "CV", "step"],
+            [
+                [
+                    str(row["solver"]),
+                    str(row["status"]),
+                    _fine_percent(row["retained_score"]),
+                    _fine_percent(row["gap"]),
+                    _or_dash(row["build_s"], seconds),
+                    _or_dash(row["solve_s"], seconds),
+                    _or_dash(row["extra_memory_bytes"], lambda v: amount(v, "B")),
+                    _or_dash(row["workload_cv"], lambda v: f"{v:.3f}"),
+                    _or_dash(row["simulated_step_s"], seconds),
+                ]
+                for row in table_rows(group)
+            ],
+        )
+
+
+def _fine_percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _or_dash(value: float | None, show: Any) -> str:
+    return "-" if value is None else show(value)

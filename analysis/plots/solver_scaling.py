@@ -1,0 +1,81 @@
+"""Solvers over the number of devices: time, distance to the best bound, workload balance."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
+    new_figure,
+    plot_style,
+)
+
+_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK, GREY)
+_MARKERS = "osD^vPX*<>"
+SHOWN_ZERO = 1e-8
+"""Where a distance of 0 is drawn on a logarithmic axis."""
+_PANELS = (
+    ("seconds", "build and solve (s)"),
+    ("below_best_bound", "below the best bound"),
+    ("workload_cv", "CV of devices' busy time"),
+)
+
+
+def solver_scaling(table: pd.DataFrame, tightness: float) -> Figure:
+    """One line per solver at one tightness; hollow where it ended without proof.
+
+    Args:
+        table: from `analysis.scaling.scaling_table`.
+        tightness: which rows.
+    """
+    rows = table[table["tightness"] == tightness]
+    rows = rows.assign(
+        seconds=rows["build_s"] + rows["solve_s"],
+        below_best_bound=rows["below_best_bound"].clip(lower=SHOWN_ZERO),
+    )
+    with plot_style():
+        figure = new_figure(3.2, 10.0)
+        panels = figure.subplots(1, len(_PANELS))
+        for axes, (column, label) in zip(panels, _PANELS, strict=True):
+            for index, (solver, own) in enumerate(rows.groupby("solver", sort=False)):
+                own = own.dropna(subset=[column]).sort_values("num_devices")
+                colour = _COLOURS[index % len(_COLOURS)]
+                marker = _MARKERS[index % len(_MARKERS)]
+                axes.plot(own["num_devices"], own[column], color=colour, linewidth=1)
+                fill = [colour if status == "OPTIMAL" else "white" for status in own["status"]]
+                axes.scatter(
+                    own["num_devices"], own[column], color=fill, edgecolor=colour, marker=marker,
+                    s=24, zorder=3,
+                )  # fmt: skip
+                if axes is panels[0]:
+                    axes.scatter([], [], color=colour, marker=marker, s=24, label=str(solver))
+            axes.set_xscale("log")
+            axes.set_xlabel("devices")
+            axes.set_ylabel(label)
+            axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+        panels[0].set_yscale("log")
+        panels[1].set_yscale("log")
+        panels[1].set_title(f"relative; 0 is drawn at {SHOWN_ZERO:g}", fontsize=8)
+        panels[2].set_ylim(bottom=0)
+        panels[0].set_title(f"tightness {tightness:g}; hollow: no proof", fontsize=8)
+        figure.legend(loc="outside upper center", ncols=8)
+    return figure
+
+
+def save_scaling_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write ``solvers_TIGHTNESS.png`` for each tightness of a table; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for tightness in table["tightness"].unique().tolist():
+        path = folder / f"solvers_{tightness:g}.png"
+        solver_scaling(table, tightness).savefig(path, dpi=150)
+        written.append(path)
+    return written
