@@ -162,7 +162,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         plans = compare_solvers(request, placement, list(SOLVERS), seed=options.seed)
         schedules = _schedules(request, placement, scores, options.seed)
     plan = plans["dp"]
-    dense = uniform_schedule(*plan.schedule.shape, Operation.FULL)
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     shown = {"dense": dense, "plan": plan.schedule, "random": schedules["random"][0]}
 
     with progress.stage("Profile this machine") as tell:
@@ -178,6 +178,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         num_epochs=options.num_epochs,
         lr=options.learning_rate,
         linear_probe=False,
+        warmup_steps=num_minibatches // 2,
         seed=options.seed,
     )
     training: dict[str, TrainingMeasurement] = {}
@@ -221,11 +222,11 @@ def _schedules(
 ) -> dict[str, list[np.ndarray]]:
     """A schedule for every mini-batch: dense, exact for its scores, random at equal cost."""
     found: dict[str, list[np.ndarray]] = {"dense": [], "plan": [], "random": []}
+    workload = request.workload
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     for index, own in enumerate(scores):
-        problem = formulate(
-            request.workload, request.cluster, placement, own, request.budget
-        ).problem
-        found["dense"].append(uniform_schedule(*own.forward.shape, Operation.FULL))
+        problem = formulate(workload, request.cluster, placement, own, request.budget).problem
+        found["dense"].append(dense)
         for name, solver in (("plan", "dp"), ("random", "random")):
             schedule = solve(problem, solver=solver, seed=seed + index).schedule
             assert schedule is not None

@@ -77,7 +77,8 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
     _check_same_model(plan, shape_of(model))
     schedule = plan.schedule
     if request.dense:
-        schedule = uniform_schedule(*schedule.shape, Operation.FULL)
+        num_subnets, num_microbatches = schedule.shape
+        schedule = uniform_schedule(num_subnets, num_microbatches, Operation.FULL)
     settings = FineTuneSettings(
         num_epochs=request.num_epochs,
         lr=request.learning_rate,

@@ -45,7 +45,7 @@ class PlanSummary:
 def summarize(plan: Plan) -> PlanSummary:
     """Count a plan's operations, FLOPs and bytes."""
     workload, placement, schedule = plan.workload, plan.placement, plan.schedule
-    dense = uniform_schedule(*schedule.shape, Operation.FULL)
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     device = np.array(placement.subnet_device)
     operations = np.zeros((placement.num_devices, len(Operation)), dtype=int)
     flops = operation_flops(workload)
