@@ -1,0 +1,167 @@
+"""Commands that run torch, end to end on a small model and pictures made here."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis import cli
+from analysis.run_dir import load_run
+
+CLUSTER = """
+name: two
+devices:
+  - {name: a, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
+  - {name: b, compute_flops_per_s: 5e10, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
+network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
+"""
+MODEL = ["--model", "vit_tiny_patch16_224", "--image-size", "32"]
+BATCH = ["--microbatches", "3", "--microbatch-size", "2"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run d2ft in this process; returns (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["d2ft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of twelve pictures, bright and dark."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    for name, level in (("bright", 200), ("dark", 50)):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(level - 50, level + 50, (40, 36, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CLUSTER)
+    return path
+
+
+@pytest.fixture
+def plan(run, cluster, tmp_path):
+    path = tmp_path / "plan.json"
+    code, _, err = run(
+        "plan", "--cluster", cluster, *MODEL, *BATCH, "--num-classes", 2, "--budget-compute", 0.7,
+        "--out", path,
+    )  # fmt: skip
+    assert code == 0, err
+    return path
+
+
+def test_the_demo_does_the_whole_job(run, cluster, pictures, tmp_path):
+    out = tmp_path / "demo"
+    code, printed, err = run(
+        "demo", "--data", f"imagefolder:{pictures}", "--num-train", 18, "--num-test", 6, *MODEL,
+        *BATCH, "--cluster", cluster, "--epochs", 1, "--device", "cpu", "--out", out, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(printed)["report"] == str(out / "report.html")
+    result = load_run(out)
+    assert list(result.measurement.training) == ["dense", "plan", "random"]
+    for name, step in result.measurement.steps.items():
+        assert step.flops == result.prediction.this_device[name].flops
+    assert result.measurement.steps["plan"].flops < result.measurement.steps["dense"].flops
+    assert set(result.comparison["solver"]) == {"two_stage", "dp", "mip"}
+    assert (out / "report.html").stat().st_size > 100_000
+    code, _, _ = run("report", out)
+    assert code == 0
+
+
+def test_finetune_writes_metrics_and_loadable_weights(run, plan, pictures, tmp_path):
+    out = tmp_path / "run"
+    options = ["--data", f"imagefolder:{pictures}", "--image-size", 32, "--epochs", 2, "--json"]
+    code, printed, err = run("finetune", plan, *options, "--out", out)
+    assert code == 0, err
+    assert [e["epoch"] for e in json.loads(printed)["epochs"]] == [0, 1, 2]
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = [r["loss"] for r in records if r["event"] == "stepped"]
+    code, _, err = run("finetune", plan, *options, "--out", tmp_path / "again")
+    again = [json.loads(x) for x in (tmp_path / "again/metrics.jsonl").read_text().splitlines()]
+    assert losses == [r["loss"] for r in again if r["event"] == "stepped"]
+    code, _, err = run(
+        "finetune", plan, *options, "--weights", out / "model.safetensors", "--out", tmp_path / "c"
+    )
+    assert code == 0, err
+
+
+def test_profile_writes_what_plan_takes(run, pictures, tmp_path):
+    device, shape, scores = (tmp_path / n for n in ("device.yaml", "shape.yaml", "scores.csv"))
+    code, _, err = run(
+        "profile", *MODEL, *BATCH, "--num-classes", 2, "--repeats", 1, "--out", device,
+        "--shape-out", shape, "--scores-out", scores, "--data", f"imagefolder:{pictures}",
+    )  # fmt: skip
+    assert code == 0, err
+    cluster = tmp_path / "mine.yaml"
+    cluster.write_text(
+        "name: mine\ndevices: [{name: x, file: device.yaml}, {name: y, file: device.yaml}]\n"
+        "network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}\n"
+    )
+    plan = tmp_path / "p.json"
+    code, _, err = run(
+        "plan", "--cluster", cluster, "--model", shape, *BATCH, "--scores", scores,
+        "--budget-compute", 0.5, "--out", plan,
+    )  # fmt: skip
+    assert code == 0, err
+    code, printed, _ = run("simulate", plan, "--json")
+    assert code == 0
+    assert json.loads(printed)["plan"]["calibrated"] is True
+
+
+def test_an_unreadable_picture_is_named(run, plan, pictures, tmp_path):
+    broken = pictures / "dark" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    code, out, err = run(
+        "finetune", plan, "--data", f"imagefolder:{pictures}", "--out", tmp_path / "o"
+    )
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("d2ft: ")
+    assert str(broken) in err.splitlines()[-1]
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image-size", 64], "the plan is for another model"),
+        (["--data", "no-such-data"], "no-such-data"),
+        (["--data", "imagefolder:/no/such/folder"], "/no/such/folder"),
+        (["--weights", "none.safetensors"], "none.safetensors"),
+        (["--device", "tpu"], "device is 'tpu'"),
+        (["--precision", "int3"], "precision is 'int3'"),
+        (["--epochs", 0], "number of epochs is 0"),
+        (["--learning-rate", -1], "learning rate is -1"),
+    ],
+)
+def test_mistakes_end_in_one_line(run, plan, pictures, tmp_path, options, message):
+    given = ["finetune", plan, "--out", tmp_path / "o", *options]
+    if "--data" not in options:
+        given += ["--data", f"imagefolder:{pictures}"]
+    code, out, err = run(*given)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_unknown_timm_model_is_refused(run, tmp_path):
+    code, _, err = run("profile", "--model", "vit_nano", "--out", tmp_path / "d.yaml")
+    assert code == 2
+    assert "'vit_nano' is not a model of timm" in err
