@@ -1,7 +1,6 @@
-"""Matrix products between all samples of a pass and those of one lane group, slice by slice.
+"""Matrix products between all tokens of a pass and those of one lane group, slice by slice.
 
-"All" are tensors ``[B, N, features]`` of every sample of the pass, "own" those of a group's
-samples only.
+"All" are matrices ``[T, features]`` of every token of the pass, "own" those of a group's tokens.
 """
 
 import contextlib
@@ -31,11 +30,6 @@ def _autocast_is_on(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def rows(x: Tensor) -> Tensor:
-    """``[B, N, features]`` as a matrix with one row per token."""
-    return x.view(x.shape[0] * x.shape[1], x.shape[2])
-
-
 def add_product(out: Tensor, a: Tensor, b: Tensor, *, keep: bool = True) -> None:
     """``out = a @ b``, added to what `out` holds if `keep`; `out` may be of a wider type."""
     if out.dtype == a.dtype:
@@ -49,57 +43,54 @@ def add_product(out: Tensor, a: Tensor, b: Tensor, *, keep: bool = True) -> None
 def product_of_all(
     x_all: Tensor, matrix: Tensor, group: LaneSlice, bias: Tensor | None = None
 ) -> Tensor:
-    """``x @ matrix + bias`` of the group's samples, ``[own B, N, matrix.shape[1]]``."""
-    y = x_all.new_empty(group.num_samples, x_all.shape[1], matrix.shape[1])
-    for all_samples, own_samples in group.sample_runs():
-        a, out = rows(x_all[all_samples]), rows(y[own_samples])
+    """``x @ matrix + bias`` of the group's tokens, ``[own T, matrix.shape[1]]``."""
+    runs = group.token_runs
+    if len(runs) == 1:
+        x_own = x_all[runs[0][0]]
+        return x_own @ matrix if bias is None else torch.addmm(bias, x_own, matrix)
+    y_own = x_all.new_empty(runs[-1][1].stop, matrix.shape[1])
+    for of_all, of_own in runs:
         if bias is None:
-            torch.mm(a, matrix, out=out)
+            torch.mm(x_all[of_all], matrix, out=y_own[of_own])
         else:
-            torch.addmm(bias, a, matrix, out=out)
-    return y
+            torch.addmm(bias, x_all[of_all], matrix, out=y_own[of_own])
+    return y_own
 
 
 def add_product_of_own(
     out_all: Tensor, y_own: Tensor, matrix: Tensor, group: LaneSlice, *, keep: bool = True
 ) -> None:
-    """``out = y @ matrix`` on the group's samples, added to what `out` holds if `keep`."""
-    for all_samples, own_samples in group.sample_runs():
-        add_product(rows(out_all[all_samples]), rows(y_own[own_samples]), matrix, keep=keep)
+    """``out = y @ matrix`` on the group's tokens, added to what `out` holds if `keep`."""
+    for of_all, of_own in group.token_runs:
+        add_product(out_all[of_all], y_own[of_own], matrix, keep=keep)
 
 
 def add_input_weight_gradient(
-    gradient: Tensor, units: Units, grad_own: Tensor, x_all: Tensor, group: LaneSlice, fresh: bool
+    gradient: Tensor, grad_own: Tensor, x_all: Tensor, group: LaneSlice, *, overwrite: bool
 ) -> None:
-    """Add the dW of a linear map from all samples, whose `units` are rows of the weight.
+    """Add the dW of a linear map from all tokens to the group's rows of `gradient`.
 
-    With `fresh` the buffer may hold anything yet, and `units` are all of it.
+    With `overwrite` the group has all rows, and what `gradient` holds is of no account.
     """
-    pairs = [
-        (rows(grad_own[own_samples]).t(), rows(x_all[all_samples]))
-        for all_samples, own_samples in group.sample_runs()
-    ]
-    _add_weight_gradient(gradient, 0, units, pairs, fresh)
+    pairs = [(grad_own[of_own].t(), x_all[of_all]) for of_all, of_own in group.token_runs]
+    _add_weight_gradient(gradient, 0, group.rows, pairs, overwrite)
 
 
 def add_output_weight_gradient(
-    gradient: Tensor, units: Units, grad_all: Tensor, y_own: Tensor, group: LaneSlice, fresh: bool
+    gradient: Tensor, grad_all: Tensor, y_own: Tensor, group: LaneSlice, *, overwrite: bool
 ) -> None:
-    """The same for a linear map from the group's samples; `units` are columns of the weight."""
-    pairs = [
-        (rows(grad_all[all_samples]).t(), rows(y_own[own_samples]))
-        for all_samples, own_samples in group.sample_runs()
-    ]
-    _add_weight_gradient(gradient, 1, units, pairs, fresh)
+    """The same for a linear map from the group's tokens, and columns of `gradient`."""
+    pairs = [(grad_all[of_all].t(), y_own[of_own]) for of_all, of_own in group.token_runs]
+    _add_weight_gradient(gradient, 1, group.columns, pairs, overwrite)
 
 
 def _add_weight_gradient(
-    gradient: Tensor, dim: int, units: Units, pairs: list[tuple[Tensor, Tensor]], fresh: bool
+    gradient: Tensor, dim: int, units: Units, pairs: list[tuple[Tensor, Tensor]], overwrite: bool
 ) -> None:
     if len(units.runs) == 1:
         target = units.take(gradient, dim)
         for i, (left, right) in enumerate(pairs):
-            add_product(target, left, right, keep=not fresh or i > 0)
+            add_product(target, left, right, keep=not overwrite or i > 0)
         return
     product = pairs[0][0] @ pairs[0][1]
     for left, right in pairs[1:]:
@@ -115,15 +106,15 @@ def branch_buffer(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def input_gradient_buffer(x: Tensor, lanes: SublayerLanes) -> Tensor:
-    """What lane groups write dX to, or add it to unless ``lanes.full_samples_disjoint``."""
-    if not lanes.full_samples_disjoint:
+    """What lane groups write dX to, or add it to unless ``lanes.full_is_disjoint``."""
+    if not lanes.full_is_disjoint:
         return torch.zeros_like(x)
     gradient = torch.empty_like(x)
-    for start, stop in lanes.samples_without_full:
+    for start, stop in lanes.tokens_without_full:
         gradient[start:stop].zero_()
     return gradient
 
 
-def parameter_gradient_buffer(parameter: Tensor, fresh: bool) -> Tensor:
-    """What lane groups add dW to; with `fresh` the first of them overwrites all of it."""
-    return torch.empty_like(parameter) if fresh else torch.zeros_like(parameter)
+def parameter_gradient_buffer(parameter: Tensor, overwrite: bool) -> Tensor:
+    """What lane groups add dW to; with `overwrite` the first of them fills all of it."""
+    return torch.empty_like(parameter) if overwrite else torch.zeros_like(parameter)

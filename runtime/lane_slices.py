@@ -6,6 +6,7 @@ where they neighbour one another, and a step needs no index tensors and no synch
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -59,27 +60,26 @@ class LaneSlice:
     """One lane group in one sub-layer of one pass.
 
     Attributes:
-        samples: runs of samples of the pass.
+        num_samples: samples of the group.
+        tokens: runs of tokens of the pass, a sample's tokens being neighbours.
         rows: the group's rows of the input weight: queries, keys and values of its heads, or its
             hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
     """
 
-    samples: tuple[Run, ...]
+    num_samples: int
+    tokens: tuple[Run, ...]
     rows: Units
     columns: Units
 
-    @property
-    def num_samples(self) -> int:
-        return sum(stop - start for start, stop in self.samples)
-
-    def sample_runs(self) -> list[tuple[slice, slice]]:
-        """Each run among the samples of the pass, and in a buffer that has only the group's."""
+    @cached_property
+    def token_runs(self) -> tuple[tuple[slice, slice], ...]:
+        """Each run among the tokens of the pass, and in a buffer that has only the group's."""
         pairs, offset = [], 0
-        for start, stop in self.samples:
+        for start, stop in self.tokens:
             pairs.append((slice(start, stop), slice(offset, offset + stop - start)))
             offset += stop - start
-        return pairs
+        return tuple(pairs)
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class SublayerLanes:
     Attributes:
         full: groups that run forward and backward.
         forward_only: groups that run without autograd.
-        full_samples_disjoint: whether no sample is in two of the `full` groups.
-        samples_without_full: runs of samples that are in none of them.
+        full_is_disjoint: whether no token is in two of the `full` groups.
+        tokens_without_full: runs of tokens that are in none of them.
     """
 
     full: tuple[LaneSlice, ...]
     forward_only: tuple[LaneSlice, ...]
-    full_samples_disjoint: bool
-    samples_without_full: tuple[Run, ...]
+    full_is_disjoint: bool
+    tokens_without_full: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
@@ -171,42 +171,49 @@ def _block_lanes(
     workload: Workload, groups: Sequence[LaneGroup], bounds: np.ndarray, num_samples: int
 ) -> BlockLanes:
     partition, head_dim = workload.partition, workload.shape.head_dim
+    num_tokens = workload.shape.num_tokens
     num_channels = partition.num_heads * head_dim
     attention, mlp = [], []
     for group in groups:
         members = [partition.subnets[s] for s in group.subnets]
-        samples = _runs(
-            np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in group.microbatches])
-        )
+        samples = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in group.microbatches])
+        tokens = _token_runs(samples, num_tokens)
         heads = np.sort([head for m in members for head in m.heads]).astype(int)
         channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
         if len(channels):
             qkv = np.concatenate([channels + part * num_channels for part in range(3)])
             rows, columns = _units(qkv, 3 * num_channels), _units(channels, num_channels)
-            attention.append((group.operation, LaneSlice(samples, rows, columns)))
+            lane = LaneSlice(len(samples), tokens, rows, columns)
+            attention.append((group.operation, lane))
         hidden = np.sort(
             np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
         )
         if len(hidden):
             units = _units(hidden, partition.mlp_hidden)
-            mlp.append((group.operation, LaneSlice(samples, units, units)))
-    return BlockLanes(_sublayer(attention, num_samples), _sublayer(mlp, num_samples))
+            mlp.append((group.operation, LaneSlice(len(samples), tokens, units, units)))
+    return BlockLanes(
+        _sublayer(attention, num_samples * num_tokens), _sublayer(mlp, num_samples * num_tokens)
+    )
 
 
-def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_samples: int) -> SublayerLanes:
+def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) -> SublayerLanes:
     full = tuple(lane for operation, lane in groups if operation == Operation.FULL)
-    num_full_groups = np.zeros(num_samples, dtype=int)
+    num_full_groups = np.zeros(num_tokens, dtype=int)
     for lane in full:
-        for start, stop in lane.samples:
+        for start, stop in lane.tokens:
             num_full_groups[start:stop] += 1
     return SublayerLanes(
         full=full,
         forward_only=tuple(
             lane for operation, lane in groups if operation == Operation.FORWARD_ONLY
         ),
-        full_samples_disjoint=bool((num_full_groups <= 1).all()),
-        samples_without_full=_runs(np.flatnonzero(num_full_groups == 0)),
+        full_is_disjoint=bool((num_full_groups <= 1).all()),
+        tokens_without_full=_runs(np.flatnonzero(num_full_groups == 0)),
     )
+
+
+def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
+    return tuple((start * num_tokens, stop * num_tokens) for start, stop in _runs(samples))
 
 
 def _units(indices: np.ndarray, num_all: int) -> Units:

@@ -68,16 +68,17 @@ def sublayer_lanes(
 
 @dataclass(frozen=True)
 class _CoreGraph:
-    """``result = core(projected)``, where `projected` is a leaf."""
+    """``result = core(projected)`` of a group, where `projected` is a leaf."""
 
     projected: Tensor
     result: Tensor
 
     def backward(self, grad_result: Tensor) -> Tensor:
-        """The gradient of `projected`."""
+        """From the gradient of the result ``[own T, c]`` to that of `projected`, ``[own T, r]``."""
+        grad_result = grad_result.view(self.result.shape)
         torch.autograd.backward(self.result, grad_result, inputs=[self.projected])
         assert self.projected.grad is not None
-        return self.projected.grad
+        return self.projected.grad.flatten(0, 1)
 
 
 class _SublayerLanes(torch.autograd.Function):
@@ -92,18 +93,24 @@ class _SublayerLanes(torch.autograd.Function):
         core: Core,
         lanes: SublayerLanes,
     ) -> Tensor:
-        ctx.x_dtype, ctx.lanes = x.dtype, lanes
+        ctx.lanes, ctx.shape, ctx.dtype = lanes, x.shape, x.dtype
         with without_autocast(x):
-            x = x.to(compute_dtype(x))
+            x = x.to(compute_dtype(x)).flatten(0, 1)
             out = branch_buffer(x, bias_out)
+            linears = _Linears(
+                weight_in.to(x.dtype),
+                None if bias_in is None else bias_in.to(x.dtype),
+                weight_out.to(x.dtype),
+            )
+            num_tokens = ctx.shape[1]
             for group in lanes.forward_only:
-                _forward(x, weight_in, bias_in, weight_out, core, group, out, keep_graph=False)
+                _forward(x, linears, core, group, num_tokens, out, keep_graph=False)
             ctx.graphs = [
-                _forward(x, weight_in, bias_in, weight_out, core, group, out, keep_graph=True)
+                _forward(x, linears, core, group, num_tokens, out, keep_graph=True)
                 for group in lanes.full
             ]
         ctx.save_for_backward(x if lanes.full else None, weight_in, bias_in, weight_out, bias_out)
-        return out
+        return out.view(ctx.shape)
 
     @staticmethod
     @once_differentiable
@@ -115,51 +122,60 @@ class _SublayerLanes(torch.autograd.Function):
             grad_bias_out = grad_branch.sum((0, 1), dtype=bias_out.dtype)
         if not lanes.full:
             return None, None, None, None, grad_bias_out, None, None
-        overwrite = lanes.full[0].columns.is_all
-        grad_in = parameter_gradient_buffer(weight_in, overwrite)
+        covers_all = lanes.full[0].columns.is_all
+        grad_in = parameter_gradient_buffer(weight_in, covers_all)
         grad_bias_in = None if bias_in is None else torch.zeros_like(bias_in)
-        grad_out = parameter_gradient_buffer(weight_out, overwrite)
+        grad_out = parameter_gradient_buffer(weight_out, covers_all)
         with without_autocast(grad_branch):
-            grad_branch = grad_branch.to(x.dtype).contiguous()
+            grad_branch = grad_branch.to(x.dtype).contiguous().flatten(0, 1)
+            weight_in, weight_out = weight_in.to(x.dtype), weight_out.to(x.dtype)
             grad_x = input_gradient_buffer(x, lanes)
             for i, group in enumerate(lanes.full):
-                fresh = overwrite and i == 0
+                overwrite = covers_all and i == 0
                 graph, ctx.graphs[i] = ctx.graphs[i], None
-                result = graph.result.detach()
+                result = graph.result.detach().flatten(0, 1)
                 add_output_weight_gradient(
-                    grad_out, group.columns, grad_branch, result, group, fresh
+                    grad_out, grad_branch, result, group, overwrite=overwrite
                 )
-                columns = group.columns.take(weight_out, 1).to(x.dtype)
+                columns = group.columns.take(weight_out, 1)
                 grad_projected = graph.backward(product_of_all(grad_branch, columns, group))
                 del graph, result
-                add_input_weight_gradient(grad_in, group.rows, grad_projected, x, group, fresh)
+                add_input_weight_gradient(grad_in, grad_projected, x, group, overwrite=overwrite)
                 if grad_bias_in is not None:
-                    part = grad_projected.sum((0, 1), dtype=grad_bias_in.dtype)
+                    part = grad_projected.sum(0, dtype=grad_bias_in.dtype)
                     group.rows.add_to(grad_bias_in, 0, part)
-                rows = group.rows.take(weight_in, 0).to(x.dtype)
-                keep = not lanes.full_samples_disjoint
+                rows = group.rows.take(weight_in, 0)
+                keep = not lanes.full_is_disjoint
                 add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
                 del grad_projected
-        return grad_x.to(ctx.x_dtype), grad_in, grad_bias_in, grad_out, grad_bias_out, None, None
+        grad_x = grad_x.to(ctx.dtype).view(ctx.shape)
+        return grad_x, grad_in, grad_bias_in, grad_out, grad_bias_out, None, None
+
+
+@dataclass(frozen=True)
+class _Linears:
+    weight_in: Tensor
+    bias_in: Tensor | None
+    weight_out: Tensor
 
 
 def _forward(
     x: Tensor,
-    weight_in: Tensor,
-    bias_in: Tensor | None,
-    weight_out: Tensor,
+    linears: _Linears,
     core: Core,
     group: LaneSlice,
+    num_tokens: int,
     out: Tensor,
     *,
     keep_graph: bool,
 ) -> _CoreGraph:
-    """Add the group's output to `out`."""
-    rows = group.rows.take(weight_in, 0).to(x.dtype)
-    bias = None if bias_in is None else group.rows.take(bias_in, 0).to(x.dtype)
-    projected = product_of_all(x, rows.t(), group, bias).requires_grad_(keep_graph)
+    """Add the group's output to `out`; `x` and `out` are ``[T, D]`` of all tokens."""
+    rows = group.rows.take(linears.weight_in, 0)
+    bias = None if linears.bias_in is None else group.rows.take(linears.bias_in, 0)
+    projected = product_of_all(x, rows.t(), group, bias)
+    projected = projected.view(group.num_samples, num_tokens, -1).requires_grad_(keep_graph)
     with torch.set_grad_enabled(keep_graph):
         result = core(projected)
-    columns = group.columns.take(weight_out, 1).to(x.dtype)
-    add_product_of_own(out, result.detach(), columns.t(), group)
+    columns = group.columns.take(linears.weight_out, 1)
+    add_product_of_own(out, result.detach().flatten(0, 1), columns.t(), group)
     return _CoreGraph(projected, result)
