@@ -6,7 +6,7 @@ An exchange lasts as long as its busiest link, after the longest latency.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -50,6 +50,7 @@ class DenseStep:
     num_waves: int = 1
     _lanes: dict[tuple[int, bytes], np.ndarray] = field(default_factory=dict, repr=False)
     _exchanges: dict[bytes, float] = field(default_factory=dict, repr=False)
+    _trunks: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_waves <= self.workload.num_microbatches:
@@ -200,25 +201,28 @@ class DenseStep:
 
     def trunk_s(self, owner: Sequence[int]) -> float:
         """Seconds of the trunk, forward and backward, on its owners."""
-        trunk, moved = trunk_flops(self.workload), trunk_bytes_moved(self.workload)
-        owner_array = np.array(owner)
+        owner_array, samples = np.array(owner), self.workload.samples
         total_s = 0.0
         for wave in self.waves:
-            for kind, flops, bytes_moved in (
-                (WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward),
-                (WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward),
-            ):
-                total_s += max(
-                    float(
-                        self.cluster.devices[self.devices[d]].seconds(
-                            kind,
-                            flops[wave][owner_array[wave] == d].sum(),
-                            bytes_moved[wave][owner_array[wave] == d].sum(),
-                        )
-                    )
-                    for d in np.unique(owner_array[wave])
-                )
+            owned = np.bincount(owner_array[wave], weights=samples[wave]).astype(int).tolist()
+            per_device = [
+                self._owner_trunk_s(d, number) for d, number in enumerate(owned) if number
+            ]
+            total_s += sum(map(max, zip(*per_device, strict=True)))
         return total_s
+
+    def _owner_trunk_s(self, device: int, num_samples: int) -> tuple[float, float]:
+        """Seconds of the trunk of so many samples on one device, forward and backward."""
+        key = (int(self.device_type[device]), num_samples)
+        if key not in self._trunks:
+            one = replace(self.workload, microbatch_samples=(num_samples,))
+            trunk, moved = trunk_flops(one), trunk_bytes_moved(one)
+            model = self.cluster.devices[self.devices[device]]
+            self._trunks[key] = (
+                float(model.seconds(WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward)[0]),
+                float(model.seconds(WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward)[0]),
+            )
+        return self._trunks[key]
 
     def all_reduce_s(self, owner: Sequence[int]) -> float:
         """Seconds of the ring that sums the trunk's gradients."""
