@@ -34,6 +34,7 @@ _REGISTRY: dict[str, _Entry] = {
     "dp": _Entry("d2ft_sched.solvers.dp:solve_dp"),
     "two_stage": _Entry("d2ft_sched.solvers.two_stage:solve_two_stage"),
     "random": _Entry("d2ft_sched.baselines.random_choice:solve_random"),
+    "lagrangian": _Entry("d2ft_sched.solvers.lagrangian:solve_lagrangian"),
     "mip": _Entry(_MIP),
     "scip": _Entry(_MIP, {"backend": "scip"}),
     "highs": _Entry(_MIP, {"backend": "highs"}),

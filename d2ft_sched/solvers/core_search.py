@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.operations import NUM_OPERATIONS
 from d2ft_sched.solvers.dominance import undominated
 from d2ft_sched.solvers.greedy_choice import at_operation, priced
 from d2ft_sched.solvers.value_grid import value_step
@@ -45,9 +44,9 @@ class _Core:
     """Items of the core in the order of the search; per knapsack, padded to `num_steps`.
 
     `loss`, `gain` and `extra` (value and cost against the best operation) are of shape
-    ``[3, num_knapsacks, num_steps]`` (`extra` with resources in front); the loss of the best
-    operation itself and of the padding is inf. `ahead` is the smallest loss of the items from a
-    step on, `down` and `up` the smallest loss per cost saved and spent of a resource.
+    ``[num_operations, num_knapsacks, num_steps]`` (`extra` with resources in front); the loss of
+    the best operation itself and of the padding is inf. `ahead` is the smallest loss of the items
+    from a step on, `down` and `up` the smallest loss per cost saved and spent of a resource.
     """
 
     item: np.ndarray
@@ -102,9 +101,10 @@ def search_core(
     """Search every knapsack for a better choice than `start`.
 
     Args:
-        value: float ``[3, num_knapsacks, width]``.
-        cost: float ``[num_resources, 3, num_knapsacks, width]``; each resource's limit is 1.
-        allowed: bool ``[3, num_knapsacks, width]``.
+        value: float ``[num_operations, num_knapsacks, width]``, with at most 127 operations.
+        cost: float ``[num_resources, num_operations, num_knapsacks, width]``; each resource's limit
+            is 1.
+        allowed: bool ``[num_operations, num_knapsacks, width]``.
         price: of each resource, float >= 0 ``[num_resources, num_knapsacks]``.
         start: operations, int ``[num_knapsacks, width]``.
         start_fits: whether they are a feasible choice, bool ``[num_knapsacks]``.
@@ -172,7 +172,7 @@ def search_core(
 def _core(
     value: np.ndarray, cost: np.ndarray, loss: np.ndarray, best: np.ndarray, gap: np.ndarray
 ) -> _Core:
-    loss = np.where(np.arange(NUM_OPERATIONS)[:, None, None] == best, np.inf, loss)
+    loss = np.where(np.arange(len(loss))[:, None, None] == best, np.inf, loss)
     gain = value - at_operation(value, best)
     extra = np.stack([c - at_operation(c, best) for c in cost]) if len(cost) else cost
     size = np.abs(extra).max(axis=0, initial=0.0)
@@ -254,7 +254,7 @@ def _expanded(states: _States, core: _Core, step: int, gap: np.ndarray) -> _Stat
     k = states.knapsack
     index = np.arange(len(states))
     parts = [(index, np.full(len(states), -1, dtype=np.int8))]
-    for o in range(NUM_OPERATIONS):
+    for o in range(len(core.loss)):
         affordable = np.flatnonzero(states.loss + core.loss[o, :, step][k] < gap[k])
         parts.append((affordable, np.full(len(affordable), o, dtype=np.int8)))
     parent = np.concatenate([p for p, _ in parts])

@@ -111,9 +111,8 @@ def _solve_equal(
 ) -> None:
     for batch in equal_cost_batches(knapsacks):
         chosen, feasible = solve_equal_costs(batch, value)
-        present = np.arange(batch.width) < batch.size[:, None]
-        item = batch.item[present]
-        operation[item] = chosen[present]
+        item = batch.item[batch.present]
+        operation[item] = chosen[batch.present]
         tally.bound += float(value[item, operation[item]].sum())
         tally.num_equal += len(chosen)
         tally.infeasible |= not feasible.all()

@@ -5,9 +5,8 @@ dearer than FORWARD_ONLY, a FORWARD_ONLY that gains less than nothing stands for
 optimum with given counts, no FULL item has a smaller advantage of FULL over FORWARD_ONLY than a
 FORWARD_ONLY item has, or the two would swap. So with the items sorted by that advantage there is a
 split: FULL items are the best ones before it, FORWARD_ONLY items the best ones after it, and every
-split gives a valid choice. For each split the sums of the best j before and after it follow from
-the previous split by one insertion and one deletion; for each num_full the constraints leave an
-interval of num_forward_only, on which the sum is concave. That is O(n^2) per knapsack of n items,
+split gives a valid choice. For each num_full the constraints leave an interval of num_forward_only,
+on which the sum is concave. With the sums of `split_sweep` that is O(n^2) per knapsack of n items,
 O(n) memory, and all knapsacks advance together.
 """
 
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.operations import Operation
 from d2ft_sched.solvers.knapsacks import Knapsacks, padded_size
+from d2ft_sched.solvers.split_sweep import SortedGains, operations_at, sorted_gains, sweep
 
 EQUAL_COSTS_TOLERANCE = 1e-12
 """Relative spread of costs that counts as equal (rounding); the largest is then used."""
@@ -42,6 +41,16 @@ class EqualCostBatch:
     @property
     def width(self) -> int:
         return int(self.item.shape[1])
+
+    @property
+    def present(self) -> np.ndarray:
+        """Whether it is an item or padding, bool ``[num_knapsacks, width]``."""
+        return np.arange(self.width) < self.size[:, None]
+
+    def sorted_gains(self, value: np.ndarray) -> SortedGains:
+        """Its items in the order of the split; `value` is that of the problem's items."""
+        clamped = self.least_forward is None
+        return sorted_gains(value[self.item], self.present, clamped=clamped)
 
 
 def has_equal_costs(knapsacks: Knapsacks) -> np.ndarray:
@@ -131,90 +140,65 @@ def solve_equal_costs(batch: EqualCostBatch, value: np.ndarray) -> tuple[np.ndar
         Operations, int8 ``[num_knapsacks, width]`` (SHORTCUT in the padding), and whether the
         knapsack has a feasible choice, bool ``[num_knapsacks]``.
     """
-    present = np.arange(batch.width) < batch.size[:, None]
-    chosen = value[batch.item]
-    base = chosen[..., Operation.SHORTCUT]
-    forward = np.where(present, chosen[..., Operation.FORWARD_ONLY] - base, -np.inf)
-    full = np.where(present, chosen[..., Operation.FULL] - base, -np.inf)
-    if batch.least_forward is None:
-        np.maximum(forward, 0.0, out=forward)
-    advantage = np.subtract(full, forward, out=np.full(full.shape, -np.inf), where=present)
-    order = np.argsort(-advantage, axis=1)
-    forward = np.take_along_axis(forward, order, axis=1)
-    full = np.take_along_axis(full, order, axis=1)
-    num_full, num_forward, split = _best_counts(batch, full.T.copy(), forward.T.copy())
-    feasible = num_full >= 0
-
-    position = np.arange(batch.width)
-    before = position < split[:, None]
-    operation = np.zeros(order.shape, dtype=np.int8)
-    _mark(operation, np.where(before, full, -np.inf), num_full, Operation.FULL)
-    _mark(operation, np.where(before, -np.inf, forward), num_forward, Operation.FORWARD_ONLY)
-    if batch.least_forward is None:
-        operation[(operation == Operation.FORWARD_ONLY) & (forward <= 0)] = Operation.SHORTCUT
-    unsorted = np.empty_like(operation)
-    np.put_along_axis(unsorted, order, operation, axis=1)
-    return unsorted, feasible
+    gains = batch.sorted_gains(value)
+    best, num_forward, split = _frontier(batch, gains)
+    num_full = best.argmax(axis=0)
+    column = np.arange(len(num_full))
+    operation = operations_at(
+        gains, split[num_full, column], num_full, num_forward[num_full, column]
+    )
+    return operation, np.isfinite(best[num_full, column])
 
 
-def _mark(operation: np.ndarray, gain: np.ndarray, count: np.ndarray, choice: Operation) -> None:
-    """Set `choice` at the `count` largest finite gains of each row, in place."""
-    ranked = np.argsort(-gain, axis=1)
-    available = np.isfinite(np.take_along_axis(gain, ranked, axis=1))
-    taken = available & (np.arange(gain.shape[1]) < count[:, None])
-    row = np.nonzero(taken)[0]
-    operation[row, ranked[taken]] = choice
+def near_best_equal_costs(batch: EqualCostBatch, value: np.ndarray, num_choices: int) -> np.ndarray:
+    """The best choices with different num_full of every knapsack, best first.
 
-
-def _best_counts(
-    batch: EqualCostBatch, full: np.ndarray, forward: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Best (num_full, num_forward_only, split) of each knapsack; num_full is -1 if infeasible.
-
-    Args:
-        full: gain of FULL over SHORTCUT, float ``[width, num_knapsacks]``, by falling advantage.
-        forward: gain of FORWARD_ONLY, of the same shape.
+    Returns:
+        Operations, int8 ``[num_choices, num_knapsacks, width]``; where a knapsack has fewer
+        feasible num_full, its best choice again.
     """
-    width, num_knapsacks = full.shape
+    gains = batch.sorted_gains(value)
+    best, num_forward, split = _frontier(batch, gains)
+    ranked = np.argsort(-best, axis=0)
+    column = np.arange(len(batch.size))
+    choices = []
+    for rank in range(num_choices):
+        num_full = ranked[min(rank, len(ranked) - 1)]
+        num_full = np.where(np.isfinite(best[num_full, column]), num_full, ranked[0])
+        choices.append(
+            operations_at(gains, split[num_full, column], num_full, num_forward[num_full, column])
+        )
+    return np.stack(choices)
+
+
+def _frontier(
+    batch: EqualCostBatch, gains: SortedGains
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best value, num_forward_only and split per num_full, each ``[height, num_knapsacks]``.
+
+    The value is -inf where no num_forward_only is feasible.
+    """
+    width, num_knapsacks = batch.width, len(batch.size)
     least = batch.least_forward
     column = np.arange(num_knapsacks)
     possible = (batch.most_forward <= width).any(axis=1)
     height = int(np.flatnonzero(possible)[-1]) + 1 if possible.any() else 1
     most = batch.most_forward[:height]
-    empty = 0.0 if least is None else -np.inf
-
-    best_before = np.full((height, num_knapsacks), -np.inf)
-    best_before[0] = 0.0
-    after = -np.sort(-forward, axis=0)
-    after_sum = np.empty((width + 2, num_knapsacks))
-    after_sum[0], after_sum[width + 1] = 0.0, -np.inf
     best = np.full((height, num_knapsacks), -np.inf)
     best_split = np.zeros((height, num_knapsacks), dtype=np.int32)
     best_forward = most.copy()
     flat = most * num_knapsacks + column
-    for split in range(width + 1):
-        np.cumsum(after, axis=0, out=after_sum[1 : width + 1])
+    helpful = np.count_nonzero(gains.forward > 0, axis=1)
+    for split, (before, after) in enumerate(sweep(gains, height)):
         if least is not None:
-            helpful = np.count_nonzero(after > 0, axis=0)
             count = np.where(most > width, most, np.clip(helpful, least[:height], most))
             flat = count * num_knapsacks + column
-        candidate = best_before + after_sum.ravel()[flat]
+        candidate = before + after.ravel()[flat]
         better = candidate > best
         np.copyto(best, candidate, where=better)
         np.copyto(best_split, split, where=better)
         if least is not None:
             np.copyto(best_forward, count, where=better)
-        if split == width:
-            break
-        np.maximum(best_before[1:], best_before[:-1] + full[split], out=best_before[1:])
-        shift = after <= forward[split]
-        np.copyto(after[:-1], after[1:].copy(), where=shift[:-1])
-        after[-1] = np.where(shift[-1], empty, after[-1])
-    num_full = best.argmax(axis=0)
-    reached = best[num_full, column]
-    feasible = reached > -np.inf
-    return (
-        np.where(feasible, num_full, -1),
-        np.where(feasible, best_forward[num_full, column], 0),
-        best_split[num_full, column],
-    )
+            if split < width:
+                helpful -= gains.forward[:, split] > 0
+    return best, best_forward, best_split

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from d2ft_sched.operations import NUM_OPERATIONS
-
 MAX_UPGRADES = 1024
 """Upgrades tried per knapsack, best first; the search improves on the rest."""
 
@@ -16,9 +14,10 @@ def greedy_choice(
     """Take the best operations at the given prices, relieve what is over, fill what is left.
 
     Args:
-        value: float ``[3, num_knapsacks, width]``.
-        cost: float ``[num_resources, 3, num_knapsacks, width]``; each resource's limit is 1.
-        allowed: bool ``[3, num_knapsacks, width]``.
+        value: float ``[num_operations, num_knapsacks, width]``.
+        cost: float ``[num_resources, num_operations, num_knapsacks, width]``; each resource's limit
+            is 1.
+        allowed: bool ``[num_operations, num_knapsacks, width]``.
         price: float ``[num_resources, num_knapsacks]``.
 
     Returns:
@@ -42,7 +41,7 @@ def greedy_choice(
 
 
 def priced(cost: np.ndarray, price: np.ndarray) -> np.ndarray:
-    """sum over resources of price * cost, float ``[3, num_knapsacks, width]``."""
+    """sum over resources of price * cost, float ``[num_operations, num_knapsacks, width]``."""
     total = np.zeros(cost.shape[1:])
     for c, p in zip(cost, price, strict=True):
         total += c * p[:, None]
@@ -50,7 +49,7 @@ def priced(cost: np.ndarray, price: np.ndarray) -> np.ndarray:
 
 
 def at_operation(table: np.ndarray, operation: np.ndarray) -> np.ndarray:
-    """Entries of ``table [3, num_knapsacks, width]`` at ``operation [num_knapsacks, width]``."""
+    """Entries of ``table [num_operations, num_knapsacks, width]`` at the operations."""
     return np.take_along_axis(table, operation[None], axis=0)[0]
 
 
@@ -116,13 +115,13 @@ def _moves_in_order(
     rate: np.ndarray, max_moves: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(knapsacks, items, operations) of each knapsack's lowest finite rate, second lowest, ..."""
-    num_knapsacks, width = rate.shape[1:]
-    by_knapsack = np.moveaxis(rate, 0, 2).reshape(num_knapsacks, width * NUM_OPERATIONS)
+    num_operations, num_knapsacks, width = rate.shape
+    by_knapsack = np.moveaxis(rate, 0, 2).reshape(num_knapsacks, width * num_operations)
     order = np.argsort(by_knapsack, axis=1)
     num_moves = np.isfinite(by_knapsack).sum(axis=1)
     for j in range(min(max_moves, int(num_moves.max(initial=0)))):
         row = np.flatnonzero(j < num_moves)
-        item, new = np.divmod(order[row, j], NUM_OPERATIONS)
+        item, new = np.divmod(order[row, j], num_operations)
         yield row, item, new
 
 

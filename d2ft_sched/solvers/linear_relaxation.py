@@ -17,10 +17,11 @@ def resource_prices(value: np.ndarray, cost: np.ndarray, allowed: np.ndarray) ->
     """Prices at which the relaxation's dual is smallest.
 
     Args:
-        value: float ``[3, num_knapsacks, width]``.
-        cost: float ``[num_resources, 3, num_knapsacks, width]``; each resource's limit is 1.
-        allowed: which operations may be chosen, bool ``[3, num_knapsacks, width]``, at least one
-            for each item.
+        value: float ``[num_operations, num_knapsacks, width]``.
+        cost: float ``[num_resources, num_operations, num_knapsacks, width]``; each resource's limit
+            is 1.
+        allowed: which operations may be chosen, bool ``[num_operations, num_knapsacks, width]``, at
+            least one for each item.
 
     Returns:
         Value per limit of each resource, float >= 0 ``[num_resources, num_knapsacks]``. Any such

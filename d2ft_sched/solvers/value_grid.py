@@ -15,11 +15,11 @@ def value_step(value: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     It is 0 where none was found. Uniform scores have one, measured scores do not.
 
     Args:
-        value: float ``[3, num_knapsacks, width]``.
+        value: float ``[num_operations, num_knapsacks, width]``.
         allowed: bool of the same shape.
     """
-    difference = np.abs(value - value[0]) * (allowed & allowed[0])
-    difference += np.where(allowed[0], 0.0, np.abs(value - value[1]) * (allowed & allowed[1]))
+    reference = np.take_along_axis(value, allowed.argmax(axis=0)[None], axis=0)
+    difference = np.abs(value - reference) * allowed
     smallest = np.where(difference > 0, difference, np.inf).min(axis=(0, 2))
     total = difference.sum(axis=(0, 2))
     step = np.zeros(len(smallest))
