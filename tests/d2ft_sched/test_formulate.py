@@ -158,3 +158,33 @@ def test_levels_of_another_model_are_refused():
         BlockLevels((1.0, -1.0), (1.0, 1.0))
     with pytest.raises(InputError, match="per device cannot have them"):
         Budget(per_block=False, levels=BlockLevels((1.0,), (1.0,)))
+
+
+def lane_seconds(formulation, plan):
+    """Spent and largest single operation of each knapsack, seconds."""
+    spent = formulation.problem.spending(plan.schedule)[:, COMPUTE]
+    largest = np.zeros(len(spent))
+    full = formulation.problem.cost[COMPUTE, ..., Operation.FULL].max(axis=1)
+    np.maximum.at(largest, formulation.problem.knapsack[:, 0], full)
+    return spent, largest
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.4, 0.6, 0.8, 1.0])
+def test_equal_devices_do_equal_work_whatever_the_fraction(fraction):
+    cluster = switch_of([1] * 6)
+    plan = make_plan(WORKLOAD, cluster, uniform_scores(18, 5), Budget(compute=fraction))
+    spent, _ = lane_seconds(formulated(cluster, Budget(compute=fraction)), plan)
+    assert np.ptp(spent) <= 1e-12 * spent.max()
+
+
+@pytest.mark.parametrize("per_block", [True, False])
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.85])
+@pytest.mark.parametrize("speeds", [[1] * 6, [10, 7, 5, 3, 2, 1], [1, 1, 1, 1, 1, 0.1]])
+def test_every_knapsack_is_filled_within_one_operation(speeds, fraction, per_block):
+    cluster, budget = switch_of(speeds), Budget(compute=fraction, per_block=per_block)
+    plan = make_plan(WORKLOAD, cluster, scores(), budget)
+    formulation = formulated(cluster, budget)
+    spent, largest = lane_seconds(formulation, plan)
+    asked = np.minimum(formulation.problem.capacity[:, COMPUTE], formulation.dense[:, COMPUTE])
+    assert (spent <= asked * (1 + 1e-9)).all()
+    assert (spent > asked - largest).all()
