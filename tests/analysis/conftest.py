@@ -1,12 +1,15 @@
 """A run directory whose plan, solvers and simulations are real and whose measurements are given."""
 
 import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import cli
 from analysis.report import write_report
 from analysis.run_dir import Run, save_run
 from analysis.run_records import MeasurementFile, PredictionFile
@@ -159,3 +162,19 @@ def report_dir(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_run(run, path)
     assert write_report(path) == path / "report.html"
     return path
+
+
+@pytest.fixture
+def d2ft(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; gives exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["d2ft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return call

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from analysis import cli
-
 CLUSTER = """
 name: two
 devices:
@@ -21,20 +19,6 @@ SMALL = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--microbatch-
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run d2ft in this process; returns (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["d2ft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def cluster(tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text(CLUSTER)
@@ -42,15 +26,17 @@ def cluster(tmp_path):
 
 
 @pytest.fixture
-def plan(run, cluster, tmp_path):
+def plan(d2ft, cluster, tmp_path):
     path = tmp_path / "plan.json"
-    code, _, err = run("plan", "--cluster", cluster, *SMALL, "--budget-compute", 0.6, "--out", path)
+    code, _, err = d2ft(
+        "plan", "--cluster", cluster, *SMALL, "--budget-compute", 0.6, "--out", path
+    )
     assert code == 0, err
     return path
 
 
-def test_plan_then_simulate(run, plan, tmp_path):
-    code, out, _ = run("simulate", plan, "--json", "--timeline", tmp_path / "t.csv")
+def test_plan_then_simulate(d2ft, plan, tmp_path):
+    code, out, _ = d2ft("simulate", plan, "--json", "--timeline", tmp_path / "t.csv")
     assert code == 0
     result = json.loads(out)
     assert result["plan"]["flops"] < result["dense"]["flops"]
@@ -59,9 +45,9 @@ def test_plan_then_simulate(run, plan, tmp_path):
     assert (tmp_path / "t.csv").read_text().startswith("wave,direction,block,phase,resource")
 
 
-def test_compare_writes_a_row_per_solver(run, cluster, tmp_path):
+def test_compare_writes_a_row_per_solver(d2ft, cluster, tmp_path):
     table = tmp_path / "c.csv"
-    code, out, _ = run(
+    code, out, _ = d2ft(
         "compare", "--cluster", cluster, *SMALL, "--solvers", "two_stage,dp,mip", "--out", table,
         "--json",
     )  # fmt: skip
@@ -163,12 +149,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, mistake):
+def test_a_mistake_is_one_line_and_exit_code_2(d2ft, tmp_path, monkeypatch, mistake):
     monkeypatch.chdir(tmp_path)
     arguments, message = MISTAKES[mistake]
     command = arguments(tmp_path)
     before = set(tmp_path.iterdir())
-    code, out, err = run(*command)
+    code, out, err = d2ft(*command)
     assert code == 2
     assert out == ""
     assert err.startswith("d2ft: ")
@@ -177,12 +163,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, monkeypatch, mista
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_plan_is_refused_once_changed_or_cut(run, plan):
+def test_a_plan_is_refused_once_changed_or_cut(d2ft, plan):
     whole = plan.read_text()
     for damaged in (whole.replace('"FFF', '"OFF', 1), whole[: len(whole) // 2]):
         assert damaged != whole
         plan.write_text(damaged)
-        code, _, err = run("simulate", plan)
+        code, _, err = d2ft("simulate", plan)
         assert code == 2
         assert f"{plan}: is damaged" in err
 

@@ -1,13 +1,11 @@
 """Commands that run torch, end to end on a small model and pictures made here."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import cli
 from analysis.run_dir import load_run
 
 CLUSTER = """
@@ -19,20 +17,6 @@ network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 """
 MODEL = ["--model", "vit_tiny_patch16_224", "--image-size", "32"]
 BATCH = ["--microbatches", "3", "--microbatch-size", "2"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run d2ft in this process; returns (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["d2ft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -56,9 +40,9 @@ def cluster(tmp_path):
 
 
 @pytest.fixture
-def plan(run, cluster, tmp_path):
+def plan(d2ft, cluster, tmp_path):
     path = tmp_path / "plan.json"
-    code, _, err = run(
+    code, _, err = d2ft(
         "plan", "--cluster", cluster, *MODEL, *BATCH, "--num-classes", 2, "--budget-compute", 0.7,
         "--out", path,
     )  # fmt: skip
@@ -66,9 +50,9 @@ def plan(run, cluster, tmp_path):
     return path
 
 
-def test_the_demo_does_the_whole_job(run, cluster, pictures, tmp_path):
+def test_the_demo_does_the_whole_job(d2ft, cluster, pictures, tmp_path):
     out = tmp_path / "demo"
-    code, printed, err = run(
+    code, printed, err = d2ft(
         "demo", "--data", f"imagefolder:{pictures}", "--num-train", 18, "--num-test", 6, *MODEL,
         *BATCH, "--cluster", cluster, "--epochs", 1, "--device", "cpu", "--out", out, "--json",
     )  # fmt: skip
@@ -81,30 +65,30 @@ def test_the_demo_does_the_whole_job(run, cluster, pictures, tmp_path):
     assert result.measurement.steps["plan"].flops < result.measurement.steps["dense"].flops
     assert set(result.comparison["solver"]) == {"two_stage", "dp", "mip"}
     assert (out / "report.html").stat().st_size > 100_000
-    code, _, _ = run("report", out)
+    code, _, _ = d2ft("report", out)
     assert code == 0
 
 
-def test_finetune_writes_metrics_and_loadable_weights(run, plan, pictures, tmp_path):
+def test_finetune_writes_metrics_and_loadable_weights(d2ft, plan, pictures, tmp_path):
     out = tmp_path / "run"
     options = ["--data", f"imagefolder:{pictures}", "--image-size", 32, "--epochs", 2, "--json"]
-    code, printed, err = run("finetune", plan, *options, "--out", out)
+    code, printed, err = d2ft("finetune", plan, *options, "--out", out)
     assert code == 0, err
     assert [e["epoch"] for e in json.loads(printed)["epochs"]] == [0, 1, 2]
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [r["loss"] for r in records if r["event"] == "stepped"]
-    code, _, err = run("finetune", plan, *options, "--out", tmp_path / "again")
+    code, _, err = d2ft("finetune", plan, *options, "--out", tmp_path / "again")
     again = [json.loads(x) for x in (tmp_path / "again/metrics.jsonl").read_text().splitlines()]
     assert losses == [r["loss"] for r in again if r["event"] == "stepped"]
-    code, _, err = run(
+    code, _, err = d2ft(
         "finetune", plan, *options, "--weights", out / "model.safetensors", "--out", tmp_path / "c"
     )
     assert code == 0, err
 
 
-def test_profile_writes_what_plan_takes(run, pictures, tmp_path):
+def test_profile_writes_what_plan_takes(d2ft, pictures, tmp_path):
     device, shape, scores = (tmp_path / n for n in ("device.yaml", "shape.yaml", "scores.csv"))
-    code, _, err = run(
+    code, _, err = d2ft(
         "profile", *MODEL, *BATCH, "--num-classes", 2, "--repeats", 1, "--out", device,
         "--shape-out", shape, "--scores-out", scores, "--data", f"imagefolder:{pictures}",
     )  # fmt: skip
@@ -115,20 +99,20 @@ def test_profile_writes_what_plan_takes(run, pictures, tmp_path):
         "network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}\n"
     )
     plan = tmp_path / "p.json"
-    code, _, err = run(
+    code, _, err = d2ft(
         "plan", "--cluster", cluster, "--model", shape, *BATCH, "--scores", scores,
         "--budget-compute", 0.5, "--out", plan,
     )  # fmt: skip
     assert code == 0, err
-    code, printed, _ = run("simulate", plan, "--json")
+    code, printed, _ = d2ft("simulate", plan, "--json")
     assert code == 0
     assert json.loads(printed)["plan"]["calibrated"] is True
 
 
-def test_an_unreadable_picture_is_named(run, plan, pictures, tmp_path):
+def test_an_unreadable_picture_is_named(d2ft, plan, pictures, tmp_path):
     broken = pictures / "dark" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    code, out, err = run(
+    code, out, err = d2ft(
         "finetune", plan, "--data", f"imagefolder:{pictures}", "--out", tmp_path / "o"
     )
     assert (code, out) == (2, "")
@@ -150,18 +134,18 @@ def test_an_unreadable_picture_is_named(run, plan, pictures, tmp_path):
         (["--learning-rate", -1], "learning rate is -1"),
     ],
 )
-def test_mistakes_end_in_one_line(run, plan, pictures, tmp_path, options, message):
+def test_mistakes_end_in_one_line(d2ft, plan, pictures, tmp_path, options, message):
     given = ["finetune", plan, "--out", tmp_path / "o", *options]
     if "--data" not in options:
         given += ["--data", f"imagefolder:{pictures}"]
-    code, out, err = run(*given)
+    code, out, err = d2ft(*given)
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
     assert not (tmp_path / "o").exists()
 
 
-def test_an_unknown_timm_model_is_refused(run, tmp_path):
-    code, _, err = run("profile", "--model", "vit_nano", "--out", tmp_path / "d.yaml")
+def test_an_unknown_timm_model_is_refused(d2ft, tmp_path):
+    code, _, err = d2ft("profile", "--model", "vit_nano", "--out", tmp_path / "d.yaml")
     assert code == 2
     assert "'vit_nano' is not a model of timm" in err
