@@ -44,10 +44,10 @@ class FineTuneSettings:
     """
 
     num_epochs: int = 3
-    lr: float = 5e-5
+    lr: float = 2e-5
     weight_decay: float = 0.05
     lr_decay: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = 0
+    warmup_steps: int = 5
     linear_probe: bool = True
     num_waves: int = 1
     autocast_dtype: torch.dtype | None = None

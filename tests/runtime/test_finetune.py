@@ -96,7 +96,9 @@ def test_dense_loop_equals_a_plain_torch_loop(
 ) -> None:
     model, plain = vit().double(), vit().double()
     workload = workload_of(model, 1, (8, 8))
-    settings = FineTuneSettings(num_epochs=1, lr=1e-3, linear_probe=False, lr_decay="constant")
+    settings = FineTuneSettings(
+        num_epochs=1, lr=1e-3, linear_probe=False, lr_decay="constant", warmup_steps=0
+    )
     dense = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     mean, std = normalization_of(plain)
     stripes_double = ImageData(
@@ -194,7 +196,7 @@ def test_learning_rate_rises_and_falls() -> None:
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert all(a > b for a, b in pairwise(rates[3:]))
     assert 0 < rates[-1] < 0.05
-    constant = FineTuneSettings(lr=1.0, lr_decay="constant")
+    constant = FineTuneSettings(lr=1.0, lr_decay="constant", warmup_steps=0)
     assert {learning_rate(constant, step, 9) for step in range(9)} == {1.0}
 
 

@@ -1,0 +1,99 @@
+"""Step time under plans against plain timm and against the dense plan, side by side.
+
+ViT-S/14 at 112 pixels, mini-batch of 5 micro-batches of 16, subnets of one head, AdamW. All steps
+of a round run one after another, so that a busy machine slows them alike; medians over the rounds.
+"""
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.flops import step_flops
+from d2ft_sched.operations import Operation
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.schedule import uniform_schedule
+from d2ft_sched.workload import Workload
+from runtime.device import device_name, keep_freed_memory, select_device
+from runtime.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
+from runtime.measure import measure_steps
+from runtime.models import build_model, shape_of
+
+IMAGE_SIZE = 112
+MICROBATCHES = (16,) * 5
+NUM_REPEATS = 5
+TARGET_HALF, TARGET_DENSE, TARGET_RANDOM = 0.58, 1.05, 1.10
+
+
+def main() -> None:
+    keep_freed_memory()
+    device = select_device()
+    try:
+        model = build_model(FOCUS_MODEL, image_size=IMAGE_SIZE, weights=FOCUS_WEIGHTS)
+        kind = "pretrained"
+    except InputError as error:
+        print(f"{error}\nrandom weights are measured instead")
+        model, kind = build_model(FOCUS_MODEL, image_size=IMAGE_SIZE), "random"
+    shape = shape_of(model)
+    workload = Workload(shape, partition_by_heads(shape, 1), MICROBATCHES)
+    schedules = _schedules(workload)
+    steps = measure_steps(
+        model.to(device),
+        workload,
+        {"plain timm": None, **schedules},
+        device,
+        num_repeats=NUM_REPEATS,
+    )
+    plain, dense = steps["plain timm"], steps["all FULL"]
+    table = Table(
+        title=f"{FOCUS_MODEL} ({kind}), {IMAGE_SIZE} px, {device_name(device)}, "
+        f"{dense.num_threads} threads",
+    )
+    for column in ("plan", "FLOPs", "step s", "spread s", "x timm", "x dense", "time / FLOPs"):
+        table.add_column(column, justify="left" if column == "plan" else "right")
+    for name, step in steps.items():
+        flops_ratio = step.flops / dense.flops
+        table.add_row(
+            name,
+            f"{flops_ratio:.3f}",
+            f"{step.step_s:.3f}",
+            f"{step.step_spread_s:.3f}",
+            f"{step.step_s / plain.step_s:.3f}",
+            f"{step.step_s / dense.step_s:.3f}",
+            f"{step.step_s / dense.step_s / flops_ratio:.3f}",
+        )
+    Console(width=110).print(table)
+    half = steps["half FULL, half SHORTCUT"]
+    worst = max(
+        steps[name].step_s / dense.step_s / (steps[name].flops / dense.flops)
+        for name in schedules
+        if name.startswith("random")
+    )
+    _verdict("half FULL / dense", half.step_s / dense.step_s, TARGET_HALF)
+    _verdict("all FULL / plain timm", dense.step_s / plain.step_s, TARGET_DENSE)
+    _verdict("worst random plan, time ratio / FLOPs ratio", worst, TARGET_RANDOM)
+
+
+def _schedules(workload: Workload) -> dict[str, np.ndarray]:
+    """Dense, a random half, and random plans of 30 to 80 % of the dense compute."""
+    rng = np.random.default_rng(0)
+    num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
+    dense = uniform_schedule(num_subnets, num_microbatches, Operation.FULL)
+    half = rng.permuted(
+        np.resize([Operation.FULL, Operation.SHORTCUT], num_subnets * num_microbatches)
+    ).reshape(dense.shape)
+    schedules = {"all FULL": dense, "half FULL, half SHORTCUT": half}
+    for full, forward_only in ((0.2, 0.3), (0.4, 0.0), (0.4, 0.3), (0.6, 0.0), (0.7, 0.2)):
+        shares = (1 - full - forward_only, forward_only, full)
+        schedule = rng.choice(3, size=dense.shape, p=shares)
+        compute = step_flops(workload, schedule) / step_flops(workload, dense)
+        schedules[f"random, {compute:.0%} compute, {forward_only:.0%} forward only"] = schedule
+    return schedules
+
+
+def _verdict(what: str, value: float, target: float) -> None:
+    print(f"{what}: {value:.3f} (target at most {target}) {'ok' if value <= target else 'MISSED'}")
+
+
+if __name__ == "__main__":
+    main()
