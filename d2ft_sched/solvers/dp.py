@@ -1,25 +1,38 @@
-"""The exact solver of knapsacks that nothing couples: it chooses the algorithm per knapsack."""
+"""The best algorithm for each problem: exact where that is possible, certified where it is not."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2ft_sched.errors import InputError
 from d2ft_sched.operations import NUM_OPERATIONS
 from d2ft_sched.problem import Problem
-from d2ft_sched.solution import Solution, Status, checked_solution, no_schedule
+from d2ft_sched.solution import (
+    OPTIMALITY_TOLERANCE,
+    Solution,
+    Status,
+    checked_solution,
+    no_schedule,
+)
 from d2ft_sched.solvers.equal_costs import (
     equal_cost_batches,
     has_equal_costs,
     solve_equal_costs,
 )
 from d2ft_sched.solvers.knapsacks import Knapsacks, knapsack_runs
+from d2ft_sched.solvers.lagrangian import solve_lagrangian
+from d2ft_sched.solvers.mip import MIP_TOLERANCE, solve_mip
 from d2ft_sched.solvers.scaled_batch import scaled_batches
 from d2ft_sched.solvers.unequal_costs import solve_unequal_costs
 
 RUN_ITEMS = 32_768
 """Items that are worked on at a time: memory is bounded and arrays stay near the core."""
+
+CLOSING_ITEMS = 2_000
+"""Coupled problems of up to this many items are handed to SCIP if a gap is left."""
+
+CLOSING_S = 10.0
+"""Seconds it gets."""
 
 MAX_STATES = 8_192
 """States per knapsack of the search over unequal costs."""
@@ -58,16 +71,18 @@ def solve_dp(
     """Joint optimum over all three operations.
 
     Knapsacks whose items cost the same are solved exactly over counts; others by a core search
-    that is exact unless it meets its limits, and has a bound then. Deterministic.
+    that is exact unless it meets its limits, and has a bound then. Shared constraints are met by
+    Lagrangian decomposition over these; where that leaves a gap and the problem is small, SCIP
+    closes it. Deterministic.
 
     Args:
-        problem: without shared constraints.
-        time_limit_s: ends the search over unequal costs.
+        problem: any.
+        time_limit_s: ends the search over unequal costs, and the rounds of the decomposition.
         seed: not used.
         max_states: most states per knapsack of that search.
     """
     if problem.shared:
-        raise InputError("this solver takes no shared constraints; use solver 'lagrangian'")
+        return _solve_coupled(problem, time_limit_s, seed)
     begin = time.perf_counter()
     deadline = float("inf") if time_limit_s is None else begin + time_limit_s
     value = problem.value.reshape(-1, NUM_OPERATIONS)
@@ -103,6 +118,35 @@ def solve_dp(
         solve_s=solve_s,
         solver="dp",
         method=tally.method,
+    )
+
+
+def _solve_coupled(problem: Problem, time_limit_s: float | None, seed: int) -> Solution:
+    begin = time.perf_counter()
+    found = solve_lagrangian(problem, time_limit_s=time_limit_s, seed=seed)
+    left_s = CLOSING_S
+    if time_limit_s is not None:
+        left_s = min(left_s, time_limit_s - (time.perf_counter() - begin))
+    settled = found.status in (Status.OPTIMAL, Status.INFEASIBLE)
+    if settled or problem.num_items > CLOSING_ITEMS or left_s <= 0:
+        return found
+    closing = solve_mip(problem, time_limit_s=left_s, seed=seed, start=found.schedule)
+    build_s, solve_s = found.build_s + closing.build_s, found.solve_s + closing.solve_s
+    method = f"{found.method}; then {closing.method}"
+    if closing.status == Status.INFEASIBLE or (found.schedule is None and closing.schedule is None):
+        return replace(closing, build_s=build_s, solve_s=solve_s, method=method)
+    best = closing if closing.objective > found.objective else found
+    assert best.schedule is not None
+    return checked_solution(
+        problem,
+        best.schedule,
+        upper_bound=min(found.upper_bound, closing.upper_bound),
+        status=best.status,
+        build_s=build_s,
+        solve_s=solve_s,
+        solver="dp",
+        method=method,
+        tolerance=MIP_TOLERANCE if closing.status == Status.OPTIMAL else OPTIMALITY_TOLERANCE,
     )
 
 

@@ -81,7 +81,7 @@ def _relieve(
     """Change to cheaper operations until all fits, least value lost per price first, in place."""
     gain, extra = _changes(value, cost, operation)
     cheaper = allowed & (extra <= 0).all(axis=0) & (extra < 0).any(axis=0)
-    saved = np.maximum(-priced(extra, price), 1e-300)
+    saved = np.maximum(-priced(extra, price), 1e-30)
     rate = np.where(cheaper, -gain / saved, np.inf)
     for row, item, new in _moves_in_order(rate, max_moves=rate[:, 0].size):
         over = spent > 1

@@ -22,7 +22,7 @@ def filled(problem: Problem, rows: SharedRows, operation: np.ndarray) -> np.ndar
     """
     operation = operation.copy()
     value = problem.value.reshape(-1, NUM_OPERATIONS)
-    cost = problem.cost.reshape(problem.num_resources, -1, NUM_OPERATIONS)
+    cost = problem.cost.reshape(problem.num_resources, problem.num_items, NUM_OPERATIONS)
     knapsack = problem.knapsack.ravel()
     item = np.arange(problem.num_items)
     open_items = item

@@ -8,10 +8,12 @@ import numpy as np
 from d2ft_sched.operations import NUM_OPERATIONS
 from d2ft_sched.problem import Problem
 from d2ft_sched.solution import (
+    OPTIMALITY_TOLERANCE,
     Solution,
     Status,
     checked_solution,
     no_schedule,
+    relative_gap,
 )
 from d2ft_sched.solvers.count_options import count_options, operations_of_counts
 from d2ft_sched.solvers.equal_costs import near_best_equal_costs
@@ -30,15 +32,15 @@ SEARCH_STATES = 256
 FIRST_PRICES = (0.1, 0.3, 0.6, 1.0, 2.0, 5.0)
 """Prices of the first options, in units of a row's value per usage."""
 
-MAX_PRICE = 50.0
-"""Largest price, in the same units."""
+FIRST_RADIUS, WIDENING, NARROWING, LAST_RADIUS = 0.5, 1.5, 0.6, 0.01
+"""How far prices move in a round, in the same units: more after a success, less after a failure."""
 
 FIRST_TEMPERATURE, COOLING, LAST_TEMPERATURE = 2e-3, 0.7, 1e-5
 """Smoothing of the prices' dual, in units of a knapsack's mean value."""
 
 SETTLED = 2e-5
 """Relative improvement of the bound over `PATIENCE` rounds at which the prices have settled."""
-PATIENCE = 3
+PATIENCE = 6
 
 NEAR_PRICES = (1.0, 0.8, 1.25)
 NEAR_CHOICES = 8
@@ -54,7 +56,7 @@ def solve_lagrangian(
     *,
     time_limit_s: float | None = None,
     seed: int = 0,
-    max_rounds: int = 40,
+    max_rounds: int = 60,
 ) -> Solution:
     """Lagrangian decomposition: each round solves all knapsacks at given prices of shared rows.
 
@@ -139,28 +141,31 @@ class _Search:
         if self.best is not None or not np.isfinite(self.bound):
             return
         unit = self._price_unit()
-        price, price_bound = free, self.bound
+        best, best_bound = free, self.bound
         for factor in FIRST_PRICES:
             bound = self.query(factor * unit)
-            if bound < price_bound:
-                price, price_bound = factor * unit, bound
-        temperature = FIRST_TEMPERATURE
+            if bound < best_bound:
+                best, best_bound = factor * unit, bound
+        temperature, radius = FIRST_TEMPERATURE, FIRST_RADIUS
         bounds = [self.bound]
-        start = price
         while self.num_rounds < max_rounds and time.perf_counter() < self.deadline:
             assert self.options is not None
-            mean = self.span / self.problem.num_knapsacks
-            start = smoothed_prices(self.options, start, MAX_PRICE * unit, temperature * mean)
-            bound = self.query(start)
-            if bound < price_bound:
-                price, price_bound = start, bound
+            mean = (self.span or 1.0) / self.problem.num_knapsacks
+            price = smoothed_prices(self.options, best, radius * unit, temperature * mean)
+            bound = self.query(price)
+            if bound < best_bound:
+                best, best_bound = price, bound
+                radius *= WIDENING
+            else:
+                radius = max(NARROWING * radius, LAST_RADIUS)
             temperature = max(COOLING * temperature, LAST_TEMPERATURE)
             bounds.append(self.bound)
-            if len(bounds) > PATIENCE and bounds[-1 - PATIENCE] - self.bound <= SETTLED * abs(
-                self.bound
-            ):
+            settled = SETTLED * abs(self.bound)
+            if len(bounds) > PATIENCE and bounds[-1 - PATIENCE] - self.bound <= settled:
                 break
-        self.assemble(price)
+            if self.is_proven():
+                return
+        self.assemble(best)
 
     def query(self, price: np.ndarray) -> float:
         """Solve all knapsacks at the prices; the dual bound there."""
@@ -179,6 +184,10 @@ class _Search:
         """Collect schedules, int8 ``[n, num_items]``, as options."""
         new = options(operation, self.value, self.knapsack, self.problem.num_knapsacks, self.rows)
         self.options = new if self.options is None else joined(self.options, new)
+
+    def is_proven(self) -> bool:
+        """Whether the best schedule meets the bound."""
+        return relative_gap(self.best_objective, self.bound) <= OPTIMALITY_TOLERANCE
 
     def offer(self, operation: np.ndarray) -> None:
         """Keep the schedule if it is feasible and better than the best."""
@@ -231,7 +240,7 @@ class _Search:
             self.offer(operation)
             if self.best is not None and (operation == self.best).all():
                 self.offer(filled(self.problem, self.rows, operation))
-            if time.perf_counter() > self.deadline:
+            if self.is_proven() or time.perf_counter() > self.deadline:
                 break
             step = np.where(sign == -last_sign, 0.5 * step, step)
             price = np.where(outside, price * (1 + sign * step), price)
@@ -246,4 +255,4 @@ class _Search:
             width = weight.max(axis=1) - weight.min(axis=1)
             worth += np.bincount(row[counted], span[counted], self.rows.num_rows)
             used += np.bincount(row[counted], width[counted], self.rows.num_rows)
-        return worth / np.maximum(used, 1e-300)
+        return np.divide(worth, used, out=np.zeros_like(worth), where=used > 0)

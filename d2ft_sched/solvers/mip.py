@@ -45,6 +45,7 @@ def solve_mip(
     seed: int = 0,
     backend: str = "scip",
     warm_start: bool = False,
+    start: np.ndarray | None = None,
     by_knapsack: bool = False,
 ) -> Solution:
     """Solve by branch and bound; status and bound are the backend's, its optimality tolerance 1e-6.
@@ -56,24 +57,31 @@ def solve_mip(
         backend: a key of `BACKENDS`; SCIP is the fastest of them on these problems.
         warm_start: hand the backend the DP's schedule, or with shared constraints that of the
             Lagrangian decomposition.
+        start: a schedule to hand to it instead.
         by_knapsack: one programme per knapsack instead of one for all; without shared constraints.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} is unknown; it must be one of {', '.join(BACKENDS)}")
     if by_knapsack and problem.shared:
         raise InputError("shared constraints couple the knapsacks: by_knapsack must be False")
-    start = _warm_start(problem, seed) if warm_start else None
+    if warm_start and start is None:
+        start = _warm_start(problem, seed)
     how = "knapsack by knapsack" if by_knapsack else "one model"
-    method = f"{backend} through OR-Tools MathOpt, {how}" + (", warm start" if warm_start else "")
+    method = f"{backend} through OR-Tools MathOpt, {how}" + (
+        ", warm start" if start is not None else ""
+    )
     if not by_knapsack:
         return _solve_whole(problem, start, backend, time_limit_s, seed, method)
     return _solve_by_knapsack(problem, start, backend, time_limit_s, seed, method)
 
 
 def _warm_start(problem: Problem, seed: int) -> np.ndarray | None:
-    from d2ft_sched.solve import solve
+    from d2ft_sched.solvers.dp import solve_dp
+    from d2ft_sched.solvers.lagrangian import solve_lagrangian
 
-    return solve(problem, "lagrangian" if problem.shared else "dp", seed=seed).schedule
+    if problem.shared:
+        return solve_lagrangian(problem, seed=seed).schedule
+    return solve_dp(problem, seed=seed).schedule
 
 
 def _solve_whole(
@@ -131,7 +139,7 @@ def _solve_by_knapsack(
 ) -> Solution:
     knapsack = problem.knapsack.ravel()
     value = problem.value.reshape(-1, 1, NUM_OPERATIONS)
-    cost = problem.cost.reshape(problem.num_resources, -1, 1, NUM_OPERATIONS)
+    cost = problem.cost.reshape(problem.num_resources, problem.num_items, 1, NUM_OPERATIONS)
     schedule = np.zeros(problem.num_items, dtype=np.int8)
     order = np.argsort(knapsack, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(knapsack, minlength=problem.num_knapsacks))[:-1])

@@ -153,14 +153,17 @@ def _solve_part(
     usage = np.moveaxis(usage, 3, 0)
     row_price = price[group.row].T
     value = np.take_along_axis(mine, ranked, axis=0) + np.einsum("rogw,rg->ogw", usage, row_price)
-    allowed = np.isfinite(value) & _distinct(value, usage)
+    allowed = np.isfinite(value)
     value = np.where(allowed, value, 0.0)
+    allowed &= _distinct(value, usage)
     smallest = np.where(allowed, usage, np.inf).min(axis=1)
     limit = options.rows.limit[group.row].T
     left = limit - smallest.sum(axis=2)
     possible = (left > 0).all(axis=0)
     cost = (usage - smallest[:, None]) / np.where(left > 0, left, np.inf)[:, None, :, None]
     allowed &= (cost <= 1).all(axis=0)
+    possible &= allowed.any(axis=0).all(axis=1)
+    allowed |= ~possible[:, None]
     row_price = row_price * np.maximum(left, 0.0)
     start, fits = greedy_choice(value, cost, allowed, row_price)
     result = search_core(

@@ -14,21 +14,24 @@ MAX_ITERATIONS = 20
 
 
 def smoothed_prices(
-    options: Options, start: np.ndarray, ceiling: np.ndarray, temperature: float
+    options: Options, centre: np.ndarray, radius: np.ndarray, temperature: float
 ) -> np.ndarray:
-    """Prices that minimise the smoothed dual over the options.
+    """Prices that minimise the smoothed dual over the options, near prices that are known.
+
+    Few options say little about prices far from those at which they were found, so the search
+    keeps to a box around the best prices so far.
 
     Args:
         options: at least one per knapsack.
-        start: float >= 0 ``[num_rows]``.
-        ceiling: largest price of each row.
+        centre: float >= 0 ``[num_rows]``.
+        radius: largest change of each row's price.
         temperature: smoothing T, in units of value; the dual is off by at most
             T log(number of options) per knapsack.
     """
     rows = options.rows
     spread = options.usage.var(axis=0)
     unit = 1 / np.sqrt(np.bincount(rows.pair_row, spread, minlength=rows.num_rows) + 1e-12)
-    magnitude = 1e-4 * max(np.abs(options.value).max(axis=0).sum(), 1e-300)
+    magnitude = 1e-4 * (float(np.abs(options.value).max(axis=0).sum()) or 1.0)
 
     def dual(scaled: np.ndarray) -> tuple[float, np.ndarray]:
         price = scaled * unit
@@ -43,10 +46,11 @@ def smoothed_prices(
 
     result = minimize(
         dual,
-        np.minimum(start, ceiling) / unit,
+        centre / unit,
         jac=True,
         method="L-BFGS-B",
-        bounds=np.stack([np.zeros(rows.num_rows), ceiling / unit], axis=1),
+        bounds=np.stack([np.maximum(centre - radius, 0.0), centre + radius], axis=1)
+        / unit[:, None],
         options={"maxiter": MAX_ITERATIONS, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-10},
     )
     return np.asarray(result.x) * unit

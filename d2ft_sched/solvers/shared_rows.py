@@ -92,7 +92,7 @@ def shared_rows(problem: Problem) -> SharedRows:
         scale = np.where(limit > 0, limit, np.maximum(np.abs(limit), largest))[binds]
         scale = np.where(scale > 0, scale, 1.0)
         number = np.where(binds, np.cumsum(binds) - 1, NOT_COUNTED)
-        row = np.where(counted, number[row], NOT_COUNTED)
+        row = np.append(number, NOT_COUNTED)[row]
         divisor = np.append(scale, np.inf)[row]
         offset = sum(map(len, limits))
         families.append((np.where(row >= 0, row + offset, NOT_COUNTED), weight / divisor[:, None]))
