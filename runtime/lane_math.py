@@ -87,7 +87,7 @@ def add_output_weight_gradient(
 def _add_weight_gradient(
     gradient: Tensor, dim: int, units: Units, pairs: list[tuple[Tensor, Tensor]], overwrite: bool
 ) -> None:
-    if len(units.runs) == 1:
+    if units.is_one_run:
         target = units.take(gradient, dim)
         for i, (left, right) in enumerate(pairs):
             add_product(target, left, right, keep=not overwrite or i > 0)

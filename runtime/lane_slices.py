@@ -5,7 +5,7 @@ where they neighbour one another, and a step needs no index tensors and no synch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,32 +27,47 @@ class Units:
     """Some rows, or columns, of a weight.
 
     Attributes:
-        runs: where they are, in order; at least one.
+        runs: where they are in every part of the weight, in order; at least one.
         is_all: whether the weight has no others.
+        num_parts: equal parts that the weight is stacked of: 3 for queries, keys and values.
     """
 
     runs: tuple[Run, ...]
     is_all: bool
+    num_parts: int = 1
 
     @property
-    def count(self) -> int:
-        return sum(stop - start for start, stop in self.runs)
-
-    def views(self, tensor: Tensor, dim: int) -> list[Tensor]:
-        """Their parts of `tensor` along `dim`, one view per run."""
-        return [tensor.narrow(dim, start, stop - start) for start, stop in self.runs]
+    def is_one_run(self) -> bool:
+        """Whether they neighbour one another in the whole weight."""
+        return len(self.runs) == 1 and (self.num_parts == 1 or self.is_all)
 
     def take(self, tensor: Tensor, dim: int) -> Tensor:
-        """Their part of `tensor` along `dim`: a view if it is one run, else a copy."""
-        views = self.views(tensor, dim)
-        return views[0] if len(views) == 1 else torch.cat(views, dim)
+        """Their part of `tensor` along `dim`: a view if they are one run, else a copy."""
+        if self.is_all:
+            return tensor
+        if self.num_parts == 1:
+            return self._join(tensor, dim)
+        return self._join(tensor.unflatten(dim, (self.num_parts, -1)), dim + 1).flatten(
+            dim, dim + 1
+        )
 
-    def add_to(self, tensor: Tensor, dim: int, part: Tensor) -> None:
-        """Add `part` to their part of `tensor` along `dim`, in place."""
-        views = self.views(tensor, dim)
-        pieces = part.split([view.shape[dim] for view in views], dim)
+    def add_to(self, tensor: Tensor, dim: int, own: Tensor) -> None:
+        """Add `own` to their part of `tensor` along `dim`, in place."""
+        if self.num_parts > 1:
+            tensor = tensor.unflatten(dim, (self.num_parts, -1))
+            own = own.unflatten(dim, (self.num_parts, -1))
+            dim += 1
+        views = self._views(tensor, dim)
+        pieces = own.split([view.shape[dim] for view in views], dim)
         for view, piece in zip(views, pieces, strict=True):
             view.add_(piece)
+
+    def _join(self, tensor: Tensor, dim: int) -> Tensor:
+        views = self._views(tensor, dim)
+        return views[0] if len(views) == 1 else torch.cat(views, dim)
+
+    def _views(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        return [tensor.narrow(dim, start, stop - start) for start, stop in self.runs]
 
 
 @dataclass(frozen=True)
@@ -181,9 +196,8 @@ def _block_lanes(
         heads = np.sort([head for m in members for head in m.heads]).astype(int)
         channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
         if len(channels):
-            qkv = np.concatenate([channels + part * num_channels for part in range(3)])
-            rows, columns = _units(qkv, 3 * num_channels), _units(channels, num_channels)
-            lane = LaneSlice(len(samples), tokens, rows, columns)
+            columns = _units(channels, num_channels)
+            lane = LaneSlice(len(samples), tokens, replace(columns, num_parts=3), columns)
             attention.append((group.operation, lane))
         hidden = np.sort(
             np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
