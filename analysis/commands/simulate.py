@@ -45,10 +45,11 @@ def run(
             f"{cluster_file}: has {len(cluster.devices)} devices; the plan {plan_file} is for "
             f"{len(plan.cluster.devices)}"
         )
-    dense_schedule = uniform_schedule(*plan.schedule.shape, Operation.FULL)
-    dense = simulate_step(
-        plan.workload, cluster, plan.placement, dense_schedule, plan.num_waves
+    workload = plan.workload
+    dense_schedule = uniform_schedule(
+        workload.num_subnets, workload.num_microbatches, Operation.FULL
     )
+    dense = simulate_step(plan.workload, cluster, plan.placement, dense_schedule, plan.num_waves)
     planned = simulate_plan(plan, cluster)
     result = {
         "cluster": cluster.name,
