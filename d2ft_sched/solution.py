@@ -21,7 +21,7 @@ class Status(StrEnum):
     INFEASIBLE = "INFEASIBLE"
     """No schedule exists; proven."""
     TIME_LIMIT = "TIME_LIMIT"
-    """Stopped before proof; the schedule is the best one found, or None."""
+    """Ended before proof, at the time limit or, with no schedule, because its rules found none."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,15 +30,23 @@ class _Entry:
 
 _MIP = "d2ft_sched.solvers.mip:solve_mip"
 
+_BASELINES = "d2ft_sched.baselines"
+
 _REGISTRY: dict[str, _Entry] = {
     "dp": _Entry("d2ft_sched.solvers.dp:solve_dp"),
     "two_stage": _Entry("d2ft_sched.solvers.two_stage:solve_two_stage"),
-    "random": _Entry("d2ft_sched.baselines.random_choice:solve_random"),
     "lagrangian": _Entry("d2ft_sched.solvers.lagrangian:solve_lagrangian"),
     "mip": _Entry(_MIP),
     "scip": _Entry(_MIP, {"backend": "scip"}),
     "highs": _Entry(_MIP, {"backend": "highs"}),
     "cp_sat": _Entry(_MIP, {"backend": "cp_sat"}),
+    "fewer_microbatches": _Entry(f"{_BASELINES}.fewer_microbatches:solve_fewer_microbatches"),
+    "uniform": _Entry(f"{_BASELINES}.uniform:solve_uniform"),
+    "random": _Entry(f"{_BASELINES}.random_choice:solve_random"),
+    "greedy": _Entry(f"{_BASELINES}.greedy:solve_greedy"),
+    "magnitude": _Entry(f"{_BASELINES}.published:solve_magnitude"),
+    "top_k": _Entry(f"{_BASELINES}.published:solve_top_k"),
+    "frozen_prefix": _Entry(f"{_BASELINES}.published:solve_frozen_prefix"),
 }
 
 

@@ -1,0 +1,1 @@
+"""Rules of thumb and published methods that plans are compared with; our reading of each."""

@@ -82,19 +82,38 @@ def _compatible(
     order = np.lexsort((rate, knapsack[item]))
     owner = knapsack[item[order]]
     first = order[np.append(True, owner[1:] != owner[:-1])]
-    accepted = np.zeros(len(item), dtype=bool)
-    accepted[first] = True
     chosen = first[np.argsort(rate[first])]
+    fits = fit_in_rows(rows, item[chosen], operation[item[chosen]], new[chosen], row_left)
+    accepted = np.zeros(len(item), dtype=bool)
+    accepted[chosen[fits]] = True
+    return accepted
+
+
+def fit_in_rows(
+    rows: SharedRows, item: np.ndarray, old: np.ndarray, new: np.ndarray, row_left: np.ndarray
+) -> np.ndarray:
+    """Which changes the shared rows hold together, if those that come first go first.
+
+    A change counts against the later ones even where it is refused itself, so that the answer errs
+    on the safe side.
+
+    Args:
+        rows: the shared rows.
+        item: items to change, in order of preference, each at most once.
+        old: their operations.
+        new: their operations after the change.
+        row_left: what is left of each row, float ``[num_rows]``.
+    """
+    fits = np.ones(len(item), dtype=bool)
     for row, weight in zip(rows.row, rows.weight, strict=True):
-        items = item[chosen]
-        counted = row[items] >= 0
-        inside, where = chosen[counted], row[items[counted]]
-        extra = weight[item[inside], new[inside]] - weight[item[inside], operation[item[inside]]]
-        by_row = np.argsort(where, kind="stable")
-        running = np.cumsum(np.maximum(extra[by_row], 0.0))
-        where = where[by_row]
+        inside = np.flatnonzero(row[item] >= 0)
+        counted = item[inside]
+        extra = weight[counted, new[inside]] - weight[counted, old[inside]]
+        by_row = np.argsort(row[counted], kind="stable")
+        where, extra = row[counted][by_row], extra[by_row]
+        running = np.cumsum(np.maximum(extra, 0.0))
         start = np.append(True, where[1:] != where[:-1])[: len(where)]
         before = np.where(start, np.append(0.0, running)[: len(running)], 0.0)
-        too_much = running - np.maximum.accumulate(before) > row_left[where]
-        accepted[inside[by_row[too_much]]] = False
-    return accepted
+        too_much = (extra > 0) & (running - np.maximum.accumulate(before) > row_left[where])
+        fits[inside[by_row[too_much]]] = False
+    return fits
