@@ -33,8 +33,8 @@ FAST_LINK, SLOW_LINK = 50e9, 0.5e9
 FREE, EVERY_DEVICE, TIGHT_MEMORY = "free", "every device", "tight memory"
 SETTINGS = (FREE, EVERY_DEVICE, TIGHT_MEMORY)
 """Devices may stay empty; each holds a subnet of every block; or all memory together is `ROOM`
-times what the dense step needs on one device, so that none can be left out."""
-ROOM = 1.25
+times what the dense step needs on one device, so that few can be left out."""
+ROOM = 1.6
 
 
 def star(

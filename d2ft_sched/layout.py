@@ -203,29 +203,34 @@ def fitted_layouts(
         operation: what all subnets run when memory is counted.
     """
     first = spread(step, devices, every_device=every_device)
-    if first is None:
-        return []
     need = subnet_bytes(step, operation)
+    gradients = step.size_parameters * step.workload.element_bytes
+    memory = sum(step.cluster.devices[step.devices[d]].memory_bytes for d in devices)
+    if first is None or (step.block_counts @ (need - gradients)).sum() > memory:
+        return []
+    found: list[np.ndarray] = []
 
-    def room_bytes(counts: np.ndarray) -> np.ndarray:
-        excess = excess_bytes(step, counts, owner, operation)
+    def room_bytes(counts: np.ndarray, excess: np.ndarray) -> np.ndarray:
         return np.maximum(counts.sum(axis=0) @ need - excess, 0.0)
 
     def fit(make: Callable[[np.ndarray], np.ndarray | None], counts: np.ndarray | None) -> None:
         for _ in range(MEMORY_ROUNDS):
             if counts is None:
                 return
-            if (excess_bytes(step, counts, owner, operation) <= 0).all():
+            excess = excess_bytes(step, counts, owner, operation)
+            if (excess <= 0).all():
                 found.append(counts)
                 return
-            again = make(room_bytes(counts))
+            again = make(room_bytes(counts, excess))
             if again is not None and (again == counts).all():
                 return
             counts = again
 
-    found: list[np.ndarray] = []
     fit(lambda room: spread(step, devices, every_device, room, need), first)
     if not every_device:
-        beside_owner = concentrate(step, devices, owner, room_bytes(first), need)
-        fit(lambda room: concentrate(step, devices, owner, room, need), beside_owner)
+        room = room_bytes(first, excess_bytes(step, first, owner, operation))
+        fit(
+            lambda room: concentrate(step, devices, owner, room, need),
+            concentrate(step, devices, owner, room, need),
+        )
     return found
