@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from analysis.formatting import NO_BREAK, quantity
+
 console = Console()
 messages = Console(stderr=True)
 """Progress and notes, apart from results."""
@@ -40,20 +42,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def seconds(value: float) -> str:
     """Seconds with a fitting unit, three digits."""
-    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
-        if abs(value) * factor >= 1 or unit == "us":
-            return f"{value * factor:.3g} {unit}"
-    raise AssertionError
+    return quantity(value, "s")
 
 
 def amount(value: float, unit: str) -> str:
     """A number with an SI prefix, three digits."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
+    return quantity(value, unit)
 
 
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage; a dash for None."""
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+    return "-" if fraction is None else f"{100 * fraction:.1f}{NO_BREAK}%"
