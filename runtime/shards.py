@@ -1,0 +1,181 @@
+"""Which part of which parameter every rank holds, in the names and shapes of the timm model.
+
+A weight of heads or hidden units lives only where its subnets are: rows of ``attn.qkv`` and
+``mlp.fc1``, columns of ``attn.proj`` and ``mlp.fc2``. The trunk (embeddings, tokens, norms,
+LayerScale, output biases, classifier) lives whole on every owner of a micro-batch, and nowhere
+else.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.placement import Placement
+from d2ft_sched.workload import Workload
+
+_HEAD_ROWS = ("attn.qkv.weight", "attn.qkv.bias")
+_HIDDEN_ROWS = ("mlp.fc1.weight", "mlp.fc1.bias")
+_HEAD_COLUMNS = "attn.proj.weight"
+_HIDDEN_COLUMNS = "mlp.fc2.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """The part of one parameter that a rank holds.
+
+    Attributes:
+        name: of the parameter in timm's layout, such as ``blocks.3.attn.qkv.weight``.
+        full_shape: of the whole parameter.
+        dim: along which it is sliced.
+        indices: what the rank holds along `dim`, int64, sorted; None for all (the trunk).
+    """
+
+    name: str
+    full_shape: tuple[int, ...]
+    dim: int
+    indices: np.ndarray | None
+
+    @property
+    def is_trunk(self) -> bool:
+        return self.indices is None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the part held."""
+        if self.indices is None:
+            return self.full_shape
+        return (*self.full_shape[: self.dim], len(self.indices), *self.full_shape[self.dim + 1 :])
+
+    def take(self, full: Tensor) -> Tensor:
+        """The part held of the whole parameter, or of a tensor like it; a copy if it is sliced."""
+        if self.indices is None:
+            return full
+        return full.index_select(self.dim, torch.from_numpy(self.indices).to(full.device))
+
+    def put(self, part: Tensor, full: Tensor) -> None:
+        """Write the part held into the whole tensor, in place."""
+        if self.indices is None:
+            full.copy_(part)
+        else:
+            full.index_copy_(self.dim, torch.from_numpy(self.indices).to(full.device), part)
+
+
+@dataclass(frozen=True)
+class HeldUnits:
+    """Heads and hidden units of one block that a rank holds, int64, sorted."""
+
+    heads: np.ndarray
+    hidden: np.ndarray
+
+
+def held_units(workload: Workload, placement: Placement, rank: int, block: int) -> HeldUnits:
+    """Those of the subnets of `block` that are placed on `rank`."""
+    partition = workload.partition
+    subnets = [
+        partition.subnets[s]
+        for s in partition.of_block(block)
+        if placement.subnet_device[s] == rank
+    ]
+    heads = np.array(sorted(head for s in subnets for head in s.heads), dtype=np.int64)
+    ranges = sorted((s.hidden_start, s.hidden_stop) for s in subnets)
+    hidden = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
+    return HeldUnits(heads, np.concatenate(hidden) if hidden else np.array([], dtype=np.int64))
+
+
+def rank_shards(
+    model: VisionTransformer, workload: Workload, placement: Placement, rank: int
+) -> tuple[Shard, ...]:
+    """What `rank` holds, in the order of the model's parameters.
+
+    Args:
+        model: whose names and shapes count; it may be on the meta device.
+        workload: whose partition says which heads and hidden units a subnet has.
+        placement: whose devices are the ranks.
+        rank: 0 to num_devices - 1.
+    """
+    units = [held_units(workload, placement, rank, b) for b in range(workload.shape.num_blocks)]
+    owns = rank in placement.owner
+    shards = []
+    for name, parameter in model.named_parameters():
+        sliced = _sliced(name, units, workload)
+        full_shape = tuple(parameter.shape)
+        if sliced is not None:
+            dim, indices = sliced
+            if len(indices):
+                shards.append(Shard(name, full_shape, dim, indices))
+        elif owns:
+            shards.append(Shard(name, full_shape, 0, None))
+    return tuple(shards)
+
+
+def read_shards(path: Path, shards: tuple[Shard, ...]) -> dict[str, Tensor]:
+    """The parts held, read from a safetensors file in timm's layout; nothing else is read.
+
+    Raises:
+        InputError: the file is unreadable, or lacks a tensor, or has one of another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            return {shard.name: _read(file, names, shard, path) for shard in shards}
+    except FileNotFoundError:
+        raise InputError(f"weights {path}: there is no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights {path}: is not a whole safetensors file ({error})") from None
+
+
+def join_shards(
+    parts: Mapping[str, Tensor], shards: tuple[Shard, ...], full: Mapping[str, Tensor]
+) -> None:
+    """Write a rank's parts into whole tensors, in place; both by name."""
+    for shard in shards:
+        shard.put(parts[shard.name], full[shard.name])
+
+
+def _sliced(name: str, units: list[HeldUnits], workload: Workload) -> tuple[int, np.ndarray] | None:
+    """Sliced dimension and indices held of a parameter of heads or hidden units, else None."""
+    root, _, rest = name.partition(".")
+    if root != "blocks":
+        return None
+    block, _, rest = rest.partition(".")
+    held, head_dim = units[int(block)], workload.shape.head_dim
+    channels = (held.heads[:, None] * head_dim + np.arange(head_dim)).ravel()
+    if rest in _HEAD_ROWS:
+        num_channels = workload.shape.num_heads * head_dim
+        return 0, np.concatenate([part * num_channels + channels for part in range(3)])
+    if rest == _HEAD_COLUMNS:
+        return 1, channels
+    if rest in _HIDDEN_ROWS:
+        return 0, held.hidden
+    if rest == _HIDDEN_COLUMNS:
+        return 1, held.hidden
+    return None
+
+
+def _read(file: safe_open, names: set[str], shard: Shard, path: Path) -> Tensor:
+    if shard.name not in names:
+        raise InputError(f"weights {path}: lacks tensor {shard.name} {list(shard.full_shape)}")
+    stored = file.get_slice(shard.name)
+    if tuple(stored.get_shape()) != shard.full_shape:
+        raise InputError(
+            f"weights {path}: tensor {shard.name} has shape {stored.get_shape()}; "
+            f"the model needs {list(shard.full_shape)}"
+        )
+    if shard.indices is None:
+        return file.get_tensor(shard.name)
+    before = (slice(None),) * shard.dim
+    pieces = [stored[(*before, slice(start, stop))] for start, stop in _runs(shard.indices)]
+    return torch.cat(pieces, shard.dim)
+
+
+def _runs(indices: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First, and one past the last, of neighbours among sorted indices."""
+    for run in np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1):
+        yield int(run[0]), int(run[-1]) + 1
