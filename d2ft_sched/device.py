@@ -32,7 +32,9 @@ class Device:
         launch_s: least time of one piece of work, where there is no curve.
         curves: measured time of each kind of work; a kind without one is timed by the roofline.
         price_per_hour: in the currency of whoever wrote the cluster file.
-        power_w: drawn while it computes.
+        power_w: drawn while it computes, watts; a preset gives the datasheet's limit, which is an
+            upper bound.
+        idle_power_w: drawn while it waits, watts; at most `power_w`.
         source: where the figures come from, for people.
     """
 
@@ -44,6 +46,7 @@ class Device:
     curves: Mapping[WorkKind, ComputeCurve] = field(default_factory=dict, hash=False)
     price_per_hour: float | None = None
     power_w: float | None = None
+    idle_power_w: float | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -53,12 +56,18 @@ class Device:
                 raise InputError(
                     f"device {self.name!r}: {name} is {value}; it must be above 0 and finite"
                 )
-        for name in ("launch_s", "price_per_hour", "power_w"):
+        for name in ("launch_s", "price_per_hour", "power_w", "idle_power_w"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(
                     f"device {self.name!r}: {name} is {value}; it must be 0 or more and finite"
                 )
+        busy_w, idle_w = self.power_w, self.idle_power_w
+        if busy_w is not None and idle_w is not None and idle_w > busy_w:
+            raise InputError(
+                f"device {self.name!r}: idle_power_w is {idle_w}; it must be at most power_w, "
+                f"which is {busy_w}"
+            )
 
     def is_calibrated(self, kind: WorkKind) -> bool:
         """Whether this kind of work is timed by a measured curve."""

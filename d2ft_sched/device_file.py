@@ -25,6 +25,7 @@ from d2ft_sched.file_schema import (
 
 Efficiency = Annotated[float, Field(gt=0, le=1)]
 _REQUIRED = ("compute_flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s")
+_OPTIONAL = ("launch_s", "price_per_hour", "power_w", "idle_power_w", "source")
 
 
 class DeviceFileError(InputError):
@@ -54,6 +55,7 @@ class DeviceSchema(StrictModel):
     curves: dict[str, CurveSchema] | None = None
     price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     power_w: Watts | None = None
+    idle_power_w: Watts | None = None
     source: str | None = None
 
 
@@ -70,7 +72,7 @@ def device_from_schema(schema: DeviceSchema, where: str, folder: Path) -> Device
     """
     given: dict[str, Any] = {
         field: value
-        for field in (*_REQUIRED, "launch_s", "price_per_hour", "power_w", "source")
+        for field in (*_REQUIRED, *_OPTIONAL)
         if (value := getattr(schema, field)) is not None
     }
     if schema.memory_bytes is not None:
@@ -130,7 +132,7 @@ def device_to_dict(device: Device) -> dict[str, Any]:
     """Plain values that `DeviceSchema` reads back exactly; unset fields are left out."""
     content: dict[str, Any] = {
         field: getattr(device, field)
-        for field in ("name", *_REQUIRED, "launch_s", "price_per_hour", "power_w", "source")
+        for field in ("name", *_REQUIRED, *_OPTIONAL)
         if getattr(device, field) not in (None, "")
     }
     if device.curves:

@@ -63,6 +63,6 @@ def preset_device(
         power_w=parse_quantity(sheet["power_w"], Dimension.WATTS),
         source=(
             f"{sheet['source']}: {compute:.0%} of {peak / 1e12:g} TFLOP/s ({precision}), "
-            f"{memory:.0%} of {bandwidth / 1e9:g} GB/s; fractions assumed"
+            f"{memory:.0%} of {bandwidth / 1e9:g} GB/s; fractions assumed; power_w is its limit"
         ),
     )

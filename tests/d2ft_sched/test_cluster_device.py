@@ -83,6 +83,8 @@ def test_scaled():
         ("memory_bandwidth_bytes_per_s", math.nan),
         ("launch_s", -1e-9),
         ("power_w", math.inf),
+        ("idle_power_w", -1.0),
+        ("price_per_hour", -0.1),
     ],
 )
 def test_impossible_devices(field, value):
@@ -90,10 +92,19 @@ def test_impossible_devices(field, value):
         dataclasses.replace(PLAIN, **{field: value})
 
 
+def test_idling_takes_no_more_power_than_computing():
+    assert dataclasses.replace(PLAIN, power_w=80.0, idle_power_w=80.0).idle_power_w == 80.0
+    with pytest.raises(InputError, match=r"idle_power_w is 81\.0; it must be at most power_w"):
+        dataclasses.replace(PLAIN, power_w=80.0, idle_power_w=81.0)
+
+
 def test_presets_sustain_a_fraction_of_their_datasheet():
     for name in preset_names():
         device = preset_device(name, "x")
         assert device.power_w
+        assert "power_w is its limit" in device.source
+        assert device.price_per_hour is None
+        assert device.idle_power_w is None
         assert "assumed" in device.source
         full = preset_device(name, "x", efficiency=1.0)
         assert device.compute_flops_per_s < full.compute_flops_per_s
@@ -120,6 +131,7 @@ def test_device_file_round_trip(tmp_path):
         curves={WorkKind.MLP_FORWARD: CURVE, WorkKind.TRUNK_BACKWARD: CURVE.scaled(3.0)},
         price_per_hour=0.1,
         power_w=80.5,
+        idle_power_w=9.25,
         source="measured: CPU, float32",
     )
     dump_device(device, tmp_path / "laptop.yaml")

@@ -387,7 +387,8 @@ def devices(draw: st.DrawFn, name: str) -> Device:
         launch_s=draw(st.floats(0, 1)),
         curves=curves,
         price_per_hour=draw(st.none() | st.floats(0, 1e3)),
-        power_w=draw(st.none() | st.floats(0, 1e3)),
+        power_w=draw(st.none() | st.floats(500, 1e3)),
+        idle_power_w=draw(st.none() | st.floats(0, 500)),
         source=draw(st.text(max_size=10)),
     )
 
