@@ -25,6 +25,8 @@ class Phase:
         device_s: busy seconds of each device, float ``[num_devices]``; None for an exchange.
         pair_bytes: bytes from row to column device, ``[num_devices, num_devices]``; None for
             computation.
+        device_start_s: when each device starts to compute, float ``[num_devices]``; None where
+            all start at `start_s`.
     """
 
     wave: int
@@ -35,6 +37,12 @@ class Phase:
     duration_s: float
     device_s: np.ndarray | None = None
     pair_bytes: np.ndarray | None = None
+    device_start_s: np.ndarray | None = None
+
+    @property
+    def end_s(self) -> float:
+        """When its last participant is done."""
+        return self.start_s + self.duration_s
 
 
 @dataclass(frozen=True)
@@ -43,21 +51,22 @@ class Prediction:
 
     Attributes:
         cluster: the devices and links.
-        phases: every phase in order of time.
+        phases: every phase in the order of issue; those of different waves may overlap in time.
         flops: of the whole step, trunk included.
         memory: peak bytes of each device by purpose.
+        is_overlapped: whether the waves' phases overlap.
     """
 
     cluster: Cluster
     phases: tuple[Phase, ...]
     flops: float
     memory: DeviceMemory
+    is_overlapped: bool = False
 
     @property
     def step_s(self) -> float:
-        """Seconds of the step."""
-        last = self.phases[-1]
-        return last.start_s + last.duration_s
+        """Seconds until the last phase is done."""
+        return max(p.end_s for p in self.phases)
 
     @property
     def device_busy_s(self) -> np.ndarray:
@@ -126,12 +135,15 @@ class Prediction:
         for p in self.phases:
             common = {"wave": p.wave, "direction": p.direction, "block": p.block, "phase": p.name}
             if p.device_s is not None:
+                starts_s = p.device_start_s
+                if starts_s is None:
+                    starts_s = np.full(len(names), p.start_s)
                 rows.extend(
                     {
                         **common,
                         "resource": names[d],
-                        "start_s": p.start_s,
-                        "end_s": p.start_s + p.device_s[d],
+                        "start_s": starts_s[d],
+                        "end_s": starts_s[d] + p.device_s[d],
                         "bytes": 0.0,
                     }
                     for d in np.flatnonzero(p.device_s)
