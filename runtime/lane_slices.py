@@ -17,6 +17,7 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.schedule import check_schedule
 from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import Workload
+from runtime.held_units import HeldUnits, all_units
 
 Run = tuple[int, int]
 """First index, and one past the last, of neighbours."""
@@ -166,15 +167,17 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
             f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
         )
     bounds = np.concatenate([[0], np.cumsum(workload.samples)])
+    units = all_units(workload)
     waves = []
     for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
         first, stop = int(bounds[microbatches[0]]), int(bounds[microbatches[-1] + 1])
         blocks = tuple(
-            _block_lanes(
+            block_lanes(
                 workload,
                 lane_groups(workload.partition, schedule, block, microbatches=microbatches),
-                bounds - first,
+                bounds[:-1] - first,
                 stop - first,
+                units,
             )
             for block in range(workload.shape.num_blocks)
         )
@@ -182,32 +185,47 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
     return ScheduleSlices(int(bounds[-1]), tuple(waves))
 
 
-def _block_lanes(
-    workload: Workload, groups: Sequence[LaneGroup], bounds: np.ndarray, num_samples: int
+def block_lanes(
+    workload: Workload,
+    groups: Sequence[LaneGroup],
+    first_sample: np.ndarray,
+    num_samples: int,
+    held: HeldUnits,
 ) -> BlockLanes:
+    """The lane groups of one block as slices of the weights held and of the samples of a pass.
+
+    Args:
+        workload: the model, its subnets and the micro-batches.
+        groups: whose subnets are all held.
+        first_sample: of each micro-batch, counted in the pass, int ``[num_microbatches]``; only
+            those of micro-batches of `groups` count.
+        num_samples: of the pass.
+        held: heads and hidden units that the weights have.
+    """
     partition, head_dim = workload.partition, workload.shape.head_dim
-    num_tokens = workload.shape.num_tokens
-    num_channels = partition.num_heads * head_dim
+    num_tokens = num_samples * workload.shape.num_tokens
     attention, mlp = [], []
     for group in groups:
         members = [partition.subnets[s] for s in group.subnets]
-        samples = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in group.microbatches])
-        tokens = _token_runs(samples, num_tokens)
-        heads = np.sort([head for m in members for head in m.heads]).astype(int)
+        samples = np.sort(
+            np.concatenate(
+                [first_sample[i] + np.arange(workload.samples[i]) for i in group.microbatches]
+            )
+        )
+        tokens = _token_runs(samples, workload.shape.num_tokens)
+        heads = np.array([head for m in members for head in m.heads], dtype=np.int64)
+        heads = np.searchsorted(held.heads, np.sort(heads))
         channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
         if len(channels):
-            columns = _units(channels, num_channels)
+            columns = _units(channels, len(held.heads) * head_dim)
             lane = LaneSlice(len(samples), tokens, replace(columns, num_parts=3), columns)
             attention.append((group.operation, lane))
-        hidden = np.sort(
-            np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
-        )
+        hidden = np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
+        hidden = np.searchsorted(held.hidden, np.sort(hidden))
         if len(hidden):
-            units = _units(hidden, partition.mlp_hidden)
+            units = _units(hidden, len(held.hidden))
             mlp.append((group.operation, LaneSlice(len(samples), tokens, units, units)))
-    return BlockLanes(
-        _sublayer(attention, num_samples * num_tokens), _sublayer(mlp, num_samples * num_tokens)
-    )
+    return BlockLanes(_sublayer(attention, num_tokens), _sublayer(mlp, num_tokens))
 
 
 def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) -> SublayerLanes:
@@ -222,20 +240,20 @@ def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) ->
             lane for operation, lane in groups if operation == Operation.FORWARD_ONLY
         ),
         full_is_disjoint=bool((num_full_groups <= 1).all()),
-        tokens_without_full=_runs(np.flatnonzero(num_full_groups == 0)),
+        tokens_without_full=index_runs(np.flatnonzero(num_full_groups == 0)),
     )
 
 
 def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
-    return tuple((start * num_tokens, stop * num_tokens) for start, stop in _runs(samples))
+    return tuple((start * num_tokens, stop * num_tokens) for start, stop in index_runs(samples))
 
 
 def _units(indices: np.ndarray, num_all: int) -> Units:
-    return Units(_runs(indices), is_all=len(indices) == num_all)
+    return Units(index_runs(indices), is_all=len(indices) == num_all)
 
 
-def _runs(indices: np.ndarray) -> tuple[Run, ...]:
-    """Runs of neighbours among sorted indices."""
+def index_runs(indices: np.ndarray) -> tuple[Run, ...]:
+    """Runs of neighbours among sorted indices, in order."""
     if len(indices) == 0:
         return ()
     cuts = np.flatnonzero(np.diff(indices) != 1) + 1

@@ -6,7 +6,7 @@ LayerScale, output biases, classifier) lives whole on every owner of a micro-bat
 else.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from d2ft_sched.errors import InputError
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
+from runtime.held_units import HeldUnits, held_units
+from runtime.lane_slices import index_runs
 
 _HEAD_ROWS = ("attn.qkv.weight", "attn.qkv.bias")
 _HIDDEN_ROWS = ("mlp.fc1.weight", "mlp.fc1.bias")
@@ -65,28 +67,6 @@ class Shard:
             full.copy_(part)
         else:
             full.index_copy_(self.dim, torch.from_numpy(self.indices).to(full.device), part)
-
-
-@dataclass(frozen=True)
-class HeldUnits:
-    """Heads and hidden units of one block that a rank holds, int64, sorted."""
-
-    heads: np.ndarray
-    hidden: np.ndarray
-
-
-def held_units(workload: Workload, placement: Placement, rank: int, block: int) -> HeldUnits:
-    """Those of the subnets of `block` that are placed on `rank`."""
-    partition = workload.partition
-    subnets = [
-        partition.subnets[s]
-        for s in partition.of_block(block)
-        if placement.subnet_device[s] == rank
-    ]
-    heads = np.array(sorted(head for s in subnets for head in s.heads), dtype=np.int64)
-    ranges = sorted((s.hidden_start, s.hidden_stop) for s in subnets)
-    hidden = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
-    return HeldUnits(heads, np.concatenate(hidden) if hidden else np.array([], dtype=np.int64))
 
 
 def rank_shards(
@@ -171,11 +151,5 @@ def _read(file: safe_open, names: set[str], shard: Shard, path: Path) -> Tensor:
     if shard.indices is None:
         return file.get_tensor(shard.name)
     before = (slice(None),) * shard.dim
-    pieces = [stored[(*before, slice(start, stop))] for start, stop in _runs(shard.indices)]
+    pieces = [stored[(*before, slice(start, stop))] for start, stop in index_runs(shard.indices)]
     return torch.cat(pieces, shard.dim)
-
-
-def _runs(indices: np.ndarray) -> Iterator[tuple[int, int]]:
-    """First, and one past the last, of neighbours among sorted indices."""
-    for run in np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1):
-        yield int(run[0]), int(run[-1]) + 1

@@ -1,0 +1,38 @@
+"""Heads and hidden units of a block that one device holds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.placement import Placement
+from d2ft_sched.workload import Workload
+
+
+@dataclass(frozen=True)
+class HeldUnits:
+    """Heads and hidden units of one block, int64, sorted."""
+
+    heads: np.ndarray
+    hidden: np.ndarray
+
+
+def all_units(workload: Workload) -> HeldUnits:
+    """Those of a whole block."""
+    return HeldUnits(
+        np.arange(workload.shape.num_heads, dtype=np.int64),
+        np.arange(workload.shape.mlp_hidden, dtype=np.int64),
+    )
+
+
+def held_units(workload: Workload, placement: Placement, rank: int, block: int) -> HeldUnits:
+    """Those of the subnets of `block` that are placed on `rank`."""
+    partition = workload.partition
+    subnets = [
+        partition.subnets[s]
+        for s in partition.of_block(block)
+        if placement.subnet_device[s] == rank
+    ]
+    heads = np.array(sorted(head for s in subnets for head in s.heads), dtype=np.int64)
+    ranges = sorted((s.hidden_start, s.hidden_stop) for s in subnets)
+    hidden = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
+    return HeldUnits(heads, np.concatenate(hidden) if hidden else np.array([], dtype=np.int64))
