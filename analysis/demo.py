@@ -39,19 +39,13 @@ from d2ft_sched.solve import solve
 from d2ft_sched.workload import Workload
 from runtime.data.load import load_data
 from runtime.device import device_name, keep_freed_memory, select_device
-from runtime.finetune import (
-    Evaluated,
-    Event,
-    FineTuneSettings,
-    Stepped,
-    fine_tune,
-    training_minibatches,
-)
+from runtime.finetune import fine_tune, training_minibatches
 from runtime.linear_probe import fit_classifier
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
 from runtime.profile import profile_device
 from runtime.scores import mean_scores
+from runtime.training import Evaluated, Event, FineTuneSettings, Stepped
 from runtime.training_scores import training_scores
 from sim.prediction import Prediction
 from sim.step import simulate_step

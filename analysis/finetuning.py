@@ -16,8 +16,9 @@ from d2ft_sched.provenance import provenance
 from d2ft_sched.schedule import uniform_schedule
 from runtime.data.load import load_data
 from runtime.device import autocast_dtype, device_name, keep_freed_memory, select_device
-from runtime.finetune import Evaluated, FineTuneSettings, Stepped, fine_tune
+from runtime.finetune import fine_tune
 from runtime.models import build_model, shape_of
+from runtime.training import Evaluated, FineTuneSettings, Stepped
 from runtime.weights import save_weights
 
 

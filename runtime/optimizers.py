@@ -34,3 +34,9 @@ def create_optimizer(
         raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(OPTIMIZER_STATES)}")
     options = _TIMM_OPTIONS[name]
     return create_optimizer_v2(model, lr=lr, weight_decay=weight_decay, fused=True, **options)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """For all parameters, from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -18,19 +18,12 @@ from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
 from runtime.data.image_data import ImageData, Split
 from runtime.data.minibatches import normalize
-from runtime.finetune import (
-    Evaluated,
-    FineTuneSettings,
-    Probed,
-    Stepped,
-    evaluate,
-    fine_tune,
-    learning_rate,
-    training_minibatches,
-)
+from runtime.finetune import fine_tune, training_minibatches
 from runtime.linear_probe import fit_classifier
 from runtime.models import normalization_of
 from runtime.optimizers import create_optimizer
+from runtime.training import Evaluated, FineTuneSettings, Probed, Stepped, learning_rate
+from runtime.whole_model import evaluate
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,282 @@
+"""Checkpoints: folders that are whole or not there.
+
+``step-000120/`` holds ``model.safetensors`` (all parameters in timm's layout),
+``optimizer-RANK-of-NUM.safetensors`` (`runtime.optimizer_state`) and ``checkpoint.json``, which
+says where training stands and has size and SHA-256 of every file and of itself. A folder is
+written under a temporary name and renamed when it is on disk. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.shape_file import describe_first_error
+from runtime import process_group
+
+FORMAT = "d2ft-checkpoint"
+VERSION = 1
+FACTS = "checkpoint.json"
+MODEL = "model.safetensors"
+
+Setting = str | int | float | bool | None
+
+_NAME = re.compile(r"step-\d{6,}")
+_TEMPORARY = re.compile(r"\.step-\d{6,}\.(partial|old)")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where training stands.
+
+    Attributes:
+        step: steps done, of `num_steps` in all.
+        num_steps: of the whole training.
+        epoch: that the next step belongs to, counted from 1.
+        position: of the next step's mini-batch in the order of that epoch, counted from 0.
+        seed: of the drawing of mini-batches and of their orders; nothing else is random.
+        settings: that must be the same for training to go on as it would have.
+        plan_sha256: digest of the plan file.
+        num_ranks: ranks that wrote the checkpoint.
+        provenance: of the run that wrote it.
+    """
+
+    step: int
+    num_steps: int
+    epoch: int
+    position: int
+    seed: int
+    settings: Mapping[str, Setting]
+    plan_sha256: str
+    num_ranks: int
+    provenance: Mapping[str, str | int | float]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _FileSchema(_Strict):
+    bytes: int
+    sha256: str
+
+
+class _StateSchema(_Strict):
+    step: int
+    num_steps: int
+    epoch: int
+    position: int
+    seed: int
+    settings: dict[str, Setting]
+    plan_sha256: str
+    num_ranks: int
+    provenance: dict[str, str | int | float]
+
+
+class _CheckpointSchema(_Strict):
+    state: _StateSchema
+    files: dict[str, _FileSchema]
+
+
+def optimizer_file(rank: int, num_ranks: int) -> str:
+    """Name of the file that holds a rank's optimizer state."""
+    return f"optimizer-{rank}-of-{num_ranks}.safetensors"
+
+
+def save_checkpoint(
+    directory: Path,
+    state: TrainingState,
+    write_files: Callable[[Path], Sequence[str]],
+    keep: int | None = None,
+) -> Path:
+    """Write ``step-NNNNNN`` into `directory`; on all ranks at once.
+
+    Args:
+        directory: of all checkpoints of a training, seen by every rank.
+        state: where training stands.
+        write_files: writes this rank's files into a folder and names them.
+        keep: newest checkpoints to keep; None for all.
+
+    Raises:
+        InputError: the directory cannot be written to, or is not the same for all ranks.
+    """
+    path = Path(directory) / f"step-{state.step:06d}"
+    temporary = path.with_name(f".{path.name}.partial")
+    is_first = process_group.rank() == 0
+    try:
+        if is_first:
+            _remove_leftovers(path.parent)
+            temporary.mkdir(parents=True)
+        process_group.barrier()
+        if not temporary.is_dir():
+            raise InputError(
+                f"checkpoint directory {directory}: rank {process_group.rank()} does not see what "
+                f"rank 0 writes there; choose a folder that all hosts share"
+            )
+        own = {name: _measure(temporary / name) for name in write_files(temporary)}
+        gathered = process_group.gather_texts(json.dumps(own))
+        if is_first:
+            files = {name: facts for text in gathered for name, facts in json.loads(text).items()}
+            _write_facts(temporary / FACTS, state, files)
+            _sync_folder(temporary)
+            if path.exists():
+                path.rename(path.with_name(f".{path.name}.old"))
+            temporary.rename(path)
+            _sync_folder(path.parent)
+            _remove_leftovers(path.parent)
+            _prune(path.parent, keep)
+        process_group.barrier()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    return path
+
+
+def load_checkpoint(path: Path) -> TrainingState:
+    """Check every file of a checkpoint and read where training stood.
+
+    Raises:
+        InputError: not a checkpoint, of another version, or with a file that is missing, truncated
+            or changed; the line names it.
+    """
+    path = Path(path)
+    content = _read_facts(path / FACTS)
+    for name, facts in content.files.items():
+        _check_file(path / name, facts)
+    return TrainingState(**content.state.model_dump())
+
+
+def optimizer_files(path: Path) -> list[Path]:
+    """The optimizer's files of a checkpoint, one per rank that wrote it."""
+    return sorted(Path(path).glob("optimizer-*-of-*.safetensors"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest whole checkpoint of a directory, and what is wrong with newer ones."""
+
+    path: Path
+    state: TrainingState
+    refused: tuple[str, ...]
+
+
+def find_checkpoint(directory: Path) -> Found:
+    """The newest whole checkpoint in `directory`.
+
+    Raises:
+        InputError: there is none.
+    """
+    refused: list[str] = []
+    for path in reversed(_checkpoints(directory)):
+        try:
+            return Found(path, load_checkpoint(path), tuple(refused))
+        except InputError as error:
+            refused.append(str(error))
+    if refused:
+        raise InputError(f"{directory}: has no whole checkpoint: {refused[0]}")
+    raise InputError(f"{directory}: has no checkpoint")
+
+
+def check_same_settings(
+    path: Path, saved: Mapping[str, Setting], now: Mapping[str, Setting]
+) -> None:
+    """Refuse to go on with other settings.
+
+    Raises:
+        InputError: naming the first that differs.
+    """
+    for name in sorted({*saved, *now}):
+        if saved.get(name) != now.get(name):
+            raise InputError(
+                f"{path}: was written with {name} {saved.get(name)}; it cannot go on with "
+                f"{now.get(name)}"
+            )
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Oldest first."""
+    found = [p for p in Path(directory).glob("step-*") if _NAME.fullmatch(p.name)]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def _prune(directory: Path, keep: int | None) -> None:
+    for path in _checkpoints(directory)[: -keep if keep else 0]:
+        path.rename(path.with_name(f".{path.name}.old"))
+    _remove_leftovers(directory)
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Folders that a run which ended amid writing or removing them left behind."""
+    for path in directory.glob(".step-*"):
+        if _TEMPORARY.fullmatch(path.name):
+            shutil.rmtree(path)
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    """Bytes and SHA-256 of a file, which is on disk when this returns."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_facts(path: Path, state: TrainingState, files: Mapping[str, Any]) -> None:
+    content = {"state": asdict(state), "files": dict(files)}
+    header = {"format": FORMAT, "version": VERSION, "sha256": _digest(content)}
+    path.write_text(json.dumps({**header, **content}, indent=1) + "\n", encoding="utf-8")
+    _measure(path)
+
+
+def _read_facts(path: Path) -> _CheckpointSchema:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise InputError(f"{path}: is damaged: not JSON") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: is not of a checkpoint: its format is not {FORMAT!r}")
+    version, digest = content.pop("version", None), content.pop("sha256", None)
+    if version != VERSION:
+        raise InputError(f"{path}: is of version {version!r}; this d2ft reads version {VERSION}")
+    if digest != _digest(content):
+        raise InputError(f"{path}: is damaged: its content does not match its sha256")
+    try:
+        return _CheckpointSchema.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: is damaged: {describe_first_error(error)}") from None
+
+
+def _check_file(path: Path, facts: _FileSchema) -> None:
+    try:
+        size = path.stat().st_size
+        if size != facts.bytes:
+            raise InputError(f"{path}: is damaged: {size} bytes of {facts.bytes}")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: is missing from its checkpoint") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if digest != facts.sha256:
+        raise InputError(f"{path}: is damaged: its content does not match its sha256")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""What a training loop needs: its settings, the events that it yields, what it asks of a model."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+
+from d2ft_sched.errors import InputError
+
+
+@dataclass(frozen=True)
+class FineTuneSettings:
+    """How to fine-tune.
+
+    Attributes:
+        num_epochs: passes through the mini-batches.
+        lr: peak learning rate.
+        weight_decay: of weights; biases, norms and positions do not decay.
+        lr_decay: ``cosine`` to zero at the last step, or ``constant``.
+        warmup_steps: steps in which the learning rate rises linearly to its peak.
+        linear_probe: fit the classifier on frozen features first.
+        num_waves: passes of a mini-batch.
+        autocast_dtype: mixed precision, or None.
+        seed: of the drawing of mini-batches and of their order.
+    """
+
+    num_epochs: int = 3
+    lr: float = 2e-5
+    weight_decay: float = 0.05
+    lr_decay: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 5
+    linear_probe: bool = True
+    num_waves: int = 1
+    autocast_dtype: torch.dtype | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_epochs < 1:
+            raise InputError(f"number of epochs is {self.num_epochs}; it must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"learning rate is {self.lr}; it must be above 0 and finite")
+        if self.lr_decay not in ("cosine", "constant"):
+            raise InputError(f"lr decay is {self.lr_decay!r}; it must be cosine or constant")
+
+
+def learning_rate(settings: FineTuneSettings, step: int, num_steps: int) -> float:
+    """Of the step with this index, counted from 0."""
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / (settings.warmup_steps + 1)
+    if settings.lr_decay == "constant":
+        return settings.lr
+    progress = (step - settings.warmup_steps) / max(1, num_steps - settings.warmup_steps)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The classifier was fitted on frozen features."""
+
+    train_top1: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A training step is done.
+
+    Attributes:
+        step: counted from 1, of `num_steps` in all.
+        epoch: counted from 1.
+        minibatch: which mini-batch it was.
+        num_samples: samples of the mini-batch.
+        loss: mean cross-entropy of the mini-batch before the update.
+        lr: learning rate of the update.
+        flops: predicted FLOPs of the step under its schedule.
+        step_s: seconds of the step, reading the loss included.
+    """
+
+    step: int
+    num_steps: int
+    epoch: int
+    minibatch: int
+    num_samples: int
+    loss: float
+    lr: float
+    flops: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The test pictures were classified; `epoch` 0 is before training."""
+
+    epoch: int
+    top1: float
+    loss: float
+    num_samples: int
+    seconds: float
+
+
+Event = Probed | Stepped | Evaluated
+
+
+class Trainer(Protocol):
+    """A model in training: whole on one device, or this rank's part of it.
+
+    With several ranks every method is called on all of them, in the same order.
+    """
+
+    def fit_classifier(self) -> float:
+        """Fit the classifier on frozen features; top-1 accuracy on the training pictures."""
+        ...
+
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> float:
+        """Train on one mini-batch; its mean loss before the update, the same on every rank.
+
+        Args:
+            samples: indices of training pictures, int ``[num_samples]``, micro-batch after
+                micro-batch.
+            schedule: int ``[num_subnets, num_microbatches]``.
+            lr: learning rate.
+        """
+        ...
+
+    def evaluate(self, epoch: int) -> Evaluated:
+        """Classify the test pictures with the whole model."""
+        ...
+
+    def save_state(self, folder: Path) -> tuple[str, ...]:
+        """Write parameters and optimizer state; the names of the files that this rank wrote."""
+        ...
+
+    def load_state(self, folder: Path) -> None:
+        """Inverse of `save_state`, by whatever placement and number of ranks it was written."""
+        ...
