@@ -14,8 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from runtime.device import Stopwatch
+from runtime.lane_pass import Core, attention_core
 from runtime.lane_slices import BlockLanes, ScheduleSlices, SublayerLanes, Wave
-from runtime.sublayer_lanes import Core, attention_core, sublayer_lanes
+from runtime.sublayer_lanes import sublayer_lanes
 
 
 def forward(model: VisionTransformer, images: Tensor, wave: Wave) -> Tensor:

@@ -24,10 +24,11 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.placement import place_round_robin
 from d2ft_sched.workload import Workload
 from runtime.device import Stopwatch, device_name, memory_bytes
+from runtime.lane_pass import attention_core
 from runtime.lane_slices import ScheduleSlices, SublayerLanes, slice_schedule
 from runtime.optimizers import create_optimizer
 from runtime.partitioned import forward
-from runtime.sublayer_lanes import attention_core, sublayer_lanes
+from runtime.sublayer_lanes import sublayer_lanes
 
 NUM_TIMED_BLOCKS = 4
 """Blocks whose lanes are timed together; their weights do not fit a processor's cache."""
