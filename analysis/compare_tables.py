@@ -14,22 +14,26 @@ def table_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def print_comparison(table: pd.DataFrame, title: str) -> None:
-    """The table of `analysis.comparison.comparison_table`."""
+    """The table of `analysis.comparison.comparison_table`, with scores as shares of the least bound
+    that any solver proved."""
+    bound = table["upper_bound"].min()
+    shown = table.assign(of_bound=table["objective"] / bound)
     print_table(
         title,
-        ["solver", "status", "objective", "gap", "build", "solve", "predicted step", "balance CV"],
+        ["solver", "status", "score, of bound", "gap", "solve", "FLOPs", "bytes", "step", "CV"],
         [
             [
                 str(row["solver"]),
                 str(row["status"]),
-                f"{row['objective']:.6g}",
-                percent(row["gap"]),
-                seconds(row["build_s"]),
+                _fine_percent(row["of_bound"]),
+                _fine_percent(row["gap"]),
                 seconds(row["solve_s"]),
-                seconds(row["predicted_step_s"]),
-                f"{row['workload_cv']:.3f}",
+                percent(row["compute_fraction"]),
+                percent(row["communication_fraction"]),
+                _or_dash(row["predicted_step_s"], seconds),
+                _or_dash(row["workload_cv"], lambda v: f"{v:.3f}"),
             ]
-            for row in table_rows(table)
+            for row in table_rows(shown)
         ],
     )
 

@@ -151,11 +151,12 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
             tell(len(scores), num_minibatches)
         scoring_s = time.perf_counter() - start
 
-    with progress.stage("Plan with three solvers"):
+    with progress.stage("Plan, with several solvers"):
         request = Request(workload, cluster, mean_scores(scores), options.budget)
-        plans = compare_solvers(request, placement, list(SOLVERS), seed=options.seed)
+        answers = compare_solvers(request, placement, list(SOLVERS), seed=options.seed)
         schedules = _schedules(request, placement, scores, options.seed)
-    plan = plans["dp"]
+    plan = answers["dp"].plan
+    assert plan is not None
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     shown = {"dense": dense, "plan": plan.schedule, "random": schedules["random"][0]}
 
@@ -185,7 +186,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
     with progress.stage("Write the report"):
         run = Run(
             plan=plan,
-            comparison=comparison_table(plans),
+            comparison=comparison_table(request, placement, answers),
             prediction=PredictionFile(
                 cluster=_summaries(on_cluster), this_device=_summaries(on_device)
             ),

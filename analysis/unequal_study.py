@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis.fewer_microbatches import fewer_microbatches
 from analysis.target import best_plan, target_searches
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
@@ -271,11 +272,11 @@ def _rows(
         ]
         best, name = max(others, key=lambda pair: pair[0][1])
         yield row("dense without a device, fewer samples", *best, f"without {name}")
-        yield row(
-            "fewer micro-batches, placed as the plan",
-            *_fewer_microbatches(setting, scores, plan, target_s),
-            used,
-        )
+        fewer = fewer_microbatches(setting.workload, setting.cluster, placed, scores, target_s)
+        found = (np.nan, 0.0, 0.0)
+        if fewer:
+            found = (fewer.prediction.step_s, fewer.retained_score, fewer.samples_fraction)
+        yield row("fewer micro-batches, placed as the plan", *found, used)
 
 
 def _dense(
@@ -303,30 +304,6 @@ def _random_within(setting: _Setting, scores: Scores, plan: Plan) -> tuple[float
     assert solution.schedule is not None
     step = simulate_step(setting.workload, setting.cluster, plan.placement, solution.schedule)
     return step.step_s, solution.objective
-
-
-def _fewer_microbatches(
-    setting: _Setting, scores: Scores, plan: Plan, target_s: float
-) -> tuple[float, float, float]:
-    """Step time, retained score and share of the samples if whole micro-batches are left out and
-    nothing is placed anew."""
-    workload, placement = setting.workload, plan.placement
-    value = scores.values()[..., Operation.FULL].sum(axis=0)
-    order = np.argsort(-value, kind="stable")
-    for number in range(len(order), 0, -1):
-        kept = np.sort(order[:number])
-        fewer = replace(
-            workload, microbatch_samples=tuple(workload.microbatch_samples[i] for i in kept)
-        )
-        owners = tuple(placement.owner[i] for i in kept)
-        dense = uniform_schedule(workload.num_subnets, number, Operation.FULL)
-        step_s = simulate_step(
-            fewer, setting.cluster, replace(placement, owner=owners), dense
-        ).step_s
-        if step_s <= target_s:
-            share = fewer.samples.sum() / workload.samples.sum()
-            return step_s, float(value[kept].sum() / value.sum()), float(share)
-    return np.nan, 0.0, 0.0
 
 
 def study_table(rows: Iterable[StudyRow]) -> pd.DataFrame:

@@ -39,6 +39,7 @@ class Formulation:
         dense: what each knapsack spends in the dense run, float ``[num_knapsacks, 3]``.
         row: row of the problem that decides for each subnet, int ``[num_subnets]``: its own, or
             one for all subnets of a block on one device where the budget is aligned.
+        row_block: block of each row of the problem, int ``[num_rows]``.
     """
 
     problem: Problem
@@ -46,6 +47,7 @@ class Formulation:
     knapsack_block: np.ndarray
     dense: np.ndarray
     row: np.ndarray
+    row_block: np.ndarray
 
     def schedule(self, operations: np.ndarray) -> np.ndarray:
         """The schedule ``[num_subnets, num_microbatches]`` of a choice for the problem's rows."""
@@ -109,7 +111,7 @@ def formulate(
     kept = _activation_capacity(workload, cluster, placement, dense[:, 2], knapsack_device)
     capacity = np.column_stack([spent, kept])
     problem = Problem(value=value, cost=cost, knapsack=knapsack, capacity=capacity)
-    return Formulation(problem, knapsack_device, knapsack_block, dense, row)
+    return Formulation(problem, knapsack_device, knapsack_block, dense, row, row_block)
 
 
 def _pairs(block: np.ndarray, device: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from d2ft_sched.provenance import provenance
 from d2ft_sched.schedule import schedule_to_rows
 from d2ft_sched.scores import Scores
 from d2ft_sched.solution import Solution
-from d2ft_sched.solve import solve
+from d2ft_sched.solve import required_options, solve
 from d2ft_sched.workload import Workload
 
 
@@ -65,7 +65,11 @@ def solve_formulation(
     seed: int = 0,
 ) -> Solution:
     """`solve` for a formulation; the schedule is one of all subnets, aligned or not."""
-    solution = solve(formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed)
+    known = {"block": formulation.row_block}
+    options = {name: known[name] for name in required_options(solver) if name in known}
+    solution = solve(
+        formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed, **options
+    )
     if solution.schedule is None:
         return solution
     return replace(solution, schedule=formulation.schedule(solution.schedule))

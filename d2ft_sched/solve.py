@@ -55,6 +55,18 @@ def solver_names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
+def required_options(solver: str) -> tuple[str, ...]:
+    """Options without which a solver cannot work, such as the block of each subnet.
+
+    Raises:
+        InputError: unknown solver.
+    """
+    parameters = inspect.signature(_entry(solver).function()).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in named][1:]
+    return tuple(name for name in needed if name not in ("time_limit_s", "seed"))
+
+
 def register_solver(name: str, solver: Solver) -> None:
     """Add a solver of one's own under a new name.
 
@@ -88,11 +100,9 @@ def solve(
     Raises:
         InputError: unknown solver or option, or a time limit that is not above 0.
     """
-    if solver not in _REGISTRY:
-        raise InputError(f"solver {solver!r} is unknown; it must be one of {', '.join(_REGISTRY)}")
+    entry = _entry(solver)
     if time_limit_s is not None and not time_limit_s > 0:
         raise InputError(f"time limit is {time_limit_s} s; it must be above 0, or None")
-    entry = _REGISTRY[solver]
     function = entry.function()
     known = [p for p in inspect.signature(function).parameters if p not in entry.options][1:]
     for option in options:
@@ -100,5 +110,14 @@ def solve(
             raise InputError(
                 f"solver {solver!r} has no option {option!r}; it takes {', '.join(known)}"
             )
+    for option in required_options(solver):
+        if option not in options:
+            raise InputError(f"solver {solver!r} needs the option {option!r}")
     solution = function(problem, time_limit_s=time_limit_s, seed=seed, **entry.options, **options)
     return replace(solution, solver=solver)
+
+
+def _entry(solver: str) -> _Entry:
+    if solver not in _REGISTRY:
+        raise InputError(f"solver {solver!r} is unknown; it must be one of {', '.join(_REGISTRY)}")
+    return _REGISTRY[solver]

@@ -8,6 +8,12 @@ import typer
 from analysis import options
 from analysis.placement_names import PlacementName
 
+COMPARED = (
+    "dp", "lagrangian", "scip", "highs", "cp_sat", "two_stage", "greedy", "uniform", "random",
+    "top_k", "frozen_prefix",
+)  # fmt: skip
+"""What is compared unless one says otherwise; with --sizes those that need a problem only."""
+
 
 def run(
     cluster_file: Annotated[
@@ -28,7 +34,8 @@ def run(
         PlacementName, typer.Option(help="How subnets and owners are placed; see 'd2ft plan'.")
     ] = PlacementName.ROUND_ROBIN,
     solvers: Annotated[
-        str | None, typer.Option(help="Names to compare, separated by commas; default all.")
+        str | None,
+        typer.Option(help="Names to compare, separated by commas; default most."),
     ] = None,
     sizes: Annotated[
         str | None,
@@ -63,9 +70,11 @@ def run(
     from d2ft_sched.capacity import Budget
     from d2ft_sched.errors import InputError
     from d2ft_sched.provenance import provenance
-    from d2ft_sched.solve import solver_names
+    from d2ft_sched.solve import required_options
 
-    names = [name.strip() for name in solvers.split(",")] if solvers else list(solver_names())
+    names = [name.strip() for name in solvers.split(",")] if solvers else list(COMPARED)
+    if sizes is not None and not solvers:
+        names = [name for name in names if not required_options(name)]
     if (cluster_file is None) == (sizes is None):
         raise InputError("compare needs either --cluster FILE or --sizes 10,100,...")
     if sizes is not None:
@@ -107,8 +116,8 @@ def run(
             budget=Budget(budget_compute, budget_comm, per_block=not per_device),
         )
         placed = place(placement, request.workload, request.cluster, 1).placements[0]
-        plans = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
-        table, written = comparison_table(plans), []
+        answers = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
+        table, written = comparison_table(request, placed, answers), []
     if out:
         write_text(out, table.to_csv(index=False))
         written.append(out)

@@ -53,11 +53,13 @@ def test_compare_writes_a_row_per_solver(d2ft, cluster, tmp_path):
     )  # fmt: skip
     assert code == 0
     rows = {row["solver"]: row for row in json.loads(out)["solvers"]}
+    fewer = rows.pop("fewer_microbatches at equal step")
+    assert fewer["predicted_step_s"] <= rows["dp"]["predicted_step_s"]
     assert set(rows) == {"two_stage", "dp", "mip"}
     assert rows["dp"]["status"] == "OPTIMAL"
     assert rows["dp"]["objective"] == pytest.approx(rows["mip"]["objective"], rel=1e-6)
     assert rows["two_stage"]["objective"] <= rows["dp"]["objective"] * (1 + 1e-9)
-    assert table.read_text().count("\n") == 4
+    assert table.read_text().count("\n") == 5
 
 
 def cluster_with(old, new):

@@ -63,7 +63,12 @@ def test_the_demo_does_the_whole_job(d2ft, cluster, pictures, tmp_path):
     for name, step in result.measurement.steps.items():
         assert step.flops == result.prediction.this_device[name].flops
     assert result.measurement.steps["plan"].flops < result.measurement.steps["dense"].flops
-    assert set(result.comparison["solver"]) == {"two_stage", "dp", "mip"}
+    assert set(result.comparison["solver"]) == {
+        "two_stage",
+        "dp",
+        "mip",
+        "fewer_microbatches at equal step",
+    }
     assert (out / "report.html").stat().st_size > 100_000
     code, _, _ = d2ft("report", out)
     assert code == 0
