@@ -1,6 +1,7 @@
 """What a simulated step costs: times, bytes, FLOPs and memory, with the timeline behind them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sim.network import link_loads
 
 @dataclass(frozen=True)
 class Phase:
-    """An interval between two barriers in which devices compute or links carry messages.
+    """An interval in which devices compute or links carry messages, ended by a barrier.
 
     Attributes:
         wave: index of the group of micro-batches.
@@ -44,6 +45,36 @@ class Phase:
         """When its last participant is done."""
         return self.start_s + self.duration_s
 
+    def device_interval_s(self) -> tuple[np.ndarray, np.ndarray]:
+        """Start and end of each device's computation, float ``[num_devices]``; of one that has
+        nothing to do they are equal."""
+        assert self.device_s is not None
+        start_s = np.broadcast_to(
+            self.start_s if self.device_start_s is None else self.device_start_s,
+            self.device_s.shape,
+        )
+        return start_s, start_s + self.device_s
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """A device whose memory the step exceeds.
+
+    Attributes:
+        device: its name.
+        needed_bytes: peak of the step.
+        memory_bytes: what it has.
+    """
+
+    device: str
+    needed_bytes: float
+    memory_bytes: float
+
+    @property
+    def shortfall_bytes(self) -> float:
+        """What is missing."""
+        return self.needed_bytes - self.memory_bytes
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -68,7 +99,7 @@ class Prediction:
         """Seconds until the last phase is done."""
         return max(p.end_s for p in self.phases)
 
-    @property
+    @cached_property
     def device_busy_s(self) -> np.ndarray:
         """Seconds that each device computes, float ``[num_devices]``."""
         return sum(
@@ -81,12 +112,22 @@ class Prediction:
         """Seconds that each device waits for others or for links, float ``[num_devices]``."""
         return self.step_s - self.device_busy_s
 
-    @property
+    @cached_property
     def exchange_s(self) -> float:
-        """Seconds in which the step waits for messages."""
-        return sum(p.duration_s for p in self.phases if p.pair_bytes is not None)
+        """Seconds in which the step waits for messages: some are under way, no device computes."""
+        computing = [p.device_interval_s() for p in self.phases if p.device_s is not None]
+        moving = [([p.start_s], [p.end_s]) for p in self.phases if p.pair_bytes is not None]
+        none = np.empty((2, 0))
+        intervals = [np.concatenate([none, *part], axis=1) for part in (computing, moving)]
+        moment = np.unique(np.concatenate(intervals, axis=1))
+        under_way = np.zeros((2, len(moment)), dtype=int)
+        for kind, (start_s, end_s) in zip(under_way, intervals, strict=True):
+            np.add.at(kind, np.searchsorted(moment, start_s), 1)
+            np.add.at(kind, np.searchsorted(moment, end_s), -1)
+        computes, moves = under_way.cumsum(axis=1) > 0
+        return float(np.diff(moment)[(moves & ~computes)[:-1]].sum())
 
-    @property
+    @cached_property
     def pair_bytes(self) -> np.ndarray:
         """Bytes of the step from row to column device, ``[num_devices, num_devices]``."""
         num_devices = len(self.cluster.devices)
@@ -104,6 +145,15 @@ class Prediction:
     def peak_memory_bytes(self) -> np.ndarray:
         """Peak bytes of each device, float ``[num_devices]``."""
         return self.memory.total
+
+    @property
+    def out_of_memory(self) -> tuple[OutOfMemory, ...]:
+        """The devices that the step does not fit, in the cluster's order."""
+        return tuple(
+            OutOfMemory(device.name, float(needed), device.memory_bytes)
+            for device, needed in zip(self.cluster.devices, self.peak_memory_bytes, strict=True)
+            if needed > device.memory_bytes
+        )
 
     @property
     def is_calibrated(self) -> bool:
@@ -135,15 +185,13 @@ class Prediction:
         for p in self.phases:
             common = {"wave": p.wave, "direction": p.direction, "block": p.block, "phase": p.name}
             if p.device_s is not None:
-                starts_s = p.device_start_s
-                if starts_s is None:
-                    starts_s = np.full(len(names), p.start_s)
+                starts_s, ends_s = p.device_interval_s()
                 rows.extend(
                     {
                         **common,
                         "resource": names[d],
                         "start_s": starts_s[d],
-                        "end_s": starts_s[d] + p.device_s[d],
+                        "end_s": ends_s[d],
                         "bytes": 0.0,
                     }
                     for d in np.flatnonzero(p.device_s)
@@ -154,7 +202,7 @@ class Prediction:
                         **common,
                         "resource": "network",
                         "start_s": p.start_s,
-                        "end_s": p.start_s + p.duration_s,
+                        "end_s": p.end_s,
                         "bytes": float(p.pair_bytes.sum()),
                     }
                 )
