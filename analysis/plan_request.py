@@ -51,6 +51,8 @@ def plan_request(
             "--target-step-time sets the capacities by itself; leave --budget-compute and "
             "--budget-comm out"
         )
+    if target_step_time is not None and budget.coverage:
+        raise InputError("--target-step-time knows no coverage; leave --coverage out")
     if target_step_time is not None and not budget.per_block:
         raise InputError("--target-step-time levels every block; leave --per-device out")
     placed = place(placement, request.workload, request.cluster, num_waves)

@@ -59,9 +59,12 @@ class Budget:
             the dense run, at the least that they can be.
         levels: seconds per block, in place of the levels that the fractions would set.
         target_step_s: the step time that `levels` were chosen for.
+        coverage: the least number of subnets of every block that run each micro-batch; where
+            `aligned`, of the devices that do.
 
     Raises:
-        InputError: a fraction is out of range, or levels are given for whole devices.
+        InputError: a fraction or the coverage is out of range, or levels are given for whole
+            devices.
     """
 
     compute: float = 1.0
@@ -70,6 +73,7 @@ class Budget:
     aligned: bool = False
     levels: BlockLevels | None = None
     target_step_s: float | None = None
+    coverage: int = 0
 
     def __post_init__(self) -> None:
         for name in ("compute", "communication"):
@@ -79,6 +83,8 @@ class Budget:
                     f"the {name} budget is {fraction}; it is a fraction of the dense run, "
                     f"above 0 and up to 1"
                 )
+        if self.coverage < 0:
+            raise InputError(f"the coverage is {self.coverage}; it must be at least 0")
         if self.levels is not None and not self.per_block:
             raise InputError("levels are given per block; a budget per device cannot have them")
 

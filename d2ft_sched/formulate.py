@@ -18,6 +18,7 @@ from d2ft_sched.placement import Placement
 from d2ft_sched.problem import Problem
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores
+from d2ft_sched.shared import Coverage
 from d2ft_sched.workload import Workload
 
 RESOURCES = ("compute_s", "communication_bytes", "activation_bytes")
@@ -68,8 +69,8 @@ def formulate(
     get what the device's memory leaves, divided over its knapsacks by their dense need.
 
     Raises:
-        InputError: a device's memory cannot hold its parameters, the scores have another shape, or
-            the levels are of another number of blocks.
+        InputError: a device's memory cannot hold its parameters, the scores have another shape, the
+            levels are of another number of blocks, or no block can be covered as asked.
     """
     shape = (workload.num_subnets, workload.num_microbatches)
     if scores.forward.shape != shape:
@@ -110,8 +111,19 @@ def formulate(
         spent = _budget_capacities(budget, dense, dense_flops, knapsack_block, shares)
     kept = _activation_capacity(workload, cluster, placement, dense[:, 2], knapsack_device)
     capacity = np.column_stack([spent, kept])
-    problem = Problem(value=value, cost=cost, knapsack=knapsack, capacity=capacity)
+    shared = (_coverage(row_block, budget.coverage),) if budget.coverage else ()
+    problem = Problem(value, cost, knapsack, capacity, shared)
     return Formulation(problem, knapsack_device, knapsack_block, dense, row, row_block)
+
+
+def _coverage(row_block: np.ndarray, minimum: int) -> Coverage:
+    least = int(np.bincount(row_block).min())
+    if minimum > least:
+        raise InputError(
+            f"the coverage is {minimum}; a block has {least} subnets (or devices, where aligned) "
+            f"that can be active"
+        )
+    return Coverage(row_block, minimum, "coverage of every block and micro-batch")
 
 
 def _pairs(block: np.ndarray, device: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

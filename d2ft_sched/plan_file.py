@@ -19,7 +19,7 @@ from d2ft_sched.shape_file import ShapeSchema, describe_first_error
 from d2ft_sched.workload import Workload
 
 FORMAT = "d2ft-plan"
-VERSION = 1
+VERSION = 2
 
 
 class _Strict(BaseModel):
@@ -58,6 +58,7 @@ class _BudgetSchema(_Strict):
     aligned: bool
     levels: _LevelsSchema | None
     target_step_s: float | None
+    coverage: int
 
 
 class _SolverSchema(_Strict):

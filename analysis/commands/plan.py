@@ -39,6 +39,14 @@ def run(
             rich_help_panel="Budget",
         ),
     ] = None,
+    coverage: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Subnets of every block that must run each micro-batch, at least.",
+            rich_help_panel="Budget",
+        ),
+    ] = 0,
     placement: Annotated[
         PlacementName,
         typer.Option(
@@ -83,7 +91,7 @@ def run(
         microbatch_size=microbatch_size,
         cluster_file=cluster_file,
         scores_file=scores,
-        budget=Budget(budget_compute, budget_comm, per_block=not per_device),
+        budget=Budget(budget_compute, budget_comm, per_block=not per_device, coverage=coverage),
     )
     planned = plan_request(
         request,

@@ -188,3 +188,15 @@ def test_every_knapsack_is_filled_within_one_operation(speeds, fraction, per_blo
     asked = np.minimum(formulation.problem.capacity[:, COMPUTE], formulation.dense[:, COMPUTE])
     assert (spent <= asked * (1 + 1e-9)).all()
     assert (spent > asked - largest).all()
+
+
+def test_coverage_keeps_subnets_of_every_block_on_every_microbatch():
+    cluster = switch_of([1, 0.1, 0.1])
+    free = make_plan(WORKLOAD, cluster, scores(), Budget(compute=0.2))
+    covered = make_plan(WORKLOAD, cluster, scores(), Budget(compute=0.2, coverage=2))
+    active = covered.schedule != Operation.SHORTCUT
+    assert (active.reshape(3, 6, 5).sum(axis=1) >= 2).all()
+    assert ((free.schedule != Operation.SHORTCUT).reshape(3, 6, 5).sum(axis=1) < 2).any()
+    assert covered.solver.objective < free.solver.objective
+    with pytest.raises(InputError, match="coverage is 7; a block has 6 subnets"):
+        formulated(cluster, Budget(coverage=7))

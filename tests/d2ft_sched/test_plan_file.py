@@ -77,7 +77,7 @@ def test_any_changed_value_is_noticed(plan):
         (lambda c: c.pop("schedule"), "schedule is missing"),
         (lambda c: c.update(extra=1), "extra"),
         (lambda c: c.update(num_waves="two"), "num_waves is 'two'"),
-        (lambda c: c.update(version=2), "is a plan of version 2"),
+        (lambda c: c.update(version=1), "is a plan of version 1"),
         (lambda c: c.update(format="x"), "is not a plan file"),
         (lambda c: c["workload"]["shape"].pop("width"), "workload.shape.width is missing"),
     ],
