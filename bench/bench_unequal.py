@@ -32,7 +32,8 @@ def main() -> None:
     work = workload()
     size = (work.num_subnets, NUM_MICROBATCHES)
     scores: dict[str, Scores] = {"uniform": uniform_scores(*size)}
-    clusters, fractions = study_clusters(), (0.9, 0.7, 0.5)
+    clusters = study_clusters()
+    fractions: tuple[float, ...] = (0.9, 0.7, 0.5)
     if len(sys.argv) == 3:
         scores["measured"] = load_scores(Path(sys.argv[1]), *size)
     else:
