@@ -1,13 +1,19 @@
-"""One synchronous training step on a cluster, phase by phase, as the runtime executes it.
+"""One training step on a cluster, phase by phase, as the runtime executes it.
 
-Every phase ends with a barrier: an exchange is a collective, and a block's combine needs the
-partial sums of all devices. Within a block and sub-layer, forward: trunk on the owners, dispatch,
-lanes, combine; backward the same in reverse. After the last wave the trunk's gradients are
-all-reduced over the owners (ring) and every device updates its parameters.
+Within a block and sub-layer, forward: trunk on the owners, dispatch, lanes, combine; backward the
+same in reverse. At the end the trunk's gradients are all-reduced over the owners (ring) and every
+device updates its parameters.
+
+Bulk-synchronous, every phase ends with a barrier: an exchange is a collective, and a block's
+combine needs the partial sums of all devices. Waves pass through the model one after another, each
+forward and backward. Overlapped, all waves go forward and then all go backward, and the exchanges
+of one are under way while others compute; `sim.timetable` says in which order. Then no wave's
+activations are freed before all have gone forward, so memory is that of a single wave.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -19,15 +25,27 @@ from d2ft_sched.placement import Placement
 from d2ft_sched.plan import Plan
 from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import Workload
-from sim.network import exchange_seconds
+from sim.network import ExchangeTimes
 from sim.prediction import Phase, Prediction
+from sim.timetable import UPDATE, interleaved, timetable
 from sim.work import optimizer_seconds, wave_work
 
 
-def simulate_plan(plan: Plan, cluster: Cluster | None = None) -> Prediction:
-    """Simulate a plan on its own cluster, or on another with as many devices."""
+def simulate_plan(plan: Plan, cluster: Cluster | None = None, overlap: bool = False) -> Prediction:
+    """Simulate a plan on its own cluster, or on another with as many devices.
+
+    Args:
+        plan: what to execute.
+        cluster: where; default the plan's own.
+        overlap: whether the plan's waves are overlapped.
+    """
     return simulate_step(
-        plan.workload, cluster or plan.cluster, plan.placement, plan.schedule, plan.num_waves
+        plan.workload,
+        cluster or plan.cluster,
+        plan.placement,
+        plan.schedule,
+        plan.num_waves,
+        overlap=overlap,
     )
 
 
@@ -37,22 +55,31 @@ def simulate_step(
     placement: Placement,
     schedule: np.ndarray,
     num_waves: int = 1,
+    overlap: bool = False,
 ) -> Prediction:
-    """Simulate one step of a schedule, int ``[num_subnets, num_microbatches]``."""
-    phases: list[Phase] = []
-    clock_s = 0.0
-    for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves)):
-        for phase in _wave_phases(workload, cluster, placement, schedule, wave, microbatches):
-            phases.append(replace(phase, start_s=clock_s))
-            clock_s += phase.duration_s
-    for phase in _update_phases(workload, cluster, placement, num_waves - 1):
-        phases.append(replace(phase, start_s=clock_s))
-        clock_s += phase.duration_s
+    """Simulate one step of a schedule.
+
+    Args:
+        workload: model, partition and mini-batch.
+        cluster: devices and links.
+        placement: device of every subnet, owner of every micro-batch.
+        schedule: int ``[num_subnets, num_microbatches]``.
+        num_waves: groups of micro-batches.
+        overlap: whether they are overlapped; with one wave that changes nothing.
+    """
+    times = ExchangeTimes(cluster)
+    waves = [
+        list(_wave_phases(workload, times, placement, schedule, wave, microbatches))
+        for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves))
+    ]
+    phases = list(interleaved(waves) if overlap else chain.from_iterable(waves))
+    phases.extend(_update_phases(workload, times, placement, num_waves - 1))
     return Prediction(
         cluster=cluster,
-        phases=tuple(phases),
+        phases=timetable(phases, overlap),
         flops=step_flops(workload, schedule),
-        memory=device_memory(workload, placement, schedule, num_waves),
+        memory=device_memory(workload, placement, schedule, 1 if overlap else num_waves),
+        is_overlapped=overlap and num_waves > 1,
     )
 
 
@@ -77,7 +104,7 @@ class _Place:
 
 def _wave_phases(
     workload: Workload,
-    cluster: Cluster,
+    times: ExchangeTimes,
     placement: Placement,
     schedule: np.ndarray,
     wave: int,
@@ -86,15 +113,15 @@ def _wave_phases(
     in_wave = np.zeros(workload.num_microbatches, dtype=bool)
     in_wave[microbatches] = True
     exchange = plan_exchange(workload, placement, np.where(in_wave, schedule, 0))
-    work = wave_work(workload, cluster, placement, schedule, microbatches)
+    work = wave_work(workload, times.cluster, placement, schedule, microbatches)
     num_blocks = workload.shape.num_blocks
     sublayer_trunk_s = work.trunk_s / (num_blocks * len(SUBLAYERS))
     for direction, name in enumerate(DIRECTIONS):
         order = range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1)
         for block in order:
             dispatch = exchange.dispatch_bytes(direction, block)
-            dispatch_s = exchange_seconds(cluster, dispatch)
-            combine_s = exchange_seconds(cluster, dispatch.T)
+            dispatch_s = times.seconds(dispatch)
+            combine_s = times.seconds(dispatch.T)
             for sublayer in (0, 1) if direction == 0 else (1, 0):
                 title = SUBLAYERS[sublayer]
                 at = _Place(wave, name, block)
@@ -105,15 +132,16 @@ def _wave_phases(
 
 
 def _update_phases(
-    workload: Workload, cluster: Cluster, placement: Placement, last_wave: int
+    workload: Workload, times: ExchangeTimes, placement: Placement, last_wave: int
 ) -> Iterator[Phase]:
-    owners, at = placement.owners, _Place(last_wave, "update", -1)
+    cluster = times.cluster
+    owners, at = placement.owners, _Place(last_wave, UPDATE, -1)
     if len(owners) > 1:
         chunk = workload.shape.trunk_parameters * workload.element_bytes / len(owners)
         step_bytes = np.zeros((len(cluster.devices),) * 2)
         for source, target in zip(owners, (*owners[1:], owners[0]), strict=True):
             step_bytes[source, target] = chunk
         num_steps = 2 * (len(owners) - 1)
-        seconds = num_steps * exchange_seconds(cluster, step_bytes)
+        seconds = num_steps * times.seconds(step_bytes)
         yield at.moving("trunk all-reduce", seconds, num_steps * step_bytes)
     yield at.computing("optimizer", optimizer_seconds(workload, cluster, placement))
