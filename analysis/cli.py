@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from analysis.commands import compare, demo, diff, finetune, plan, profile, report, simulate
+from analysis.commands import (
+    compare,
+    demo,
+    diff,
+    finetune,
+    plan,
+    profile,
+    report,
+    simulate,
+    testbed,
+)
 from d2ft_sched.errors import InputError
 
 app = typer.Typer(
@@ -40,7 +50,7 @@ def options(
     """Options that come before the command."""
 
 
-for module in (demo, plan, diff, compare, simulate, profile, finetune, report):
+for module in (demo, plan, diff, compare, simulate, profile, testbed, finetune, report):
     app.command(name=module.__name__.rpartition(".")[2])(module.run)
 
 

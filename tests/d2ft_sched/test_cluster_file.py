@@ -47,7 +47,14 @@ def test_examples_load_and_come_back_equal(path, tmp_path):
 
 def test_what_the_examples_show():
     clusters = {path.stem: load_cluster(path) for path in EXAMPLES}
-    assert set(clusters) == {"homogeneous", "islands_ethernet", "unequal_cpus", "unequal_lab"}
+    assert set(clusters) == {
+        "homogeneous",
+        "islands_ethernet",
+        "testbed_slow_device",
+        "testbed_slow_link",
+        "unequal_cpus",
+        "unequal_lab",
+    }
     machines = clusters["unequal_cpus"].devices
     assert [d.name for d in machines] == ["desk0", "desk1", "tower0", "tower1", "mini", "laptop"]
     equal = clusters["homogeneous"]

@@ -1,0 +1,148 @@
+"""Shares of the processor by control groups, of either version."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.errors import InputError
+from runtime.testbed.owner import is_stale
+
+PERIOD_S = 10e-3
+"""Over which a quota holds. A group that has waited may use its whole quota at once, so a period
+has to be short beside the phases of a step; with half of it shares fell short by a tenth (Linux
+6.18 with 250 ticks a second, which is how often quotas are looked at)."""
+
+LARGEST_LOAD = 0.8
+"""Part of the cores that all shares together take by default; the rest carries packets. With 0.9
+the ranks are in each other's way, and the larger shares fall short by a twentieth."""
+
+_LEAST_QUOTA_S = 1e-3
+_LONGEST_PERIOD_S = 1.0
+_END_WAIT_S = 5.0
+_LARGEST_WEIGHT = {1: 262144, 2: 10000}
+_NO_GROUPS = "the testbed cannot limit CPU shares: {}; pass --no-cpu-shares to go without"
+
+
+def shares(cluster: Cluster, cores_per_unit: float | None = None) -> tuple[float, ...]:
+    """Cores that each device gets: its compute rate beside the fastest's, times `cores_per_unit`.
+
+    Args:
+        cluster: whose devices' `compute_flops_per_s` count.
+        cores_per_unit: cores of the fastest device, at most 1 (a rank computes in one thread);
+            by default so many that all shares together fit into `LARGEST_LOAD` of the cores.
+
+    Raises:
+        InputError: `cores_per_unit` is not above 0 and at most 1.
+    """
+    rates = [device.compute_flops_per_s for device in cluster.devices]
+    speeds = [rate / max(rates) for rate in rates]
+    if cores_per_unit is None:
+        cores_per_unit = min(1.0, LARGEST_LOAD * len(os.sched_getaffinity(0)) / sum(speeds))
+    if not 0 < cores_per_unit <= 1:
+        raise InputError(
+            f"--cores-per-unit is {cores_per_unit}; it must be above 0 and at most 1, since a rank "
+            f"computes in one thread"
+        )
+    return tuple(speed * cores_per_unit for speed in speeds)
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Where control groups with the ``cpu`` controller are made."""
+
+    root: Path
+    version: int
+
+    def create(self, name: str, cores: Sequence[float]) -> list[Path]:
+        """A group called `name` with one inside for each share; the groups inside.
+
+        The group goes before everything else on the machine, so that the shares are held on a busy
+        one, too.
+
+        Raises:
+            InputError: the groups cannot be made.
+        """
+        top = self.root / name
+        try:
+            if self.version == 2:
+                self._enable(self.root)
+            top.mkdir()
+            (top / ("cpu.weight" if self.version == 2 else "cpu.shares")).write_text(
+                str(_LARGEST_WEIGHT[self.version])
+            )
+            if self.version == 2:
+                self._enable(top)
+            groups = [top / str(i) for i in range(len(cores))]
+            for group, share in zip(groups, cores, strict=True):
+                group.mkdir()
+                self._limit(group, share)
+        except OSError as error:
+            raise InputError(_NO_GROUPS.format(f"{error.filename}: {error.strerror}")) from None
+        return groups
+
+    def _enable(self, group: Path) -> None:
+        control = group / "cgroup.subtree_control"
+        if "cpu" not in control.read_text().split():
+            control.write_text("+cpu")
+
+    def _limit(self, group: Path, cores: float) -> None:
+        period_s = min(max(PERIOD_S, _LEAST_QUOTA_S / cores), _LONGEST_PERIOD_S)
+        period_us = round(period_s * 1e6)
+        quota_us = round(cores * period_us)
+        if self.version == 2:
+            (group / "cpu.max").write_text(f"{quota_us} {period_us}")
+        else:
+            (group / "cpu.cfs_period_us").write_text(str(period_us))
+            (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+
+    def names(self) -> list[str]:
+        """Names of the groups that are made at the top."""
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir())
+
+    def remove(self, name: str) -> None:
+        """End what runs in a group and in those inside it, and remove them."""
+        top = self.root / name
+        deadline = time.monotonic() + _END_WAIT_S
+        for group in (*(path for path in top.iterdir() if path.is_dir()), top):
+            while True:
+                for pid in (group / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                try:
+                    group.rmdir()
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
+
+    def remove_stale(self) -> None:
+        """Remove the groups of testbeds whose process has ended."""
+        for name in filter(is_stale, self.names()):
+            self.remove(name)
+
+
+def find_hierarchy() -> Hierarchy:
+    """The control groups that can limit CPU shares on this machine.
+
+    Raises:
+        InputError: there are none, or they cannot be written to.
+    """
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mount, kind, options, *_ = line.split()
+        root = Path(mount)
+        if kind == "cgroup" and "cpu" in options.split(","):
+            found = Hierarchy(root, 1)
+        elif kind == "cgroup2" and "cpu" in (root / "cgroup.controllers").read_text().split():
+            found = Hierarchy(root, 2)
+        else:
+            continue
+        if not os.access(root, os.W_OK):
+            raise InputError(_NO_GROUPS.format(f"{root} cannot be written to"))
+        return found
+    raise InputError(_NO_GROUPS.format("no control group with the cpu controller is mounted"))
