@@ -7,8 +7,9 @@ at once. A phase waits for the phase before it of its own wave; those of a param
 all waves. If waves are not overlapped, every phase waits for the one before it, whatever its wave.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import chain
 
 import numpy as np
@@ -21,7 +22,8 @@ UPDATE = "update"
 def timetable(phases: Sequence[Phase], overlap: bool) -> tuple[Phase, ...]:
     """The phases with their starts, in the same order."""
     timed = []
-    for phase, (start_s, end_s) in zip(phases, phase_times(phases, overlap), strict=True):
+    times = phase_times(phases, (p.device_s for p in phases), overlap)
+    for phase, (start_s, end_s) in zip(phases, times, strict=True):
         if phase.device_s is None or not phase.device_s.any():
             timed.append(replace(phase, start_s=float(start_s.min())))
             continue
@@ -36,44 +38,39 @@ def timetable(phases: Sequence[Phase], overlap: bool) -> tuple[Phase, ...]:
 
 
 def phase_times(
-    phases: Sequence[Phase],
-    overlap: bool,
-    slowdown: Sequence[np.ndarray] | None = None,
-    num_steps: tuple[int, ...] = (),
+    phases: Sequence[Phase], device_s: Iterable[np.ndarray | None], overlap: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Start and end of every phase, for many steps at once.
 
     Args:
-        phases: in the order of issue; their own `start_s` are not looked at.
+        phases: in the order of issue; their own starts are not looked at.
+        device_s: by phase, busy seconds of each device, float ``[num_devices]`` or
+            ``[num_steps, num_devices]``; not looked at where a phase is an exchange.
         overlap: whether waves are overlapped.
-        slowdown: by phase, factors on `device_s`, float ``[*num_steps, num_devices]``; default 1.
-        num_steps: leading shape of the result.
 
     Yields:
-        Starts, float ``[*num_steps, num_devices]`` (of an exchange ``[*num_steps, 1]``), and the
-        end, float ``[*num_steps]``.
+        When each device would start (or the exchange does), float ``[..., num_devices]`` (or
+        ``[..., 1]``), and the end, float ``[...]``.
     """
     num_chains = 1 + max(p.wave for p in phases) if overlap else 1
-    reached_s = np.zeros((num_chains, *num_steps))
-    network_s = np.zeros(num_steps)
-    num_devices = next(len(p.device_s) for p in phases if p.device_s is not None)
-    device_s = np.zeros((*num_steps, num_devices))
-    for index, phase in enumerate(phases):
-        waves = slice(None) if phase.direction == UPDATE or not overlap else phase.wave
-        ready_s = np.max(reached_s[waves], axis=0) if isinstance(waves, slice) else reached_s[waves]
-        if phase.device_s is None:
-            start_s = np.maximum(ready_s, network_s)
-            network_s = end_s = start_s + phase.duration_s
-            yield start_s[..., None], end_s
+    reached_s = [np.zeros(())] * num_chains
+    network_free_s = np.zeros(())
+    device_free_s = np.zeros(next(len(p.device_s) for p in phases if p.device_s is not None))
+    for phase, busy_s in zip(phases, device_s, strict=True):
+        joins_all = phase.direction == UPDATE or not overlap
+        waited = range(num_chains) if joins_all else (phase.wave,)
+        ready_s = reduce(np.maximum, (reached_s[w] for w in waited))
+        if phase.device_s is None or busy_s is None:
+            start_s = np.maximum(ready_s, network_free_s)[..., None]
+            network_free_s = end_s = start_s[..., 0] + phase.duration_s
         else:
-            work_s = phase.device_s if slowdown is None else phase.device_s * slowdown[index]
-            start_s = np.maximum(ready_s[..., None], device_s)
-            ends_s = start_s + work_s
-            computes = phase.device_s > 0
-            device_s = np.where(computes, ends_s, device_s)
-            end_s = np.where(computes, ends_s, ready_s[..., None]).max(axis=-1)
-            yield start_s, end_s
-        reached_s[waves] = end_s
+            start_s = np.maximum(ready_s[..., None], device_free_s)
+            ends_s = start_s + busy_s
+            device_free_s = np.where(busy_s > 0, ends_s, device_free_s)
+            end_s = np.where(busy_s > 0, ends_s, ready_s[..., None]).max(axis=-1)
+        yield start_s, end_s
+        for wave in waited:
+            reached_s[wave] = end_s
 
 
 def interleaved(waves: Sequence[Sequence[Phase]]) -> Iterator[Phase]:
