@@ -1,5 +1,6 @@
 """What bounds a step: the device or link that each phase of its critical path waits for."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -42,6 +43,9 @@ class Bottleneck:
         return tuple(f"{k.source} - {k.target}" for k in (cluster.links[m] for m in self.members))
 
 
+LATENCY = Bottleneck(ResourceKind.LATENCY)
+
+
 @dataclass(frozen=True)
 class Bound:
     """A part of the critical path and what it waits for.
@@ -51,15 +55,20 @@ class Bound:
         bottleneck: what it waits for.
         start_s: when this part begins.
         seconds: of this part.
-        next_s: after which the next of the other resources of that kind is done; 0 where it works
-            alone, and for latency.
+        resource_s: after how many seconds each device or link is done, float ``[num_devices]`` or
+            ``[num_links]``; 0 for one that has nothing to do, empty for latency. Of an
+            overlapped step only the members of `bottleneck` where others take their time.
     """
 
     phase: Phase
     bottleneck: Bottleneck
     start_s: float
     seconds: float
-    next_s: float
+    resource_s: np.ndarray
+
+    def next_s(self, members: Collection[int]) -> float:
+        """Seconds of the slowest of the resources other than `members`; 0 if these work alone."""
+        return float(np.delete(self.resource_s, list(members)).max(initial=0.0))
 
 
 def step_bounds(prediction: Prediction) -> tuple[Bound, ...]:
@@ -80,13 +89,13 @@ def step_bounds(prediction: Prediction) -> tuple[Bound, ...]:
 
 def _computing(segment: Segment) -> Bound:
     seconds = segment.end_s - segment.start_s
-    next_s = 0.0
-    if segment.end_s >= segment.phase.end_s - TIE * seconds:
-        starts_s, ends_s = segment.phase.device_interval_s()
-        others = np.delete(np.where(ends_s > starts_s, ends_s, 0.0), list(segment.devices))
-        next_s = min(max(0.0, float(others.max(initial=0.0)) - segment.start_s), seconds)
+    starts_s, ends_s = segment.phase.device_interval_s()
+    device_s = np.where(ends_s > starts_s, np.maximum(0.0, ends_s - segment.start_s), 0.0)
+    is_last = segment.end_s >= segment.phase.end_s - TIE * seconds
+    if not is_last:
+        device_s = np.where(np.isin(np.arange(len(device_s)), segment.devices), device_s, 0.0)
     bottleneck = Bottleneck(ResourceKind.DEVICE, segment.devices)
-    return Bound(segment.phase, bottleneck, segment.start_s, seconds, next_s)
+    return Bound(segment.phase, bottleneck, segment.start_s, seconds, device_s)
 
 
 def _moving(cluster: Cluster, segment: Segment) -> list[Bound]:
@@ -94,15 +103,14 @@ def _moving(cluster: Cluster, segment: Segment) -> list[Bound]:
     assert phase.pair_bytes is not None
     link_s = channel_seconds(cluster, phase.pair_bytes).reshape(-1, 2).max(axis=1)
     transfer_s = float(link_s.max())
-    tied = link_s >= transfer_s * (1 - TIE)
-    links = Bottleneck(ResourceKind.LINK, tuple(np.flatnonzero(tied).tolist()))
-    next_s = float(link_s[~tied].max(initial=0.0))
+    busiest = np.flatnonzero(link_s >= transfer_s * (1 - TIE))
+    links = Bottleneck(ResourceKind.LINK, tuple(busiest.tolist()))
     rest_s = seconds - transfer_s
     if rest_s <= TIE * seconds:
-        return [Bound(phase, links, segment.start_s, seconds, next_s)]
+        return [Bound(phase, links, segment.start_s, seconds, link_s)]
     return [
-        Bound(phase, Bottleneck(ResourceKind.LATENCY), segment.start_s, rest_s, 0.0),
-        Bound(phase, links, segment.start_s + rest_s, transfer_s, next_s),
+        Bound(phase, LATENCY, segment.start_s, rest_s, np.zeros(0)),
+        Bound(phase, links, segment.start_s + rest_s, transfer_s, link_s),
     ]
 
 
@@ -157,7 +165,7 @@ def critical_path_table(prediction: Prediction) -> pd.DataFrame:
                 "end_s": bound.start_s + bound.seconds,
                 "kind": str(bound.bottleneck.kind),
                 "resource": ", ".join(bound.bottleneck.names(prediction.cluster)),
-                "next_s": bound.next_s,
+                "next_s": bound.next_s(bound.bottleneck.members),
             }
             for bound in step_bounds(prediction)
         ]

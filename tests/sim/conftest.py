@@ -1,13 +1,13 @@
 """Steps of small models on random unequal clusters, for tests of the simulator's results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from d2ft_sched import topology
-from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster import Cluster, Duplex
 from d2ft_sched.device import Device
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.partition import partition_by_heads
@@ -50,8 +50,14 @@ class Step:
         return self.on(self.cluster, overlap)
 
 
-def _random_step(seed: int, *, num_devices: int | None = None, launch_s: float = 0.0) -> Step:
-    """Few devices of unequal speed behind unequal cables, half of them half duplex."""
+def _random_step(
+    seed: int,
+    *,
+    num_devices: int | None = None,
+    launch_s: float = 0.0,
+    duplexes: Sequence[Duplex] = ("full", "half"),
+) -> Step:
+    """Few devices of unequal speed behind unequal cables on a switch."""
     rng = np.random.default_rng(seed)
     num_devices = num_devices or int(rng.integers(2, 6))
     names = [f"d{i}" for i in range(num_devices)]
@@ -60,7 +66,7 @@ def _random_step(seed: int, *, num_devices: int | None = None, launch_s: float =
         for n in names
     )
     cables = {
-        n: Cable(1e6 * rng.uniform(0.5, 5), 1e-4 * rng.uniform(0, 5), rng.choice(["full", "half"]))
+        n: Cable(1e6 * rng.uniform(0.5, 5), 1e-4 * rng.uniform(0, 5), rng.choice(duplexes))
         for n in names
     }
     network = topology.star(names, Cable(1e6, 1e-4), cables)
@@ -80,7 +86,7 @@ def _random_step(seed: int, *, num_devices: int | None = None, launch_s: float =
 
 @pytest.fixture(scope="session")
 def random_step() -> Callable[..., Step]:
-    """``random_step(seed, num_devices=..., launch_s=...)``."""
+    """``random_step(seed, num_devices=..., launch_s=..., duplexes=...)``."""
     return _random_step
 
 

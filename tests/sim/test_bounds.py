@@ -58,7 +58,7 @@ def test_bulk_synchronous_steps_are_bound_throughout(random_step, seed):
         assert seconds[members].min() == pytest.approx(bound.seconds, rel=1e-6)
         assert seconds[members].min() == pytest.approx(seconds.max(), rel=1e-6)
         others_s = np.delete(seconds, members).max(initial=0.0)
-        assert others_s == pytest.approx(bound.next_s, rel=1e-6, abs=1e-9 * step.step_s)
+        assert others_s == pytest.approx(bound.next_s(members), rel=1e-6, abs=1e-9 * step.step_s)
 
 
 @settings(deadline=None, max_examples=60)
@@ -89,12 +89,12 @@ def test_resources_that_bind_together_and_the_next_one():
     )
     lanes, latency, links, trunk = step_bounds(step)
     assert lanes.bottleneck == Bottleneck(ResourceKind.DEVICE, (0, 1))
-    assert (lanes.seconds, lanes.next_s) == (3, 1)
+    assert (lanes.seconds, lanes.next_s((0, 1))) == (3, 1)
     assert latency.bottleneck == Bottleneck(ResourceKind.LATENCY)
     assert (latency.start_s, latency.seconds) == (3, 0.5)
     assert links.bottleneck.names(CLUSTER) == ("a - s",)
-    assert (links.seconds, links.next_s) == (3, 2)
-    assert (trunk.bottleneck.members, trunk.seconds, trunk.next_s) == ((2,), 2, 0)
+    assert (links.seconds, links.next_s((0,))) == (3, 2)
+    assert (trunk.bottleneck.members, trunk.seconds, trunk.next_s((2,))) == ((2,), 2, 0)
     table = what_bounds(step).set_index("resource")
     assert table.loc["a, b", "share"] == pytest.approx(3 / 8.5)
     assert table.loc["a - s", "bound_s"] == 3
@@ -112,7 +112,7 @@ def test_a_half_duplex_link_is_busy_with_both_directions():
     )
     (bound,) = step_bounds(step)
     assert bound.bottleneck.names(step.cluster) == ("b - s",)
-    assert bound.next_s == 1
+    assert bound.next_s(bound.bottleneck.members) == 1
 
 
 def test_walk_back_through_overlapping_waves():
