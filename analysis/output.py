@@ -17,14 +17,15 @@ messages = Console(stderr=True)
 
 def print_json(result: dict[str, Any]) -> None:
     """Print strict JSON: infinities and NaN become null."""
-    print(json.dumps(_finite(result), indent=1))
+    print(json.dumps(finite(result), indent=1))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with None in place of every number that JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class TrainingState:
     Attributes:
         step: steps done, of `num_steps` in all.
         num_steps: of the whole training.
+        steps_per_epoch: of them.
         epoch: that the next step belongs to, counted from 1.
         position: of the next step's mini-batch in the order of that epoch, counted from 0.
         seed: of the drawing of mini-batches and of their orders; nothing else is random.
@@ -51,6 +52,7 @@ class TrainingState:
 
     step: int
     num_steps: int
+    steps_per_epoch: int
     epoch: int
     position: int
     seed: int
@@ -72,6 +74,7 @@ class _FileSchema(_Strict):
 class _StateSchema(_Strict):
     step: int
     num_steps: int
+    steps_per_epoch: int
     epoch: int
     position: int
     seed: int
@@ -131,8 +134,7 @@ def save_checkpoint(
                 path.rename(path.with_name(f".{path.name}.old"))
             temporary.rename(path)
             _sync_folder(path.parent)
-            _remove_leftovers(path.parent)
-            _prune(path.parent, keep)
+            _prune(path, keep)
         process_group.barrier()
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
@@ -160,11 +162,11 @@ def optimizer_files(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Found:
-    """The newest whole checkpoint of a directory, and what is wrong with newer ones."""
+    """The newest whole checkpoint of a directory, and why newer ones are none, by their paths."""
 
     path: Path
     state: TrainingState
-    refused: tuple[str, ...]
+    refused: Mapping[Path, str]
 
 
 def find_checkpoint(directory: Path) -> Found:
@@ -173,15 +175,42 @@ def find_checkpoint(directory: Path) -> Found:
     Raises:
         InputError: there is none.
     """
-    refused: list[str] = []
+    refused: dict[Path, str] = {}
     for path in reversed(_checkpoints(directory)):
         try:
-            return Found(path, load_checkpoint(path), tuple(refused))
+            return Found(path, load_checkpoint(path), refused)
         except InputError as error:
-            refused.append(str(error))
-    if refused:
-        raise InputError(f"{directory}: has no whole checkpoint: {refused[0]}")
+            refused[path] = str(error)
+    for message in refused.values():
+        raise InputError(f"{directory}: has no whole checkpoint: {message}")
     raise InputError(f"{directory}: has no checkpoint")
+
+
+def resolve_checkpoint(resume: str, directory: Path) -> Found:
+    """What a user means by ``latest`` in `directory`, by one checkpoint, or by a folder of some.
+
+    Raises:
+        InputError: there is none, it is damaged, or training has gone on from it in `directory`.
+    """
+    path = Path(directory) if resume == "latest" else Path(resume)
+    is_one = (path / FACTS).exists()
+    found = Found(path, load_checkpoint(path), {}) if is_one else find_checkpoint(path)
+    check_no_newer(directory, found.state.step, set(found.refused))
+    return found
+
+
+def check_no_newer(directory: Path, step: int, refused: Set[Path] = frozenset()) -> None:
+    """A directory holds one training: refuse to write into one that is ahead of `step`.
+
+    Raises:
+        InputError: naming its newest checkpoint that is not among the `refused`.
+    """
+    newer = [p for p in _checkpoints(directory) if _step_of(p) > step and p not in refused]
+    if newer:
+        raise InputError(
+            f"{newer[-1]}: is there already; go on from it with --resume latest, or write to "
+            f"another --checkpoint-dir"
+        )
 
 
 def check_same_settings(
@@ -203,13 +232,21 @@ def check_same_settings(
 def _checkpoints(directory: Path) -> list[Path]:
     """Oldest first."""
     found = [p for p in Path(directory).glob("step-*") if _NAME.fullmatch(p.name)]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(found, key=_step_of)
 
 
-def _prune(directory: Path, keep: int | None) -> None:
-    for path in _checkpoints(directory)[: -keep if keep else 0]:
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _prune(newest: Path, keep: int | None) -> None:
+    """Leave `keep` checkpoints; those beyond the one just written were refused when resuming."""
+    known = _checkpoints(newest.parent)
+    last = known.index(newest) + 1
+    first = max(0, last - keep) if keep else 0
+    for path in (*known[:first], *known[last:]):
         path.rename(path.with_name(f".{path.name}.old"))
-    _remove_leftovers(directory)
+    _remove_leftovers(newest.parent)
 
 
 def _remove_leftovers(directory: Path) -> None:

@@ -68,15 +68,20 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
 
 
-def autocast_dtype(precision: str) -> torch.dtype | None:
-    """The type of a precision's name: None for ``float32``, or that of ``bf16``.
+def autocast_dtype(mode: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None without.
+
+    Args:
+        mode: ``bf16``, ``off``, or ``auto``: bf16 on CUDA, off elsewhere.
+        device: where.
 
     Raises:
-        InputError: another name.
+        InputError: another mode.
     """
-    if precision not in ("float32", "bf16"):
-        raise InputError(f"precision is {precision!r}; it must be float32 or bf16")
-    return torch.bfloat16 if precision == "bf16" else None
+    if mode not in ("auto", "bf16", "off"):
+        raise InputError(f"autocast is {mode!r}; it must be bf16, off or auto")
+    is_on = mode == "bf16" or (mode == "auto" and device.type == "cuda")
+    return torch.bfloat16 if is_on else None
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:

@@ -23,6 +23,15 @@ def barrier() -> None:
         dist.all_reduce(torch.zeros(1))
 
 
+def any_rank(condition: bool) -> bool:
+    """Whether it holds on any rank."""
+    if not dist.is_initialized():
+        return condition
+    number = torch.tensor([int(condition)])
+    dist.all_reduce(number)
+    return bool(number)
+
+
 def gather_texts(text: str) -> list[str]:
     """The text of every rank, on every rank, without pickle."""
     if not dist.is_initialized():

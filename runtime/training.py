@@ -129,6 +129,10 @@ class Trainer(Protocol):
         """Classify the test pictures with the whole model."""
         ...
 
+    def save_model(self, path: Path) -> None:
+        """Write all parameters as one safetensors file in timm's layout, atomically."""
+        ...
+
     def save_state(self, folder: Path) -> tuple[str, ...]:
         """Write parameters and optimizer state; the names of the files that this rank wrote."""
         ...

@@ -21,8 +21,8 @@ from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, s
 from runtime.optimizers import create_optimizer, set_learning_rate
 from runtime.partitioned import forward_backward
 from runtime.shards import Shard, read_shards
-from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.training import Evaluated, FineTuneSettings
+from runtime.weights import save_weights
 
 
 class WholeModel:
@@ -73,11 +73,12 @@ class WholeModel:
     def evaluate(self, epoch: int) -> Evaluated:
         return evaluate(self._model, self._test, epoch)
 
+    def save_model(self, path: Path) -> None:
+        save_weights(self._model, path)
+
     def save_state(self, folder: Path) -> tuple[str, ...]:
-        parameters = dict(self._model.named_parameters())
-        specs = [TensorSpec(n, tuple(p.shape), p.dtype) for n, p in parameters.items()]
-        write_tensors(folder / MODEL, specs, parameters.values())
-        name = optimizer_file(0, 1)
+        self.save_model(folder / MODEL)
+        parameters, name = dict(self._model.named_parameters()), optimizer_file(0, 1)
         state = state_by_name(self._optimizer, parameters)
         save_optimizer(folder / name, self._shards(), state)
         return MODEL, name

@@ -1,11 +1,15 @@
 """``d2ft finetune``: train for real under a plan's schedule, on this device."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis import options
+
+if TYPE_CHECKING:
+    from analysis.training_run import Outcome
 
 
 def run(
@@ -30,19 +34,55 @@ def run(
         bool,
         typer.Option("--dense", help="Ignore the schedule: every operation FULL, to compare."),
     ] = False,
-    precision: Annotated[
-        str, typer.Option(help="float32, or bf16 by autocast.", rich_help_panel="Training")
-    ] = "float32",
+    autocast: Annotated[
+        str,
+        typer.Option(
+            help="Mixed precision: bf16, off, or auto for bf16 on CUDA and off elsewhere.",
+            rich_help_panel="Training",
+        ),
+    ] = "auto",
     device: options.DeviceName = "auto",
     out: Annotated[Path, typer.Option(help="Folder for metrics and weights.")] = Path(
         "out/finetune"
     ),
+    checkpoint_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of this training's checkpoints; default OUT/checkpoints.",
+            rich_help_panel="Checkpoints",
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps from one checkpoint to the next; without it only Ctrl-C and SIGTERM leave "
+            "one.",
+            rich_help_panel="Checkpoints",
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|latest",
+            help="Go on from a checkpoint, or from the newest whole one of a folder; the other "
+            "options as they were.",
+            rich_help_panel="Checkpoints",
+        ),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Newest checkpoints to keep; default all.", rich_help_panel="Checkpoints"
+        ),
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Fine-tune the plan's model with its schedule on one device, all subnets here.
 
-    Writes metrics.jsonl, provenance.json and the weights in timm's own layout.
+    Writes metrics.jsonl, checkpoints, provenance.json and the weights in timm's own layout. Ctrl-C
+    ends the running step and leaves a checkpoint; a second one ends at once.
     """
     from analysis.finetuning import FineTuneRequest, run_finetune
     from analysis.options import default_weights
@@ -66,18 +106,28 @@ def run(
             learning_rate=learning_rate,
             linear_probe=linear_probe,
             dense=dense,
-            precision=precision,
+            autocast=autocast,
             device=device,
+            checkpoint_dir=checkpoint_dir or out / "checkpoints",
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            keep=keep,
             seed=seed,
         ),
         out,
         TerminalProgress(messages),
     )
+    for note in result.notes:
+        print(f"d2ft: {note}", file=sys.stderr)
+    if result.outcome.signal:
+        print(f"d2ft: {_how_it_stopped(result.outcome)}", file=sys.stderr)
+        raise typer.Exit(128 + result.outcome.signal)
+    summary = result.summary
     if json:
-        print_json(result)
+        print_json(summary)
         return
     print_table(
-        f"{plan.workload.shape.name} on {result['data']}, {result['device']}",
+        f"{plan.workload.shape.name} on {summary['data']}, {summary['device']}",
         ["epoch", "train loss", "test top-1", "training took"],
         [
             [
@@ -86,7 +136,15 @@ def run(
                 percent(epoch["test_accuracy"]),
                 "-" if epoch["train_s"] is None else seconds(epoch["train_s"]),
             ]
-            for epoch in result["epochs"]
+            for epoch in summary["epochs"]
         ],
     )
     typer.echo(f"Wrote {out}")
+
+
+def _how_it_stopped(outcome: "Outcome") -> str:
+    assert outcome.signal is not None
+    return (
+        f"stopped by {outcome.signal.name} after step {outcome.state.step} of "
+        f"{outcome.state.num_steps}; checkpoint {outcome.checkpoint}; go on with --resume latest"
+    )

@@ -134,7 +134,7 @@ def test_an_unreadable_picture_is_named(d2ft, plan, pictures, tmp_path):
         (["--data", "imagefolder:/no/such/folder"], "/no/such/folder"),
         (["--weights", "none.safetensors"], "none.safetensors"),
         (["--device", "tpu"], "device is 'tpu'"),
-        (["--precision", "int3"], "precision is 'int3'"),
+        (["--autocast", "int3"], "autocast is 'int3'"),
         (["--epochs", 0], "number of epochs is 0"),
         (["--learning-rate", -1], "learning rate is -1"),
     ],

@@ -1,0 +1,86 @@
+"""Following a training to its end, or to a signal: events reported, checkpoints written."""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from analysis.interruption import noticing_interruption
+from runtime.checkpoint import TrainingState, save_checkpoint
+from runtime.process_group import any_rank
+from runtime.training import Event, Stepped, Trainer
+
+
+@dataclass(frozen=True)
+class CheckpointPolicy:
+    """Where and when to write checkpoints.
+
+    Attributes:
+        directory: of this training's checkpoints.
+        every: steps from one to the next, the last step included; None for none but those of an
+            interruption.
+        keep: newest to keep; None for all.
+    """
+
+    directory: Path
+    every: int | None = None
+    keep: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        state: where it stands.
+        signal: that ended it before its end, or None.
+        checkpoint: newest one that it wrote or began with.
+    """
+
+    state: TrainingState
+    signal: signal.Signals | None
+    checkpoint: Path | None
+
+
+def follow(
+    events: Iterator[Event],
+    trainer: Trainer,
+    state: TrainingState,
+    policy: CheckpointPolicy,
+    on_event: Callable[[Event], object],
+    begun_with: Path | None = None,
+) -> Outcome:
+    """Run `events` of `runtime.finetune.train`, on all ranks at once.
+
+    SIGINT and SIGTERM on any rank let the running step end, and leave a checkpoint.
+
+    Args:
+        events: of the training.
+        trainer: whose state is saved.
+        state: before the first event.
+        policy: of checkpoints.
+        on_event: told each event before its step is saved.
+        begun_with: the checkpoint that `state` was read from.
+    """
+    newest, steps_per_epoch = begun_with, state.steps_per_epoch
+    saved_step = state.step if begun_with else None
+    with noticing_interruption() as interruption:
+        for event in events:
+            on_event(event)
+            is_due = False
+            if isinstance(event, Stepped):
+                state = replace(
+                    state,
+                    step=event.step,
+                    epoch=event.step // steps_per_epoch + 1,
+                    position=event.step % steps_per_epoch,
+                )
+                is_last = event.step == event.num_steps
+                is_due = policy.every is not None and (event.step % policy.every == 0 or is_last)
+            stops = any_rank(interruption.signal is not None)
+            if (is_due or stops) and saved_step != state.step:
+                newest = save_checkpoint(policy.directory, state, trainer.save_state, policy.keep)
+                saved_step = state.step
+            if stops:
+                return Outcome(state, interruption.signal or signal.SIGTERM, newest)
+    return Outcome(state, None, newest)
