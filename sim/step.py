@@ -25,6 +25,7 @@ from d2ft_sched.placement import Placement
 from d2ft_sched.plan import Plan
 from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import Workload
+from sim.collectives import all_reduce
 from sim.network import ExchangeTimes
 from sim.prediction import Phase, Prediction
 from sim.timetable import UPDATE, interleaved, timetable
@@ -134,14 +135,9 @@ def _wave_phases(
 def _update_phases(
     workload: Workload, times: ExchangeTimes, placement: Placement, last_wave: int
 ) -> Iterator[Phase]:
-    cluster = times.cluster
     owners, at = placement.owners, _Place(last_wave, UPDATE, -1)
     if len(owners) > 1:
-        chunk = workload.shape.trunk_parameters * workload.element_bytes / len(owners)
-        step_bytes = np.zeros((len(cluster.devices),) * 2)
-        for source, target in zip(owners, (*owners[1:], owners[0]), strict=True):
-            step_bytes[source, target] = chunk
-        num_steps = 2 * (len(owners) - 1)
-        seconds = num_steps * times.seconds(step_bytes)
-        yield at.moving("trunk all-reduce", seconds, num_steps * step_bytes)
-    yield at.computing("optimizer", optimizer_seconds(workload, cluster, placement))
+        trunk_bytes = workload.shape.trunk_parameters * workload.element_bytes
+        reduced = all_reduce(times, owners, trunk_bytes)
+        yield at.moving("trunk all-reduce", reduced.seconds, reduced.pair_bytes)
+    yield at.computing("optimizer", optimizer_seconds(workload, times.cluster, placement))

@@ -1,0 +1,175 @@
+"""A dense training step cut in the usual ways, on the same cluster: what savings are held against.
+
+Both are bulk-synchronous. On each device a step is that of one device alone with its part of the
+model or of the mini-batch; only the all-reduces in between are added. Parts go to devices one after
+another, each to the one that would end first: by its speed alone on the whole mini-batch, or, where
+they are to be split evenly, as if all were equally fast.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.device import Device
+from d2ft_sched.errors import InputError
+from d2ft_sched.memory import DeviceMemory
+from d2ft_sched.operations import Operation
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import Placement
+from d2ft_sched.schedule import uniform_schedule
+from d2ft_sched.workload import Workload
+from sim.collectives import Algorithm, AllReduce, all_reduce
+from sim.network import ExchangeTimes
+from sim.prediction import Phase, Prediction
+from sim.step import simulate_step
+from sim.timetable import UPDATE, timetable
+
+Split = Literal["speed", "even"]
+
+
+def tensor_parallel_step(
+    workload: Workload, cluster: Cluster, algorithm: Algorithm = "ring", split: Split = "speed"
+) -> Prediction:
+    """Heads and hidden units of every block split over the devices (Megatron-LM, arXiv 1909.08053).
+
+    All micro-batches run on all devices at once, the trunk on each of them. After each sub-layer
+    the devices all-reduce its output forward, and the gradient of its input backward: four
+    all-reduces of the mini-batch's activations per block. Hidden units follow the heads in
+    proportion; a device without a head takes no part.
+
+    Args:
+        workload: model and mini-batch; the partition is not looked at.
+        cluster: devices and links.
+        algorithm: of the all-reduces.
+        split: whether heads follow the devices' speed.
+    """
+    shape, num_devices = workload.shape, len(cluster.devices)
+    device_of_head = _deal(np.ones(shape.num_heads), _speeds(workload, cluster, split))
+    num_heads = np.bincount(device_of_head, minlength=num_devices)
+    members = np.flatnonzero(num_heads).tolist()
+    bounds = np.cumsum(num_heads[members]) * shape.mlp_hidden // shape.num_heads
+    alone = []
+    for member, hidden in zip(members, np.diff(bounds, prepend=0).tolist(), strict=True):
+        heads = int(num_heads[member])
+        thin = replace(shape, num_heads=heads, mlp_hidden=hidden)
+        part = replace(workload, shape=thin, partition=partition_by_heads(thin, heads))
+        alone.append(_alone(part, cluster.devices[member]))
+
+    reduced = all_reduce(
+        ExchangeTimes(cluster), members, float(workload.activation_bytes.sum()), algorithm
+    )
+    phases = []
+    for same in zip(*(a.phases for a in alone), strict=True):
+        first = same[0]
+        if first.device_s is not None:
+            phases.append(_together(same, members, num_devices))
+        elif first.name.endswith("combine"):
+            name = first.name.replace("combine", "all-reduce")
+            phases.append(_moving(replace(first, name=name), reduced))
+    return Prediction(
+        cluster=cluster,
+        phases=timetable(phases, overlap=False),
+        flops=sum(a.flops for a in alone),
+        memory=_memory(alone, members, reduced),
+    )
+
+
+def data_parallel_step(
+    workload: Workload, cluster: Cluster, algorithm: Algorithm = "ring", split: Split = "speed"
+) -> Prediction:
+    """The whole model on every device, micro-batches dealt to them (PyTorch DDP, arXiv 2006.15704).
+
+    Each device runs its micro-batches at once, forward and backward; then the gradients of all
+    parameters are all-reduced, not overlapped with backward, and each device updates its copy. A
+    device without a micro-batch takes no part.
+
+    Args:
+        workload: model and mini-batch; the partition is not looked at.
+        cluster: devices and links.
+        algorithm: of the all-reduce.
+        split: whether micro-batches follow the devices' speed.
+    """
+    num_devices = len(cluster.devices)
+    device = _deal(workload.samples, _speeds(workload, cluster, split))
+    members = np.unique(device).tolist()
+    alone = []
+    for member in members:
+        samples = tuple(workload.samples[device == member].tolist())
+        part = replace(_whole(workload), microbatch_samples=samples)
+        alone.append(_alone(part, cluster.devices[member]))
+
+    gradient_bytes = workload.shape.num_parameters * workload.element_bytes
+    reduced = all_reduce(ExchangeTimes(cluster), members, gradient_bytes, algorithm)
+    busy_s = np.zeros(num_devices)
+    busy_s[members] = [a.device_busy_s[0] - a.phases[-1].duration_s for a in alone]
+    phases = [
+        Phase(0, "backward", -1, "forward and backward", 0.0, float(busy_s.max()), busy_s),
+        _moving(Phase(0, UPDATE, -1, "gradient all-reduce", 0.0, 0.0), reduced),
+        _together([a.phases[-1] for a in alone], members, num_devices),
+    ]
+    return Prediction(
+        cluster=cluster,
+        phases=timetable(phases, overlap=False),
+        flops=sum(a.flops for a in alone),
+        memory=_memory(alone, members, reduced),
+    )
+
+
+def _whole(workload: Workload) -> Workload:
+    shape = workload.shape
+    return replace(workload, partition=partition_by_heads(shape, shape.num_heads))
+
+
+def _alone(workload: Workload, device: Device) -> Prediction:
+    """The dense step of a workload on one device."""
+    num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
+    return simulate_step(
+        workload,
+        Cluster(device.name, (device,)),
+        Placement(1, (0,) * num_subnets, (0,) * num_microbatches),
+        uniform_schedule(num_subnets, num_microbatches, Operation.FULL),
+    )
+
+
+def _speeds(workload: Workload, cluster: Cluster, split: str) -> np.ndarray:
+    """How fast each device goes on with a dense step, float ``[num_devices]``."""
+    if split == "even":
+        return np.ones(len(cluster.devices))
+    if split != "speed":
+        raise InputError(f"split is {split!r}; it must be 'speed' or 'even'")
+    return 1 / np.array([_alone(_whole(workload), device).step_s for device in cluster.devices])
+
+
+def _deal(size: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Device of each part, the largest first where it ends first (Graham, 1969)."""
+    load, device = np.zeros(len(speed)), np.zeros(len(size), dtype=np.int64)
+    for part in np.argsort(-size, kind="stable"):
+        device[part] = np.argmin((load + size[part]) / speed)
+        load[device[part]] += size[part]
+    return device
+
+
+def _together(same: Sequence[Phase], members: Sequence[int], num_devices: int) -> Phase:
+    """One phase of all members from that of each alone."""
+    device_s = np.zeros(num_devices)
+    device_s[members] = [p.duration_s for p in same]
+    return replace(same[0], duration_s=float(device_s.max()), device_s=device_s)
+
+
+def _moving(phase: Phase, reduced: AllReduce) -> Phase:
+    return replace(phase, duration_s=reduced.seconds, pair_bytes=reduced.pair_bytes)
+
+
+def _memory(
+    alone: Sequence[Prediction], members: Sequence[int], reduced: AllReduce
+) -> DeviceMemory:
+    """Memory of each alone, and the messages of an all-reduce on their way."""
+    by_purpose = {name: np.zeros(len(reduced.buffer_bytes)) for name in vars(alone[0].memory)}
+    for name, on_device in by_purpose.items():
+        on_device[members] = [getattr(a.memory, name)[0] for a in alone]
+    by_purpose["exchange_buffers"] = reduced.buffer_bytes
+    by_purpose["total"] = by_purpose["total"] + reduced.buffer_bytes
+    return DeviceMemory(**by_purpose)
