@@ -1,6 +1,7 @@
 """Scores of every mini-batch that fine-tuning will go through, before it starts."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -10,8 +11,11 @@ from d2ft_sched.workload import Workload
 from runtime.data.image_data import ImageData
 from runtime.data.minibatches import normalize
 from runtime.finetune import training_minibatches
+from runtime.flop_counting import count_flops
 from runtime.models import normalization_of
 from runtime.scores import score_minibatch
+
+FORWARD_SCORE, BACKWARD_SCORE = "weight_magnitude", "fisher_of_microbatches"
 
 
 def training_scores(
@@ -21,10 +25,13 @@ def training_scores(
     seed: int,
     device: torch.device,
     num_minibatches: int | None = None,
+    *,
+    forward_score: str = FORWARD_SCORE,
+    backward_score: str = BACKWARD_SCORE,
 ) -> Iterator[Scores]:
     """Scores of the mini-batches that `runtime.finetune.fine_tune` draws with the same seed.
 
-    Each costs about one dense step.
+    What each costs is said by `scoring_flops`.
 
     Args:
         model: on `device`, as it is before training.
@@ -33,9 +40,35 @@ def training_scores(
         seed: of the fine-tuning.
         device: where the model is.
         num_minibatches: only the first of them; default all.
+        forward_score, backward_score: names of `runtime.score_kinds.score_names`.
     """
     mean, std = normalization_of(model)
     for samples in training_minibatches(data.train, workload, seed)[:num_minibatches]:
         chosen = torch.from_numpy(samples)
         images = normalize(data.train.images[chosen].to(device), mean, std)
-        yield score_minibatch(model, images, data.train.labels[chosen].to(device), workload)
+        yield score_minibatch(
+            model,
+            images,
+            data.train.labels[chosen].to(device),
+            workload,
+            forward_score=forward_score,
+            backward_score=backward_score,
+        )
+
+
+def scoring_flops(
+    model: VisionTransformer, workload: Workload, forward_score: str, backward_score: str
+) -> int:
+    """FLOPs of scoring one mini-batch, counted operator by operator; its gradients are discarded.
+
+    Args:
+        model: on any device.
+        workload: subnets and micro-batches.
+        forward_score, backward_score: names of `runtime.score_kinds.score_names`.
+    """
+    device = model.head.weight.device
+    num_samples = int(workload.samples.sum())
+    images = torch.zeros(num_samples, model.in_chans, *model.patch_embed.img_size, device=device)
+    labels = torch.zeros(num_samples, dtype=torch.int64, device=device)
+    score = partial(score_minibatch, forward_score=forward_score, backward_score=backward_score)
+    return count_flops(lambda: score(model, images, labels, workload))

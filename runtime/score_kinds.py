@@ -1,0 +1,205 @@
+"""Scores of subnets by name: one function for each.
+
+Scores of samples are sums over a subnet's own parameters, heads and hidden units, and are computed
+for every sample from one `trace_blocks`; a micro-batch gets the mean over its samples. None is
+normalised here: `d2ft_sched.scores.Scores.values` divides each table by its mean.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.partition import Subnet
+from d2ft_sched.workload import Workload
+from runtime.score_pass import BlockTrace, LinearTrace
+
+SampleScore = Callable[[BlockTrace, Subnet, int], Tensor]
+"""From a block's trace, a subnet of the block and the head size to a score per sample, ``[B]``."""
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """How a score is computed; exactly one of the three functions is given.
+
+    Attributes:
+        of_samples: from a trace to ``[num_samples]``.
+        of_subnets: from the model alone to ``[num_subnets]``, the same for every micro-batch.
+        of_microbatches: from model, images, labels and workload to
+            ``[num_subnets, num_microbatches]``, for what is no mean over samples.
+        backward: whether `of_samples` needs gradients.
+    """
+
+    of_samples: SampleScore | None = None
+    of_subnets: Callable[[VisionTransformer, Workload], np.ndarray] | None = None
+    of_microbatches: Callable[[VisionTransformer, Tensor, Tensor, Workload], np.ndarray] | None = (
+        None
+    )
+    backward: bool = False
+
+
+def fisher(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+    """Squared norm of the gradient of a sample's loss with respect to the subnet's parameters.
+
+    The mean over samples is the trace of the empirical Fisher information. Norms of per-sample
+    weight gradients come from Gram matrices over tokens (arXiv 1510.01799, 2110.05679).
+    """
+    own = _columns(subnet.heads, head_dim)
+    rows = torch.cat([own + k * trace.proj.x.shape[-1] for k in range(3)])
+    units = slice(subnet.hidden_start, subnet.hidden_stop)
+    total = _rows_and_bias(trace.qkv, rows) + _weight_columns(trace.proj, own)
+    return total + _rows_and_bias(trace.fc1, units) + _weight_columns(trace.fc2, units)
+
+
+def gradient_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+    """L2 norm of the gradient of a sample's loss with respect to the subnet's parameters."""
+    return fisher(trace, subnet, head_dim).sqrt()
+
+
+def taylor(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+    """First-order change of a sample's loss if heads and hidden units are left out, one by one.
+
+    The derivative by a gate of 1 on each head's output and on the subnet's hidden units as a group
+    (arXiv 1905.10650): absolute values, summed over the heads and the group.
+    """
+    assert trace.proj.grad_x is not None
+    assert trace.fc2.grad_x is not None
+    own = _columns(subnet.heads, head_dim)
+    by_channel = (trace.proj.x[..., own] * trace.proj.grad_x[..., own]).sum(1)
+    heads = by_channel.unflatten(-1, (len(subnet.heads), head_dim)).sum(-1).abs().sum(-1)
+    units = slice(subnet.hidden_start, subnet.hidden_stop)
+    return heads + (trace.fc2.x[..., units] * trace.fc2.grad_x[..., units]).sum((1, 2)).abs()
+
+
+def activation_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+    """L2 norm of the subnet's head outputs and hidden units over a sample's tokens."""
+    heads = trace.proj.x[..., _columns(subnet.heads, head_dim)]
+    units = trace.fc2.x[..., subnet.hidden_start : subnet.hidden_stop]
+    return (heads.square().sum((1, 2)) + units.square().sum((1, 2))).sqrt()
+
+
+def weight_magnitude(model: VisionTransformer, workload: Workload) -> np.ndarray:
+    """L2 norm of each subnet's own parameters, float ``[num_subnets]``."""
+    return np.sqrt(sum_per_subnet(model, workload, lambda p: p.detach().square()))
+
+
+def fisher_of_microbatches(
+    model: VisionTransformer, images: Tensor, labels: Tensor, workload: Workload
+) -> np.ndarray:
+    """Squared norm of the gradient of a micro-batch's mean loss, per subnet; one dense step.
+
+    Unlike the mean of `fisher` over the samples it counts how far their gradients agree.
+    The model's gradients are discarded.
+
+    Returns:
+        float ``[num_subnets, num_microbatches]``.
+    """
+    columns = []
+    sizes = list(workload.microbatch_samples)
+    for part, targets in zip(images.split(sizes), labels.split(sizes), strict=True):
+        model.zero_grad()
+        F.cross_entropy(model(part), targets).backward()
+        columns.append(sum_per_subnet(model, workload, _squared_gradient))
+    model.zero_grad()
+    return np.stack(columns, axis=1)
+
+
+_KINDS: dict[str, ScoreKind] = {
+    "fisher": ScoreKind(of_samples=fisher, backward=True),
+    "gradient_norm": ScoreKind(of_samples=gradient_norm, backward=True),
+    "taylor": ScoreKind(of_samples=taylor, backward=True),
+    "activation_norm": ScoreKind(of_samples=activation_norm),
+    "weight_magnitude": ScoreKind(of_subnets=weight_magnitude),
+    "fisher_of_microbatches": ScoreKind(of_microbatches=fisher_of_microbatches),
+    "uniform": ScoreKind(of_subnets=lambda _, workload: np.ones(workload.num_subnets)),
+}
+
+
+def score_names() -> tuple[str, ...]:
+    """Names that `score_kind` knows."""
+    return tuple(_KINDS)
+
+
+def score_kind(name: str) -> ScoreKind:
+    """The score of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in _KINDS:
+        raise InputError(f"score {name!r} is unknown; it must be one of {', '.join(_KINDS)}")
+    return _KINDS[name]
+
+
+def register_score(name: str, kind: ScoreKind) -> None:
+    """Add a score of one's own under a new name.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    if name in _KINDS:
+        raise InputError(f"score {name!r} is registered already; choose another name")
+    _KINDS[name] = kind
+
+
+def sum_per_subnet(
+    model: VisionTransformer, workload: Workload, of: Callable[[Tensor], Tensor]
+) -> np.ndarray:
+    """Sum of ``of(parameter)`` over every subnet's part of each parameter, ``[num_subnets]``."""
+    num_heads = workload.shape.num_heads
+    per_head, per_unit = [], []
+    blocks: Any = model.blocks
+    for block in blocks:
+        qkv, proj, fc1, fc2 = block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
+        heads = of(qkv.weight).unflatten(0, (3, num_heads, -1)).sum((0, 2, 3))
+        heads = heads + of(proj.weight).unflatten(1, (num_heads, -1)).sum((0, 2))
+        units = of(fc1.weight).sum(1) + of(fc2.weight).sum(0)
+        if qkv.bias is not None:
+            heads = heads + of(qkv.bias).unflatten(0, (3, num_heads, -1)).sum((0, 2))
+        if fc1.bias is not None:
+            units = units + of(fc1.bias)
+        per_head.append(heads)
+        per_unit.append(units)
+    head_sums = torch.stack(per_head).double().cpu().numpy()
+    unit_sums = torch.stack(per_unit).double().cpu().numpy()
+    return np.array(
+        [
+            head_sums[s.block, list(s.heads)].sum()
+            + unit_sums[s.block, s.hidden_start : s.hidden_stop].sum()
+            for s in workload.partition.subnets
+        ]
+    )
+
+
+def _squared_gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.square()
+
+
+def _columns(heads: Sequence[int], head_dim: int) -> Tensor:
+    """Channels of some heads."""
+    return (torch.tensor(heads)[:, None] * head_dim + torch.arange(head_dim)).flatten()
+
+
+def _rows_and_bias(linear: LinearTrace, rows: Tensor | slice) -> Tensor:
+    """Squared norm of each sample's gradient of some rows of the weight and of the bias, ``[B]``.
+
+    A sample's weight gradient is ``grad_out.T @ x`` over tokens; its squared norm is the inner
+    product of the two Gram matrices.
+    """
+    assert linear.grad_out is not None
+    grad_out = linear.grad_out[..., rows]
+    weight = ((grad_out @ grad_out.mT) * linear.gram_x).sum((1, 2))
+    return weight + grad_out.sum(1).square().sum(-1) if linear.has_bias else weight
+
+
+def _weight_columns(linear: LinearTrace, columns: Tensor | slice) -> Tensor:
+    """The same of some columns of the weight, without the bias."""
+    x = linear.x[..., columns]
+    return (linear.gram_out * (x @ x.mT)).sum((1, 2))
