@@ -37,6 +37,24 @@ def select_device(name: str = "auto") -> torch.device:
     return device
 
 
+def rank_device(name: str, local_rank: int) -> torch.device:
+    """The device of a rank: ``cpu``, or with ``cuda`` or ``auto`` one of its host's for each rank.
+
+    Raises:
+        InputError: as `select_device`; the host has fewer CUDA devices than ranks.
+    """
+    device = select_device(name)
+    if device.type == "cuda" and device.index is None:
+        device = select_device(f"cuda:{local_rank}")
+        torch.cuda.set_device(device)
+    return device
+
+
+def backend_of(device: torch.device) -> str:
+    """The backend of `torch.distributed` for messages of this device's tensors."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
 def device_name(device: torch.device) -> str:
     """The processor's own name."""
     if device.type == "cuda":

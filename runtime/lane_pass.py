@@ -63,6 +63,19 @@ class Linears:
         )
 
 
+def parameter_gradients(linears: Linears, *, overwrite: bool) -> Linears:
+    """The gradients of parameters, made where they are None as `gradient_buffers` makes them."""
+    if linears.weight_in.grad is None:
+        made = linears.gradient_buffers(overwrite=overwrite)
+        linears.weight_in.grad, linears.weight_out.grad = made.weight_in, made.weight_out
+        if linears.bias_in is not None:
+            linears.bias_in.grad = made.bias_in
+        return made
+    bias_in = None if linears.bias_in is None else linears.bias_in.grad
+    assert linears.weight_out.grad is not None
+    return Linears(linears.weight_in.grad, bias_in, linears.weight_out.grad)
+
+
 @dataclass(frozen=True)
 class CoreGraph:
     """``result = core(projected)`` of a FULL group, where `projected` is a leaf."""
@@ -83,6 +96,7 @@ def can_overwrite(lanes: SublayerLanes) -> bool:
     return bool(lanes.full) and lanes.full[0].columns.is_all
 
 
+@torch.no_grad()
 def lanes_forward(
     x: Tensor, linears: Linears, core: Core, lanes: SublayerLanes, num_tokens: int, out: Tensor
 ) -> list[CoreGraph]:
@@ -104,6 +118,7 @@ def lanes_forward(
     ]
 
 
+@torch.no_grad()
 def lanes_backward(
     grad_branch: Tensor,
     x: Tensor,

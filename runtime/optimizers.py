@@ -22,7 +22,8 @@ def create_optimizer(
     """A fused optimizer over all parameters; biases, norms and positions do not decay.
 
     Args:
-        model: its parameters must all be on one device.
+        model: its parameters must all be on one device; without any, as on a rank without work,
+            the optimizer does nothing.
         name: ``adamw``, ``sgd`` (no momentum) or ``sgdm`` (momentum 0.9).
         lr: learning rate.
         weight_decay: decoupled for ``adamw``.
@@ -32,6 +33,8 @@ def create_optimizer(
     """
     if name not in _TIMM_OPTIONS:
         raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(OPTIMIZER_STATES)}")
+    if not any(True for _ in model.parameters()):
+        return torch.optim.SGD([nn.Parameter(torch.empty(0))], lr=lr)
     options = _TIMM_OPTIONS[name]
     return create_optimizer_v2(model, lr=lr, weight_decay=weight_decay, fused=True, **options)
 

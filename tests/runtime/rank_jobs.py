@@ -1,0 +1,210 @@
+"""What the ranks of `test_ranks.py` do: cases drawn from a seed, run, and written to files.
+
+It is run by path in processes of its own; `start_ranks` starts them, and both sides draw the same
+case from the same seed.
+"""
+
+import multiprocessing
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from d2ft_sched.partition import Partition, Subnet, partition_by_heads
+from d2ft_sched.placement import Placement
+from d2ft_sched.workload import Workload
+from runtime.exchange import SentBytes
+from runtime.models import shape_of
+from runtime.optimizers import create_optimizer
+from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
+from runtime.rank_slices import slice_rank_schedule
+from runtime.rank_step import rank_forward_backward
+from runtime.ranks import Ranks, close_ranks, init_ranks
+
+NUM_STEPS = 5
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random plan of a small model.
+
+    Attributes:
+        schedules: of `NUM_STEPS` steps, int ``[num_subnets, num_microbatches]`` each.
+        images: of one mini-batch, used in every step.
+    """
+
+    model: VisionTransformer
+    workload: Workload
+    placement: Placement
+    schedules: list[np.ndarray]
+    num_waves: int
+    images: Tensor
+    labels: Tensor
+
+
+def draw_case(seed: int, num_ranks: int) -> Case:
+    """Unequal owners and subnets; one rank owns nothing, one holds nothing of a block."""
+    rng = np.random.default_rng([seed, num_ranks])
+    model = small_model(layer_scale=[None, 0.3][seed % 2], qkv_bias=seed % 3 > 0)
+    shape = shape_of(model)
+    sizes = rng.integers(1, 4, size=rng.integers(2, 6))
+    workload = Workload(
+        shape,
+        _partition(shape, rng),
+        tuple(map(int, sizes)),
+        element_bytes=8,
+        optimizer=["adamw", "sgdm", "sgd"][seed % 3],
+    )
+    owner = rng.choice(num_ranks, size=len(sizes), p=rng.dirichlet(np.ones(num_ranks)))
+    idle_owner, absent = rng.integers(num_ranks, size=2)
+    owner[owner == idle_owner] = (idle_owner + 1) % num_ranks
+    device = rng.integers(num_ranks, size=workload.num_subnets)
+    of_block = workload.partition.block == rng.integers(shape.num_blocks)
+    device[of_block & (device == absent)] = (absent + 1) % num_ranks
+    if seed % 5 == 4:
+        device[device == idle_owner] = (idle_owner + 1) % num_ranks
+    mix = [(1, 1, 1), (5, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (0, 0, 1)][seed % 6]
+    cells = (workload.num_subnets, workload.num_microbatches)
+    schedules = [rng.choice(3, size=cells, p=np.array(mix) / sum(mix)) for _ in range(NUM_STEPS)]
+    generator = torch.Generator().manual_seed(seed)
+    num_samples = int(sizes.sum())
+    return Case(
+        model=model,
+        workload=workload,
+        placement=Placement(num_ranks, tuple(map(int, device)), tuple(map(int, owner))),
+        schedules=schedules,
+        num_waves=int(rng.integers(1, len(sizes) + 1)),
+        images=torch.randn(num_samples, 3, 28, 28, dtype=torch.float64, generator=generator),
+        labels=torch.randint(5, (num_samples,), generator=generator),
+    )
+
+
+def small_model(
+    layer_scale: float | None = None, qkv_bias: bool = True, device: str = "cpu"
+) -> VisionTransformer:
+    """Three blocks of four heads over 28 pixel images, float64; the same values every time."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = VisionTransformer(
+            img_size=28,
+            patch_size=14,
+            embed_dim=32,
+            depth=3,
+            num_heads=4,
+            num_classes=5,
+            init_values=layer_scale,
+            qkv_bias=qkv_bias,
+        )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double()
+
+
+def _partition(shape: Any, rng: np.random.Generator) -> Partition:
+    if rng.integers(2):
+        return partition_by_heads(shape, [1, 2, (1, 3)][rng.integers(3)])
+    hidden = shape.mlp_hidden
+    subnets = []
+    for block in range(shape.num_blocks):
+        heads = rng.permutation(shape.num_heads)
+        cuts = np.sort(rng.integers(0, hidden + 1, size=2))
+        subnets += [
+            Subnet(block, tuple(map(int, heads[:2])), 0, int(cuts[0])),
+            Subnet(block, (), int(cuts[0]), int(cuts[1])),
+            Subnet(block, tuple(map(int, heads[2:])), int(cuts[1]), hidden),
+        ]
+    return Partition(tuple(subnets), shape.num_blocks, shape.num_heads, hidden)
+
+
+def start_ranks(
+    job: str, num_ranks: int, folder: Path, **options: Any
+) -> list[multiprocessing.process.BaseProcess]:
+    """Start `num_ranks` processes that call the function named `job` of this file."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["runtime.rank_step", "runtime.rank_model", "scipy.sparse"])
+    started = []
+    for rank in range(num_ranks):
+        given = {"job": job, "rank": rank, "num_ranks": num_ranks, "folder": folder}
+        process = context.Process(
+            target=runpy.run_path,
+            args=(__file__,),
+            kwargs={"init_globals": {"given": given | options}, "run_name": "__rank__"},
+            daemon=True,
+        )
+        process.start()
+        started.append(process)
+    return started
+
+
+def join(rank: int, num_ranks: int, folder: Path, timeout_s: float = 60.0) -> Ranks:
+    method = f"file://{folder}/store-{num_ranks}"
+    return init_ranks(
+        "cpu", timeout_s=timeout_s, init_method=method, rank=rank, num_ranks=num_ranks
+    )
+
+
+def equal_steps(rank: int, num_ranks: int, folder: Path, seeds: list[int]) -> None:
+    """Run every case and write what this rank got to ``NUM_RANKS-SEED-RANK.safetensors``."""
+    ranks = join(rank, num_ranks, folder)
+    for seed in seeds:
+        case = draw_case(seed, num_ranks)
+        model = _load(case, seed, ranks, folder)
+        result = _gradients(case, model)
+        result |= {f"full.{k}": v for k, v in _train(case, model).items()}
+        save_file(result, folder / f"{num_ranks}-{seed}-{rank}.safetensors")
+    close_ranks(ranks)
+
+
+def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
+    on_meta = small_model(layer_scale=[None, 0.3][seed % 2], qkv_bias=seed % 3 > 0, device="meta")
+    if seed % 2:
+        path = folder / f"model-{seed}.safetensors"
+        return read_rank_model(on_meta, path, case.workload, case.placement, ranks)
+    source = case.model if ranks.rank == 0 else on_meta
+    return scatter_rank_model(source, case.workload, case.placement, ranks)
+
+
+def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: Any) -> Tensor:
+    slices = slice_rank_schedule(
+        case.workload, case.placement, schedule, model.ranks.rank, case.num_waves
+    )
+    images, labels = case.images[slices.owned_samples], case.labels[slices.owned_samples]
+    return rank_forward_backward(model, images, labels, slices, **options)
+
+
+def _gradients(case: Case, model: RankModel) -> dict[str, Tensor]:
+    counted = SentBytes(model.ranks.num_ranks)
+    loss = _step(case, model, case.schedules[0], counted=counted)
+    result = {"loss": loss, "bytes.all_reduce": torch.from_numpy(counted.all_reduce)}
+    for phase, sent in counted.exchanges.items():
+        result[f"bytes.{'.'.join(map(str, phase))}"] = torch.from_numpy(sent)
+    for name, parameter in model.module.named_parameters():
+        result[f"gradient.{name}"] = parameter.grad.clone()
+    result["overlapped.loss"] = _step(case, model, case.schedules[0], overlap=True)
+    for name, parameter in model.module.named_parameters():
+        result[f"overlapped.{name}"] = parameter.grad.clone()
+    return result
+
+
+def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
+    optimizer = create_optimizer(model.module, case.workload.optimizer, lr=LEARNING_RATE)
+    for schedule in case.schedules:
+        _step(case, model, schedule)
+        optimizer.step()
+    return gather_full_state(model)
+
+
+JOBS: dict[str, Callable[..., None]] = {"equal_steps": equal_steps}
+
+if __name__ == "__rank__":
+    torch.set_num_threads(1)
+    options = globals()["given"]
+    JOBS[options.pop("job")](**options)
