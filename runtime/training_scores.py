@@ -66,7 +66,7 @@ def scoring_flops(
         workload: subnets and micro-batches.
         forward_score, backward_score: names of `runtime.score_kinds.score_names`.
     """
-    device = model.head.weight.device
+    device = next(model.parameters()).device
     num_samples = int(workload.samples.sum())
     images = torch.zeros(num_samples, model.in_chans, *model.patch_embed.img_size, device=device)
     labels = torch.zeros(num_samples, dtype=torch.int64, device=device)

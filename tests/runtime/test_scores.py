@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.flops import step_flops
+from d2ft_sched.flops import attention_flops, mlp_flops, step_flops, trunk_flops
 from d2ft_sched.operations import Operation
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores
@@ -296,6 +296,7 @@ def test_scoring_is_charged_what_it_computes(
     input_gradients = scoring_flops(model, workload, "weight_magnitude", "taylor")
     whole = scoring_flops(model, workload, "weight_magnitude", "fisher_of_microbatches")
     assert free == 0
-    assert forward == pytest.approx(step / 3, rel=0.05)
+    lanes = attention_flops(workload).forward.sum() + mlp_flops(workload).forward.sum()
+    assert forward == pytest.approx(lanes + trunk_flops(workload).forward.sum(), rel=1e-9)
     assert step / 2 < input_gradients < 0.75 * step
     assert whole == pytest.approx(step, rel=0.05)
