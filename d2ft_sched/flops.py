@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.workload import Workload
 
@@ -14,11 +15,10 @@ products stand against two (FlashAttention, arXiv 2205.14135)."""
 
 @dataclass(frozen=True)
 class SublayerFlops:
-    """FLOPs of one sub-layer (attention or MLP) per subnet and micro-batch.
+    """FLOPs of one sub-layer (attention or MLP), float arrays of one shape.
 
-    All arrays are float ``[num_subnets, num_microbatches]``: the forward pass, the gradient with
-    respect to the input (dX, the recomputation of fused attention included) and the gradient with
-    respect to the weights (dW).
+    The forward pass, the gradient with respect to the input (dX, the recomputation of fused
+    attention included) and the gradient with respect to the weights (dW).
     """
 
     forward: np.ndarray
@@ -31,19 +31,28 @@ class SublayerFlops:
 
 
 def attention_flops(workload: Workload) -> SublayerFlops:
-    """QKV, scores and values, output projection of every subnet's heads."""
-    shape = workload.shape
-    head_width = workload.partition.heads[:, None] * shape.head_dim
-    tokens = workload.tokens[None, :]
+    """QKV, scores and values, output projection, ``[num_subnets, num_microbatches]``."""
+    return attention_flops_of(
+        workload.shape, workload.partition.heads[:, None], workload.tokens[None, :]
+    )
+
+
+def mlp_flops(workload: Workload) -> SublayerFlops:
+    """Both linear layers of the hidden units, ``[num_subnets, num_microbatches]``."""
+    return mlp_flops_of(workload.shape, workload.partition.hidden[:, None], workload.tokens[None])
+
+
+def attention_flops_of(shape: ModelShape, heads: np.ndarray, tokens: np.ndarray) -> SublayerFlops:
+    """Attention of so many heads on so many tokens, arrays that broadcast."""
+    head_width = heads * shape.head_dim
     linear = 8.0 * tokens * shape.width * head_width
     attention = 4.0 * tokens * shape.num_tokens * head_width
     return SublayerFlops(linear + attention, linear + FUSED_ATTENTION_BACKWARD * attention, linear)
 
 
-def mlp_flops(workload: Workload) -> SublayerFlops:
-    """Both linear layers of every subnet's hidden units."""
-    hidden = workload.partition.hidden[:, None]
-    linear = 4.0 * workload.tokens[None, :] * workload.shape.width * hidden
+def mlp_flops_of(shape: ModelShape, hidden: np.ndarray, tokens: np.ndarray) -> SublayerFlops:
+    """The MLP of so many hidden units on so many tokens, arrays that broadcast."""
+    linear = 4.0 * tokens * shape.width * hidden
     return SublayerFlops(linear, linear, linear)
 
 
@@ -75,8 +84,15 @@ def trunk_flops(workload: Workload) -> TrunkFlops:
 
 def step_flops(workload: Workload, schedule: np.ndarray) -> float:
     """FLOPs of one step under a schedule, trunk included."""
-    operations = np.take_along_axis(
-        operation_flops(workload), schedule[..., None].astype(int), axis=-1
-    )
-    trunk = trunk_flops(workload)
-    return float(operations.sum() + trunk.forward.sum() + trunk.backward.sum())
+    shape, partition, trunk = workload.shape, workload.partition, trunk_flops(workload)
+    total = trunk.forward.sum() + trunk.backward.sum()
+    for lane in (Operation.FULL, Operation.FORWARD_ONLY):
+        tokens = np.einsum("sm,m->s", schedule == lane, workload.tokens)
+        for flops in (
+            attention_flops_of(shape, partition.heads, tokens),
+            mlp_flops_of(shape, partition.hidden, tokens),
+        ):
+            total += flops.forward.sum()
+            if lane == Operation.FULL:
+                total += flops.backward.sum()
+    return float(total)

@@ -47,7 +47,7 @@ def trunk_bytes_moved(workload: Workload) -> TrunkBytes:
 
 @dataclass(frozen=True)
 class LaneBytes:
-    """Bytes moved by heads and hidden units, float ``[num_subnets, num_microbatches]`` each.
+    """Bytes moved by heads and hidden units, float arrays of one shape.
 
     A lane group moves at most the sum of its cells: they share reads of activations and weights.
     """
@@ -59,14 +59,28 @@ class LaneBytes:
 
 
 def lane_bytes_moved(workload: Workload) -> LaneBytes:
-    """Bytes of every subnet's computation on every micro-batch."""
-    shape, partition = workload.shape, workload.partition
-    channels = (partition.heads * shape.head_dim)[:, None]
-    hidden = partition.hidden[:, None]
-    tokens = workload.tokens[None, :]
-    activation = tokens * shape.width
-    attention_weights = 4.0 * shape.width * channels
-    mlp_weights = 2.0 * shape.width * hidden
+    """Bytes of every subnet on every micro-batch, ``[num_subnets, num_microbatches]``."""
+    partition = workload.partition
+    one = np.ones((workload.num_subnets, workload.num_microbatches))
+    heads, hidden = partition.heads[:, None], partition.hidden[:, None]
+    return lane_bytes_of(workload, one, heads, hidden, one, workload.tokens[None, :])
+
+
+def lane_bytes_of(
+    workload: Workload,
+    num_subnets: np.ndarray,
+    heads: np.ndarray,
+    hidden: np.ndarray,
+    num_microbatches: np.ndarray,
+    tokens: np.ndarray,
+) -> LaneBytes:
+    """Bytes of groups of so many subnets, heads and hidden units on so many micro-batches and
+    tokens: the sum over their cells; arrays that broadcast."""
+    shape = workload.shape
+    channels = heads * shape.head_dim
+    activation = num_subnets * tokens * shape.width
+    attention_weights = 4.0 * shape.width * channels * num_microbatches
+    mlp_weights = 2.0 * shape.width * hidden * num_microbatches
     # forward: read x, read and write the result; backward: read the gradient twice and x once,
     # read and write dX; weights are read once forward, once backward, and dW read and written.
     elements = LaneBytes(

@@ -6,9 +6,9 @@ import numpy as np
 
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.compute_curve import WorkKind
-from d2ft_sched.flops import attention_flops, mlp_flops, trunk_flops
-from d2ft_sched.lanes import lane_groups
-from d2ft_sched.memory_traffic import lane_bytes_moved, optimizer_bytes_moved, trunk_bytes_moved
+from d2ft_sched.flops import attention_flops_of, mlp_flops_of, trunk_flops
+from d2ft_sched.lane_sizes import lane_sizes
+from d2ft_sched.memory_traffic import lane_bytes_of, optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
@@ -51,34 +51,26 @@ def wave_work(
         schedule: int ``[num_subnets, num_microbatches]``.
         microbatches: indices of the wave's micro-batches.
     """
-    num_blocks, num_devices = workload.shape.num_blocks, len(cluster.devices)
-    flops = [[f.forward, f.backward] for f in (attention_flops(workload), mlp_flops(workload))]
-    lane_bytes = lane_bytes_moved(workload)
-    moved = [
-        [lane_bytes.attention_forward, lane_bytes.attention_backward],
-        [lane_bytes.mlp_forward, lane_bytes.mlp_backward],
-    ]
-    subnet_device = np.array(placement.subnet_device)
+    shape = workload.shape
+    num_blocks, num_devices = shape.num_blocks, len(cluster.devices)
     lanes_s = np.zeros((2, num_blocks, 2, num_devices))
-    for device in np.unique(subnet_device):
-        held = subnet_device == device
-        cells = [
-            (block, group.operation, np.ix_(group.subnets, group.microbatches))
-            for block in range(num_blocks)
-            for group in lane_groups(workload.partition, schedule, block, held, microbatches)
-        ]
-        for direction in (FORWARD, BACKWARD):
-            run = [c for c in cells if direction == FORWARD or c[1] == Operation.FULL]
-            blocks = np.array([block for block, _, _ in run], dtype=int)
-            for sublayer in (0, 1):
-                group_flops = np.array([flops[sublayer][direction][ix].sum() for *_, ix in run])
-                group_bytes = np.array([moved[sublayer][direction][ix].sum() for *_, ix in run])
-                seconds = cluster.devices[device].seconds(
-                    LANE_KINDS[direction][sublayer], group_flops, group_bytes
-                )
-                np.add.at(lanes_s[direction, :, sublayer, device], blocks, seconds)
-    trunk_s = _trunk_seconds(workload, cluster, placement, microbatches)
-    return StepWork(lanes_s, trunk_s)
+    groups = lane_sizes(workload, placement, schedule, microbatches)
+    trained = groups.select(groups.operation == Operation.FULL)
+    for direction, run in ((FORWARD, groups), (BACKWARD, trained)):
+        attention = attention_flops_of(shape, run.heads, run.tokens)
+        mlp = mlp_flops_of(shape, run.hidden, run.tokens)
+        moved = lane_bytes_of(
+            workload, run.num_subnets, run.heads, run.hidden, run.num_microbatches, run.tokens
+        )
+        work = (
+            ((attention.forward, moved.attention_forward), (mlp.forward, moved.mlp_forward)),
+            ((attention.backward, moved.attention_backward), (mlp.backward, moved.mlp_backward)),
+        )
+        for sublayer, (flops, bytes_moved) in enumerate(work[direction]):
+            kind = LANE_KINDS[direction][sublayer]
+            seconds = _seconds(cluster, kind, run.device, flops, bytes_moved)
+            np.add.at(lanes_s[direction, :, sublayer], (run.block, run.device), seconds)
+    return StepWork(lanes_s, _trunk_seconds(workload, cluster, placement, microbatches))
 
 
 def _trunk_seconds(
@@ -86,23 +78,34 @@ def _trunk_seconds(
 ) -> np.ndarray:
     trunk, moved = trunk_flops(workload), trunk_bytes_moved(workload)
     owner = np.array(placement.owner)[microbatches]
+    owners = np.unique(owner)
     seconds = np.zeros((2, len(cluster.devices)))
-    for direction, kind in enumerate((WorkKind.TRUNK_FORWARD, WorkKind.TRUNK_BACKWARD)):
-        flops = (trunk.forward, trunk.backward)[direction][microbatches]
-        bytes_moved = (moved.forward, moved.backward)[direction][microbatches]
-        for device in np.unique(owner):
-            seconds[direction, device] = cluster.devices[device].seconds(
-                kind, flops[owner == device].sum(), bytes_moved[owner == device].sum()
-            )
+    for direction, (kind, flops, bytes_moved) in enumerate(
+        (
+            (WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward),
+            (WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward),
+        )
+    ):
+        owned_flops = np.bincount(owner, flops[microbatches])[owners]
+        owned_bytes = np.bincount(owner, bytes_moved[microbatches])[owners]
+        seconds[direction, owners] = _seconds(cluster, kind, owners, owned_flops, owned_bytes)
     return seconds
 
 
 def optimizer_seconds(workload: Workload, cluster: Cluster, placement: Placement) -> np.ndarray:
     """Seconds of the parameter update on every device, float ``[num_devices]``."""
     moved = optimizer_bytes_moved(workload, placement)
-    return np.array(
-        [
-            float(device.seconds(WorkKind.OPTIMIZER, 0.0, moved[d]))
-            for d, device in enumerate(cluster.devices)
-        ]
-    )
+    every = np.arange(len(cluster.devices))
+    return _seconds(cluster, WorkKind.OPTIMIZER, every, np.zeros(len(every)), moved)
+
+
+def _seconds(
+    cluster: Cluster, kind: WorkKind, device: np.ndarray, flops: np.ndarray, moved: np.ndarray
+) -> np.ndarray:
+    """Seconds of pieces of work, ``[num_pieces]``, ordered by device."""
+    seconds = np.empty(len(device))
+    bounds = np.searchsorted(device, np.arange(len(cluster.devices) + 1)).tolist()
+    for one, start, stop in zip(cluster.devices, bounds, bounds[1:], strict=False):
+        if stop > start:
+            seconds[start:stop] = one.seconds(kind, flops[start:stop], moved[start:stop])
+    return seconds
