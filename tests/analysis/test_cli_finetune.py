@@ -1,0 +1,204 @@
+"""``d2ft finetune``: checkpoints, going on from them, signals, metrics."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from d2ft_sched.shape_file import ShapeSchema
+from runtime.models import build_model, shape_of
+
+CLUSTER = """
+name: three
+devices:
+  - {name: a, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
+  - {name: b, compute_flops_per_s: 5e10, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
+  - {name: c, compute_flops_per_s: 5e10, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
+network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two classes of twelve pictures, bright and dark."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, level in (("bright", 160), ("dark", 90)):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(level - 90, level + 90, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def plan(d2ft, tmp_path):
+    """A plan for a tiny ViT with LayerScale: 9 blocks of 3 heads, three devices."""
+    cluster, shape, path = (tmp_path / name for name in ("c.yaml", "shape.json", "plan.json"))
+    cluster.write_text(CLUSTER)
+    facts = ShapeSchema.from_shape(shape_of(build_model("test_vit4", image_size=32, num_classes=2)))
+    shape.write_text(facts.model_dump_json())
+    code, _, err = d2ft(
+        "plan", "--cluster", cluster, "--model", shape, "--microbatches", 4,
+        "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
+    )  # fmt: skip
+    assert code == 0, err
+    return path
+
+
+@pytest.fixture
+def options(pictures):
+    """Five steps an epoch."""
+    return [
+        "--data", f"imagefolder:{pictures}", "--num-train", 20, "--num-test", 4,
+        "--image-size", 32, "--device", "cpu", "--learning-rate", 1e-3,
+    ]  # fmt: skip
+
+
+def events(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_seconds(out: Path) -> list[dict]:
+    """Everything that a repetition must give again."""
+    return [
+        {k: v for k, v in event.items() if k not in ("step_s", "seconds")}
+        for event in events(out)
+        if event["event"] in ("probed", "stepped", "evaluated")
+    ]
+
+
+def steps(path: Path) -> list[int]:
+    return [int(p.name.removeprefix("step-")) for p in sorted(path.glob("step-*"))]
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(d2ft, plan, options, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = [*options, "--epochs", 2]
+    code, _, err = d2ft("finetune", plan, *options, "--checkpoint-every", 3, "--out", whole)
+    assert code == 0, err
+    assert steps(whole / "checkpoints") == [3, 6, 9, 10]
+    first = events(whole)[0]
+    assert (first["event"], first["version"]) == ("started", 1)
+    assert first["provenance"]["seed"] == 0
+    assert {e["num_samples"] for e in events(whole) if e["event"] == "stepped"} == {4}
+
+    (parts / "checkpoints").mkdir(parents=True)
+    shutil.copytree(whole / "checkpoints/step-000006", parts / "checkpoints/step-000006")
+    shutil.copy(whole / "metrics.jsonl", parts)
+    with (parts / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "ste')
+    code, printed, err = d2ft(
+        "finetune", plan, *options, "--checkpoint-every", 2, "--keep", 2, "--resume", "latest",
+        "--out", parts, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert without_seconds(parts) == without_seconds(whole)
+    assert [e["step"] for e in events(parts) if e["event"] == "resumed"] == [6]
+    assert steps(parts / "checkpoints") == [8, 10]
+    rows = json.loads(printed)["epochs"]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    losses = [e["loss"] for e in events(whole) if e["event"] == "stepped" and e["epoch"] == 2]
+    assert rows[2]["train_loss"] == pytest.approx(np.mean(losses))
+    weights = [load_file(out / "model.safetensors") for out in (whole, parts)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert tensor.equal(weights[1][name]), name
+
+
+def test_what_does_not_fit_together_is_refused(d2ft, plan, options, tmp_path):
+    out = tmp_path / "out"
+    run = ["finetune", plan, *options, "--no-linear-probe", "--out", out]
+    assert d2ft(*run, "--epochs", 1, "--checkpoint-every", 2)[0] == 0
+    newest = out / "checkpoints/step-000005"
+
+    def refusal(*given: object) -> str:
+        before = (out / "metrics.jsonl").read_bytes()
+        code, printed, err = d2ft(*given)
+        assert (code, printed) == (2, "")
+        assert "Traceback" not in err
+        assert (out / "metrics.jsonl").read_bytes() == before
+        return err.splitlines()[-1]
+
+    assert f"d2ft: {newest}: is there already" in refusal(*run, "--epochs", 1)
+    resumed = [*run, "--epochs", 1, "--resume"]
+    assert f"{newest}: is there already" in refusal(*resumed, newest.with_name("step-000002"))
+    assert "has no checkpoint" in refusal(*resumed, tmp_path / "nowhere")
+    assert "with num_epochs 1; it cannot go on with 2" in refusal(
+        *run, "--epochs", 2, "--resume", "latest"
+    )
+    assert "with seed 0" in refusal(*resumed, "latest", "--seed", 1)
+    model = newest / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    assert f"{model}: is damaged" in refusal(*resumed, newest)
+    code, _, err = d2ft(*resumed, "latest")
+    assert code == 0
+    assert f"d2ft: {model}: is damaged" in err
+    assert steps(out / "checkpoints") == [2, 4, 5]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint(d2ft, plan, options, tmp_path, sent, code):
+    out = tmp_path / "out"
+    command = ["finetune", plan, *options, "--no-linear-probe", "--epochs", 8, "--out", out]
+    process = start(command)
+    wait_for_step(out, 2)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    (step,) = steps(out / "checkpoints")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"d2ft: stopped by {sent.name} after step {step} of 40; checkpoint ")
+    assert [e["step"] for e in events(out) if e["event"] == "stepped"][-1] == step
+    assert not (out / "model.safetensors").exists()
+    if sent == signal.SIGTERM:
+        assert d2ft(*command, "--resume", "latest")[0] == 0
+        done = [e for e in without_seconds(out) if e["event"] != "probed"]
+        assert [e["step"] for e in done if e["event"] == "stepped"] == [*range(1, 41)]
+        assert [e["epoch"] for e in done if e["event"] == "evaluated"] == [*range(9)]
+
+
+def test_a_second_signal_ends_at_once():
+    program = (
+        "from analysis.interruption import noticing_interruption\n"
+        "with noticing_interruption() as interruption:\n"
+        "    print('ready', flush=True)\n"
+        "    while interruption.signal is None: pass\n"
+        "    print(interruption.signal.name, flush=True)\n"
+        "    while True: pass\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "SIGTERM\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+
+
+def start(arguments: list[object]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "analysis.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_step(out: Path, number: int) -> None:
+    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count('"stepped"') >= number:
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"no step {number} in {metrics}")
