@@ -12,10 +12,11 @@ from sim.step import simulate_step
 
 @dataclass(frozen=True)
 class Alone:
-    """A device that could run the dense step by itself, and its predicted seconds."""
+    """A device that could run the dense step by itself, its predicted seconds and peak memory."""
 
     device: str
     step_s: float
+    peak_memory_bytes: float
 
 
 def fastest_alone(plan: Plan) -> Alone | None:
@@ -29,6 +30,6 @@ def fastest_alone(plan: Plan) -> Alone | None:
         step = simulate_step(
             workload, Cluster(device.name, (device,)), placement, dense, plan.num_waves
         )
-        if step.peak_memory_bytes[0] <= device.memory_bytes:
-            fitting.append(Alone(device.name, step.step_s))
+        if not step.out_of_memory:
+            fitting.append(Alone(device.name, step.step_s, float(step.peak_memory_bytes[0])))
     return min(fitting, key=lambda alone: alone.step_s, default=None)

@@ -2,17 +2,24 @@
 
 import json
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.formatting import NO_BREAK, quantity
+from d2ft_sched.device import OutOfCalibrationWarning
 
 console = Console()
 messages = Console(stderr=True)
 """Progress and notes, apart from results."""
+PIPED_WIDTH = 160
+"""Columns of output that is read by no terminal."""
 
 
 def print_json(result: dict[str, Any]) -> None:
@@ -41,6 +48,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
 
 
+def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """As `print_table`, without a frame: for tables with many columns. Where the output is no
+    terminal a row is one line."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
+    wide.print(f"[bold]{escape(title)}[/bold]", highlight=False)
+    wide.print(table)
+    wide.print()
+
+
 def seconds(value: float) -> str:
     """Seconds with a fitting unit, three digits."""
     return quantity(value, "s")
@@ -54,3 +75,19 @@ def amount(value: float, unit: str) -> str:
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage; a dash for None."""
     return "-" if fraction is None else f"{100 * fraction:.1f}{NO_BREAK}%"
+
+
+@contextmanager
+def outside_calibration() -> Iterator[list[str]]:
+    """A list that has, after the block, what it warned of: work timed beyond what was measured."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", OutOfCalibrationWarning)
+        yield found
+    for warning in caught:
+        if issubclass(warning.category, OutOfCalibrationWarning):
+            found.append(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

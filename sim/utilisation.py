@@ -7,8 +7,8 @@ from d2ft_sched.cluster import Cluster
 from sim.network import link_loads
 from sim.prediction import Prediction
 
-KINDS_OF_WORK = ("attention", "mlp", "trunk", "optimizer")
-"""First words of the names of phases of computation."""
+KINDS_OF_WORK = ("attention", "mlp", "trunk", "optimizer", "other")
+"""First words of the names of phases of computation; the rest is other."""
 
 
 def device_utilisation(prediction: Prediction) -> pd.DataFrame:
@@ -20,7 +20,8 @@ def device_utilisation(prediction: Prediction) -> pd.DataFrame:
     seconds = {kind: np.zeros(len(prediction.cluster.devices)) for kind in KINDS_OF_WORK}
     for phase in prediction.phases:
         if phase.device_s is not None:
-            seconds[phase.name.partition(" ")[0]] += phase.device_s
+            kind = phase.name.partition(" ")[0]
+            seconds[kind if kind in KINDS_OF_WORK else "other"] += phase.device_s
     return pd.DataFrame(
         {
             "device": [d.name for d in prediction.cluster.devices],

@@ -7,6 +7,9 @@ import typer
 
 from analysis import options
 
+WHAT_IF = "What if"
+NOT_ALWAYS = "Devices that are not always equally fast"
+
 
 def run(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan from 'd2ft plan'.")],
@@ -14,94 +17,165 @@ def run(
         Path | None,
         typer.Option("--cluster", help="Another cluster with as many devices as the plan's."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the prediction as JSON to this file.")
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap",
+            help="Overlap the plan's waves: messages of one under the computation of another.",
+        ),
+    ] = False,
+    scale_bandwidth: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LINK=]FACTOR",
+            help="Factor on the bandwidth of all links, of those of a device or switch, or of one "
+            "(a:b=2). Repeatable, as all of these.",
+            rich_help_panel=WHAT_IF,
+        ),
+    ] = None,
+    scale_latency: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LINK=]FACTOR", help="The same of the latency.", rich_help_panel=WHAT_IF
+        ),
+    ] = None,
+    scale_compute: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FACTOR",
+            help="Factor on the speed of all devices or of one: FLOP/s and memory bandwidth.",
+            rich_help_panel=WHAT_IF,
+        ),
+    ] = None,
+    drop_device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Leave a device out and plan again for what is left, as the plan was made.",
+            rich_help_panel=WHAT_IF,
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --drop-device: the scores that the plan was made with; without them all "
+            "subnets count alike.",
+            rich_help_panel=WHAT_IF,
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(min=0, help="Bottlenecks to try better ones of; 0 for none, which is faster."),
+    ] = 5,
+    jitter: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SIGMA",
+            help="Spread of a lognormal factor on every device's time in every phase.",
+            rich_help_panel=NOT_ALWAYS,
+        ),
+    ] = None,
+    straggler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROB:FACTOR",
+            help="Probability that a device is slow for a step, and how many times as slow.",
+            rich_help_panel=NOT_ALWAYS,
+        ),
+    ] = None,
+    num_steps: Annotated[
+        int, typer.Option(min=1, help="Steps to draw.", rich_help_panel=NOT_ALWAYS)
+    ] = 1000,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write a trace for Perfetto or chrome://tracing to this .json file."),
     ] = None,
     timeline: Annotated[
-        Path | None, typer.Option(help="Also write the plan's timeline as CSV to this file.")
+        Path | None, typer.Option(help="Write the plan's timeline as CSV to this file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the prediction as JSON to this file.")
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Predict the step time, bytes and memory of a plan beside the dense run.
+    """Predict a plan's step beside the dense one: time, bytes, memory, cost, and what bounds it.
 
     A step is synchronous: in every block each device waits for the slowest. All times are
     predictions from the cluster file.
     """
-    from analysis.output import amount, percent, print_json, print_table, seconds
+    import json as json_module
+    from dataclasses import replace
+
+    from analysis.output import finite, messages, outside_calibration, print_json
+    from analysis.simulate_tables import notes, print_simulation
+    from analysis.simulation import prediction_dict, read_jitter, simulate
+    from analysis.what_if import Changes, plan_again
     from d2ft_sched.atomic_write import write_text
     from d2ft_sched.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
-    from d2ft_sched.operations import Operation
     from d2ft_sched.plan_file import load_plan
     from d2ft_sched.provenance import provenance
-    from d2ft_sched.schedule import uniform_schedule
-    from sim.step import simulate_plan, simulate_step
+    from sim.step import simulate_plan
+    from sim.trace import save_trace
 
     plan = load_plan(plan_file)
-    cluster = load_cluster(cluster_file) if cluster_file else plan.cluster
-    if len(cluster.devices) != len(plan.cluster.devices):
-        raise InputError(
-            f"{cluster_file}: has {len(cluster.devices)} devices; the plan {plan_file} is for "
-            f"{len(plan.cluster.devices)}"
-        )
-    workload = plan.workload
-    dense_schedule = uniform_schedule(
-        workload.num_subnets, workload.num_microbatches, Operation.FULL
+    if cluster_file:
+        cluster = load_cluster(cluster_file)
+        if len(cluster.devices) != len(plan.cluster.devices):
+            raise InputError(
+                f"{cluster_file}: has {len(cluster.devices)} devices; the plan {plan_file} is for "
+                f"{len(plan.cluster.devices)}"
+            )
+        plan = replace(plan, cluster=cluster)
+    changes = Changes(
+        scale_bandwidth or (), scale_latency or (), scale_compute or (), drop_device or ()
     )
-    dense = simulate_step(plan.workload, cluster, plan.placement, dense_schedule, plan.num_waves)
-    planned = simulate_plan(plan, cluster)
+    if scores and not drop_device:
+        raise InputError(f"--scores {scores} goes with --drop-device, which makes a plan")
+    drawn = read_jitter(jitter, straggler)
+    with outside_calibration() as warned:
+        changed = changes.apply(plan.cluster)
+        before = simulate_plan(plan, overlap=overlap) if changes.describe() else None
+        replanned = plan_again(plan, changed, scores, seed) if drop_device else None
+        simulated = replanned.plan if replanned else replace(plan, cluster=changed)
+        found = simulate(
+            simulated,
+            overlap=overlap,
+            jitter=drawn,
+            num_steps=num_steps,
+            seed=seed,
+            max_bottlenecks=top,
+        )
     result = {
-        "cluster": cluster.name,
-        "dense": dense.summary(),
-        "plan": planned.summary(),
+        "what_if": list(changes.describe()),
+        "replanned": replanned.placed.describe(len(changed.devices)) if replanned else None,
+        "before": prediction_dict(before) if before else None,
+        **found.as_dict(),
+        "warnings": warned,
         "provenance": provenance(seed),
     }
+    written = []
     if out:
-        import json as json_module
-
-        write_text(out, json_module.dumps(result, indent=1) + "\n")
+        write_text(out, json_module.dumps(finite(result), indent=1) + "\n")
+        written.append(out)
     if timeline:
-        write_text(timeline, planned.timeline().to_csv(index=False))
+        write_text(timeline, found.planned.timeline().to_csv(index=False))
+        written.append(timeline)
+    if trace:
+        save_trace(found.planned, trace, simulated)
+        written.append(trace)
+    for line in warned:
+        messages.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
     if json:
         print_json(result)
         return
-    source = "measured curves" if planned.is_calibrated else "rooflines, not calibrated"
-    print_table(
-        f"Predicted step on {cluster.name} ({source})",
-        ["", "dense", "plan", "of dense"],
-        [
-            [name, show(before), show(after), percent(after / before if before else None)]
-            for name, before, after, show in (
-                ("step time", dense.step_s, planned.step_s, seconds),
-                ("waiting for messages", dense.exchange_s, planned.exchange_s, seconds),
-                ("compute", dense.flops, planned.flops, lambda v: amount(v, "FLOP")),
-                ("bytes", dense.exchange_bytes, planned.exchange_bytes, lambda v: amount(v, "B")),
-                (
-                    "largest peak memory",
-                    dense.peak_memory_bytes.max(),
-                    planned.peak_memory_bytes.max(),
-                    lambda v: amount(v, "B"),
-                ),
-            )
-        ],
-    )
-    print_table(
-        "Devices",
-        ["device", "busy, dense", "busy, plan", "idle, plan", "peak memory, plan"],
-        [
-            [
-                device.name,
-                seconds(dense.device_busy_s[d]),
-                seconds(planned.device_busy_s[d]),
-                percent(planned.device_idle_s[d] / planned.step_s),
-                amount(planned.peak_memory_bytes[d], "B"),
-            ]
-            for d, device in enumerate(cluster.devices)
-        ],
-    )
-    for d in (planned.peak_memory_bytes > [v.memory_bytes for v in cluster.devices]).nonzero()[0]:
-        typer.echo(
-            f"{cluster.devices[d].name} would run out of memory: it has "
-            f"{amount(cluster.devices[d].memory_bytes, 'B')}."
-        )
+    if changes.describe():
+        typer.echo(f"What if: {'; '.join(changes.describe())}")
+    if replanned:
+        typer.echo(f"Planned again for what is left: {result['replanned']}")
+        if not scores:
+            typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
+    print_simulation(found, before)
+    for line in (*notes(found), *(f"Wrote {path}" for path in written)):
+        typer.echo(line)
