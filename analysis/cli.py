@@ -15,6 +15,7 @@ from analysis.commands import (
     report,
     simulate,
     testbed,
+    validate,
 )
 from d2ft_sched.errors import InputError
 
@@ -50,7 +51,7 @@ def options(
     """Options that come before the command."""
 
 
-for module in (demo, plan, diff, compare, simulate, profile, testbed, finetune, report):
+for module in (demo, plan, diff, compare, simulate, profile, testbed, validate, finetune, report):
     app.command(name=module.__name__.rpartition(".")[2])(module.run)
 
 

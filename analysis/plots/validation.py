@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.formatting import si_unit
 from analysis.plots.style import GREY, PALE, new_figure, plot_style, run_styles, run_title
@@ -58,3 +59,50 @@ def predicted_against_measured(panels: Sequence[tuple[str, str, dict[str, Pair]]
         )
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
+
+
+def validation_scatter(table: pd.DataFrame) -> Figure:
+    """Step time and memory of every plan of `analysis.validation.validation_table`, and bytes where
+    there are any; logarithmic axes, the ideal line and a band of 10 % around it."""
+    panels = [("step_s", "Step time", "s"), ("peak_memory_bytes", "Peak memory", "B")]
+    if table["measured_bytes"].any():
+        panels.append(("bytes", "Bytes sent", "B"))
+    kinds = table["plan"].map(_kind)
+    styles = run_styles(dict.fromkeys(kinds))
+    with plot_style():
+        figure = new_figure(3.2)
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (quantity, title, unit) in zip(grid, panels, strict=True):
+            measured = table[f"measured_{quantity}"]
+            predicted = table[f"predicted_{quantity}"]
+            there = (measured > 0) & (predicted > 0)
+            values = np.concatenate([measured[there], predicted[there]])
+            factor, prefixed = si_unit(float(values.max()), unit)
+            line = np.array([0.8 * values.min(), 1.25 * values.max()]) / factor
+            axes.fill_between(line, (1 - _BAND) * line, (1 + _BAND) * line, color=PALE)
+            axes.plot(line, line, color=GREY, linestyle="--", linewidth=0.8)
+            for kind, (colour, marker, _) in styles.items():
+                of_kind = there & (kinds == kind)
+                axes.scatter(
+                    measured[of_kind] / factor, predicted[of_kind] / factor,
+                    color=colour, marker=marker, zorder=3,
+                )  # fmt: skip
+            axes.set(xscale="log", yscale="log", xlim=line, ylim=line, aspect="equal")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
+            axes.set_title(title)
+            axes.set_xlabel(f"measured ({prefixed})")
+            axes.set_ylabel(f"predicted ({prefixed})")
+        handles = [
+            grid[0].scatter([], [], color=colour, marker=marker, label=kind)
+            for kind, (colour, marker, _) in styles.items()
+        ]
+        handles.append(grid[0].fill_between([], [], color=PALE, label="within 10 %"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+def _kind(plan: str) -> str:
+    return "one operation" if plan.startswith("all ") else plan.partition(",")[0]

@@ -1,0 +1,93 @@
+"""``d2ft validate``: predictions held against measurements."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis import options
+from analysis.placement_names import PlacementName
+
+
+def run(
+    cluster_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster",
+            help="The devices that this runs on, as 'd2ft profile' measured them; alone this "
+            "device is measured first.",
+        ),
+    ] = None,
+    model: options.TrainedModel = "vit_small_patch14_dinov2",
+    image_size: options.ImageSize = None,
+    num_classes: options.NumClasses = 10,
+    heads_per_subnet: options.HeadsPerSubnet = "1",
+    microbatches: options.Microbatches = 5,
+    microbatch_size: options.MicrobatchSize = 16,
+    waves: options.Waves = 1,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap",
+            help="Send the messages of one wave while another computes; several ranks only.",
+        ),
+    ] = False,
+    placement: Annotated[
+        PlacementName,
+        typer.Option(help="Of subnets and owners on several ranks; see 'd2ft plan'."),
+    ] = PlacementName.EVERY_DEVICE,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each plan.")] = 5,
+    autocast: Annotated[
+        str, typer.Option(help="Mixed precision: bf16, off, or auto for bf16 on CUDA.")
+    ] = "auto",
+    timeout: Annotated[
+        float, typer.Option(min=1.0, help="Seconds that a rank waits for another.")
+    ] = 600.0,
+    device: options.DeviceName = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")] = Path(
+        "out/validate"
+    ),
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Run many plans on the devices at hand and show predicted beside measured.
+
+    On one device as it is; on several as 'torchrun --nproc-per-node N -m analysis.cli validate
+    --cluster FILE' or 'd2ft testbed --cluster ASKED -- d2ft validate --cluster MEASURED'. No plan
+    is one that a calibration has seen.
+    """
+    from analysis.options import parse_heads
+    from analysis.output import messages, print_json
+    from analysis.progress import TerminalProgress
+    from analysis.validating import ValidationRequest, validate
+    from analysis.validation_files import print_validation, save_validation, validation_summary
+
+    validated = validate(
+        ValidationRequest(
+            cluster_file=cluster_file,
+            model=model,
+            image_size=image_size,
+            num_classes=num_classes,
+            heads=parse_heads(heads_per_subnet),
+            num_microbatches=microbatches,
+            microbatch_size=microbatch_size,
+            num_waves=waves,
+            overlap=overlap,
+            placement=placement,
+            num_repeats=repeats,
+            autocast=autocast,
+            device=device,
+            timeout_s=timeout,
+            seed=seed,
+        ),
+        TerminalProgress(messages),
+    )
+    if not validated.speaks:
+        return
+    written = save_validation(validated, out, seed)
+    if json:
+        print_json(validation_summary(validated, seed))
+        return
+    print_validation(validated)
+    for path in written:
+        typer.echo(f"Wrote {path}")

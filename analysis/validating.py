@@ -1,0 +1,241 @@
+"""Running the plans of `analysis.validation`: on this device alone, or on the ranks of a job."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.placement_names import PlacementName
+from analysis.placing import place
+from analysis.progress import TerminalProgress
+from analysis.validation import (
+    Measured,
+    direction_seconds,
+    phase_table,
+    rank_phase_seconds,
+    validation_schedules,
+    validation_table,
+)
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster_file import load_cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.model_shape import ModelShape
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.workload import Workload
+from runtime.device import autocast_dtype, device_name, keep_freed_memory
+from runtime.measure import measure_steps
+from runtime.models import build_model, shape_of
+from runtime.profile import profile_device
+from runtime.rank_measure import PHASES, measure_rank_steps
+from runtime.rank_model import scatter_rank_model
+from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks
+from sim.prediction import Prediction
+from sim.step import simulate_step
+
+
+@dataclass(frozen=True)
+class ValidationRequest:
+    """What to validate; attributes as the options of ``d2ft validate``."""
+
+    cluster_file: Path | None
+    model: str
+    image_size: int | None
+    num_classes: int
+    heads: int | list[int]
+    num_microbatches: int
+    microbatch_size: int
+    num_waves: int
+    overlap: bool
+    placement: PlacementName
+    num_repeats: int
+    autocast: str
+    device: str
+    timeout_s: float
+    seed: int
+
+    def workload(self, shape: ModelShape) -> Workload:
+        """The request's mini-batch of a model."""
+        return Workload(
+            shape,
+            partition_by_heads(shape, self.heads),
+            (self.microbatch_size,) * self.num_microbatches,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Validated:
+    """Predictions beside measurements.
+
+    Attributes:
+        table: one row per plan, from `validation_table`.
+        phases: one row per plan and phase, from `phase_table`.
+        cluster: that the predictions were made for.
+        placement: of subnets and owners.
+        device: what it ran on.
+        speaks: whether this process is the one that reports.
+    """
+
+    table: pd.DataFrame
+    phases: pd.DataFrame
+    cluster: Cluster
+    placement: Placement
+    device: str
+    speaks: bool
+
+
+def validate(request: ValidationRequest, progress: TerminalProgress) -> Validated:
+    """Predict and measure every plan on the ranks of this job; alone if it has only one.
+
+    Raises:
+        InputError: no cluster file for several ranks, one of another number of devices, or what the
+            model, placement and solvers refuse.
+        RankError: another rank died or hung.
+    """
+    keep_freed_memory()
+    ranks = init_ranks(request.device, timeout_s=request.timeout_s)
+    try:
+        if ranks.num_ranks == 1:
+            return _validate_alone(request, ranks.device, progress)
+        return _validate_ranks(request, ranks, progress)
+    finally:
+        close_ranks(ranks)
+
+
+def _validate_alone(
+    request: ValidationRequest, device: torch.device, progress: TerminalProgress
+) -> Validated:
+    model = build_model(
+        request.model,
+        image_size=request.image_size,
+        num_classes=request.num_classes,
+        seed=request.seed,
+    ).to(device)
+    workload = request.workload(shape_of(model))
+    if request.cluster_file is not None:
+        cluster = load_cluster(request.cluster_file)
+        if len(cluster.devices) != 1:
+            raise InputError(
+                f"{request.cluster_file}: has {len(cluster.devices)} devices and this job one "
+                f"rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
+            )
+    else:
+        with progress.stage("Profile this device") as tell:
+            cluster = Cluster(
+                "this-device", (profile_device(model, workload, device, progress=tell),)
+            )
+    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    schedules = validation_schedules(workload, cluster, placement, request.seed)
+    predicted = _predict(request, workload, cluster, placement, schedules)
+    with progress.stage("Measure") as tell:
+        steps = measure_steps(
+            model,
+            workload,
+            schedules,
+            device,
+            num_waves=request.num_waves,
+            num_repeats=request.num_repeats,
+            autocast_dtype=autocast_dtype(request.autocast, device),
+            progress=tell,
+        )
+    measured = {
+        name: Measured(
+            step_s=step.step_s,
+            step_spread_s=step.step_spread_s,
+            phase_s={
+                "forward": np.array([step.forward_s]),
+                "backward": np.array([step.backward_s]),
+                "optimizer": np.array([step.optimizer_s]),
+            },
+            flops=step.flops,
+            pair_bytes=np.zeros((1, 1)),
+            peak_memory_bytes=np.array([step.peak_memory_bytes], dtype=float),
+        )
+        for name, step in steps.items()
+    }
+    phases = {name: direction_seconds(said) for name, said in predicted.items()}
+    return Validated(
+        table=validation_table(predicted, measured),
+        phases=phase_table(phases, measured),
+        cluster=cluster,
+        placement=placement,
+        device=f"{device_name(device)}, {torch.get_num_threads()} threads",
+        speaks=True,
+    )
+
+
+def _validate_ranks(
+    request: ValidationRequest, ranks: Ranks, progress: TerminalProgress
+) -> Validated:
+    if request.cluster_file is None:
+        raise InputError(
+            "several ranks need --cluster with their devices, such as one from "
+            "d2ft profile --cluster-out"
+        )
+    cluster = load_cluster(request.cluster_file)
+    facts = {"cluster file": str(cluster), "request": str(request)}
+    check_agreement(ranks, facts, len(cluster.devices))
+    with nullcontext() if ranks.rank == 0 else torch.device("meta"):
+        whole = build_model(
+            request.model,
+            image_size=request.image_size,
+            num_classes=request.num_classes,
+            seed=request.seed,
+        )
+    workload = request.workload(shape_of(whole))
+    placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
+    schedules = validation_schedules(workload, cluster, placement, request.seed)
+    predicted = _predict(request, workload, cluster, placement, schedules)
+    model = scatter_rank_model(whole, workload, placement, ranks)
+    stage: AbstractContextManager = progress.stage("Measure")
+    if ranks.rank != 0:
+        stage = nullcontext(lambda done, total: None)
+    with stage as tell:
+        steps = measure_rank_steps(
+            model,
+            schedules,
+            num_waves=request.num_waves,
+            overlap=request.overlap,
+            num_repeats=request.num_repeats,
+            autocast_dtype=autocast_dtype(request.autocast, ranks.device),
+            progress=tell,
+        )
+    measured = {
+        name: Measured(
+            step_s=step.step_s,
+            step_spread_s=step.step_spread_s,
+            phase_s=dict(zip(PHASES, step.phase_s, strict=True)),
+            flops=step.flops,
+            pair_bytes=step.pair_bytes,
+            peak_memory_bytes=step.peak_memory_bytes,
+        )
+        for name, step in steps.items()
+    }
+    phases = {name: rank_phase_seconds(said) for name, said in predicted.items()}
+    return Validated(
+        table=validation_table(predicted, measured),
+        phases=phase_table(phases, measured),
+        cluster=cluster,
+        placement=placement,
+        device=f"{ranks.num_ranks} ranks, {device_name(ranks.device)}",
+        speaks=ranks.rank == 0,
+    )
+
+
+def _predict(
+    request: ValidationRequest,
+    workload: Workload,
+    cluster: Cluster,
+    placement: Placement,
+    schedules: Mapping[str, np.ndarray],
+) -> dict[str, Prediction]:
+    return {
+        name: simulate_step(
+            workload, cluster, placement, schedule, request.num_waves, overlap=request.overlap
+        )
+        for name, schedule in schedules.items()
+    }

@@ -1,0 +1,160 @@
+"""What a step really costs on partitioned ranks: seconds by phase, FLOPs, bytes and memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from runtime.device import Stopwatch, autocast
+from runtime.exchange import SentBytes
+from runtime.flop_counting import count_flops
+from runtime.memory_tracking import peak_memory_bytes
+from runtime.optimizers import create_optimizer
+from runtime.rank_model import RankModel
+from runtime.rank_slices import RankSlices, slice_rank_schedule
+from runtime.rank_step import rank_forward_backward
+from runtime.ranks import Ranks
+
+PHASES = ("trunk", "dispatch", "lanes", "combine", "all-reduce", "optimizer")
+"""Parts of a step in which a rank computes, or sends and waits for others."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankStepMeasurement:
+    """Measured costs of one training step on all ranks.
+
+    Attributes:
+        step_s: median over the repeats of the slowest rank's seconds.
+        step_spread_s: distance between the quartiles.
+        phase_s: medians of each rank in each of `PHASES`, float ``[num_phases, num_ranks]``; an
+            exchange includes the wait for those who come later.
+        flops: counted operator by operator on all ranks, without the optimizer.
+        pair_bytes: handed to collectives from row to column rank, ``[num_ranks, num_ranks]``.
+        peak_memory_bytes: the most that each rank's tensors take, float ``[num_ranks]``.
+        num_repeats: steps timed.
+    """
+
+    step_s: float
+    step_spread_s: float
+    phase_s: np.ndarray
+    flops: int
+    pair_bytes: np.ndarray
+    peak_memory_bytes: np.ndarray
+    num_repeats: int
+
+
+def measure_rank_steps(
+    model: RankModel,
+    schedules: Mapping[str, np.ndarray],
+    *,
+    num_waves: int = 1,
+    overlap: bool = False,
+    num_repeats: int = 5,
+    autocast_dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, RankStepMeasurement]:
+    """Measure several schedules side by side, in turns, so that a busy moment falls on all.
+
+    Args:
+        model: what this rank holds; all ranks call this with the same schedules. Parameters stay
+            as they are, gradients are discarded.
+        schedules: by name, int ``[num_subnets, num_microbatches]``.
+        num_waves: passes per step.
+        overlap: interleave the waves.
+        num_repeats: timed steps of each schedule, after one that is not.
+        autocast_dtype: mixed precision, or None.
+        progress: told how many of how many steps are done.
+
+    Returns:
+        The same on all ranks.
+    """
+    workload, placement, ranks = model.workload, model.placement, model.ranks
+    slices = {
+        name: slice_rank_schedule(workload, placement, schedule, ranks.rank, num_waves)
+        for name, schedule in schedules.items()
+    }
+    any_slices = next(iter(slices.values()))
+    images, labels = _random_batch(model, any_slices)
+    optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
+
+    def step(name: str, watch: Stopwatch | None = None, counted: SentBytes | None = None) -> None:
+        with autocast(ranks.device, autocast_dtype):
+            rank_forward_backward(
+                model,
+                images,
+                labels,
+                slices[name],
+                overlap=overlap,
+                watch=watch,
+                counted=counted,
+            )
+        optimizer.step()
+        if watch is not None:
+            watch.lap("optimizer")
+
+    total, done = len(slices) * (num_repeats + 1), 0
+    laps: dict[str, list[np.ndarray]] = {name: [] for name in slices}
+    for repeat in range(num_repeats + 1):
+        for name in slices:
+            _gathered(ranks, np.zeros(1))
+            watch = Stopwatch(ranks.device)
+            watch.lap("start")
+            step(name, watch)
+            if repeat > 0:
+                laps[name].append(_by_phase(watch.seconds()))
+            done += 1
+            progress(done, total)
+
+    state = [t for values in optimizer.state.values() for t in values.values()]
+    held = [*model.module.parameters(), *(t for t in state if isinstance(t, Tensor))]
+    measured = {}
+    for name in slices:
+        all_laps = _gathered(ranks, np.stack(laps[name]))
+        seconds = all_laps.sum(axis=2).max(axis=0)
+        quartiles = np.percentile(seconds, [25, 75])
+        counted = SentBytes(ranks.num_ranks)
+        flops = count_flops(partial(step, name, None, counted))
+        peak = peak_memory_bytes(partial(step, name), [*held, images, labels], ranks.device)
+        sent = counted.total() + counted.all_reduce
+        facts = _gathered(ranks, np.array([flops, peak, *sent], dtype=float))
+        measured[name] = RankStepMeasurement(
+            step_s=float(np.median(seconds)),
+            step_spread_s=float(quartiles[1] - quartiles[0]),
+            phase_s=np.median(all_laps, axis=1).T,
+            flops=int(facts[:, 0].sum()),
+            pair_bytes=facts[:, 2:],
+            peak_memory_bytes=facts[:, 1],
+            num_repeats=num_repeats,
+        )
+    return measured
+
+
+def _by_phase(seconds: Mapping[str, float]) -> np.ndarray:
+    """Seconds of each of `PHASES`; forward and backward together."""
+    return np.array([sum(s for name, s in seconds.items() if name.endswith(p)) for p in PHASES])
+
+
+def _random_batch(model: RankModel, slices: RankSlices) -> tuple[Tensor, Tensor]:
+    """Images and labels of the samples owned, drawn alike on every rank."""
+    generator = torch.Generator().manual_seed(0)
+    shape = model.module
+    sizes = (slices.num_samples, shape.patch_embed.proj.in_channels, *shape.patch_embed.img_size)
+    images = torch.randn(*sizes, generator=generator, dtype=model.dtype)
+    labels = torch.randint(shape.num_classes, (slices.num_samples,), generator=generator)
+    own, device = torch.from_numpy(slices.owned_samples), model.ranks.device
+    return images[own].to(device), labels[own].to(device)
+
+
+def _gathered(ranks: Ranks, values: np.ndarray) -> np.ndarray:
+    """The arrays of all ranks, ``[num_ranks, *shape]``, on every rank; waits for them."""
+    if ranks.num_ranks == 1:
+        return values[None]
+    own = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(ranks.device)
+    all_values = [torch.empty_like(own) for _ in range(ranks.num_ranks)]
+    with ranks.watched("the collection of measurements"):
+        dist.all_gather(all_values, own)
+    return torch.stack(all_values).cpu().numpy()
