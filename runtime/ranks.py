@@ -10,13 +10,16 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError, RankError
 from runtime.device import backend_of, rank_device
 
 GRACE_S = 3.0
-"""How long survivors of a failure wait for one another before they name who is missing."""
+"""How long survivors of a failure wait for the last one of them before they name who is missing."""
+
+GRACE_OF_MANY_S = 30.0
+"""How long they wait while several are missing, for some may still compute."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,8 @@ class Ranks:
         device: of this rank.
         timeout_s: how long an exchange may take.
         store: that all ranks can write to; None with one rank.
+        one_way: groups for messages to higher and to lower ranks, see `start_all_to_all`; None
+            where one group serves both.
     """
 
     rank: int
@@ -36,6 +41,7 @@ class Ranks:
     device: torch.device
     timeout_s: float = 600.0
     store: dist.Store | None = None
+    one_way: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
 
     @contextmanager
     def watched(self, what: str) -> Iterator[None]:
@@ -44,22 +50,20 @@ class Ranks:
         Raises:
             RankError: a rank died, hung, or left.
         """
-        start = time.monotonic()
         try:
             yield
-        except (dist.DistError, RuntimeError) as error:
-            after_s = time.monotonic() - start
-            raise self._failure(what, after_s) from error
+        except RuntimeError as error:
+            raise self._failure(what, error) from error
 
-    def _failure(self, what: str, after_s: float) -> RankError:
+    def _failure(self, what: str, error: RuntimeError) -> RankError:
         missing = _silent_ranks(self)
-        if missing:
-            who = f"{_names(missing)} ended or did not answer"
-        else:
-            who = "a message between two ranks was lost or took too long"
         alive = set(range(self.num_ranks)) - set(missing)
+        if missing:
+            reason = f"{_names(missing)} ended or did not answer within {self.timeout_s:g} s"
+        else:
+            reason = f"a message was lost ({_first_line(error)})"
         return RankError(
-            f"{who} during {what} (limit {self.timeout_s:g} s); the job ends",
+            f"{reason} during {what}; the job ends",
             speaks=self.rank == min(alive, default=self.rank),
         )
 
@@ -108,13 +112,24 @@ def init_ranks(
             world_size=num_ranks,
             timeout=timeout,
         )
-    except (dist.DistError, RuntimeError) as error:
+        one_way = None
+        if num_ranks > 1 and backend_of(own_device) == "gloo":
+            one_way = _member_group(timeout), _member_group(timeout)
+    except RuntimeError as error:
         raise RankError(
             f"rank {rank} did not find all {num_ranks} ranks within {timeout_s:g} s "
             f"({_first_line(error)})",
             speaks=True,
         ) from error
-    return Ranks(rank, num_ranks, own_device, timeout_s, dist.PrefixStore("d2ft/failure", store))
+    failures = dist.PrefixStore("d2ft/failure", store)
+    return Ranks(rank, num_ranks, own_device, timeout_s, failures, one_way)
+
+
+def _member_group(timeout: timedelta) -> dist.ProcessGroup:
+    """One more group of all ranks, with connections of its own."""
+    group = dist.new_group(timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def close_ranks(ranks: Ranks) -> None:
@@ -174,6 +189,17 @@ class Pending:
                 self.work.wait()
 
 
+def job_facts(plan_text: str, model: nn.Module, precision: str) -> dict[str, str]:
+    """What all ranks must agree on: the plan file's text, the model's shapes, the precision."""
+    shapes = ((name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters())
+    return {
+        "plan file": plan_text,
+        "model": "\n".join(f"{name} {shape} {dtype}" for name, shape, dtype in shapes),
+        "precision": precision,
+        "version of torch": torch.__version__,
+    }
+
+
 def start_sum(
     ranks: Ranks, value: Tensor, what: str, group: dist.ProcessGroup | None = None
 ) -> Pending:
@@ -191,13 +217,16 @@ def _silent_ranks(ranks: Ranks) -> list[int]:
     keys = [f"alive/{rank}" for rank in range(ranks.num_ranks)]
     try:
         ranks.store.set(keys[ranks.rank], "1")
-        deadline = time.monotonic() + GRACE_S
+        start = time.monotonic()
         silent = list(range(ranks.num_ranks))
-        while silent and time.monotonic() < deadline:
-            silent = [rank for rank in silent if not ranks.store.check([keys[rank]])]
+        while silent:
+            grace_s = GRACE_S if len(silent) == 1 else GRACE_OF_MANY_S
+            if time.monotonic() > start + grace_s:
+                break
             time.sleep(0.05)
+            silent = [rank for rank in silent if not ranks.store.check([keys[rank]])]
         return silent
-    except (dist.DistError, RuntimeError):
+    except RuntimeError:
         return [0]
 
 

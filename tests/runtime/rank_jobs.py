@@ -5,7 +5,9 @@ case from the same seed.
 """
 
 import multiprocessing
+import os
 import runpy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
@@ -26,7 +29,7 @@ from runtime.optimizers import create_optimizer
 from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
 from runtime.rank_slices import slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
-from runtime.ranks import Ranks, close_ranks, init_ranks
+from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks, job_facts
 
 NUM_STEPS = 5
 LEARNING_RATE = 1e-3
@@ -81,7 +84,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         workload=workload,
         placement=Placement(num_ranks, tuple(map(int, device)), tuple(map(int, owner))),
         schedules=schedules,
-        num_waves=int(rng.integers(1, len(sizes) + 1)),
+        num_waves=int(rng.integers(1, 4)) if len(sizes) > 2 else 1,
         images=torch.randn(num_samples, 3, 28, 28, dtype=torch.float64, generator=generator),
         labels=torch.randint(5, (num_samples,), generator=generator),
     )
@@ -202,7 +205,51 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
     return gather_full_state(model)
 
 
-JOBS: dict[str, Callable[..., None]] = {"equal_steps": equal_steps}
+def fail(rank: int, num_ranks: int, folder: Path, culprit: int, how: str, timeout_s: float) -> None:
+    """Run steps until the culprit dies or hangs; the others write what they say."""
+    case = draw_case(0, num_ranks)
+    ranks = join(rank, num_ranks, folder, timeout_s)
+    model = _load(case, 0, ranks, folder)
+    try:
+        for step in range(1000):
+            if rank == culprit and step == 1:
+                os._exit(1) if how == "dies" else time.sleep(3600)
+            _step(case, model, np.full_like(case.schedules[0], 2))
+    except RankError as error:
+        (folder / f"said-{rank}").write_text(f"{error.speaks} {error}")
+
+
+def disagree(rank: int, num_ranks: int, folder: Path) -> None:
+    """Compare facts that rank 1 has otherwise, then a plan for another number of devices."""
+    ranks = join(rank, num_ranks, folder)
+    model = small_model(layer_scale=0.1 if rank == 1 else None)
+    said = []
+    for facts, num_devices in [
+        (job_facts("plan", model, "float32"), num_ranks),
+        (job_facts(f"plan {rank > 0}", small_model(), "float32"), num_ranks),
+        (job_facts("plan", small_model(), "float32"), num_ranks + 1),
+        (job_facts("plan", small_model(), "float32"), num_ranks),
+    ]:
+        try:
+            check_agreement(ranks, facts, num_devices)
+            said.append("agreed")
+        except InputError as error:
+            said.append(str(error))
+    (folder / f"said-{rank}").write_text("\n".join(said))
+    close_ranks(ranks)
+
+
+def come_alone(rank: int, num_ranks: int, folder: Path) -> None:
+    """Wait for others that never come."""
+    try:
+        join(rank, num_ranks + 1, folder, timeout_s=2.0)
+    except RankError as error:
+        (folder / f"said-{rank}").write_text(f"{error.speaks} {error}")
+
+
+JOBS: dict[str, Callable[..., None]] = {
+    job.__name__: job for job in (equal_steps, fail, disagree, come_alone)
+}
 
 if __name__ == "__rank__":
     torch.set_num_threads(1)

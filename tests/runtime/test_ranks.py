@@ -1,7 +1,9 @@
 """Partitioned ranks on gloo against the same step in one process."""
 
+import re
 import runpy
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,9 +21,30 @@ from runtime.weights import save_weights
 
 jobs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
 
-SEEDS = list(range(12))
+SEEDS = list(range(6))
 WORLDS = [2, 3, 4]
 CASES = [(num_ranks, seed) for num_ranks in WORLDS for seed in SEEDS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny products only: threads of several processes on few cores would wait for one another."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def run_job(job: str, num_ranks: int, folder: Path, **options: object) -> list[int | None]:
+    """Exit codes of the ranks; one that is still there after its time is killed."""
+    processes = jobs.start_ranks(job, num_ranks, folder, **options)
+    deadline = time.monotonic() + 200
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes]
+
 
 Results = Callable[[int, int], list[dict[str, Tensor]]]
 
@@ -33,10 +56,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     for seed in SEEDS:
         save_weights(jobs.draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
     for num_ranks in WORLDS:
-        processes = jobs.start_ranks("equal_steps", num_ranks, folder, seeds=SEEDS)
-        for process in processes:
-            process.join(120)
-        assert [process.exitcode for process in processes] == [0] * num_ranks
+        assert run_job("equal_steps", num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
 
     def of(num_ranks: int, seed: int) -> list[dict[str, Tensor]]:
         paths = [folder / f"{num_ranks}-{seed}-{rank}.safetensors" for rank in range(num_ranks)]
@@ -122,3 +142,41 @@ def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int
     owners, trunk_bytes = case.placement.owners, case.workload.shape.trunk_parameters * 8
     ring = sum(float(got["bytes.all_reduce"].sum()) for got in per_rank)
     assert ring == pytest.approx(2 * (len(owners) - 1) * trunk_bytes)
+
+
+@pytest.mark.parametrize(
+    ("culprit", "how", "timeout_s"), [(1, "dies", 60.0), (0, "dies", 60.0), (2, "hangs", 2.0)]
+)
+def test_a_rank_that_fails_ends_the_others_with_one_line(
+    culprit: int, how: str, timeout_s: float, tmp_path: Path
+) -> None:
+    processes = jobs.start_ranks("fail", 3, tmp_path, culprit=culprit, how=how, timeout_s=timeout_s)
+    survivors = [rank for rank in range(3) if rank != culprit]
+    for rank in survivors:
+        processes[rank].join(100)
+        assert processes[rank].exitcode == 0
+    processes[culprit].kill()
+    processes[culprit].join()
+    said = [(tmp_path / f"said-{rank}").read_text().partition(" ") for rank in survivors]
+    assert [speaks for speaks, _, _ in said] == ["True", "False"]
+    pattern = (
+        f"rank {culprit} ended or did not answer within {timeout_s:g} s during .*; the job ends"
+    )
+    assert all(re.fullmatch(pattern, line) for _, _, line in said)
+
+
+def test_ranks_that_disagree_are_named(tmp_path: Path) -> None:
+    assert run_job("disagree", 3, tmp_path) == [0] * 3
+    said = [(tmp_path / f"said-{rank}").read_text().splitlines() for rank in range(3)]
+    assert said[0] == said[1] == said[2]
+    model, plan, devices, same = said[0]
+    assert model == "rank 1 has another model than rank 0"
+    assert plan == "ranks 1, 2 have another plan file than rank 0"
+    assert devices.startswith("the plan is for 4 devices; this job has 3 ranks")
+    assert same == "agreed"
+
+
+def test_a_rank_whose_fellows_never_come_says_so(tmp_path: Path) -> None:
+    assert run_job("come_alone", 1, tmp_path) == [0]
+    said = (tmp_path / "said-0").read_text()
+    assert re.match(r"True rank 0 did not find all 2 ranks within 2 s \(.*\)$", said)
