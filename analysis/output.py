@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.formatting import NO_BREAK, quantity
-from d2ft_sched.device import OutOfCalibrationWarning
+from d2ft_sched.device import OutOfCalibrationWarning, warn_anew
 
 console = Console()
 messages = Console(stderr=True)
@@ -79,8 +79,10 @@ def percent(fraction: float | None) -> str:
 
 @contextmanager
 def outside_calibration() -> Iterator[list[str]]:
-    """A list that has, after the block, what it warned of: work timed beyond what was measured."""
+    """A list that has, after the block, what it warned of, once for a device and kind of work:
+    work timed beyond what was measured."""
     found: list[str] = []
+    warn_anew()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", OutOfCalibrationWarning)
         yield found

@@ -20,6 +20,11 @@ class OutOfCalibrationWarning(UserWarning):
 _warned: set[tuple[str, WorkKind, tuple[float, float]]] = set()
 
 
+def warn_anew() -> None:
+    """Let `OutOfCalibrationWarning` be given again for what has been warned of."""
+    _warned.clear()
+
+
 @dataclass(frozen=True)
 class Device:
     """One accelerator or CPU of a cluster.
