@@ -1,0 +1,79 @@
+"""Many mini-batches in one solve are what each would be by itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster import Cluster, Link
+from d2ft_sched.device import Device
+from d2ft_sched.formulate import formulate
+from d2ft_sched.minibatch_schedules import solve_minibatches
+from d2ft_sched.model_shape import vision_transformer_shape
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import place_round_robin
+from d2ft_sched.scores import Scores, uniform_scores
+from d2ft_sched.solve import solve
+from d2ft_sched.workload import Workload
+
+RATES = (1e12, 1e12, 0.4e12)
+
+
+@pytest.fixture
+def workload() -> Workload:
+    shape = vision_transformer_shape(
+        "small", image_size=56, patch_size=14, width=192, num_blocks=3, num_heads=6,
+        mlp_hidden=768, num_classes=10,
+    )  # fmt: skip
+    return Workload(shape, partition_by_heads(shape, 1), (8,) * 5)
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    devices = tuple(
+        Device(f"d{i}", rate, 2**34, rate / 10, launch_s=1e-6) for i, rate in enumerate(RATES)
+    )
+    links = tuple(Link(d.name, "switch", 1e10, 1e-6) for d in devices)
+    return Cluster("three", devices, links, ("switch",), "star")
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("solver", ["dp", "two_stage", "greedy", "random", "top_k"])
+def test_each_mini_batch_gets_the_schedule_of_its_own_problem(
+    workload: Workload, cluster: Cluster, solver: str, aligned: bool
+) -> None:
+    placement = place_round_robin(workload.partition, 5, 3)
+    size = (workload.num_subnets, 5)
+    budget = Budget(compute=0.55, aligned=aligned)
+    formulation = formulate(workload, cluster, placement, uniform_scores(*size), budget)
+    rng = np.random.default_rng(0)
+    scores = [Scores(rng.gamma(2.0, size=size), rng.gamma(2.0, size=size)) for _ in range(4)]
+    found = solve_minibatches(formulation, [s.values() for s in scores], solver, seed=3)
+    assert found.operations.shape == (4, *size)
+    for j, own in enumerate(scores):
+        problem = formulate(workload, cluster, placement, own, budget).problem
+        options = {"block": formulation.row_block} if solver == "top_k" else {}
+        alone = solve(problem, solver, seed=3 + j, **options)
+        assert alone.schedule is not None
+        rows = np.array(
+            [found.operations[j][formulation.row == r][0] for r in range(problem.num_subnets)]
+        )
+        assert problem.violation(rows) is None
+        assert problem.objective(rows) == pytest.approx(alone.objective, rel=1e-9)
+        assert (found.operations[j] == rows[formulation.row]).all()
+
+
+def test_capacities_are_those_of_the_formulation_not_of_the_values(
+    workload: Workload, cluster: Cluster
+) -> None:
+    placement = place_round_robin(workload.partition, 5, 3)
+    size = (workload.num_subnets, 5)
+    formulation = formulate(workload, cluster, placement, uniform_scores(*size), Budget(0.5))
+    tight = replace(
+        formulation,
+        problem=replace(formulation.problem, capacity=np.zeros_like(formulation.problem.capacity)),
+    )
+    values = [uniform_scores(*size).values()] * 2
+    assert (solve_minibatches(formulation, values).operations > 0).any()
+    assert (solve_minibatches(tight, values).operations == 0).all()
