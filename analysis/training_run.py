@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.interruption import noticing_interruption
+from runtime.agreement import ALONE, any_rank
 from runtime.checkpoint import TrainingState, save_checkpoint
-from runtime.process_group import any_rank
+from runtime.ranks import Ranks
 from runtime.training import Event, Stepped, Trainer
 
 
@@ -49,6 +50,7 @@ def follow(
     policy: CheckpointPolicy,
     on_event: Callable[[Event], object],
     begun_with: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Run `events` of `runtime.finetune.train`, on all ranks at once.
 
@@ -61,6 +63,7 @@ def follow(
         policy: of checkpoints.
         on_event: told each event before its step is saved.
         begun_with: the checkpoint that `state` was read from.
+        ranks: that train together.
     """
     newest, steps_per_epoch = begun_with, state.steps_per_epoch
     saved_step = state.step if begun_with else None
@@ -77,9 +80,11 @@ def follow(
                 )
                 is_last = event.step == event.num_steps
                 is_due = policy.every is not None and (event.step % policy.every == 0 or is_last)
-            stops = any_rank(interruption.signal is not None)
+            stops = any_rank(ranks, interruption.signal is not None)
             if (is_due or stops) and saved_step != state.step:
-                newest = save_checkpoint(policy.directory, state, trainer.save_state, policy.keep)
+                newest = save_checkpoint(
+                    policy.directory, state, trainer.save_state, policy.keep, ranks
+                )
                 saved_step = state.step
             if stops:
                 return Outcome(state, interruption.signal or signal.SIGTERM, newest)

@@ -14,13 +14,14 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.shape_file import describe_first_error
-from runtime import process_group
+from runtime.agreement import ALONE, agree_on_errors, gather_texts
+from runtime.ranks import Ranks
 
 FORMAT = "d2ft-checkpoint"
 VERSION = 1
@@ -99,6 +100,7 @@ def save_checkpoint(
     state: TrainingState,
     write_files: Callable[[Path], Sequence[str]],
     keep: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Write ``step-NNNNNN`` into `directory`; on all ranks at once.
 
@@ -107,38 +109,60 @@ def save_checkpoint(
         state: where training stands.
         write_files: writes this rank's files into a folder and names them.
         keep: newest checkpoints to keep; None for all.
+        ranks: that write together.
 
     Raises:
         InputError: the directory cannot be written to, or is not the same for all ranks.
+        RankError: another rank died, hung, or could not write.
     """
     path = Path(directory) / f"step-{state.step:06d}"
     temporary = path.with_name(f".{path.name}.partial")
-    is_first = process_group.rank() == 0
-    try:
-        if is_first:
+    what = f"the writing of {path}"
+
+    def begin() -> None:
+        if ranks.rank == 0:
             _remove_leftovers(path.parent)
             temporary.mkdir(parents=True)
-        process_group.barrier()
+
+    def write() -> dict[str, Any]:
         if not temporary.is_dir():
             raise InputError(
-                f"checkpoint directory {directory}: rank {process_group.rank()} does not see what "
-                f"rank 0 writes there; choose a folder that all hosts share"
+                f"checkpoint directory {directory}: rank {ranks.rank} does not see what rank 0 "
+                f"writes there; choose a folder that all hosts share"
             )
-        own = {name: _measure(temporary / name) for name in write_files(temporary)}
-        gathered = process_group.gather_texts(json.dumps(own))
-        if is_first:
-            files = {name: facts for text in gathered for name, facts in json.loads(text).items()}
-            _write_facts(temporary / FACTS, state, files)
-            _sync_folder(temporary)
-            if path.exists():
-                path.rename(path.with_name(f".{path.name}.old"))
-            temporary.rename(path)
-            _sync_folder(path.parent)
-            _prune(path, keep)
-        process_group.barrier()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        return {name: _measure(temporary / name) for name in write_files(temporary)}
+
+    def finish(texts: Sequence[str]) -> None:
+        files = {name: facts for text in texts for name, facts in json.loads(text).items()}
+        _write_facts(temporary / FACTS, state, files)
+        _sync_folder(temporary)
+        if path.exists():
+            path.rename(path.with_name(f".{path.name}.old"))
+        temporary.rename(path)
+        _sync_folder(path.parent)
+        _prune(path, keep)
+
+    _together(ranks, path, begin)
+    own = _together(ranks, path, write)
+    texts = gather_texts(ranks, json.dumps(own), what)
+    _together(ranks, path, lambda: finish(texts) if ranks.rank == 0 else None)
     return path
+
+
+_Result = TypeVar("_Result")
+
+
+def _together(ranks: Ranks, path: Path, act: Callable[[], _Result]) -> _Result:
+    """Do one thing on every rank, and go on only if it went well on all."""
+    error = result = None
+    try:
+        result = act()
+    except OSError as failure:
+        error = InputError(f"{path}: cannot be written ({failure.strerror})")
+    except InputError as failure:
+        error = failure
+    agree_on_errors(ranks, error, f"the writing of {path}")
+    return cast(_Result, result)
 
 
 def load_checkpoint(path: Path) -> TrainingState:

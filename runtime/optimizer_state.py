@@ -45,6 +45,8 @@ def set_state(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: State
 ) -> None:
     """Inverse of `state_by_name`; tensors move to the parameters' devices."""
+    if not parameters:
+        return
     names = {id(parameter): name for name, parameter in parameters.items()}
     in_order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     content = optimizer.state_dict()

@@ -1,0 +1,63 @@
+"""What the ranks of a job tell one another besides tensors of the model: facts, texts, wishes.
+
+All ranks call these in the same order; with one rank they answer at once.
+"""
+
+import torch
+import torch.distributed as dist
+
+from d2ft_sched.errors import InputError, RankError
+from runtime.ranks import Ranks, start_sum
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+"""A process that has no others."""
+
+
+def any_rank(ranks: Ranks, condition: bool) -> bool:
+    """Whether it holds on any rank."""
+    number = torch.tensor([int(condition)], device=ranks.device)
+    start_sum(ranks, number, "the question whether to stop").wait()
+    return bool(number)
+
+
+def meet(ranks: Ranks, what: str) -> None:
+    """Wait for all ranks."""
+    start_sum(ranks, torch.zeros(1, device=ranks.device), what).wait()
+
+
+def gather_texts(ranks: Ranks, text: str, what: str) -> list[str]:
+    """The text of every rank, on every rank; nothing is pickled."""
+    if ranks.num_ranks == 1:
+        return [text]
+    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=ranks.device)
+    sizes = torch.zeros(ranks.num_ranks, dtype=torch.int64, device=ranks.device)
+    sizes[ranks.rank] = len(content)
+    start_sum(ranks, sizes, what).wait()
+    rows = content.new_zeros(ranks.num_ranks, int(sizes.max()))
+    own = content.new_zeros(rows.shape[1])
+    own[: len(content)] = content
+    with ranks.watched(what):
+        dist.all_gather(list(rows), own)
+    return [
+        row[:size].cpu().numpy().tobytes().decode()
+        for row, size in zip(rows, sizes.tolist(), strict=True)
+    ]
+
+
+def agree_on_errors(ranks: Ranks, error: InputError | None, what: str) -> None:
+    """End all ranks if any has an error: each different one is said once, by the first that has it.
+
+    Args:
+        ranks: the job.
+        error: of this rank, or None.
+        what: the ranks were doing.
+
+    Raises:
+        InputError: this rank's, if it is the first that has it.
+        RankError: one that does not speak, on the other ranks.
+    """
+    texts = gather_texts(ranks, "" if error is None else str(error), what)
+    if error is not None and texts.index(str(error)) == ranks.rank:
+        raise error
+    if any(texts):
+        raise RankError(f"another rank ended during {what}", speaks=False)
