@@ -7,6 +7,7 @@ one device share their messages. Nothing moves between an owner and itself.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,12 +45,42 @@ class Exchange:
 
         It is the same for both sub-layers; the combine that follows is its transpose.
         """
-        active = self.active[direction, block]
-        sent = active * self.message_bytes
-        sent[self.owner, np.arange(len(self.owner))] = 0
+        order, owners, first = self._by_owner
+        sent = self.active[direction, block][:, order] * self.message_bytes[order]
         matrix = np.zeros((self.num_devices, self.num_devices), dtype=np.int64)
-        np.add.at(matrix, self.owner, sent.T)
+        matrix[owners] = np.add.reduceat(sent, first, axis=1).T
+        np.fill_diagonal(matrix, 0)
         return matrix
+
+    def sent_bytes(self) -> np.ndarray:
+        """Bytes that each device sends in one dispatch, as an owner, int ``[2 directions,
+        num_blocks, num_devices]``."""
+        order, owners, first = self._by_owner
+        num_remote = (self.active.sum(axis=2) - self._at_owner)[..., order]
+        sent = np.zeros(self.active.shape[:3], dtype=np.int64)
+        sent[..., owners] = np.add.reduceat(num_remote * self.message_bytes[order], first, axis=-1)
+        return sent
+
+    def received_bytes(self) -> np.ndarray:
+        """Bytes that each device receives in one dispatch, int ``[2 directions, num_blocks,
+        num_devices]``."""
+        order, owners, first = self._by_owner
+        received = np.einsum("xbdm,m->xbd", self.active, self.message_bytes)
+        own = (self._at_owner * self.message_bytes)[..., order]
+        received[..., owners] -= np.add.reduceat(own, first, axis=-1)
+        return received
+
+    @cached_property
+    def _by_owner(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Micro-batches ordered by owner, the owners, and where each one's begin."""
+        order = np.argsort(self.owner, kind="stable")
+        owners, first = np.unique(self.owner[order], return_index=True)
+        return order, owners, first
+
+    @property
+    def _at_owner(self) -> np.ndarray:
+        """Whether the owner itself is active, bool ``[2, num_blocks, num_microbatches]``."""
+        return self.active[:, :, self.owner, np.arange(len(self.owner))]
 
     def pair_bytes(self) -> np.ndarray:
         """Bytes of a whole step from row to column device, int ``[num_devices, num_devices]``."""
@@ -62,7 +93,7 @@ class Exchange:
 
     def total_bytes(self) -> int:
         """Bytes handed to the network in a step by dispatch and combine."""
-        return int(self.pair_bytes().sum())
+        return 2 * len(SUBLAYERS) * int(self.received_bytes().sum())
 
 
 def plan_exchange(workload: Workload, placement: Placement, schedule: np.ndarray) -> Exchange:
@@ -75,14 +106,16 @@ def plan_exchange(workload: Workload, placement: Placement, schedule: np.ndarray
 
 
 def _active(partition: Partition, placement: Placement, schedule: np.ndarray) -> np.ndarray:
-    num_microbatches = schedule.shape[1]
-    active = np.zeros(
-        (2, partition.num_blocks, placement.num_devices, num_microbatches), dtype=bool
-    )
     device = np.array(placement.subnet_device)
-    np.logical_or.at(active[0], (partition.block, device), schedule != Operation.SHORTCUT)
-    np.logical_or.at(active[1], (partition.block, device), schedule == Operation.FULL)
-    return active
+    site = partition.block * placement.num_devices + device
+    order = np.argsort(site, kind="stable")
+    sites, first = np.unique(site[order], return_index=True)
+    ordered = schedule[order]
+    num_sites = partition.num_blocks * placement.num_devices
+    active = np.zeros((2, num_sites, schedule.shape[1]), dtype=bool)
+    for direction, runs in enumerate((ordered != Operation.SHORTCUT, ordered == Operation.FULL)):
+        active[direction, sites] = np.logical_or.reduceat(runs, first, axis=0)
+    return active.reshape(2, partition.num_blocks, placement.num_devices, -1)
 
 
 def operation_message_bytes(workload: Workload, placement: Placement) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.exchange import Exchange, plan_exchange
-from d2ft_sched.lanes import LANES, lane_groups
+from d2ft_sched.lane_sizes import lane_sizes
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.waves import wave_microbatches
@@ -108,13 +108,16 @@ def operation_activation_bytes(workload: Workload) -> np.ndarray:
     Additive: queries, keys, values, their mix and one normaliser per head and token; hidden units
     before and after the activation function. Only FULL keeps anything.
     """
-    partition = workload.partition
-    values_per_token = partition.heads * (4 * workload.shape.head_dim + 1) + 2 * partition.hidden
     kept = np.zeros((workload.num_subnets, workload.num_microbatches, NUM_OPERATIONS))
-    kept[..., Operation.FULL] = (
-        values_per_token[:, None] * workload.tokens[None, :] * workload.element_bytes
-    )
+    kept[..., Operation.FULL] = _kept_bytes_per_token(workload)[:, None] * workload.tokens
     return kept
+
+
+def _kept_bytes_per_token(workload: Workload) -> np.ndarray:
+    """Bytes that FULL keeps for each token, int ``[num_subnets]``."""
+    partition = workload.partition
+    values = partition.heads * (4 * workload.shape.head_dim + 1) + 2 * partition.hidden
+    return values * workload.element_bytes
 
 
 def _block_parameters(workload: Workload, placement: Placement) -> np.ndarray:
@@ -160,16 +163,13 @@ def _kept_per_block(
     """
     num_devices = placement.num_devices
     device, block = np.array(placement.subnet_device), workload.partition.block
-    operations = np.take_along_axis(
-        operation_activation_bytes(workload), schedule[..., None].astype(int), axis=-1
-    )[..., 0]
+    trained_tokens = np.einsum("sm,m->s", schedule == Operation.FULL, workload.tokens)
     kept = np.zeros((workload.shape.num_blocks, num_devices))
-    np.add.at(kept, (block, device), operations.sum(axis=1))
+    np.add.at(kept, (block, device), _kept_bytes_per_token(workload) * trained_tokens)
 
     runs, trains = exchange.active
     owned = _owned_bytes(workload, placement, microbatches)
-    is_owner = np.arange(num_devices)[:, None] == exchange.owner
-    received = (runs & ~is_owner) @ exchange.message_bytes
+    received = exchange.received_bytes()[0]
     kept += 2 * np.where(trains.any(axis=2), owned + received, 0)
     kept += 2 * np.where(trains.any(axis=(1, 2)), 1, 0)[:, None] * owned
     if workload.shape.layer_scale:
@@ -191,26 +191,17 @@ def _workspace_per_block(
     residual stream, of the branch and of its input, and those of the hidden units of the largest
     FULL group.
     """
-    partition, device = workload.partition, np.array(placement.subnet_device)
-    shape = (workload.shape.num_blocks, placement.num_devices)
+    groups = lane_sizes(workload, placement, schedule, microbatches)
     stream = (2 + int(workload.shape.layer_scale)) * owned
-    hidden = {operation: np.zeros(shape) for operation in LANES}
-    for block, d in np.unique(np.stack([partition.block, device]), axis=1).T:
-        for group in lane_groups(partition, schedule, int(block), device == d, microbatches):
-            units = int(partition.hidden[list(group.subnets)].sum())
-            tokens = int(workload.tokens[list(group.microbatches)].sum())
-            largest = hidden[group.operation]
-            largest[block, d] = max(largest[block, d], units * tokens)
-    forward = 2 * workload.element_bytes * hidden[Operation.FORWARD_ONLY]
-    backward = 2 * workload.element_bytes * hidden[Operation.FULL]
-    return stream + forward, stream + backward
+    fullest = []
+    for operation in (Operation.FORWARD_ONLY, Operation.FULL):
+        run = groups.select(groups.operation == operation)
+        hidden = np.zeros((workload.shape.num_blocks, placement.num_devices))
+        np.maximum.at(hidden, (run.block, run.device), run.hidden * run.tokens)
+        fullest.append(stream + 2 * workload.element_bytes * hidden)
+    return fullest[0], fullest[1]
 
 
 def _exchange_buffers(exchange: Exchange) -> np.ndarray:
     """Bytes sent and received by each device in the fullest dispatch, float ``[num_devices]``."""
-    largest = np.zeros(exchange.num_devices)
-    for direction in range(exchange.active.shape[0]):
-        for block in range(exchange.active.shape[1]):
-            sent = exchange.dispatch_bytes(direction, block)
-            largest = np.maximum(largest, sent.sum(axis=0) + sent.sum(axis=1))
-    return largest
+    return (exchange.sent_bytes() + exchange.received_bytes()).max(axis=(0, 1)).astype(float)

@@ -82,3 +82,15 @@ def test_forward_only_moves_half_the_bytes_of_full():
     ]
     assert totals[0] == 0
     assert totals[2] == 2 * totals[1] == 8 * SHAPE.num_blocks * 2 * (2 * 5 * 8 * 4)
+
+
+@settings(deadline=None)
+@given(cases())
+def test_what_devices_send_and_receive_are_the_sums_of_the_dispatches(case):
+    exchange = plan_exchange(*case)
+    sent, received = exchange.sent_bytes(), exchange.received_bytes()
+    for direction in (0, 1):
+        for block in range(SHAPE.num_blocks):
+            dispatch = exchange.dispatch_bytes(direction, block)
+            np.testing.assert_array_equal(sent[direction, block], dispatch.sum(axis=1))
+            np.testing.assert_array_equal(received[direction, block], dispatch.sum(axis=0))
