@@ -138,7 +138,7 @@ def _print_bounds(found: Simulation) -> None:
 def resource_name(cluster: Cluster, bottleneck: Bottleneck) -> str:
     """Short words for a bottleneck: "compute: a, b", "bandwidth: a, b to switch"."""
     if bottleneck.kind == ResourceKind.LATENCY:
-        return "latency: all links"
+        return "latency and fair sharing"
     num_all = len(cluster.devices if bottleneck.kind == ResourceKind.DEVICE else cluster.links)
     what, things = (
         ("compute", "devices") if bottleneck.kind == ResourceKind.DEVICE else ("bandwidth", "links")

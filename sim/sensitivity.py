@@ -20,7 +20,7 @@ class Sensitivity:
 
     Attributes:
         bottleneck: the resources, all improved together.
-        bound_s: seconds of the step that they bound.
+        bound_s: seconds of the step that they, or some of them, bound.
         factor: by which they are improved: `factor` times the speed or bandwidth, or latency
             divided by it.
         step_s: simulated with that.
@@ -59,8 +59,10 @@ def sensitivities(
     """
     bounds = step_bounds(prediction)
     tried = list(bottleneck_seconds(bounds))[:max_bottlenecks]
+    num_own = len(tried)
     tried += [everything for everything in _together(prediction.cluster) if everything not in tried]
-    return tuple(_sensitivity(b, bounds, prediction, simulate, factor) for b in tried)
+    found = [_sensitivity(b, bounds, prediction, simulate, factor) for b in tried]
+    return (*sorted(found[:num_own], key=lambda s: -s.bound_s), *found[num_own:])
 
 
 def _together(cluster: Cluster) -> tuple[Bottleneck, ...]:

@@ -76,7 +76,7 @@ def test_the_tables_of_a_plan(d2ft, make_plan):
         "step time",
         "compute: all devices",
         "bandwidth: all links",
-        "latency: all links",
+        "latency and fair sharing",
         "tensor parallel, ring",
         "data parallel, ring",
         "alone",

