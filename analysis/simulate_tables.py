@@ -118,9 +118,12 @@ def _print_bounds(found: Simulation) -> None:
     if not found.sensitivities:
         return
     step_s = found.planned.step_s
+    columns = ["", "time", "of step", f"step at {FACTOR:g}x", "gain", "at most"]
+    if not found.planned.is_overlapped:
+        columns.append("no gain past")
     print_columns(
         f"What the plan's step waits for, and what {FACTOR:g} times as good would bring",
-        ["", "time", "of step", f"step at {FACTOR:g}x", "gain", "no gain past"],
+        columns,
         [
             [
                 resource_name(found.plan.cluster, s.bottleneck),
@@ -128,8 +131,9 @@ def _print_bounds(found: Simulation) -> None:
                 percent(s.bound_s / step_s),
                 seconds(s.step_s),
                 percent(1 - s.step_s / step_s),
+                percent(1 - s.unlimited_step_s / step_s),
                 "-" if np.isinf(s.last_saturation) else f"{three_digits(s.last_saturation)}x",
-            ]
+            ][: len(columns)]
             for s in found.sensitivities
         ],
     )

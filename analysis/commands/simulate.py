@@ -147,6 +147,10 @@ def run(
             seed=seed,
             max_bottlenecks=top,
         )
+    if overlap and plan.num_waves == 1:
+        warned.append(
+            "--overlap changes nothing for a plan of one wave; plan with --waves 2 or more"
+        )
     result = {
         "what_if": list(changes.describe()),
         "replanned": replanned.placed.describe(len(changed.devices)) if replanned else None,

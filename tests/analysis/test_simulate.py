@@ -313,6 +313,14 @@ def test_a_wrong_question_is_one_line(d2ft, make_plan, arguments, message):
     assert message in err
 
 
+def test_overlap_without_waves_to_overlap_is_said(d2ft, make_plan):
+    code, _, err = d2ft("simulate", make_plan(), "--overlap", "--json")
+    assert code == 0
+    assert err == (
+        "warning: --overlap changes nothing for a plan of one wave; plan with --waves 2 or more\n"
+    )
+
+
 def test_jitter_of_the_command_line():
     assert read_jitter(None, None) is None
     assert read_jitter(0.2, None) == Jitter(phase_sigma=0.2)
