@@ -1,5 +1,6 @@
 """How long one exchange takes: all its messages are sent together, the last one ends it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +13,9 @@ from sim.switch import switch_seconds
 MAX_SIMULATED_MESSAGES = 20_000
 """Larger exchanges are given their lower bound: among so many messages the busiest link hardly ever
 idles (in `make bench` the two agree to less than 1 % there), and simulating takes seconds."""
+
+MAX_STACKED_DEVICES = 128
+"""Above, exchanges on a switch are timed one by one: stacked copies would take more than calls."""
 
 
 def link_loads(cluster: Cluster, pair_bytes: np.ndarray) -> np.ndarray:
@@ -95,6 +99,13 @@ class ExchangeTimes:
 
     cluster: Cluster
     _known: dict[bytes, float] = field(default_factory=dict, repr=False)
+
+    def seconds_of_each(self, exchanges: Sequence[np.ndarray]) -> list[float]:
+        """Seconds of every exchange; arguments as in `exchange_seconds`."""
+        num_devices = len(self.cluster.devices)
+        if self.cluster.is_non_blocking_switch and num_devices <= MAX_STACKED_DEVICES:
+            return switch_seconds(self.cluster, np.stack(exchanges)).tolist()
+        return [self.seconds(e) for e in exchanges]
 
     def seconds(self, pair_bytes: np.ndarray) -> float:
         """Seconds of one exchange; arguments as in `exchange_seconds`."""

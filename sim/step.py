@@ -111,25 +111,26 @@ def _wave_phases(
     wave: int,
     microbatches: np.ndarray,
 ) -> Iterator[Phase]:
-    in_wave = np.zeros(workload.num_microbatches, dtype=bool)
-    in_wave[microbatches] = True
-    exchange = plan_exchange(workload, placement, np.where(in_wave, schedule, 0))
+    in_wave = schedule
+    if len(microbatches) < workload.num_microbatches:
+        in_wave = np.zeros_like(schedule)
+        in_wave[:, microbatches] = schedule[:, microbatches]
+    exchange = plan_exchange(workload, placement, in_wave)
     work = wave_work(workload, times.cluster, placement, schedule, microbatches)
     num_blocks = workload.shape.num_blocks
     sublayer_trunk_s = work.trunk_s / (num_blocks * len(SUBLAYERS))
     for direction, name in enumerate(DIRECTIONS):
-        order = range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1)
-        for block in order:
-            dispatch = exchange.dispatch_bytes(direction, block)
-            dispatch_s = times.seconds(dispatch)
-            combine_s = times.seconds(dispatch.T)
+        dispatches = [exchange.dispatch_bytes(direction, block) for block in range(num_blocks)]
+        dispatch_s = times.seconds_of_each(dispatches)
+        combine_s = times.seconds_of_each([d.T for d in dispatches])
+        for block in range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1):
+            at, dispatch = _Place(wave, name, block), dispatches[block]
             for sublayer in (0, 1) if direction == 0 else (1, 0):
                 title = SUBLAYERS[sublayer]
-                at = _Place(wave, name, block)
                 yield at.computing("trunk", sublayer_trunk_s[direction])
-                yield at.moving(f"{title} dispatch", dispatch_s, dispatch)
+                yield at.moving(f"{title} dispatch", dispatch_s[block], dispatch)
                 yield at.computing(f"{title} lanes", work.lanes_s[direction, block, sublayer])
-                yield at.moving(f"{title} combine", combine_s, dispatch.T)
+                yield at.moving(f"{title} combine", combine_s[block], dispatch.T)
 
 
 def _update_phases(

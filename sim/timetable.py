@@ -10,7 +10,7 @@ all waves. If waves are not overlapped, every phase waits for the one before it,
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -21,6 +21,21 @@ UPDATE = "update"
 
 def timetable(phases: Sequence[Phase], overlap: bool) -> tuple[Phase, ...]:
     """The phases with their starts, in the same order."""
+    if not overlap:
+        starts_s = chain([0.0], accumulate(p.duration_s for p in phases))
+        return tuple(
+            Phase(
+                p.wave,
+                p.direction,
+                p.block,
+                p.name,
+                start_s,
+                p.duration_s,
+                p.device_s,
+                p.pair_bytes,
+            )
+            for p, start_s in zip(phases, starts_s, strict=False)
+        )
     timed = []
     times = phase_times(phases, (p.device_s for p in phases), overlap)
     for phase, (start_s, end_s) in zip(phases, times, strict=True):
