@@ -1,11 +1,17 @@
 """``d2ft profile``: measure this device, and score a model's subnets on it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis import options
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+    from d2ft_sched.workload import Workload
+    from runtime.ranks import Ranks
 
 
 def run(
@@ -26,6 +32,13 @@ def run(
     scores_out: Annotated[
         Path | None, typer.Option(help="Also score the subnets on --data and write the table.")
     ] = None,
+    cluster_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Under torchrun or d2ft testbed: measure all ranks and the network between them "
+            "and write a cluster file, instead of a device file."
+        ),
+    ] = None,
     data: options.Data = "mnist-subset",
     data_root: options.DataRoot = None,
     download: options.Download = False,
@@ -39,7 +52,8 @@ def run(
 ) -> None:
     """Measure how long this device takes over sizes of work, for cluster files.
 
-    Put the result into a cluster file as {name: ..., file: device.yaml}.
+    Put the result into a cluster file as {name: ..., file: device.yaml}; or let torchrun or
+    'd2ft testbed' run it on every device with --cluster-out, and have the cluster file at once.
     """
     from analysis.options import parse_heads
     from analysis.output import amount, messages, print_json, print_table, seconds
@@ -59,7 +73,12 @@ def run(
     from runtime.training_scores import training_scores
 
     keep_freed_memory()
-    torch_device = select_device(device)
+    ranks = None
+    if cluster_out:
+        from runtime.ranks import init_ranks
+
+        ranks = init_ranks(device)
+    torch_device = ranks.device if ranks else select_device(device)
     built = build_model(
         model,
         image_size=image_size,
@@ -74,6 +93,9 @@ def run(
         partition_by_heads(shape, parse_heads(heads_per_subnet)),
         (microbatch_size,) * microbatches,
     )
+    if ranks and cluster_out:
+        _profile_cluster(ranks, built, workload, repeats, cluster_out, seed, json)
+        return
     progress = TerminalProgress(messages)
     if scores_out:
         with progress.stage("Score subnets") as tell:
@@ -122,3 +144,73 @@ def run(
     for path in (out, shape_out, scores_out):
         if path:
             typer.echo(f"Wrote {path}")
+
+
+def _profile_cluster(
+    ranks: "Ranks",
+    model: "VisionTransformer",
+    workload: "Workload",
+    repeats: int,
+    out: Path,
+    seed: int,
+    json: bool,
+) -> None:
+    """Measure all ranks; the first writes the cluster file and says how well it fits."""
+    import numpy as np
+    import yaml
+
+    from analysis.output import messages, percent, print_json, print_table, seconds
+    from d2ft_sched.atomic_write import write_text
+    from d2ft_sched.cluster_file import cluster_to_dict
+    from d2ft_sched.provenance import provenance
+    from runtime.agreement import meet
+    from runtime.cluster_profile import measure_network, profile_devices
+    from runtime.network_fit import fit_network
+    from runtime.ranks import close_ranks
+
+    is_first = ranks.rank == 0
+    if is_first:
+        messages.print("Profile all devices at once")
+    devices = profile_devices(ranks, model, workload, num_repeats=repeats)
+    if is_first:
+        messages.print("Profile the network")
+    times = measure_network(ranks, repeats)
+    if is_first:
+        fit = fit_network(out.stem, devices, times)
+        error = fit.all_predicted_s / times.all_s - 1
+        facts = provenance(seed, num_ranks=ranks.num_ranks) | {
+            "least_r_squared_of_a_pair": round(fit.pair_r_squared, 4),
+            "misfit_of_a_switch": round(fit.star_misfit, 4),
+            "largest_error_of_an_exchange": round(float(np.abs(error).max()), 4),
+            "latency": "includes what the collective itself costs",
+        }
+        header = "".join(f"# {name}: {value}\n" for name, value in facts.items())
+        write_text(out, header + yaml.safe_dump(cluster_to_dict(fit.cluster), sort_keys=False))
+        if json:
+            print_json({"cluster": cluster_to_dict(fit.cluster), "provenance": facts})
+        else:
+            print_table(
+                f"{fit.cluster.name}: {fit.cluster.topology}",
+                ["link", "Mbit/s", "latency"],
+                [
+                    [
+                        f"{link.source} - {link.target}",
+                        f"{link.bandwidth_bytes_per_s * 8e-6:.4g}",
+                        seconds(link.latency_s),
+                    ]
+                    for link in fit.cluster.links
+                ],
+            )
+            print_table(
+                f"A switch misses rates of pairs by at most {percent(fit.star_misfit)}",
+                ["messages between all pairs", "predicted", "measured", "error"],
+                [
+                    [f"{size // 1024} KiB", seconds(predicted), seconds(measured), percent(missed)]
+                    for size, predicted, measured, missed in zip(
+                        times.all_bytes, fit.all_predicted_s, times.all_s, error, strict=True
+                    )
+                ],
+            )
+            typer.echo(f"Wrote {out}")
+    meet(ranks, "the end of the profile")
+    close_ranks(ranks)
