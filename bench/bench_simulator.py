@@ -1,0 +1,168 @@
+"""Seconds to simulate steps: one of a large cluster, and thousands of what-if runs of a small one.
+
+``python -m bench simulator`` or, with fewer what-if runs and the figures as JSON,
+``python bench/bench_simulator.py --runs 500 --out FILE``.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2ft_sched import topology
+from d2ft_sched.atomic_write import write_text
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.device import Device
+from d2ft_sched.model_shape import ModelShape
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import place_round_robin
+from d2ft_sched.provenance import provenance
+from d2ft_sched.topology import Cable
+from d2ft_sched.workload import Workload
+from sim.flows import Flows, simulate_flows
+from sim.jitter import Jitter, jittered_step_times
+from sim.network import exchange_bounds
+from sim.step import simulate_step
+
+CABLE = Cable(bandwidth_bytes_per_s=1.25e10, latency_s=5e-6)
+SEED = 0
+TARGET_LARGE_S, TARGET_WHAT_IF_S, NUM_WHAT_IF = 5.0, 60.0, 10_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measurement: what it does, seconds, and the step time that it found."""
+
+    name: str
+    seconds: float
+    step_s: float
+
+
+def _devices(num_devices: int) -> tuple[Device, ...]:
+    rates = np.random.default_rng(SEED).uniform(0.5, 2.0, num_devices) * 1e13
+    return tuple(
+        Device(f"d{i}", rate, 80 * 10**9, rate / 10, launch_s=1e-5)
+        for i, rate in enumerate(rates.tolist())
+    )
+
+
+def _switch(num_devices: int) -> Cluster:
+    devices = _devices(num_devices)
+    network = topology.star([d.name for d in devices], CABLE)
+    return Cluster("switch", devices, network.links, network.switches, network.topology)
+
+
+def _workload(num_blocks: int, num_heads: int, num_microbatches: int) -> Workload:
+    shape = ModelShape(
+        "transformer",
+        num_blocks=num_blocks,
+        num_heads=num_heads,
+        head_dim=64,
+        width=1024,
+        mlp_hidden=4 * 1024,
+        num_tokens=197,
+        embed_flops=10**8,
+        classifier_flops=10**6,
+        trunk_parameters=3 * 10**6,
+    )
+    return Workload(shape, partition_by_heads(shape, 1), (2,) * num_microbatches)
+
+
+def _one_step(num_devices: int, num_blocks: int, num_heads: int, num_microbatches: int) -> Case:
+    cluster = _switch(num_devices)
+    workload = _workload(num_blocks, num_heads, num_microbatches)
+    placement = place_round_robin(workload.partition, num_microbatches, num_devices)
+    shape = (workload.num_subnets, num_microbatches)
+    schedule = np.random.default_rng(SEED).integers(0, 3, shape).astype(np.int8)
+    started = time.perf_counter()
+    step_s = simulate_step(workload, cluster, placement, schedule).step_s
+    name = (
+        f"{num_devices:,} devices, {num_blocks} blocks of {num_heads:,} subnets, "
+        f"{num_microbatches:,} micro-batches"
+    )
+    return Case(name, time.perf_counter() - started, step_s)
+
+
+def _what_if(num_runs: int) -> Case:
+    """Each run has bandwidth and computing scaled anew, and a schedule of its own."""
+    cluster, workload = _switch(16), _workload(12, 16, 16)
+    placement = place_round_robin(workload.partition, 16, 16)
+    rng = np.random.default_rng(SEED)
+    total_s = 0.0
+    started = time.perf_counter()
+    for _ in range(num_runs):
+        bandwidth, compute = rng.uniform(0.5, 2.0, 2)
+        changed = replace(
+            cluster,
+            devices=tuple(d.scaled(compute=compute) for d in cluster.devices),
+            links=tuple(
+                replace(k, bandwidth_bytes_per_s=k.bandwidth_bytes_per_s * bandwidth)
+                for k in cluster.links
+            ),
+        )
+        schedule = rng.integers(0, 3, (workload.num_subnets, 16)).astype(np.int8)
+        total_s += simulate_step(workload, changed, placement, schedule).step_s
+    name = f"{num_runs:,} what-if runs of 16 devices, 12 blocks of 16 subnets, 16 micro-batches"
+    return Case(name, time.perf_counter() - started, total_s / num_runs)
+
+
+def _jittered(num_steps: int) -> Case:
+    cluster, workload = _switch(16), _workload(12, 16, 16)
+    placement = place_round_robin(workload.partition, 16, 16)
+    schedule = np.full((workload.num_subnets, 16), 2, dtype=np.int8)
+    prediction = simulate_step(workload, cluster, placement, schedule)
+    started = time.perf_counter()
+    times = jittered_step_times(prediction, Jitter(0.05, 0.1, 0.01, 3.0), num_steps, SEED)
+    name = f"{num_steps:,} steps of 16 devices under jitter"
+    return Case(name, time.perf_counter() - started, times.p50_s)
+
+
+def _excess_over_bound() -> tuple[int, float]:
+    """Messages of a large unequal exchange over a tree, and by how much fair sharing exceeds the
+    lower bound."""
+    devices = _devices(128)
+    network = topology.tree([d.name for d in devices], 16, CABLE, 4.0)
+    cluster = Cluster("tree", devices, network.links, network.switches, network.topology)
+    pair_bytes = np.random.default_rng(SEED).binomial(4, 0.6, (128, 128)) * 1e6
+    np.fill_diagonal(pair_bytes, 0.0)
+    fair_s = simulate_flows(cluster, Flows.from_matrix(pair_bytes)).max()
+    return int((pair_bytes > 0).sum()), float(fair_s / exchange_bounds(cluster, pair_bytes)[0] - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=NUM_WHAT_IF, help="number of what-if runs")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON to this file")
+    arguments = parser.parse_args()
+
+    cases: list[Case] = []
+    for measure, target_s in (
+        (lambda: _one_step(1024, 24, 16, 1024), TARGET_LARGE_S),
+        (lambda: _one_step(1024, 24, 1024, 1024), TARGET_LARGE_S),
+        (lambda: _what_if(arguments.runs), TARGET_WHAT_IF_S * arguments.runs / NUM_WHAT_IF),
+        (lambda: _jittered(10_000), None),
+    ):
+        case = measure()
+        cases.append(case)
+        verdict = "ok" if target_s is None or case.seconds < target_s else "MISSED"
+        target = "" if target_s is None else f" (target below {target_s:g} s) {verdict}"
+        print(f"{case.name:78}{case.seconds:8.2f} s{target}", flush=True)
+    num_messages, excess = _excess_over_bound()
+    print(
+        f"{num_messages:,} unequal messages over a tree take {abs(excess):.2%} above the lower bound"
+    )
+    if arguments.out:
+        result: dict[str, Any] = {
+            "cases": [vars(case) for case in cases],
+            "excess_over_bound": {"num_messages": num_messages, "excess": excess},
+            "provenance": provenance(SEED),
+        }
+        write_text(arguments.out, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
