@@ -17,7 +17,7 @@ from analysis.commands import (
     testbed,
     validate,
 )
-from d2ft_sched.errors import InputError
+from d2ft_sched.errors import InputError, RankError
 
 app = typer.Typer(
     name="d2ft",
@@ -56,12 +56,19 @@ for module in (demo, plan, diff, compare, simulate, profile, testbed, validate, 
 
 
 def main() -> None:
-    """Run d2ft: a wrong input is one line and exit code 2, a programming error a traceback."""
+    """Run d2ft: a wrong input is one line and exit code 2, a programming error a traceback.
+
+    Where ranks cannot go on, the exit code is 1, and one of them says why.
+    """
     try:
         app()
     except InputError as error:
         print(f"d2ft: {error}", file=sys.stderr)
         sys.exit(2)
+    except RankError as error:
+        if error.speaks:
+            print(f"d2ft: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

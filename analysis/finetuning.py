@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from analysis.metrics_file import MetricsFile, Record, epoch_rows, records_until, started
 from analysis.progress import TerminalProgress
@@ -17,6 +18,7 @@ from d2ft_sched.plan import Plan
 from d2ft_sched.plan_file import dump_plan
 from d2ft_sched.provenance import provenance
 from d2ft_sched.schedule import uniform_schedule
+from runtime.agreement import together
 from runtime.checkpoint import (
     MODEL,
     Found,
@@ -28,9 +30,13 @@ from runtime.checkpoint import (
 )
 from runtime.data.image_data import ImageData
 from runtime.data.load import load_data
-from runtime.device import autocast_dtype, device_name, keep_freed_memory, select_device
+from runtime.data.minibatches import draw_minibatches
+from runtime.device import autocast_dtype, device_name, keep_freed_memory
 from runtime.finetune import train, training_minibatches
 from runtime.models import build_model, shape_of
+from runtime.rank_model import read_rank_model, scatter_rank_model
+from runtime.rank_part import RankPart, build_on_meta, testing_owners, training_owners
+from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks, job_facts
 from runtime.training import Event, FineTuneSettings, Stepped, Trainer
 from runtime.whole_model import WholeModel
 
@@ -66,12 +72,12 @@ class FineTuneResult:
     """What came of it.
 
     Attributes:
-        summary: data, device, one row per epoch, folder and provenance.
+        summary: data, device, one row per epoch, folder and provenance; None on ranks above 0.
         outcome: how it ended.
         notes: what a user should know, a line each.
     """
 
-    summary: dict[str, Any]
+    summary: dict[str, Any] | None
     outcome: Outcome
     notes: tuple[str, ...]
 
@@ -79,21 +85,42 @@ class FineTuneResult:
 def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress) -> FineTuneResult:
     """Train, write ``metrics.jsonl``, checkpoints, ``provenance.json`` and ``model.safetensors``.
 
-    SIGINT and SIGTERM let the running step end, and leave a checkpoint.
+    Under torchrun every rank calls this and holds its part of the plan; otherwise all subnets are
+    here. SIGINT and SIGTERM let the running step end, and leave a checkpoint.
 
     Raises:
         InputError: the plan is for another model than can be built with these options, the data
             cannot be used, or the checkpoint cannot be gone on from.
+        RankError: another rank died or hung.
     """
     keep_freed_memory()
-    job = _prepare(request, progress)
+    ranks = init_ranks(request.device)
+    if ranks.rank > 0:
+        progress = TerminalProgress(Console(quiet=True))
+    try:
+        return _run(request, out, ranks, progress)
+    finally:
+        close_ranks(ranks)
+
+
+def _run(
+    request: FineTuneRequest, out: Path, ranks: Ranks, progress: TerminalProgress
+) -> FineTuneResult:
+    job = _prepare(request, ranks, progress)
     facts = dict(job.state.provenance)
-    metrics = MetricsFile(out / "metrics.jsonl", _first_records(out, job))
+    is_first = ranks.rank == 0
+
+    def open_metrics() -> MetricsFile | None:
+        path = out / "metrics.jsonl"
+        return MetricsFile(path, _first_records(path, job)) if is_first else None
+
+    metrics = together(ranks, open_metrics, "the opening of the file of metrics")
     policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
     with progress.stage("Fine-tune") as tell:
 
         def on_event(event: Event) -> None:
-            metrics.add(event)
+            if metrics is not None:
+                metrics.add(event)
             if isinstance(event, Stepped):
                 tell(event.step, event.num_steps)
 
@@ -106,18 +133,22 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
             job.state.step if job.found else None,
         )
         begun_with = job.found.path if job.found else None
-        outcome = follow(events, job.trainer, job.state, policy, on_event, begun_with)
+        outcome = follow(events, job.trainer, job.state, policy, on_event, begun_with, ranks)
+    if outcome.signal is None:
+        job.trainer.save_model(out / MODEL)
+        if is_first:
+            write_text(out / "provenance.json", json.dumps(facts, indent=1) + "\n")
+    if metrics is None:
+        return FineTuneResult(None, outcome, ())
     metrics.close()
     summary = {
         "data": job.data_name,
         "device": facts["device"],
+        "num_ranks": ranks.num_ranks,
         "epochs": epoch_rows(metrics.records),
         "out": str(out),
         "provenance": facts,
     }
-    if outcome.signal is None:
-        write_text(out / "provenance.json", json.dumps(facts, indent=1) + "\n")
-        job.trainer.save_model(out / MODEL)
     return FineTuneResult(summary, outcome, job.notes)
 
 
@@ -135,8 +166,26 @@ class _Job:
     notes: tuple[str, ...]
 
 
-def _prepare(request: FineTuneRequest, progress: TerminalProgress) -> _Job:
-    plan, device = request.plan, select_device(request.device)
+@dataclass(frozen=True)
+class _Inputs:
+    """What a rank has before it needs the others; its model may have no values yet."""
+
+    found: Found | None
+    settings: FineTuneSettings
+    image_size: int
+    data: ImageData
+    minibatches: np.ndarray
+    model: Any
+
+
+def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
+    plan = request.plan
+    num_devices = len(plan.cluster.devices)
+    if ranks.num_ranks not in (1, num_devices):
+        raise InputError(
+            f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "
+            f"{num_devices} with torchrun, or one"
+        )
     found = None
     if request.resume is None:
         check_no_newer(request.checkpoint_dir, -1)
@@ -148,9 +197,15 @@ def _prepare(request: FineTuneRequest, progress: TerminalProgress) -> _Job:
         lr=request.learning_rate,
         linear_probe=request.linear_probe,
         num_waves=plan.num_waves,
-        autocast_dtype=autocast_dtype(request.autocast, device),
+        autocast_dtype=autocast_dtype(request.autocast, ranks.device),
         seed=request.seed,
     )
+
+    def own_pictures(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
+        minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
+        train_owner = training_owners(num_train, minibatches, plan.workload, plan.placement)
+        return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
+
     with progress.stage("Read pictures") as tell:
         data = load_data(
             request.data,
@@ -161,19 +216,33 @@ def _prepare(request: FineTuneRequest, progress: TerminalProgress) -> _Job:
             data_root=request.data_root,
             download=request.download,
             progress=tell,
+            wanted=own_pictures if ranks.num_ranks > 1 else None,
         )
-    with progress.stage("Build the model"):
-        model = build_model(
+
+    def build() -> Any:
+        return build_model(
             plan.workload.shape.name,
             image_size=image_size,
             num_classes=data.num_classes,
-            weights=None if found else request.weights,
-            pretrained=request.pretrained and not found,
+            weights=None if found or ranks.rank > 0 else request.weights,
+            pretrained=request.pretrained and not found and ranks.rank == 0,
             seed=request.seed,
-        ).to(device)
+        )
+
+    with progress.stage("Build the model"):
+        is_whole = ranks.num_ranks == 1 or (ranks.rank == 0 and not found)
+        model = build() if is_whole else build_on_meta(build)
     _check_same_model(plan, shape_of(model))
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
-    trainer = WholeModel(model, data, plan.workload, settings, device)
+    return _Inputs(found, settings, image_size, data, minibatches, model)
+
+
+def _prepare(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Job:
+    plan = request.plan
+    inputs = together(
+        ranks, lambda: _read_inputs(request, ranks, progress), "the reading of plan and data"
+    )
+    found, settings, minibatches = inputs.found, inputs.settings, inputs.minibatches
     state = TrainingState(
         step=0,
         num_steps=settings.num_epochs * len(minibatches),
@@ -181,15 +250,29 @@ def _prepare(request: FineTuneRequest, progress: TerminalProgress) -> _Job:
         epoch=1,
         position=0,
         seed=request.seed,
-        settings=_lasting_settings(request, settings, data, image_size),
+        settings=_lasting_settings(request, settings, inputs.data, inputs.image_size),
         plan_sha256=json.loads(dump_plan(plan))["sha256"],
-        num_ranks=1,
-        provenance=provenance(request.seed, device=device_name(device)),
+        num_ranks=ranks.num_ranks,
+        provenance=provenance(request.seed, device=device_name(ranks.device)),
     )
+    if ranks.num_ranks > 1:
+        facts = job_facts(dump_plan(plan), inputs.model, str(settings.autocast_dtype))
+        facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
+        together(
+            ranks,
+            lambda: check_agreement(ranks, facts, len(plan.cluster.devices)),
+            "the comparison of plans",
+        )
+    trainer = _trainer(request, ranks, inputs)
     notes: list[str] = []
     if found:
-        check_same_settings(found.path, found.state.settings, state.settings)
-        trainer.load_state(found.path)
+        going_on = found
+
+        def load() -> None:
+            check_same_settings(going_on.path, going_on.state.settings, state.settings)
+            trainer.load_state(going_on.path)
+
+        together(ranks, load, "the reading of the checkpoint")
         notes += found.refused.values()
         if found.state.plan_sha256 != state.plan_sha256:
             notes.append(f"{found.path}: goes on under another plan than it was written with")
@@ -199,7 +282,22 @@ def _prepare(request: FineTuneRequest, progress: TerminalProgress) -> _Job:
     if request.dense:
         num_subnets, num_microbatches = schedule.shape
         schedule = uniform_schedule(num_subnets, num_microbatches, Operation.FULL)
-    return _Job(trainer, minibatches, schedule, settings, state, found, data.name, tuple(notes))
+    return _Job(
+        trainer, minibatches, schedule, settings, state, found, inputs.data.name, tuple(notes)
+    )
+
+
+def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:
+    workload, placement = request.plan.workload, request.plan.placement
+    model, data, settings = inputs.model, inputs.data, inputs.settings
+    if ranks.num_ranks == 1:
+        return WholeModel(model.to(ranks.device), data, workload, settings, ranks.device)
+    if inputs.found:
+        path = inputs.found.path / MODEL
+        part = read_rank_model(model, path, workload, placement, ranks)
+    else:
+        part = scatter_rank_model(model, workload, placement, ranks)
+    return RankPart(part, data, inputs.minibatches, settings)
 
 
 def _lasting_settings(
@@ -225,7 +323,7 @@ def _lasting_settings(
     }
 
 
-def _first_records(out: Path, job: _Job) -> list[Record]:
+def _first_records(path: Path, job: _Job) -> list[Record]:
     """What the file of metrics begins with: of a training that goes on, all until there."""
     state = job.state
     facts = {"plan_sha256": state.plan_sha256, "num_ranks": state.num_ranks}
@@ -233,7 +331,7 @@ def _first_records(out: Path, job: _Job) -> list[Record]:
     if job.found is None:
         return [began]
     resumed = {"event": "resumed", "step": state.step, "checkpoint": str(job.found.path), **facts}
-    before = records_until(out / "metrics.jsonl", state.step) or [began]
+    before = records_until(path, state.step) or [began]
     return [*before, {**resumed, "provenance": dict(state.provenance)}]
 
 

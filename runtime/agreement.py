@@ -3,6 +3,9 @@
 All ranks call these in the same order; with one rank they answer at once.
 """
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 import torch
 import torch.distributed as dist
 
@@ -44,20 +47,29 @@ def gather_texts(ranks: Ranks, text: str, what: str) -> list[str]:
     ]
 
 
-def agree_on_errors(ranks: Ranks, error: InputError | None, what: str) -> None:
-    """End all ranks if any has an error: each different one is said once, by the first that has it.
+_Result = TypeVar("_Result")
+
+
+def together(ranks: Ranks, act: Callable[[], _Result], what: str) -> _Result:
+    """Do one thing on every rank, and go on only if it went well on all.
 
     Args:
         ranks: the job.
-        error: of this rank, or None.
-        what: the ranks were doing.
+        act: what this rank does.
+        what: it is.
 
     Raises:
-        InputError: this rank's, if it is the first that has it.
-        RankError: one that does not speak, on the other ranks.
+        InputError: this rank's, if it is the first that has it; so each is said once.
+        RankError: one that does not speak, on the other ranks; or another rank died or hung.
     """
+    error = result = None
+    try:
+        result = act()
+    except InputError as failure:
+        error = failure
     texts = gather_texts(ranks, "" if error is None else str(error), what)
     if error is not None and texts.index(str(error)) == ranks.rank:
         raise error
     if any(texts):
         raise RankError(f"another rank ended during {what}", speaks=False)
+    return cast(_Result, result)

@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.shape_file import describe_first_error
-from runtime.agreement import ALONE, agree_on_errors, gather_texts
+from runtime.agreement import ALONE, gather_texts, together
 from runtime.ranks import Ranks
 
 FORMAT = "d2ft-checkpoint"
@@ -90,6 +90,9 @@ class _CheckpointSchema(_Strict):
     files: dict[str, _FileSchema]
 
 
+_Result = TypeVar("_Result")
+
+
 def optimizer_file(rank: int, num_ranks: int) -> str:
     """Name of the file that holds a rank's optimizer state."""
     return f"optimizer-{rank}-of-{num_ranks}.safetensors"
@@ -133,6 +136,8 @@ def save_checkpoint(
         return {name: _measure(temporary / name) for name in write_files(temporary)}
 
     def finish(texts: Sequence[str]) -> None:
+        if ranks.rank > 0:
+            return
         files = {name: facts for text in texts for name, facts in json.loads(text).items()}
         _write_facts(temporary / FACTS, state, files)
         _sync_folder(temporary)
@@ -142,27 +147,23 @@ def save_checkpoint(
         _sync_folder(path.parent)
         _prune(path, keep)
 
-    _together(ranks, path, begin)
-    own = _together(ranks, path, write)
+    together(ranks, _written(path, begin), what)
+    own = together(ranks, _written(path, write), what)
     texts = gather_texts(ranks, json.dumps(own), what)
-    _together(ranks, path, lambda: finish(texts) if ranks.rank == 0 else None)
+    together(ranks, _written(path, lambda: finish(texts)), what)
     return path
 
 
-_Result = TypeVar("_Result")
+def _written(path: Path, act: Callable[[], _Result]) -> Callable[[], _Result]:
+    """`act` with what the system refuses as an error of the user."""
 
+    def checked() -> _Result:
+        try:
+            return act()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
-def _together(ranks: Ranks, path: Path, act: Callable[[], _Result]) -> _Result:
-    """Do one thing on every rank, and go on only if it went well on all."""
-    error = result = None
-    try:
-        result = act()
-    except OSError as failure:
-        error = InputError(f"{path}: cannot be written ({failure.strerror})")
-    except InputError as failure:
-        error = failure
-    agree_on_errors(ranks, error, f"the writing of {path}")
-    return cast(_Result, result)
+    return checked
 
 
 def load_checkpoint(path: Path) -> TrainingState:

@@ -26,30 +26,44 @@ def fit_classifier(model: VisionTransformer, split: Split, batch_size: int = 128
     Returns:
         Top-1 accuracy on `split`.
     """
-    features = pooled_features(model, split, batch_size).double()
+    features = pooled_features(model, split, batch_size)
+    weight, bias, accuracy = fit_linear(features, split.labels, model.num_classes)
+    with torch.no_grad():
+        head: Any = model.head
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    return accuracy
+
+
+def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, float]:
+    """Weight ``[num_classes, width]``, bias and accuracy of a regularised logistic regression.
+
+    Args:
+        features: ``[num_samples, width]``.
+        labels: int64 ``[num_samples]``, on the same device.
+        num_classes: at least one more than the highest label.
+    """
+    features = features.double()
     centre, spread = features.mean(0), features.std(0).mean()
     features = (features - centre) / spread
-    weight = torch.zeros(model.num_classes, features.shape[1], dtype=torch.float64)
+    weight = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
     weight = weight.to(features.device).requires_grad_()
-    bias = features.new_zeros(model.num_classes).requires_grad_()
+    bias = features.new_zeros(num_classes).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(features @ weight.t() + bias, split.labels)
+        value = F.cross_entropy(features @ weight.t() + bias, labels)
         value = value + _L2 * weight.square().sum()
         value.backward()
         return value
 
     optimizer.step(loss)
     with torch.no_grad():
-        accuracy = (features @ weight.t() + bias).argmax(1).eq(split.labels).double().mean()
-        head: Any = model.head
-        head.weight.copy_(weight / spread)
-        head.bias.copy_(bias - (weight / spread) @ centre)
-    return float(accuracy)
+        accuracy = (features @ weight.t() + bias).argmax(1).eq(labels).double().mean()
+        return weight / spread, bias - (weight / spread) @ centre, float(accuracy)
 
 
 @torch.no_grad()

@@ -79,7 +79,10 @@ def run(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Fine-tune the plan's model with its schedule on one device, all subnets here.
+    """Fine-tune the plan's model with its schedule.
+
+    Alone, all subnets are on this device; under torchrun with a rank for each device of the plan,
+    each rank holds its own: torchrun --nproc-per-node 3 -m analysis.cli finetune PLAN.
 
     Writes metrics.jsonl, checkpoints, provenance.json and the weights in timm's own layout. Ctrl-C
     ends the running step and leaves a checkpoint; a second one ends at once.
@@ -120,9 +123,12 @@ def run(
     for note in result.notes:
         print(f"d2ft: {note}", file=sys.stderr)
     if result.outcome.signal:
-        print(f"d2ft: {_how_it_stopped(result.outcome)}", file=sys.stderr)
+        if result.summary is not None:
+            print(f"d2ft: {_how_it_stopped(result.outcome)}", file=sys.stderr)
         raise typer.Exit(128 + result.outcome.signal)
     summary = result.summary
+    if summary is None:
+        return
     if json:
         print_json(summary)
         return

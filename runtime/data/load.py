@@ -30,6 +30,7 @@ def load_data(
     data_root: Path | None = None,
     download: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    wanted: Callable[[int, int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> ImageData:
     """A data set in memory: ``3 * image_size ** 2`` bytes a picture.
 
@@ -42,6 +43,8 @@ def load_data(
         data_root: folder of a torchvision data set; default ``data``.
         download: let torchvision fetch it.
         progress: told how many pictures of how many are read.
+        wanted: from the numbers of training and test pictures to which of each are read, bool
+            ``[num_pictures]``; the others are left blank. Default all.
 
     Raises:
         InputError: unknown or unreadable data, a broken picture, fewer pictures than asked for, or
@@ -51,7 +54,11 @@ def load_data(
     rng = np.random.default_rng(seed)
     train, test = _choose(source, num_train, num_test, rng)
     test_pictures = source.train if source.test is None else source.test
-    num_all = len(train) + len(test)
+    read = (np.ones(len(train), bool), np.ones(len(test), bool))
+    if wanted is not None:
+        read = wanted(len(train), len(test))
+    num_train_read = int(read[0].sum())
+    num_all = num_train_read + int(read[1].sum())
     needed, there_are = num_all * 3 * image_size**2, memory_bytes(torch.device("cpu"))
     if needed > there_are / 2:
         raise InputError(
@@ -61,8 +68,10 @@ def load_data(
     report = progress or (lambda done, total: None)
     return ImageData(
         name=source.name,
-        train=_read(source.train, train, image_size, lambda n: report(n, num_all)),
-        test=_read(test_pictures, test, image_size, lambda n: report(len(train) + n, num_all)),
+        train=_read(source.train, train, read[0], image_size, lambda n: report(n, num_all)),
+        test=_read(
+            test_pictures, test, read[1], image_size, lambda n: report(num_train_read + n, num_all)
+        ),
         class_names=source.class_names,
     )
 
@@ -121,15 +130,19 @@ def choose_balanced(
 
 
 def _read(
-    pictures: Pictures, indices: np.ndarray, image_size: int, report: Callable[[int], None]
+    pictures: Pictures,
+    indices: np.ndarray,
+    is_read: np.ndarray,
+    image_size: int,
+    report: Callable[[int], None],
 ) -> Split:
-    images = torch.empty(len(indices), 3, image_size, image_size, dtype=torch.uint8)
+    images = torch.zeros(len(indices), 3, image_size, image_size, dtype=torch.uint8)
 
     def fill(target: int) -> None:
         images[target] = picture_to_tensor(pictures.read(int(indices[target])), image_size)
 
     with ThreadPoolExecutor() as pool:
-        for num_read, _ in enumerate(pool.map(fill, range(len(indices))), start=1):
+        for num_read, _ in enumerate(pool.map(fill, np.flatnonzero(is_read)), start=1):
             report(num_read)
     return Split(images, torch.from_numpy(pictures.labels[indices].astype(np.int64)))
 

@@ -1,0 +1,249 @@
+"""Training of one rank's part of a model, together with the other ranks."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from d2ft_sched.atomic_write import write_atomically
+from d2ft_sched.errors import InputError
+from d2ft_sched.placement import Placement
+from d2ft_sched.workload import Workload
+from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
+from runtime.data.image_data import ImageData, Split
+from runtime.data.minibatches import normalize
+from runtime.device import autocast
+from runtime.linear_probe import fit_linear
+from runtime.models import normalization_of
+from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
+from runtime.optimizers import create_optimizer, set_learning_rate
+from runtime.rank_forward import rank_outputs
+from runtime.rank_model import RankModel
+from runtime.rank_slices import RankSlices, slice_rank_schedule
+from runtime.rank_step import rank_forward_backward
+from runtime.ranks import start_sum
+from runtime.shards import Shard, read_shards
+from runtime.tensor_file import TensorSpec, write_tensors
+from runtime.training import Evaluated, FineTuneSettings
+
+
+class RankPart:
+    """A `runtime.training.Trainer` of the subnets and micro-batches of one rank."""
+
+    def __init__(
+        self,
+        model: RankModel,
+        data: ImageData,
+        minibatches: np.ndarray,
+        settings: FineTuneSettings,
+    ) -> None:
+        """Take a rank's part into training; of the pictures it uses those that it owns.
+
+        Raises:
+            InputError: the data have more classes than the model.
+        """
+        if data.num_classes > model.module.num_classes:
+            raise InputError(
+                f"data {data.name!r} have {data.num_classes} classes; "
+                f"the model's classifier has {model.module.num_classes}"
+            )
+        self._model, self._settings = model, settings
+        self._rank, self._device = model.ranks.rank, model.ranks.device
+        self._mean, self._std = normalization_of(model.module)
+        self._train_owner = training_owners(
+            len(data.train), minibatches, model.workload, model.placement
+        )
+        self._test_owner = testing_owners(len(data.test), model.placement)
+        self._train = _Own(data.train, self._train_owner == self._rank, self._device)
+        self._test = _Own(data.test, self._test_owner == self._rank, self._device)
+        self._optimizer = create_optimizer(
+            model.module,
+            model.workload.optimizer,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        self._slices: dict[bytes, RankSlices] = {}
+
+    def fit_classifier(self) -> float:
+        model = self._model
+        features = torch.zeros(
+            len(self._train_owner), model.workload.shape.width, device=self._device
+        )
+        for outputs in rank_outputs(
+            model, self._train_owner, lambda rows: self._images(self._train, rows)
+        ):
+            features[torch.from_numpy(outputs.rows)] = outputs.features.to(features.dtype)
+        start_sum(model.ranks, features, "the fit of the classifier").wait()
+        num_classes = model.module.num_classes
+        fitted = torch.zeros(num_classes * (features.shape[1] + 1) + 1, dtype=torch.float64)
+        if self._rank == model.placement.owners[0]:
+            weight, bias, accuracy = fit_linear(
+                features, self._train.labels.to(self._device), num_classes
+            )
+            fitted = torch.cat([weight.flatten(), bias, weight.new_tensor([accuracy])])
+        fitted = fitted.to(self._device)
+        start_sum(model.ranks, fitted, "the fit of the classifier").wait()
+        if self._rank in model.placement.owners:
+            head: Any = model.module.head
+            weight, bias = fitted[:-1].split([head.weight.numel(), num_classes])
+            with torch.no_grad():
+                head.weight.copy_(weight.view_as(head.weight))
+                head.bias.copy_(bias)
+        return float(fitted[-1])
+
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> float:
+        self._model.module.train()
+        slices = self._slices_of(schedule)
+        rows = samples[slices.owned_samples]
+        images = self._images(self._train, rows)
+        labels = self._train.labels[torch.from_numpy(rows)].to(self._device)
+        set_learning_rate(self._optimizer, lr)
+        with autocast(self._device, self._settings.autocast_dtype):
+            loss = rank_forward_backward(self._model, images, labels, slices)
+        self._optimizer.step()
+        return float(loss)
+
+    def evaluate(self, epoch: int) -> Evaluated:
+        start = time.perf_counter()
+        self._model.module.eval()
+        right_and_loss = torch.zeros(2, dtype=torch.float64, device=self._device)
+        for outputs in rank_outputs(
+            self._model, self._test_owner, lambda rows: self._images(self._test, rows)
+        ):
+            labels = self._test.labels[torch.from_numpy(outputs.rows)].to(self._device)
+            right_and_loss[0] += outputs.logits.argmax(1).eq(labels).sum()
+            right_and_loss[1] += F.cross_entropy(outputs.logits, labels, reduction="sum")
+        start_sum(self._model.ranks, right_and_loss, "the evaluation").wait()
+        num_right, loss = right_and_loss.tolist()
+        num_samples = len(self._test_owner)
+        return Evaluated(
+            epoch=epoch,
+            top1=num_right / num_samples,
+            loss=loss / num_samples,
+            num_samples=num_samples,
+            seconds=time.perf_counter() - start,
+        )
+
+    def save_model(self, path: Path) -> None:
+        if self._rank == 0:
+            write_atomically(path, self._write_model)
+        else:
+            for _ in self._whole_tensors():
+                pass
+
+    def save_state(self, folder: Path) -> tuple[str, ...]:
+        self.save_model(folder / MODEL)
+        ranks = self._model.ranks
+        name = optimizer_file(ranks.rank, ranks.num_ranks)
+        state = state_by_name(self._optimizer, dict(self._model.module.named_parameters()))
+        save_optimizer(folder / name, self._written(ranks.rank), state)
+        return (MODEL, name) if ranks.rank == 0 else (name,)
+
+    def load_state(self, folder: Path) -> None:
+        shards = self._model.own_shards
+        parameters = dict(self._model.module.named_parameters())
+        for name, tensor in read_shards(folder / MODEL, shards).items():
+            parameters[name].data.copy_(tensor)
+        state = load_optimizer(optimizer_files(folder), shards)
+        set_state(self._optimizer, parameters, state)
+
+    def _images(self, pictures: "_Own", rows: np.ndarray) -> Tensor:
+        return normalize(pictures.images_of(rows), self._mean, self._std)
+
+    def _slices_of(self, schedule: np.ndarray) -> RankSlices:
+        key = np.asarray(schedule).astype(np.int8).tobytes()
+        if key not in self._slices:
+            self._slices[key] = slice_rank_schedule(
+                self._model.workload,
+                self._model.placement,
+                schedule,
+                self._rank,
+                self._settings.num_waves,
+            )
+        return self._slices[key]
+
+    def _written(self, rank: int) -> list[Shard]:
+        """What `rank` writes of its shards: the trunk is written by its first owner alone."""
+        first = rank == self._model.placement.owners[0]
+        return [s for s in self._model.shards[rank] if first or not s.is_trunk]
+
+    def _full_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all parameters of the model, in an order that is the same on all ranks."""
+        return {s.name: s.full_shape for shards in self._model.shards for s in shards}
+
+    def _write_model(self, path: Path) -> None:
+        specs = [
+            TensorSpec(name, shape, self._model.dtype)
+            for name, shape in self._full_shapes().items()
+        ]
+        write_tensors(path, specs, self._whole_tensors())
+
+    def _whole_tensors(self) -> Iterator[Tensor]:
+        """Every parameter whole, one after another, on rank 0; empty ones on the others."""
+        ranks, what = self._model.ranks, "the collection of the whole model"
+        parameters = dict(self._model.module.named_parameters())
+        written = [{s.name: s for s in self._written(r)} for r in range(ranks.num_ranks)]
+        for name, shape in self._full_shapes().items():
+            whole = torch.empty(
+                shape if ranks.rank == 0 else 0, dtype=self._model.dtype, device=ranks.device
+            )
+            for source, held in enumerate(written):
+                if name not in held:
+                    continue
+                shard = held[name]
+                if source == ranks.rank == 0:
+                    shard.put(parameters[name].detach(), whole)
+                elif source == ranks.rank:
+                    with ranks.watched(what):
+                        dist.send(parameters[name].detach().contiguous(), 0)
+                elif ranks.rank == 0:
+                    part = torch.empty(shard.shape, dtype=whole.dtype, device=ranks.device)
+                    with ranks.watched(what):
+                        dist.recv(part, source)
+                    shard.put(part, whole)
+            yield whole
+
+
+def build_on_meta(build: Callable[[], VisionTransformer]) -> VisionTransformer:
+    """What `build` builds, without memory for its parameters."""
+    with torch.device("meta"):
+        return build()
+
+
+def training_owners(
+    num_pictures: int, minibatches: np.ndarray, workload: Workload, placement: Placement
+) -> np.ndarray:
+    """The rank that owns each training picture, int ``[num_pictures]``.
+
+    Pictures that are in no mini-batch belong to the first owner, which sees them in the fit of the
+    classifier.
+    """
+    owner = np.full(num_pictures, placement.owners[0])
+    owner[minibatches] = np.repeat(placement.owner, workload.samples)[None, :]
+    return owner
+
+
+def testing_owners(num_pictures: int, placement: Placement) -> np.ndarray:
+    """The rank that classifies each test picture, in equal runs, int ``[num_pictures]``."""
+    owners = np.array(placement.owners)
+    return owners[np.arange(num_pictures) * len(owners) // num_pictures]
+
+
+class _Own:
+    """The pictures of a rank on its device, and the labels of all."""
+
+    def __init__(self, split: Split, is_own: np.ndarray, device: torch.device) -> None:
+        self.labels = split.labels
+        self._position = np.cumsum(is_own) - 1
+        self._images = split.images[torch.from_numpy(np.flatnonzero(is_own))].to(device)
+
+    def images_of(self, rows: np.ndarray) -> Tensor:
+        chosen = torch.from_numpy(self._position[rows]).to(self._images.device)
+        return self._images[chosen]
