@@ -1,15 +1,13 @@
 """``d2ft profile``: measure this device, and score a model's subnets on it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from analysis import options
 
 if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
-
     from d2ft_sched.workload import Workload
     from runtime.ranks import Ranks
 
@@ -148,7 +146,7 @@ def run(
 
 def _profile_cluster(
     ranks: "Ranks",
-    model: "VisionTransformer",
+    model: Any,
     workload: "Workload",
     repeats: int,
     out: Path,
