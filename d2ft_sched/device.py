@@ -25,6 +25,21 @@ def warn_anew() -> None:
     _warned.clear()
 
 
+def roofline_seconds(
+    flops: np.ndarray,
+    bytes_moved: np.ndarray,
+    flops_per_s: ArrayLike,
+    bytes_per_s: ArrayLike,
+    launch_s: ArrayLike,
+) -> np.ndarray:
+    """The roofline model (Williams, Waterman and Patterson, CACM 2009), arrays that broadcast.
+
+    The slower of computing and moving bytes, after the launch; without either no time.
+    """
+    limit_s = np.maximum(flops / flops_per_s, bytes_moved / bytes_per_s)
+    return np.where(limit_s > 0, launch_s + limit_s, 0.0)
+
+
 @dataclass(frozen=True)
 class Device:
     """One accelerator or CPU of a cluster.
@@ -81,8 +96,7 @@ class Device:
     def seconds(self, kind: WorkKind, flops: ArrayLike, bytes_moved: ArrayLike) -> np.ndarray:
         """Time of each piece of work, by the kind's curve or else by the roofline model.
 
-        The roofline (Williams, Waterman and Patterson, CACM 2009) is the slower of computing and
-        moving bytes, after the launch. A piece with neither FLOPs nor bytes takes no time.
+        A piece with neither FLOPs nor bytes takes no time.
 
         Args:
             kind: which curve to read.
@@ -97,10 +111,13 @@ class Device:
         )
         curve = self.curves.get(kind)
         if curve is None:
-            limit_s = np.maximum(
-                work / self.compute_flops_per_s, moved / self.memory_bandwidth_bytes_per_s
+            return roofline_seconds(
+                work,
+                moved,
+                self.compute_flops_per_s,
+                self.memory_bandwidth_bytes_per_s,
+                self.launch_s,
             )
-            return np.where(limit_s > 0, self.launch_s + limit_s, 0.0)
         size = moved if kind.is_memory_bound else work
         self._warn_outside(kind, curve, size)
         return curve.seconds_at(size)

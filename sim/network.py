@@ -112,16 +112,16 @@ class ExchangeTimes:
         if self.cluster.is_non_blocking_switch:
             return exchange_seconds(self.cluster, pair_bytes)
         key = pair_bytes.tobytes()
-        if self._is_mirrored:
-            key = min(key, pair_bytes.T.tobytes())
         if key not in self._known:
             self._known[key] = exchange_seconds(self.cluster, pair_bytes)
         return self._known[key]
 
     @cached_property
-    def _is_mirrored(self) -> bool:
+    def is_mirrored(self) -> bool:
         """Whether all routes lead back over the links by which they came, so that an exchange
         takes as long as the opposite one."""
+        if self.cluster.is_non_blocking_switch:
+            return True
         num_devices = len(self.cluster.devices)
         source, target = np.divmod(np.arange(num_devices**2), num_devices)
         there, back = self.cluster.routes(source, target), self.cluster.routes(target, source)

@@ -122,7 +122,9 @@ def _wave_phases(
     for direction, name in enumerate(DIRECTIONS):
         dispatches = [exchange.dispatch_bytes(direction, block) for block in range(num_blocks)]
         dispatch_s = times.seconds_of_each(dispatches)
-        combine_s = times.seconds_of_each([d.T for d in dispatches])
+        combine_s = dispatch_s
+        if not times.is_mirrored:
+            combine_s = times.seconds_of_each([d.T for d in dispatches])
         for block in range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1):
             at, dispatch = _Place(wave, name, block), dispatches[block]
             for sublayer in (0, 1) if direction == 0 else (1, 0):

@@ -22,19 +22,19 @@ UPDATE = "update"
 def timetable(phases: Sequence[Phase], overlap: bool) -> tuple[Phase, ...]:
     """The phases with their starts, in the same order."""
     if not overlap:
-        starts_s = chain([0.0], accumulate(p.duration_s for p in phases))
+        clock_s = chain([0.0], accumulate(p.duration_s for p in phases))
         return tuple(
             Phase(
                 p.wave,
                 p.direction,
                 p.block,
                 p.name,
-                start_s,
+                at_s,
                 p.duration_s,
                 p.device_s,
                 p.pair_bytes,
             )
-            for p, start_s in zip(phases, starts_s, strict=False)
+            for p, at_s in zip(phases, clock_s, strict=False)
         )
     timed = []
     times = phase_times(phases, (p.device_s for p in phases), overlap)

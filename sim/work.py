@@ -6,6 +6,7 @@ import numpy as np
 
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.compute_curve import WorkKind
+from d2ft_sched.device import roofline_seconds
 from d2ft_sched.flops import attention_flops_of, mlp_flops_of, trunk_flops
 from d2ft_sched.lane_sizes import lane_sizes
 from d2ft_sched.memory_traffic import lane_bytes_of, optimizer_bytes_moved, trunk_bytes_moved
@@ -103,9 +104,13 @@ def _seconds(
     cluster: Cluster, kind: WorkKind, device: np.ndarray, flops: np.ndarray, moved: np.ndarray
 ) -> np.ndarray:
     """Seconds of pieces of work, ``[num_pieces]``, ordered by device."""
-    seconds = np.empty(len(device))
-    bounds = np.searchsorted(device, np.arange(len(cluster.devices) + 1)).tolist()
-    for one, start, stop in zip(cluster.devices, bounds, bounds[1:], strict=False):
-        if stop > start:
-            seconds[start:stop] = one.seconds(kind, flops[start:stop], moved[start:stop])
+    devices = cluster.devices
+    facts = ("compute_flops_per_s", "memory_bandwidth_bytes_per_s", "launch_s")
+    flops_per_s, bytes_per_s, launch_s = (
+        np.array([getattr(d, name) for d in devices])[device] for name in facts
+    )
+    seconds = roofline_seconds(flops, moved, flops_per_s, bytes_per_s, launch_s)
+    for index in (i for i, d in enumerate(devices) if d.is_calibrated(kind)):
+        own = slice(*np.searchsorted(device, [index, index + 1]).tolist())
+        seconds[own] = devices[index].seconds(kind, flops[own], moved[own])
     return seconds
