@@ -14,6 +14,7 @@ from analysis.commands import (
     profile,
     report,
     simulate,
+    study,
     testbed,
     validate,
 )
@@ -51,7 +52,19 @@ def options(
     """Options that come before the command."""
 
 
-for module in (demo, plan, diff, compare, simulate, profile, testbed, validate, finetune, report):
+for module in (
+    demo,
+    plan,
+    diff,
+    compare,
+    simulate,
+    profile,
+    testbed,
+    validate,
+    finetune,
+    study,
+    report,
+):
     app.command(name=module.__name__.rpartition(".")[2])(module.run)
 
 

@@ -1,0 +1,111 @@
+"""``d2ft study``: methods x budgets x seeds on one data set, resumable."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis import options
+
+
+def run(
+    study_file: Annotated[
+        Path | None, typer.Argument(metavar="STUDY", help="A study file; see examples/studies.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of results; a second run goes on there.")
+    ] = Path("out/study"),
+    data: Annotated[
+        str | None,
+        typer.Option(help="The study's pictures elsewhere, such as imagefolder:PATH."),
+    ] = None,
+    data_root: options.DataRoot = None,
+    download: options.Download = False,
+    device: options.DeviceName = "auto",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only the method of this name; may be repeated.")
+    ] = None,
+    max_runs: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many runs; the rest can follow later.")
+    ] = None,
+    summarize: Annotated[
+        Path | None, typer.Option(help="Only summarise the results of this folder.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Train every method of a study for every budget and seed, and compare them.
+
+    Writes runs.csv (a row per run), curves.csv (a row per evaluation), provenance.json, summary.csv
+    and plots. Runs that are in runs.csv already are not repeated. Seconds on the cluster are
+    predictions of the simulator.
+    """
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from analysis.output import messages, percent, print_json, print_table, seconds
+    from analysis.study import run_study
+    from analysis.study_file import load_study
+    from analysis.study_summary import write_summary
+    from d2ft_sched.errors import InputError
+
+    if (study_file is None) == (summarize is None):
+        raise InputError("give a study file, or --summarize with the folder of its results")
+    if study_file is not None:
+        study = load_study(study_file)
+        bar = Progress(
+            TextColumn("{task.description:<60}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=messages,
+        )
+        with bar:
+            task = bar.add_task(study.name, total=None)
+            for row in run_study(
+                study,
+                study_file.parent,
+                out,
+                data=data,
+                data_root=data_root,
+                download=download,
+                device=device,
+                only=only,
+                max_runs=max_runs,
+                tell=lambda done, total, what: bar.update(
+                    task, completed=done, total=total, description=what
+                ),
+            ):
+                result = percent(row["top1"]) if "top1" in row else row["note"]
+                messages.print(
+                    f"{row['cluster']}, {row['budget']}, {row['method']}, seed {row['seed']}: "
+                    f"{result}"
+                )
+    folder = summarize or out
+    table = write_summary(folder)
+    if json:
+        rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+        print_json({"out": str(folder), "summary": rows})
+        return
+    for cluster, own in table.groupby("cluster", sort=False):
+        print_table(
+            f"{cluster}: mean and standard deviation over seeds; seconds are predictions",
+            ["method", "budget", "seeds", "top-1", "+-", "compute", "communication", "workload CV",
+             "step", "training", "solver"],
+            [
+                [
+                    row["method"], row["budget"], str(row["num_seeds"]), percent(row["top1_mean"]),
+                    "-" if row["num_seeds"] < 2 else percent(row["top1_std"]),
+                    percent(row["compute_fraction"]), percent(row["communication_fraction"]),
+                    f"{row['workload_cv']:.2f}", seconds(row["simulated_step_s"]),
+                    seconds(row["simulated_total_s"]), percent(row["solver_share_of_step"]),
+                ]
+                for row in own.to_dict("records")
+            ],
+        )  # fmt: skip
+    typer.echo(f"Wrote {folder}")

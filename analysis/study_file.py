@@ -1,0 +1,156 @@
+"""Study files: methods, budgets and seeds on one data set, in YAML."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.file_schema import StrictModel, read_yaml, validate
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Kind = Literal[
+    "dense",
+    "data_parallel",
+    "fewer_microbatches",
+    "fewer_epochs",
+    "stochastic_depth",
+    "random_heads",
+    "layer_selection",
+    "schedule",
+]
+
+
+class DataSchema(StrictModel):
+    """Pictures by name, as ``d2ft finetune --data`` takes them."""
+
+    name: str
+    num_train: Count
+    num_test: Count
+    image_size: Count
+    num_classes: Count
+
+
+class ModelSchema(StrictModel):
+    """A timm ViT; weights as ``d2ft finetune --weights`` takes them."""
+
+    name: str = "vit_small_patch14_dinov2"
+    weights: str | None = None
+    pretrained: bool = False
+
+
+class MinibatchSchema(StrictModel):
+    num_microbatches: Count = 5
+    microbatch_samples: Count = 16
+    heads_per_subnet: Count = 1
+
+
+class TrainingSchema(StrictModel):
+    num_epochs: Count = 3
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    linear_probe: bool = True
+
+
+class BudgetSchema(StrictModel):
+    """Fractions of the dense run, or of the dense step with the best placement found."""
+
+    compute: Fraction | None = None
+    communication: Fraction | None = None
+    step_time: Fraction | None = None
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        parts = [
+            f"{100 * value:g} % {what}"
+            for what, value in (
+                ("compute", self.compute),
+                ("communication", self.communication),
+                ("step time", self.step_time),
+            )
+            if value is not None
+        ]
+        return ", ".join(parts)
+
+
+class MethodSchema(StrictModel):
+    """A method; kinds are described in `analysis.study_methods`.
+
+    Attributes:
+        solver: for ``schedule``, a name that `d2ft_sched.solve` knows.
+        placement: ``naive`` deals subnets in turn; ``best`` searches.
+        without: devices that are left out of the cluster.
+        select: which micro-batches ``fewer_microbatches`` keeps.
+        aligned: whether all subnets see the same scores, so that they drop the same micro-batches.
+        dropped: what ``schedule`` may do besides FULL; ``forward_only`` needs the solver dp.
+        normalize: backward scores over the whole table, or within each block.
+        warmup_steps: steps that are dense.
+    """
+
+    name: str
+    kind: Kind
+    solver: str = "dp"
+    placement: Literal["naive", "best"] = "naive"
+    without: Annotated[list[str], Field(default_factory=list)]
+    select: Literal["random", "score"] = "random"
+    forward_score: str = "weight_magnitude"
+    backward_score: str = "fisher"
+    aligned: bool = False
+    dropped: Literal["any", "forward_only"] = "any"
+    normalize: Literal["table", "block"] = "table"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class StudySchema(StrictModel):
+    """A study file."""
+
+    name: str
+    data: DataSchema
+    model: ModelSchema = ModelSchema()
+    minibatch: MinibatchSchema = MinibatchSchema()
+    training: TrainingSchema = TrainingSchema()
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    clusters: Annotated[list[str], Field(min_length=1)]
+    budgets: Annotated[list[BudgetSchema], Field(min_length=1)]
+    methods: Annotated[list[MethodSchema], Field(min_length=1)]
+
+
+def load_study(path: Path) -> StudySchema:
+    """Read a study file; its clusters are files beside it.
+
+    Raises:
+        InputError: one line with the file, the field, its value and what would be right.
+    """
+    try:
+        study = validate(StudySchema, read_yaml(path))
+        _check(study)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return study
+
+
+def _check(study: StudySchema) -> None:
+    for i, budget in enumerate(study.budgets):
+        fractions = (budget.compute, budget.communication)
+        if (budget.step_time is None) == (fractions == (None, None)):
+            raise InputError(
+                f"budgets[{i}] is {budget.name!r}; it must have step_time, or compute and/or "
+                f"communication"
+            )
+    names: set[str] = set()
+    for i, method in enumerate(study.methods):
+        if method.name in names:
+            raise InputError(f"methods[{i}].name is {method.name!r}, as another; names must differ")
+        names.add(method.name)
+        if method.dropped == "forward_only" and method.solver != "dp":
+            raise InputError(
+                f"methods[{i}].solver is {method.solver!r}; with dropped: forward_only it must be "
+                f"dp"
+            )
+
+
+def settings_of(study: StudySchema, method: MethodSchema) -> dict[str, Any]:
+    """What a run's result depends on, besides cluster, budget and seed."""
+    shared = study.model_dump(include={"data", "model", "minibatch", "training"})
+    return shared | {"method": method.model_dump()}

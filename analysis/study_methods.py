@@ -1,0 +1,292 @@
+"""The methods of a study at equal cost: from a budget to the schedules of all steps.
+
+- ``dense``: everything FULL. ``data_parallel``: the same training, timed with the whole model on
+  every device and micro-batches dealt by speed.
+- ``fewer_microbatches``: as many whole micro-batches as the budget holds, the others left out with
+  trunk and loss; drawn anew in every step, or those of most backward score.
+- ``fewer_epochs``: dense for that fraction of the epochs, rounded.
+- ``stochastic_depth``: whole blocks skipped for micro-batches at random (arXiv 1603.09382), without
+  rescaling. ``random_heads``: the same for single subnets.
+- ``layer_selection``: in every mini-batch the blocks of most backward score are trained, the others
+  FORWARD_ONLY: our reading of ALaST (arXiv 2408.08670) and GreenTrainer (arXiv 2309.13192).
+- ``schedule``: a solver of `d2ft_sched.solve` on the mini-batch's own scores.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis.study_file import BudgetSchema, MethodSchema
+from analysis.target import plan_for_target
+from analysis.unequal_study import without
+from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.formulate import formulate
+from d2ft_sched.minibatch_schedules import solve_minibatches
+from d2ft_sched.operations import Operation
+from d2ft_sched.place_balanced import place_balanced, place_candidates
+from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.schedule import uniform_schedule
+from d2ft_sched.scores import Scores
+from d2ft_sched.solve import required_options
+from d2ft_sched.workload import Workload
+from runtime.data.minibatches import epoch_order
+from runtime.peers.training import Scored, Start, score_start
+from runtime.score_kinds import weight_magnitude
+from sim.dense_baselines import data_parallel_step
+from sim.prediction import Prediction
+from sim.step import simulate_step
+
+MAX_CANDIDATES = 3
+"""Placements that a schedule for a step time is tried on, besides the naive one."""
+_NEVER = -1e6
+"""Value of an operation that must not be chosen; scores have mean 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What to train, where it would run.
+
+    Attributes:
+        schedules: of every step, int8 ``[num_steps, num_subnets, num_microbatches]``.
+        num_epochs: passes through the mini-batches.
+        leave_out: see `runtime.peers.training.train_peer`.
+        cluster: that it would run on.
+        placement: of subnets and owners; None for data parallel. Where micro-batches are left out,
+            its owners are those of the ones that run.
+        scored: scores that were taken, or None.
+        solve_s: seconds that solving took for all steps.
+    """
+
+    schedules: np.ndarray
+    num_epochs: int
+    leave_out: bool
+    cluster: Cluster
+    placement: Placement | None
+    scored: Scored | None = None
+    solve_s: float = 0.0
+
+
+def build_recipe(
+    method: MethodSchema, budget: BudgetSchema, cluster: Cluster, start: Start, num_epochs: int
+) -> Recipe:
+    """The recipe of one method at one budget.
+
+    Raises:
+        InputError: the method cannot meet the budget.
+    """
+    for name in method.without:
+        names = [d.name for d in cluster.devices]
+        if name not in names:
+            raise InputError(f"method {method.name!r}: device {name!r} is not in {cluster.name!r}")
+        cluster = without(cluster, names.index(name))
+    if method.kind == "schedule":
+        return _scheduled(method, budget, cluster, start, num_epochs)
+    dense = uniform_schedule(
+        start.workload.num_subnets, start.workload.num_microbatches, Operation.FULL
+    )
+    num_steps = num_epochs * start.num_minibatches
+    if method.kind == "fewer_epochs":
+        num_epochs = max(1, round(_fraction(budget, method) * num_epochs))
+        num_steps = num_epochs * start.num_minibatches
+    if method.kind in ("dense", "data_parallel", "fewer_epochs"):
+        placement = _place(method, start.workload, cluster)
+        everything = np.repeat(dense[None], num_steps, axis=0)
+        is_split = method.kind == "data_parallel"
+        return Recipe(everything, num_epochs, False, cluster, None if is_split else placement)
+    scored = None
+    if method.kind == "layer_selection" or method.select == "score":
+        scored = score_start(start, method.forward_score, method.backward_score)
+    rng = np.random.default_rng((start.seed, 1))
+    placement = _place(method, start.workload, cluster)
+    schedules = np.zeros((num_steps, *dense.shape), dtype=np.int8)
+    order = minibatch_order(start, num_epochs)
+    if method.kind == "fewer_microbatches":
+        kept, placement = _most_microbatches(method, budget, start.workload, cluster)
+        for step, minibatch in enumerate(order):
+            chosen = rng.permutation(dense.shape[1])
+            if scored:
+                chosen = np.argsort(-scored.scores[minibatch].backward.sum(0), kind="stable")
+            schedules[step][:, chosen[:kept]] = Operation.FULL
+        return Recipe(schedules, num_epochs, True, cluster, placement, scored)
+    fraction, block = _fraction(budget, method), start.workload.partition.block
+    for step, minibatch in enumerate(order):
+        if method.kind == "layer_selection":
+            assert scored
+            schedules[step] = _select_blocks(scored.scores[minibatch], block, budget)
+        else:
+            units = block if method.kind == "stochastic_depth" else np.arange(len(block))
+            schedules[step] = _drop_at_random(units, dense.shape[1], fraction, rng)
+    return Recipe(schedules, num_epochs, False, cluster, placement, scored)
+
+
+def minibatch_order(start: Start, num_epochs: int) -> np.ndarray:
+    """The mini-batch of every step, int ``[num_steps]``."""
+    return np.concatenate(
+        [epoch_order(start.num_minibatches, e + 1, start.seed) for e in range(num_epochs)]
+    )
+
+
+def _scheduled(
+    method: MethodSchema, budget: BudgetSchema, cluster: Cluster, start: Start, num_epochs: int
+) -> Recipe:
+    workload = start.workload
+    scored = score_start(start, method.forward_score, method.backward_score)
+    scores = [_prepared(s, method, workload) for s in scored.scores]
+    mean = Scores(
+        np.mean([s.forward for s in scores], axis=0), np.mean([s.backward for s in scores], axis=0)
+    )
+    placement = _place(method, workload, cluster)
+    limits = Budget(compute=budget.compute or 1.0, communication=budget.communication or 1.0)
+    if budget.step_time is not None:
+        placements = [_naive(workload, cluster)]
+        if method.placement == "best":
+            found = place_candidates(workload, cluster)[:MAX_CANDIDATES]
+            placements += [result.placement for result in found]
+        target_s = budget.step_time * best_dense_step_s(workload, cluster)
+        plan = plan_for_target(workload, cluster, mean, target_s, placements=placements)
+        placement, limits = plan.placement, plan.budget
+    formulation = formulate(workload, cluster, placement, mean, limits)
+    order = minibatch_order(start, num_epochs)
+    is_random = method.solver == "random"
+    wanted = order if is_random else range(len(scores))
+    values = [_values(scores[j], method) for j in wanted]
+    options = {}
+    if "magnitude" in required_options(method.solver):
+        options["magnitude"] = weight_magnitude(start.model, workload)
+    solved = solve_minibatches(formulation, values, method.solver, seed=start.seed, **options)
+    schedules = solved.operations if is_random else solved.operations[order]
+    schedules = schedules.copy()
+    schedules[: method.warmup_steps] = Operation.FULL
+    return Recipe(schedules, num_epochs, False, cluster, placement, scored, solved.solve_s)
+
+
+def _prepared(scores: Scores, method: MethodSchema, workload: Workload) -> Scores:
+    forward, backward = scores.forward, scores.backward
+    if method.normalize == "block":
+        block = workload.partition.block
+        totals = np.bincount(block, backward.sum(axis=1))
+        counts = np.bincount(block) * backward.shape[1]
+        mean = np.where(totals > 0, totals / counts, 1.0)
+        backward = backward / mean[block][:, None]
+    if method.aligned:
+        forward = np.broadcast_to(forward.mean(axis=0), forward.shape)
+        backward = np.broadcast_to(backward.mean(axis=0), backward.shape)
+    return Scores(forward, backward)
+
+
+def _values(scores: Scores, method: MethodSchema) -> np.ndarray:
+    values = scores.values()
+    if method.dropped == "forward_only":
+        values[..., Operation.SHORTCUT] = _NEVER
+    return values
+
+
+def _fraction(budget: BudgetSchema, method: MethodSchema) -> float:
+    if budget.step_time is not None:
+        raise InputError(
+            f"method {method.name!r} has no plan for a step time; give it a budget of compute or "
+            f"communication"
+        )
+    return min(budget.compute or 1.0, budget.communication or 1.0)
+
+
+def _naive(workload: Workload, cluster: Cluster) -> Placement:
+    return place_round_robin(workload.partition, workload.num_microbatches, len(cluster.devices))
+
+
+def _place(method: MethodSchema, workload: Workload, cluster: Cluster) -> Placement:
+    if method.placement == "naive":
+        return _naive(workload, cluster)
+    return place_balanced(workload, cluster).placement
+
+
+def best_dense_step_s(workload: Workload, cluster: Cluster) -> float:
+    """Seconds of the dense step with the best placement found; the unit of step-time budgets."""
+    return place_balanced(workload, cluster).dense_step_s
+
+
+def _most_microbatches(
+    method: MethodSchema, budget: BudgetSchema, workload: Workload, cluster: Cluster
+) -> tuple[int, Placement]:
+    """How many micro-batches run, and where, placed anew for their number."""
+    if budget.step_time is None:
+        number = int(_fraction(budget, method) * workload.num_microbatches + 1e-9)
+        if number == 0:
+            raise InputError(f"method {method.name!r}: the budget holds not one micro-batch")
+        fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
+        return number, _place(method, fewer, cluster)
+    target_s = budget.step_time * best_dense_step_s(workload, cluster)
+    for number in range(workload.num_microbatches, 0, -1):
+        fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
+        placement = _place(method, fewer, cluster)
+        dense = uniform_schedule(fewer.num_subnets, number, Operation.FULL)
+        if simulate_step(fewer, cluster, placement, dense).step_s <= target_s:
+            return number, placement
+    raise InputError(f"method {method.name!r}: not one micro-batch is done within {target_s:.4g} s")
+
+
+def _drop_at_random(
+    units: np.ndarray, num_microbatches: int, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """FULL for a fraction of all (unit, micro-batch) pairs, SHORTCUT for the others."""
+    num_pairs = (int(units.max()) + 1) * num_microbatches
+    kept = np.zeros(num_pairs, dtype=np.int8)
+    kept[rng.permutation(num_pairs)[: round(fraction * num_pairs)]] = Operation.FULL
+    return kept.reshape(-1, num_microbatches)[units]
+
+
+def _select_blocks(scores: Scores, block: np.ndarray, budget: BudgetSchema) -> np.ndarray:
+    """FULL in the blocks of most backward score, FORWARD_ONLY in the others."""
+    num_blocks = int(block.max()) + 1
+    shares = [
+        (fraction - forward) / (1 - forward)
+        for fraction, forward in ((budget.compute, 1 / 3), (budget.communication, 1 / 2))
+        if fraction is not None
+    ]
+    number = max(0, int(min(shares) * num_blocks + 1e-9))
+    by_block = np.bincount(block, scores.backward.sum(axis=1))
+    trained = np.isin(block, np.argsort(-by_block, kind="stable")[:number])
+    operation = np.where(trained, Operation.FULL, Operation.FORWARD_ONLY).astype(np.int8)
+    return np.repeat(operation[:, None], scores.backward.shape[1], axis=1)
+
+
+class StepCosts:
+    """Predictions of a recipe's steps, each different one simulated once."""
+
+    def __init__(self, recipe: Recipe, workload: Workload) -> None:
+        self._recipe, self._workload = recipe, workload
+        self._known: dict[bytes, Prediction] = {}
+
+    def of(self, schedule: np.ndarray) -> Prediction:
+        """The step under a schedule."""
+        recipe, workload = self._recipe, self._workload
+        if recipe.placement is None:
+            key = b""
+        elif recipe.leave_out:
+            number = int((schedule != Operation.SHORTCUT).any(axis=0).sum())
+            key = bytes([number])
+        else:
+            key = schedule.astype(np.int8).tobytes()
+        if key not in self._known:
+            if recipe.placement is None:
+                self._known[key] = data_parallel_step(workload, recipe.cluster)
+            elif recipe.leave_out:
+                fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
+                dense = uniform_schedule(fewer.num_subnets, number, Operation.FULL)
+                self._known[key] = simulate_step(fewer, recipe.cluster, recipe.placement, dense)
+            else:
+                self._known[key] = simulate_step(
+                    workload, recipe.cluster, recipe.placement, schedule
+                )
+        return self._known[key]
+
+    def dense(self) -> Prediction:
+        """The dense step on all micro-batches in the recipe's placement, or the naive one."""
+        recipe, workload = self._recipe, self._workload
+        placement = recipe.placement
+        if placement is None or len(placement.owner) != workload.num_microbatches:
+            placement = _naive(workload, recipe.cluster)
+        dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+        return simulate_step(workload, recipe.cluster, placement, dense)

@@ -1,0 +1,140 @@
+"""A common start for methods that are compared, and a trainer that leaves micro-batches out."""
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from d2ft_sched.operations import Operation
+from d2ft_sched.scores import Scores
+from d2ft_sched.workload import Workload
+from runtime.data.image_data import ImageData
+from runtime.device import autocast
+from runtime.finetune import train, training_minibatches
+from runtime.lane_slices import slice_schedule
+from runtime.linear_probe import fit_classifier
+from runtime.optimizers import set_learning_rate
+from runtime.partitioned import forward_backward
+from runtime.training import Event, FineTuneSettings
+from runtime.training_scores import scoring_flops, training_scores
+from runtime.whole_model import WholeModel, normalize
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What all methods of one seed begin with.
+
+    Attributes:
+        model: with its classifier fitted; never trained itself.
+        data: pictures, on any device.
+        workload: subnets and micro-batches.
+        seed: of the mini-batches and their order.
+        device: where to train.
+    """
+
+    model: VisionTransformer
+    data: ImageData
+    workload: Workload
+    seed: int
+    device: torch.device
+
+    @property
+    def num_minibatches(self) -> int:
+        """Of an epoch."""
+        return len(training_minibatches(self.data.train, self.workload, self.seed))
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of all mini-batches, and what they cost together."""
+
+    scores: list[Scores]
+    flops: float
+    seconds: float
+
+
+def common_start(
+    model: VisionTransformer,
+    data: ImageData,
+    workload: Workload,
+    seed: int,
+    device: torch.device,
+    *,
+    linear_probe: bool,
+) -> Start:
+    """Take a model into a comparison; with `linear_probe` its classifier is fitted first."""
+    model = model.to(device)
+    if linear_probe:
+        fit_classifier(model, data.train.to(device))
+    return Start(model, data, workload, seed, device)
+
+
+def score_start(start: Start, forward_score: str, backward_score: str) -> Scored:
+    """Score every mini-batch of an epoch on the model as it is before training."""
+    begin = time.perf_counter()
+    scores = list(
+        training_scores(
+            start.model,
+            start.data,
+            start.workload,
+            start.seed,
+            start.device,
+            forward_score=forward_score,
+            backward_score=backward_score,
+        )
+    )
+    seconds = time.perf_counter() - begin
+    flops = scoring_flops(start.model, start.workload, forward_score, backward_score)
+    return Scored(scores, float(flops) * len(scores), seconds)
+
+
+def train_peer(
+    start: Start, schedules: np.ndarray, settings: FineTuneSettings, *, leave_out: bool
+) -> Iterator[Event]:
+    """Fine-tune a copy of the start's model.
+
+    Args:
+        start: what all methods share.
+        schedules: of every step, int8 ``[num_steps, num_subnets, num_microbatches]``.
+        settings: how; its seed must be the start's.
+        leave_out: whether a micro-batch that no subnet runs is left out whole, trunk and loss
+            included. Else the trunk runs on it.
+    """
+    model = copy.deepcopy(start.model)
+    kind = LeavingOut if leave_out else WholeModel
+    trainer = kind(model, start.data, start.workload, settings, start.device)
+    minibatches = training_minibatches(start.data.train, start.workload, start.seed)
+    steps = iter(schedules)
+    settings = replace(settings, linear_probe=False)
+    yield from train(trainer, minibatches, start.workload, lambda _: next(steps), settings)
+
+
+class LeavingOut(WholeModel):
+    """Runs only micro-batches that some subnet runs; the loss is the mean over their samples."""
+
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> float:
+        kept = kept_microbatches(schedule)
+        if len(kept) == schedule.shape[1]:
+            return super().step(samples, schedule, lr)
+        self._model.train()
+        sizes = self._workload.microbatch_samples
+        fewer = replace(self._workload, microbatch_samples=tuple(sizes[i] for i in kept))
+        parts = np.split(samples, np.cumsum(sizes)[:-1])
+        chosen = torch.from_numpy(np.concatenate([parts[i] for i in kept])).to(self._device)
+        images = normalize(self._train.images[chosen], self._mean, self._std)
+        set_learning_rate(self._optimizer, lr)
+        slices = slice_schedule(fewer, schedule[:, kept], self._settings.num_waves)
+        with autocast(self._device, self._settings.autocast_dtype):
+            loss = forward_backward(self._model, images, self._train.labels[chosen], slices)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(loss)
+
+
+def kept_microbatches(schedule: np.ndarray) -> np.ndarray:
+    """Indices of the micro-batches that some subnet runs."""
+    return np.flatnonzero((schedule != Operation.SHORTCUT).any(axis=0))
