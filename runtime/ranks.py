@@ -18,7 +18,7 @@ from runtime.device import backend_of, rank_device
 GRACE_S = 3.0
 """How long survivors of a failure wait for the last one of them before they name who is missing."""
 
-GRACE_OF_MANY_S = 30.0
+GRACE_OF_MANY_S = 10.0
 """How long they wait while several are missing, for some may still compute."""
 
 
