@@ -1,0 +1,168 @@
+"""Studies end to end on pictures made here: resumed, reused, refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from analysis.study_file import load_study
+from analysis.study_summary import seconds_to_accuracy
+from d2ft_sched.errors import InputError
+
+CLUSTER = """
+name: two
+devices:
+  - {name: a, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
+  - {name: slow, compute_flops_per_s: 4e10, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
+network: {kind: full_mesh, bandwidth_bytes_per_s: 1e10, latency_s: 1e-5}
+"""
+STUDY = """
+name: small
+data: {name: made, num_train: 24, num_test: 6, image_size: 32, num_classes: 2}
+model: {name: vit_tiny_patch16_224}
+minibatch: {num_microbatches: 3, microbatch_samples: 2, heads_per_subnet: 1}
+training: {num_epochs: 2, learning_rate: 1.0e-4}
+seeds: [0]
+clusters: [cluster.yaml]
+budgets: [BUDGET]
+methods:
+METHODS
+"""
+METHODS = """
+  - {name: dense, kind: dense}
+  - {name: best, kind: dense, placement: best}
+  - {name: without, kind: dense, without: [slow]}
+  - {name: data parallel, kind: data_parallel}
+  - {name: fewer, kind: fewer_microbatches}
+  - {name: fewer by score, kind: fewer_microbatches, select: score}
+  - {name: epochs, kind: fewer_epochs}
+  - {name: depth, kind: stochastic_depth}
+  - {name: heads, kind: random_heads}
+  - {name: layers, kind: layer_selection}
+  - {name: frozen, kind: schedule, solver: frozen_prefix}
+  - {name: magnitude, kind: schedule, solver: magnitude}
+  - {name: top-k, kind: schedule, solver: top_k}
+  - {name: random, kind: schedule, solver: random}
+  - {name: two-stage, kind: schedule, solver: two_stage}
+  - {name: exact, kind: schedule}
+  - {name: aligned, kind: schedule, aligned: true, normalize: block, warmup_steps: 2}
+  - {name: forward only, kind: schedule, dropped: forward_only}
+"""
+COLUMNS = ("compute_fraction", "scoring_compute_fraction", "simulated_step_s", "workload_cv")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Writes a study with its cluster and pictures; gives the arguments that run it."""
+    rng = np.random.default_rng(0)
+    for part, number in (("train", 12), ("test", 6)):
+        for name, level in (("bright", 180), ("dark", 70)):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for i in range(number):
+                pixels = rng.integers(level - 50, level + 50, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "cluster.yaml").write_text(CLUSTER)
+
+    def write(methods=METHODS, budget="{compute: 0.67}"):
+        path = tmp_path / "study.yaml"
+        path.write_text(STUDY.replace("BUDGET", budget).replace("METHODS", methods))
+        return [
+            "study", path, "--data", f"imagefolder:{tmp_path / 'pictures'}", "--out",
+            tmp_path / "out", "--device", "cpu",
+        ]  # fmt: skip
+
+    return write
+
+
+def test_every_kind_of_method_costs_what_its_budget_says(d2ft, study, tmp_path):
+    code, printed, err = d2ft(*study(), "--json")
+    assert code == 0, err
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv").set_index("method")
+    assert runs["top1"].notna().all()
+    assert len(json.loads(printed)["summary"]) == len(runs) == METHODS.count("name:")
+    training = runs["compute_fraction"] - runs["scoring_compute_fraction"]
+    assert training[["dense", "best", "without", "data parallel"]].to_numpy() == pytest.approx(1)
+    assert training["epochs"] == pytest.approx(0.5)
+    cheaper = ["fewer", "fewer by score", "depth", "heads", "layers", "frozen", "magnitude",
+               "top-k", "random", "two-stage", "exact", "forward only"]  # fmt: skip
+    assert (training[cheaper] <= 0.72).all()
+    assert training["fewer"] == pytest.approx(2 / 3)
+    assert training["exact"] < training["aligned"] < 1
+    assert (runs.loc[["dense", "fewer", "depth"], "scoring_compute_fraction"] == 0).all()
+    assert (runs.loc[["exact", "layers"], "scoring_compute_fraction"] > 0).all()
+    assert runs.loc["best", "simulated_step_s"] < runs.loc["dense", "simulated_step_s"]
+    curves = pd.read_csv(tmp_path / "out" / "curves.csv")
+    assert (curves.groupby("key")["epoch"].nunique() == 3).sum() == len(runs) - 1
+    for name in ("accuracy_flops_two.png", "accuracy_seconds_two.svg", "summary.csv"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    assert (tmp_path / "out" / "provenance.json").exists()
+
+
+def test_the_same_training_is_done_once_and_a_second_run_goes_on(d2ft, study, tmp_path):
+    methods = "\n".join(METHODS.splitlines()[:3]) + "\n  - {name: fewer, kind: fewer_microbatches}"
+    arguments = study(methods)
+    assert d2ft(*arguments, "--max-runs", 1)[0] == 0
+    first = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert first["method"].tolist() == ["dense"]
+    assert d2ft(*arguments, "--only", "best")[0] == 0
+    second = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert second["method"].tolist() == ["dense", "best"]
+    assert second["training"].nunique() == 1
+    assert second["measured_train_s"].nunique() == 1
+    assert d2ft(*arguments)[0] == 0
+    third = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert third["method"].tolist() == ["dense", "best", "fewer"]
+    assert third["key"][:2].tolist() == second["key"].tolist()
+    code, printed, _ = d2ft("study", "--summarize", tmp_path / "out", "--json")
+    assert code == 0
+    assert [row["method"] for row in json.loads(printed)["summary"]] == third["method"].tolist()
+
+
+def test_a_step_time_budget_is_kept_on_the_cluster(d2ft, study, tmp_path):
+    methods = "\n".join(METHODS.splitlines()[:3])
+    methods += "\n  - {name: fewer, kind: fewer_microbatches, placement: best}"
+    methods += "\n  - {name: exact, kind: schedule, placement: best}"
+    methods += "\n  - {name: epochs, kind: fewer_epochs}"
+    code, _, err = d2ft(*study(methods, "{step_time: 0.75}"))
+    assert code == 0, err
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv").set_index("method")
+    target_s = 0.75 * runs.loc["best", "simulated_step_s"]
+    assert runs.loc["fewer", "simulated_step_max_s"] <= target_s * 1.001
+    assert runs.loc["exact", "simulated_step_s"] <= target_s * 1.02
+    assert np.isnan(runs.loc["epochs", "top1"])
+    assert "has no plan for a step time" in runs.loc["epochs", "note"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("num_epochs: 2", "num_epochs: 0", "training.num_epochs is 0"),
+        ("{compute: 0.67}", "{compute: 1.5}", r"budgets\[0\].compute is 1.5"),
+        ("{compute: 0.67}", "{}", r"budgets\[0\]"),
+        ("kind: data_parallel", "kind: pipeline", r"methods\[3\].kind is 'pipeline'"),
+        ("name: best,", "name: dense,", r"methods\[1\].name is 'dense'"),
+        ("solver: top_k", "solvr: top_k", "solvr is not a known field"),
+    ],
+)
+def test_a_wrong_study_file_is_one_line(study, tmp_path, old, new, message):
+    path = study()[1]
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=message) as caught:
+        load_study(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_time_to_accuracy_is_read_off_the_mean_curve():
+    curves = pd.DataFrame(
+        {
+            "cluster": "c", "budget": "b", "method": "m", "seed": [0, 0, 1, 1],
+            "epoch": [0, 1, 0, 1], "simulated_s": [0.0, 10.0, 0.0, 10.0],
+            "top1": [0.4, 0.7, 0.2, 0.5],
+        }
+    )  # fmt: skip
+    assert seconds_to_accuracy(curves, 0.45)["seconds"].tolist() == [pytest.approx(5.0)]
+    assert np.isnan(seconds_to_accuracy(curves, 0.9)["seconds"][0])
