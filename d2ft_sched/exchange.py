@@ -48,7 +48,9 @@ class Exchange:
         order, owners, first = self._by_owner
         sent = self.active[direction, block][:, order] * self.message_bytes[order]
         matrix = np.zeros((self.num_devices, self.num_devices), dtype=np.int64)
-        matrix[owners] = np.add.reduceat(sent, first, axis=1).T
+        if len(first) < len(order):
+            sent = np.add.reduceat(sent, first, axis=1)
+        matrix[owners] = sent.T
         np.fill_diagonal(matrix, 0)
         return matrix
 
@@ -114,7 +116,9 @@ def _active(partition: Partition, placement: Placement, schedule: np.ndarray) ->
     num_sites = partition.num_blocks * placement.num_devices
     active = np.zeros((2, num_sites, schedule.shape[1]), dtype=bool)
     for direction, runs in enumerate((ordered != Operation.SHORTCUT, ordered == Operation.FULL)):
-        active[direction, sites] = np.logical_or.reduceat(runs, first, axis=0)
+        if len(first) < len(order):
+            runs = np.logical_or.reduceat(runs, first, axis=0)
+        active[direction, sites] = runs
     return active.reshape(2, partition.num_blocks, placement.num_devices, -1)
 
 
