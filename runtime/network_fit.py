@@ -16,11 +16,12 @@ _SLOWEST_BYTES_PER_S, _FASTEST_BYTES_PER_S = 1e3, 1e13
 
 @dataclass(frozen=True)
 class NetworkTimes:
-    """Measured exchanges; seconds are medians of the slowest rank.
+    """Measured exchanges; seconds are those of the slowest rank.
 
     Attributes:
         pair_bytes: sizes of single messages, ``[num_sizes]``.
-        pair_s: of one message from row to column rank, ``[num_sizes, num_ranks, num_ranks]``.
+        pair_s: of one message from row to column rank, the least of several since other work can
+            only delay it, ``[num_sizes, num_ranks, num_ranks]``.
         all_bytes: sizes of the messages of exchanges between all pairs, ``[num_exchanges]``.
         all_s: of these exchanges, ``[num_exchanges]``.
     """
@@ -55,8 +56,8 @@ def fit_network(name: str, devices: tuple[Device, ...], times: NetworkTimes) -> 
     """Fit a line over sizes to every pair; then a link to every device by the rule that a message
     gets the narrower of its two links, or else a link to every pair.
 
-    The latency of a route is what exchanges take beyond their busiest link. That includes what the
-    collective itself costs, since every exchange of a step pays both.
+    The latency of a route is what exchanges between all pairs take beyond their busiest link, in
+    the median. That includes what the collective itself costs: every exchange of a step pays both.
 
     Raises:
         InputError: fewer than two devices.
@@ -77,10 +78,7 @@ def fit_network(name: str, devices: tuple[Device, ...], times: NetworkTimes) -> 
     busiest_s = (num - 1) * times.all_bytes / own.min()
     if not is_star:
         narrower, busiest_s = both_ways, times.all_bytes / both_ways[pairs].min()
-    beyond = [*(times.all_s - busiest_s)]
-    for size, seconds in zip(times.pair_bytes, times.pair_s, strict=True):
-        beyond.extend(seconds[pairs] - size / narrower[pairs])
-    latency_s = max(0.0, float(np.median(beyond)))
+    latency_s = max(0.0, float(np.median(times.all_s - busiest_s)))
     names = [device.name for device in devices]
     if is_star:
         links = tuple(
