@@ -70,6 +70,10 @@ def _digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_TEXT = {"key": str, "training": str, "note": str}
+"""Columns that must not be read as numbers."""
+
+
 class Table:
     """Rows of a CSV file; every change writes the whole file anew."""
 
@@ -78,7 +82,7 @@ class Table:
         self.rows: list[dict[str, Any]] = []
         try:
             if path.exists():
-                records = pd.read_csv(path).to_dict("records")
+                records = pd.read_csv(path, dtype=_TEXT).to_dict("records")
                 self.rows = [{str(k): v for k, v in record.items()} for record in records]
         except (pd.errors.ParserError, pd.errors.EmptyDataError):
             raise InputError(f"{path}: is damaged: not a CSV table; move it away") from None
