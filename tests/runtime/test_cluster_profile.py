@@ -50,7 +50,7 @@ def test_two_ranks_write_a_cluster_that_can_be_planned_for(tmp_path):
         "vit_of_four_blocks", image_size=32, patch_size=16, width=192, num_blocks=4,
         num_heads=3, mlp_hidden=768, num_classes=10,
     )  # fmt: skip
-    workload = Workload(shape, partition_by_heads(shape, 3), (2,) * 2)
+    workload = Workload(shape, partition_by_heads(shape, 1), (2,) * 2)
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
     plan = make_plan(workload, cluster, scores, Budget(0.6, 1.0))
     assert plan.cluster == cluster
