@@ -36,7 +36,7 @@ def test_two_ranks_write_a_cluster_that_can_be_planned_for(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "rank0 - switch" in done.stdout
+    assert "rank0 - " in done.stdout
     assert done.stdout.count("Wrote") == 1
     text = out.read_text()
     assert "# torch_version: " in text
