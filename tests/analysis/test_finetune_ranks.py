@@ -1,0 +1,171 @@
+"""``d2ft finetune`` under torchrun: the losses of one process, and checkpoints that others read."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from d2ft_sched.shape_file import ShapeSchema
+from runtime.checkpoint import find_checkpoint
+from runtime.models import build_model, shape_of
+
+DEVICE = (
+    "{{name: {name}, compute_flops_per_s: {rate}, memory_bytes: 8 GB, "
+    "memory_bandwidth_bytes_per_s: 1e10}}"
+)
+NETWORK = "network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes that are hard to tell apart, and the shape of a tiny ViT with LayerScale."""
+    folder, rng = tmp_path_factory.mktemp("ranks"), np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for i in range(14):
+            pixels = rng.integers(256, size=(32, 32, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
+    shape = shape_of(build_model("test_vit4", image_size=32, num_classes=2))
+    (folder / "shape.json").write_text(ShapeSchema.from_shape(shape).model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def plan_for(d2ft, folder, tmp_path):
+    """A plan for devices of these rates; mini-batches of five samples."""
+
+    def plan(*rates: float) -> Path:
+        devices = [DEVICE.format(name=f"d{i}", rate=rate) for i, rate in enumerate(rates)]
+        cluster, path = tmp_path / "cluster.yaml", tmp_path / f"plan{len(rates)}.json"
+        cluster.write_text(f"name: test\ndevices: [{', '.join(devices)}]\n{NETWORK}\n")
+        code, _, err = d2ft(
+            "plan", "--cluster", cluster, "--model", folder / "shape.json", "--microbatches", 5,
+            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
+        )  # fmt: skip
+        assert code == 0, err
+        return path
+
+    return plan
+
+
+def options(folder: Path) -> list[object]:
+    """Four steps an epoch; three pictures are in no mini-batch."""
+    return [
+        "--data", f"imagefolder:{folder / 'pictures'}", "--num-train", 23, "--num-test", 5,
+        "--image-size", 32, "--device", "cpu", "--learning-rate", 3e-3,
+    ]  # fmt: skip
+
+
+def torchrun(num_ranks: int, *arguments: object) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", num_ranks,
+        "--standalone", "-m", "analysis.cli", "finetune", *arguments,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [*map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def numbers(out: Path) -> dict[tuple[str, int], float]:
+    """Losses of steps and evaluations."""
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    counted = ("stepped", "step"), ("evaluated", "epoch")
+    return {
+        (event, r[key]): r["loss"] for r in records for event, key in counted if r["event"] == event
+    }
+
+
+def workers_of(pid: int) -> list[int]:
+    """Processes that `pid` has started (Linux)."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def said(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith("d2ft: ")]
+
+
+def wait_for_step(out: Path, number: int) -> None:
+    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count('"stepped"') >= number:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"no step {number} in {metrics}")
+
+
+def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, folder, tmp_path):
+    three, two = plan_for(1e11, 5e10, 3e10), plan_for(5e10, 1e11)
+    alone, ranks, fewer, one = (tmp_path / name for name in ("alone", "ranks", "fewer", "one"))
+    given = [*options(folder), "--epochs", 2]
+    assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
+    wanted = numbers(alone)
+    assert len(wanted) == 8 + 3
+
+    process = torchrun(3, three, *given, "--checkpoint-every", 3, "--out", ranks)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert numbers(ranks) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+    for name, tensor in load_file(ranks / "model.safetensors").items():
+        assert tensor.allclose(load_file(alone / "model.safetensors")[name], atol=1e-4), name
+
+    for out in (fewer, one):
+        (out / "checkpoints").mkdir(parents=True)
+        shutil.copytree(ranks / "checkpoints/step-000006", out / "checkpoints/step-000006")
+        shutil.copy(ranks / "metrics.jsonl", out)
+    assert d2ft("finetune", three, *given, "--resume", "latest", "--out", one)[0] == 0
+    assert numbers(one) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+    process = torchrun(2, two, *given, "--resume", "latest", "--out", fewer)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "goes on under another plan" in said(err)[0]
+    assert d2ft("finetune", two, *given, "--resume", ranks / "checkpoints/step-000006",
+                "--out", tmp_path / "two")[0] == 0  # fmt: skip
+    after = numbers(tmp_path / "two")
+    assert {key: numbers(fewer)[key] for key in after} == pytest.approx(after, rel=1e-5, abs=1e-5)
+
+
+def test_a_rank_that_dies_leaves_a_whole_checkpoint(d2ft, plan_for, folder, tmp_path):
+    plan, out = plan_for(1e11, 1e11), tmp_path / "out"
+    given = [plan, *options(folder), "--no-linear-probe", "--epochs", 40, "--out", out]
+    process = torchrun(2, *given, "--checkpoint-every", 2, "--keep", 2)
+    wait_for_step(out, 5)
+    os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (line,) = said(err)
+    assert "rank" in line
+    assert "ended or did not answer" in line
+    found = find_checkpoint(out / "checkpoints")
+    assert found.refused == {}
+    assert found.state.step >= 4
+    assert found.state.num_ranks == 2
+
+
+def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(plan_for, folder, tmp_path):
+    plan, out = plan_for(1e11, 1e11), tmp_path / "out"
+    given = [plan, *options(folder), "--no-linear-probe", "--epochs", 40]
+    process = torchrun(2, *given, "--out", out)
+    wait_for_step(out, 2)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    (line,) = said(err)
+    step = find_checkpoint(out / "checkpoints").state.step
+    assert line.startswith(f"d2ft: stopped by SIGTERM after step {step} of 160; checkpoint ")
+    process = torchrun(2, *given, "--out", out)
+    _, err = process.communicate(timeout=60)
+    (line,) = said(err)
+    assert "is there already" in line
