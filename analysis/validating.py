@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from analysis.placement_names import PlacementName
 from analysis.placing import place
@@ -33,6 +33,7 @@ from runtime.models import build_model, shape_of
 from runtime.profile import profile_device
 from runtime.rank_measure import PHASES, measure_rank_steps
 from runtime.rank_model import scatter_rank_model
+from runtime.rank_part import build_on_meta
 from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks
 from sim.prediction import Prediction
 from sim.step import simulate_step
@@ -100,15 +101,16 @@ def validate(request: ValidationRequest, progress: TerminalProgress) -> Validate
     ranks = init_ranks(request.device, timeout_s=request.timeout_s)
     try:
         if ranks.num_ranks == 1:
-            return _validate_alone(request, ranks.device, progress)
+            return _validate_alone(request, ranks, progress)
         return _validate_ranks(request, ranks, progress)
     finally:
         close_ranks(ranks)
 
 
 def _validate_alone(
-    request: ValidationRequest, device: torch.device, progress: TerminalProgress
+    request: ValidationRequest, ranks: Ranks, progress: TerminalProgress
 ) -> Validated:
+    device = ranks.device
     model = build_model(
         request.model,
         image_size=request.image_size,
@@ -142,6 +144,7 @@ def _validate_alone(
             autocast_dtype=autocast_dtype(request.autocast, device),
             progress=tell,
         )
+    num_threads = next(iter(steps.values())).num_threads
     measured = {
         name: Measured(
             step_s=step.step_s,
@@ -163,7 +166,7 @@ def _validate_alone(
         phases=phase_table(phases, measured),
         cluster=cluster,
         placement=placement,
-        device=f"{device_name(device)}, {torch.get_num_threads()} threads",
+        device=f"{device_name(device)}, {num_threads} threads",
         speaks=True,
     )
 
@@ -179,13 +182,14 @@ def _validate_ranks(
     cluster = load_cluster(request.cluster_file)
     facts = {"cluster file": str(cluster), "request": str(request)}
     check_agreement(ranks, facts, len(cluster.devices))
-    with nullcontext() if ranks.rank == 0 else torch.device("meta"):
-        whole = build_model(
-            request.model,
-            image_size=request.image_size,
-            num_classes=request.num_classes,
-            seed=request.seed,
-        )
+    build = partial(
+        build_model,
+        request.model,
+        image_size=request.image_size,
+        num_classes=request.num_classes,
+        seed=request.seed,
+    )
+    whole = build() if ranks.rank == 0 else build_on_meta(build)
     workload = request.workload(shape_of(whole))
     placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
     schedules = validation_schedules(workload, cluster, placement, request.seed)

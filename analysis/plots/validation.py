@@ -89,7 +89,8 @@ def validation_scatter(table: pd.DataFrame) -> Figure:
                 )  # fmt: skip
             axes.set(xscale="log", yscale="log", xlim=line, ylim=line, aspect="equal")
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                is_narrow = line[1] < 10 * line[0]
+                axis.set_major_locator(MaxNLocator(3) if is_narrow else LogLocator(subs=(1, 3)))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 axis.set_minor_formatter(NullFormatter())
             axes.set_title(title)
