@@ -7,9 +7,9 @@ import numpy as np
 
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.exchange import SUBLAYERS, Exchange
-from d2ft_sched.flops import attention_flops, mlp_flops
+from d2ft_sched.flops import attention_flops_of, mlp_flops_of, shared_factor_flops
 from d2ft_sched.lanes import lane_groups
-from d2ft_sched.memory_traffic import lane_bytes_moved
+from d2ft_sched.memory_traffic import lane_bytes_moved, shared_factor_bytes
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.waves import wave_microbatches
@@ -22,7 +22,8 @@ from sim.work import LANE_KINDS
 class BlockTimes:
     """Prices a block's lanes and messages; what was priced once is remembered.
 
-    The trunk is not in it: it takes the same time under every schedule.
+    The trunk is not in it: it takes the same time under every schedule. Where only adapters train,
+    every block is priced as one that hands a gradient on.
     """
 
     workload: Workload
@@ -44,8 +45,12 @@ class BlockTimes:
     def _work(self) -> np.ndarray:
         """FLOPs and bytes moved, float ``[2, 2 sub-layers, 2 directions, num_subnets,
         num_microbatches]``."""
-        moved = lane_bytes_moved(self.workload)
-        sublayers = (attention_flops(self.workload), mlp_flops(self.workload))
+        workload, partition = self.workload, self.workload.partition
+        moved = lane_bytes_moved(workload)
+        sublayers = (
+            attention_flops_of(workload, partition.heads[:, None], workload.tokens),
+            mlp_flops_of(workload, partition.hidden[:, None], workload.tokens),
+        )
         flops = [[f.forward, f.backward] for f in sublayers]
         bytes_moved = [
             [moved.attention_forward, moved.attention_backward],
@@ -102,8 +107,29 @@ class BlockTimes:
                             )
                             .sum()
                         )
+            if self.workload.lora is not None:
+                seconds += self._shared_s(device, schedule, held)
             self._lanes[key] = seconds
         return self._lanes[key]
+
+    def _shared_s(self, device: int, schedule: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """What adapters' shared factors add to `_device_lanes_s`."""
+        workload, model = self.workload, self.cluster.devices[device]
+        seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
+        for sublayer, units in enumerate((workload.partition.heads, workload.partition.hidden)):
+            rows = schedule[held[units[held] > 0]]
+            for direction, chosen in enumerate(
+                (rows != Operation.SHORTCUT, rows == Operation.FULL)
+            ):
+                of_all = np.where(chosen.any(axis=0), workload.tokens, 0)
+                tokens = np.array([of_all[wave].sum() for wave in self._waves])
+                flops = shared_factor_flops(workload, tokens, tokens, tokens)
+                seconds[:, direction, sublayer] = model.seconds(
+                    LANE_KINDS[direction][sublayer],
+                    (flops.forward, flops.backward)[direction],
+                    shared_factor_bytes(workload, tokens)[direction],
+                )
+        return seconds
 
     def messages_s(self, block: int, schedule: np.ndarray) -> float:
         """All dispatches and combines of the block."""

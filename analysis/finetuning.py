@@ -181,6 +181,8 @@ class _Inputs:
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
     plan = request.plan
     num_devices = len(plan.cluster.devices)
+    if plan.workload.lora is not None:
+        raise InputError("the plan is for LoRA; fine-tuning cannot train adapters yet")
     if ranks.num_ranks not in (1, num_devices):
         raise InputError(
             f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "

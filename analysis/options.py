@@ -52,6 +52,22 @@ Waves = Annotated[
         rich_help_panel="Model and mini-batch",
     ),
 ]
+LoraRank = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Train low-rank adapters (LoRA) of this rank and the classifier; default all "
+        "parameters.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+LoraAlpha = Annotated[
+    float | None,
+    typer.Option(
+        help="Scale of the adapters times their rank; default the rank.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
 ClusterFile = Annotated[
     Path,
     typer.Option("--cluster", help="Cluster file (YAML); see examples/clusters."),

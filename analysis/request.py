@@ -7,6 +7,8 @@ from analysis.options import parse_heads
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.cluster_file import load_cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.lora import Lora
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.scores import Scores, load_scores, uniform_scores
 from d2ft_sched.shape_file import load_model_shape
@@ -34,6 +36,8 @@ def read_request(
     cluster_file: Path,
     scores_file: Path | None,
     budget: Budget,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
 ) -> Request:
     """Load the files and build the workload; every mistake is an InputError."""
     shape = load_model_shape(model, image_size=image_size, num_classes=num_classes)
@@ -41,6 +45,7 @@ def read_request(
         shape=shape,
         partition=partition_by_heads(shape, parse_heads(heads_per_subnet)),
         microbatch_samples=(microbatch_size,) * microbatches,
+        lora=read_lora(lora_rank, lora_alpha),
     )
     size = (workload.num_subnets, workload.num_microbatches)
     return Request(
@@ -49,3 +54,16 @@ def read_request(
         scores=load_scores(scores_file, *size) if scores_file else uniform_scores(*size),
         budget=budget,
     )
+
+
+def read_lora(rank: int | None, alpha: float | None) -> Lora | None:
+    """Adapters of that rank, their alpha the rank if nothing is said; None to train all parameters.
+
+    Raises:
+        InputError: an alpha without a rank, or one of them is out of range.
+    """
+    if rank is None:
+        if alpha is not None:
+            raise InputError(f"--lora-alpha is {alpha:g} without --lora-rank; give the rank, too")
+        return None
+    return Lora(rank, float(rank) if alpha is None else alpha)

@@ -2,7 +2,9 @@
 
 The phases are those of the simulator: in every block and sub-layer dispatch, lanes and combine,
 each as long as its slowest participant; then the all-reduce of the trunk and the parameter update.
-An exchange lasts as long as its busiest link, after the longest latency.
+An exchange lasts as long as its busiest link, after the longest latency. Where only adapters train,
+the first block is priced as the others, though its attention hands no gradient on, and their
+all-reduce is left out: it hardly depends on the placement.
 """
 
 from collections.abc import Sequence
@@ -16,9 +18,22 @@ from d2ft_sched.cluster import Cluster
 from d2ft_sched.compute_curve import WorkKind
 from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS
-from d2ft_sched.flops import attention_flops, mlp_flops, trunk_flops
-from d2ft_sched.memory import subnet_parameters
-from d2ft_sched.memory_traffic import lane_bytes_moved, trunk_bytes_moved
+from d2ft_sched.flops import (
+    attention_flops_of,
+    mlp_flops_of,
+    shared_factor_flops,
+    trunk_flops,
+)
+from d2ft_sched.memory import (
+    shared_block_parameters,
+    trained_subnet_parameters,
+    trained_trunk_parameters,
+)
+from d2ft_sched.memory_traffic import (
+    lane_bytes_moved,
+    shared_factor_bytes,
+    trunk_bytes_moved,
+)
 from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import OPTIMIZER_STATES, Workload
 
@@ -88,7 +103,9 @@ class DenseStep:
     def lane_work(self) -> np.ndarray:
         """FLOPs and bytes moved by a subnet of each size on a whole wave, float
         ``[2, 4 kinds, num_waves, num_sizes]``."""
-        attention, mlp = attention_flops(self.workload), mlp_flops(self.workload)
+        partition, tokens = self.workload.partition, self.workload.tokens
+        attention = attention_flops_of(self.workload, partition.heads[:, None], tokens)
+        mlp = mlp_flops_of(self.workload, partition.hidden[:, None], tokens)
         moved = lane_bytes_moved(self.workload)
         tables = (
             (attention.forward, attention.backward, mlp.forward, mlp.backward),
@@ -106,6 +123,16 @@ class DenseStep:
                 for amount in tables
             ]
         )
+
+    @cached_property
+    def shared_work(self) -> tuple[np.ndarray, np.ndarray]:
+        """FLOPs and bytes moved by any device with a subnet of a block besides, for adapters'
+        shared factors; float ``[4 kinds, num_waves]`` each."""
+        tokens = np.array([self.workload.tokens[wave].sum() for wave in self.waves])
+        flops = shared_factor_flops(self.workload, tokens, tokens, tokens)
+        forward, backward = flops.forward, flops.backward
+        moved = shared_factor_bytes(self.workload, tokens)
+        return np.array([forward, backward, forward, backward]), np.array([*moved, *moved])
 
     @cached_property
     def device_type(self) -> np.ndarray:
@@ -134,7 +161,13 @@ class DenseStep:
         if key not in self._lanes:
             model = self.cluster.devices[self.devices[device]]
             flops, moved = self.lane_work @ held
-            seconds = [model.seconds(kind, flops[k], moved[k]) for k, kind in enumerate(LANE_KINDS)]
+            work = [(flops, moved)]
+            if self.workload.lora is not None and held.any():
+                work.append(self.shared_work)
+            seconds = [
+                sum(model.seconds(kind, flops[k], moved[k]) for flops, moved in work)
+                for k, kind in enumerate(LANE_KINDS)
+            ]
             self._lanes[key] = np.array(seconds).T
         return self._lanes[key]
 
@@ -229,29 +262,28 @@ class DenseStep:
         owners = sorted(set(owner), key=lambda d: self.devices[d])
         if len(owners) == 1:
             return 0.0
-        shape = self.workload.shape
+        trunk_bytes = trained_trunk_parameters(self.workload) * self.workload.element_bytes
         step_bytes = np.zeros((self.num_devices, self.num_devices))
         for source, target in zip(owners, (*owners[1:], owners[0]), strict=True):
-            step_bytes[source, target] = (
-                shape.trunk_parameters * self.workload.element_bytes / len(owners)
-            )
+            step_bytes[source, target] = trunk_bytes / len(owners)
         return 2 * (len(owners) - 1) * self.messages_s(step_bytes)
 
     @cached_property
     def size_parameters(self) -> np.ndarray:
-        """Parameters of a subnet of each size, ``[num_sizes]``."""
-        return subnet_parameters(self.workload)[self.sizes[0]]
+        """Parameters of a subnet of each size that train, ``[num_sizes]``."""
+        return trained_subnet_parameters(self.workload)[self.sizes[0]]
 
     @property
     def update_bytes_per_parameter(self) -> int:
-        """Bytes that the optimizer moves for each parameter."""
+        """Bytes that the optimizer moves for each parameter that trains."""
         states = OPTIMIZER_STATES[self.workload.optimizer]
         return (3 + 2 * states) * self.workload.element_bytes
 
     def update_s(self, counts: np.ndarray, owner: Sequence[int]) -> float:
         """Seconds of the parameter update on the slowest device."""
         held = (counts.sum(axis=0) @ self.size_parameters).astype(float)
-        held[sorted(set(owner))] += self.workload.shape.trunk_parameters
+        held += counts.any(axis=2).sum(axis=0) * shared_block_parameters(self.workload)
+        held[sorted(set(owner))] += trained_trunk_parameters(self.workload)
         moved = held * self.update_bytes_per_parameter
         return max(
             float(self.cluster.devices[self.devices[d]].seconds(WorkKind.OPTIMIZER, 0.0, moved[d]))

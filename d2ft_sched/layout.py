@@ -5,7 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from d2ft_sched.dense_step import DenseStep
-from d2ft_sched.memory import device_memory, operation_activation_bytes, subnet_parameters
+from d2ft_sched.memory import (
+    device_memory,
+    operation_activation_bytes,
+    subnet_parameters,
+    trained_subnet_parameters,
+)
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.schedule import uniform_schedule
@@ -43,14 +48,17 @@ def to_counts(step: DenseStep, placement: Placement) -> np.ndarray:
 
 
 def subnet_bytes(step: DenseStep, operation: Operation) -> np.ndarray:
-    """Memory that a subnet of each size takes if it always runs `operation`, ``[num_sizes]``."""
+    """Memory that a subnet of each size takes if it always runs `operation`, ``[num_sizes]``.
+
+    Without what its block shares.
+    """
     workload = step.workload
     example, _ = step.sizes
-    copies = 2 + OPTIMIZER_STATES[workload.optimizer]
-    parameters = subnet_parameters(workload)[example] * workload.element_bytes
+    copies = 1 + OPTIMIZER_STATES[workload.optimizer]
+    parameters = subnet_parameters(workload) + copies * trained_subnet_parameters(workload)
     kept = operation_activation_bytes(workload)[example][..., operation]
     fullest_wave = np.max([kept[:, wave].sum(axis=1) for wave in step.waves], axis=0)
-    return copies * parameters + fullest_wave
+    return parameters[example] * workload.element_bytes + fullest_wave
 
 
 def excess_bytes(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.exchange import Exchange, plan_exchange
+from d2ft_sched.input_gradients import needs_input_gradient
 from d2ft_sched.lane_sizes import lane_sizes
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.placement import Placement
@@ -23,9 +24,9 @@ class DeviceMemory:
 
     Attributes:
         parameters: the subnets held and, on owners, the trunk.
-        optimizer_state: values that the optimizer keeps.
+        optimizer_state: values that the optimizer keeps for parameters that train.
         inputs: the images of the micro-batches owned.
-        gradients: of all parameters held, as they stand after backward.
+        gradients: of all parameters held that train, as they stand after backward.
         activations: kept for backward at the end of the fullest wave's forward pass.
         workspace: what the fullest block needs besides, in forward or backward.
         exchange_buffers: messages on their way, at the fullest dispatch or combine.
@@ -48,10 +49,11 @@ def device_memory(
     """Memory of a step under a schedule, int ``[num_subnets, num_microbatches]``."""
     size = workload.element_bytes
     parameters = device_parameters(workload, placement) * size
-    optimizer_state = parameters * OPTIMIZER_STATES[workload.optimizer]
+    gradients = trained_device_parameters(workload, placement) * size
+    optimizer_state = gradients * OPTIMIZER_STATES[workload.optimizer]
     inputs = _input_bytes(workload, placement)
-    block_gradients = _block_parameters(workload, placement) * size
-    trunk_gradients = parameters - block_gradients.sum(axis=0)
+    block_gradients = _trained_block_parameters(workload, placement) * size
+    trunk_gradients = gradients - block_gradients.sum(axis=0)
 
     activations = np.zeros(placement.num_devices)
     workspace = np.zeros(placement.num_devices)
@@ -81,7 +83,7 @@ def device_memory(
         parameters=parameters,
         optimizer_state=optimizer_state,
         inputs=inputs,
-        gradients=parameters,
+        gradients=gradients,
         activations=activations,
         workspace=workspace,
         exchange_buffers=exchange_buffers,
@@ -90,15 +92,51 @@ def device_memory(
 
 
 def subnet_parameters(workload: Workload) -> np.ndarray:
-    """Parameters of every subnet, int ``[num_subnets]``."""
+    """Parameters of every subnet, its part of adapters included, int ``[num_subnets]``."""
     shape, partition = workload.shape, workload.partition
-    return partition.heads * shape.head_parameters + partition.hidden * shape.hidden_unit_parameters
+    base = partition.heads * shape.head_parameters + partition.hidden * shape.hidden_unit_parameters
+    return base if workload.lora is None else base + trained_subnet_parameters(workload)
+
+
+def trained_subnet_parameters(workload: Workload) -> np.ndarray:
+    """Those that train: all of them, or the part of adapters."""
+    if workload.lora is None:
+        return subnet_parameters(workload)
+    shape, partition, lora = workload.shape, workload.partition, workload.lora
+    return partition.heads * lora.head_parameters(shape) + partition.hidden * (
+        lora.hidden_unit_parameters
+    )
+
+
+def shared_block_parameters(workload: Workload) -> int:
+    """Factors of adapters that every device with a subnet of a block holds; they train."""
+    return 0 if workload.lora is None else workload.lora.shared_parameters(workload.shape)
+
+
+def trained_trunk_parameters(workload: Workload) -> int:
+    """The trunk's parameters that train: all of them, or the classifier's."""
+    shape = workload.shape
+    return shape.trunk_parameters if workload.lora is None else shape.classifier_parameters
+
+
+def trained_parameters(workload: Workload) -> int:
+    """All parameters that train, each counted once."""
+    in_blocks = int(trained_subnet_parameters(workload).sum())
+    in_blocks += workload.shape.num_blocks * shared_block_parameters(workload)
+    return in_blocks + trained_trunk_parameters(workload)
 
 
 def device_parameters(workload: Workload, placement: Placement) -> np.ndarray:
     """Parameters that every device holds, float ``[num_devices]``."""
-    held = _block_parameters(workload, placement).sum(axis=0)
+    held = _block_parameters(workload, placement, subnet_parameters(workload)).sum(axis=0)
     held[list(placement.owners)] += workload.shape.trunk_parameters
+    return held
+
+
+def trained_device_parameters(workload: Workload, placement: Placement) -> np.ndarray:
+    """Those of them that train, float ``[num_devices]``."""
+    held = _trained_block_parameters(workload, placement).sum(axis=0)
+    held[list(placement.owners)] += trained_trunk_parameters(workload)
     return held
 
 
@@ -120,15 +158,20 @@ def _kept_bytes_per_token(workload: Workload) -> np.ndarray:
     return values * workload.element_bytes
 
 
-def _block_parameters(workload: Workload, placement: Placement) -> np.ndarray:
-    """Parameters of the subnets held, float ``[num_blocks, num_devices]``."""
+def _block_parameters(
+    workload: Workload, placement: Placement, of_subnet: np.ndarray
+) -> np.ndarray:
+    """Parameters of the subnets held and what they share, float ``[num_blocks, num_devices]``."""
     held = np.zeros((workload.shape.num_blocks, placement.num_devices))
-    np.add.at(
-        held,
-        (workload.partition.block, np.array(placement.subnet_device)),
-        subnet_parameters(workload),
-    )
-    return held
+    at = (workload.partition.block, np.array(placement.subnet_device))
+    np.add.at(held, at, of_subnet)
+    is_there = np.zeros(held.shape, dtype=bool)
+    is_there[at] = True
+    return held + np.where(is_there, shared_block_parameters(workload), 0)
+
+
+def _trained_block_parameters(workload: Workload, placement: Placement) -> np.ndarray:
+    return _block_parameters(workload, placement, trained_subnet_parameters(workload))
 
 
 def _input_bytes(workload: Workload, placement: Placement) -> np.ndarray:
@@ -158,8 +201,10 @@ def _kept_per_block(
 ) -> np.ndarray:
     """Bytes kept for backward by each block, float ``[num_blocks, num_devices]``.
 
-    Lanes keep what their operations keep and both sub-layers' inputs; owners keep both norms'
-    inputs where any device trains the block, and both branches before LayerScale where any runs it.
+    Lanes keep what their operations keep, both sub-layers' inputs and their products with shared
+    factors of adapters. Where any device trains the block, owners keep the inputs of the norms
+    whose gradient goes on; where LayerScale trains, and any device runs the block, both branches
+    before it.
     """
     num_devices = placement.num_devices
     device, block = np.array(placement.subnet_device), workload.partition.block
@@ -170,9 +215,11 @@ def _kept_per_block(
     runs, trains = exchange.active
     owned = _owned_bytes(workload, placement, microbatches)
     received = exchange.received_bytes()[0]
-    kept += 2 * np.where(trains.any(axis=2), owned + received, 0)
-    kept += 2 * np.where(trains.any(axis=(1, 2)), 1, 0)[:, None] * owned
-    if workload.shape.layer_scale:
+    products = 0 if workload.lora is None else 2 * workload.lora.rank / workload.shape.width
+    kept += 2 * (1 + products) * np.where(trains.any(axis=2), owned + received, 0)
+    norms = needs_input_gradient(workload, schedule).any(axis=2).sum(axis=1)
+    kept += np.where(trains.any(axis=(1, 2)), norms, 0)[:, None] * owned
+    if workload.shape.layer_scale and workload.lora is None:
         kept += 2 * np.where(runs.any(axis=(1, 2)), 1, 0)[:, None] * owned
     return kept
 

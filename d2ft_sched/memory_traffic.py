@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.memory import device_parameters
+from d2ft_sched.memory import trained_device_parameters
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import OPTIMIZER_STATES, Workload
 
@@ -23,6 +23,10 @@ output bias (1 read), zeros where no group writes (1 write)."""
 
 EMBEDDING_PASSES = 6
 """Embedding, position and last norm, in either direction."""
+
+NORM_PASSES = 3
+"""The last norm's backward (2 reads, 1 write), all that is left of them where only adapters train;
+nor is the gradient read for output biases then."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,11 @@ def trunk_bytes_moved(workload: Workload) -> TrunkBytes:
     activation = workload.activation_bytes.astype(float)
     image_elements = shape.embed_flops / (2 * shape.width)
     image = workload.samples * image_elements * workload.element_bytes
-    return TrunkBytes(
-        forward=activation * (TRUNK_FORWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image,
-        backward=activation * (TRUNK_BACKWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image,
-    )
+    forward = activation * (TRUNK_FORWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
+    backward = activation * (TRUNK_BACKWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
+    if workload.lora is not None:
+        backward = activation * ((TRUNK_BACKWARD_PASSES - 2) * shape.num_blocks + NORM_PASSES)
+    return TrunkBytes(forward, backward)
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,26 @@ def lane_bytes_of(
     attention_weights = 4.0 * shape.width * channels * num_microbatches
     mlp_weights = 2.0 * shape.width * hidden * num_microbatches
     # forward: read x, read and write the result; backward: read the gradient twice and x once,
-    # read and write dX; weights are read once forward, once backward, and dW read and written.
+    # read and write dX; weights are read once forward, once backward, and dW read and written where
+    # they train. With adapters only factors do, which are read and written beside the weights.
+    rank = 0 if workload.lora is None else workload.lora.rank
+    passes = 3 if workload.lora is None else 1
+    attention_factors = 4.0 * rank * channels * num_microbatches
+    mlp_factors = 2.0 * rank * hidden * num_microbatches
     elements = LaneBytes(
-        attention_forward=3.0 * activation + 8.0 * tokens * channels + attention_weights,
-        attention_backward=5.0 * activation + 20.0 * tokens * channels + 3 * attention_weights,
-        mlp_forward=3.0 * activation + 4.0 * tokens * hidden + mlp_weights,
-        mlp_backward=5.0 * activation + 8.0 * tokens * hidden + 3 * mlp_weights,
+        attention_forward=3.0 * activation
+        + 8.0 * tokens * channels
+        + attention_weights
+        + attention_factors,
+        attention_backward=5.0 * activation
+        + 20.0 * tokens * channels
+        + passes * attention_weights
+        + 3 * attention_factors,
+        mlp_forward=3.0 * activation + 4.0 * tokens * hidden + mlp_weights + mlp_factors,
+        mlp_backward=5.0 * activation
+        + 8.0 * tokens * hidden
+        + passes * mlp_weights
+        + 3 * mlp_factors,
     )
     size = workload.element_bytes
     return LaneBytes(
@@ -98,10 +117,30 @@ def lane_bytes_of(
     )
 
 
+def shared_factor_bytes(workload: Workload, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of one sub-layer's products with shared factors of adapters, forward and backward.
+
+    Forward reads x, and reads and writes the result; backward reads the gradient twice and x once,
+    and reads and writes dX. Where there are no adapters or no tokens nothing moves.
+
+    Args:
+        workload: the model, and what trains.
+        tokens: of each piece of work.
+    """
+    rank = 0 if workload.lora is None else workload.lora.rank
+    factors = 2.0 * rank * workload.shape.width * (tokens > 0)
+    products = 4.0 * rank * tokens
+    stream = 1.0 * workload.shape.width * tokens * (rank > 0)
+    size = workload.element_bytes
+    return size * (3 * stream + products + factors), size * (
+        5 * stream + 2 * products + 3 * factors
+    )
+
+
 def optimizer_bytes_moved(workload: Workload, placement: Placement) -> np.ndarray:
     """Bytes of one parameter update, float ``[num_devices]``.
 
-    It reads gradients, and reads and writes parameters and optimizer state.
+    It reads gradients, and reads and writes parameters that train and optimizer state.
     """
     per_parameter = (3 + 2 * OPTIMIZER_STATES[workload.optimizer]) * workload.element_bytes
-    return device_parameters(workload, placement) * per_parameter
+    return trained_device_parameters(workload, placement) * per_parameter

@@ -21,6 +21,7 @@ class ModelShape:
         classifier_flops: forward FLOPs of the classifier of one sample; its backward has dX and dW.
         trunk_parameters: parameters outside all subnets: embeddings, norms, LayerScale, the output
             biases of attention and MLP, classifier.
+        classifier_parameters: those of them that are the classifier's.
         qkv_bias: whether the query, key and value projections have a bias (it belongs to subnets).
         mlp_bias: whether the first MLP layer has a bias (it belongs to subnets).
         layer_scale: whether each sub-layer's output is scaled by a learned vector (LayerScale,
@@ -37,6 +38,7 @@ class ModelShape:
     embed_flops: int = 0
     classifier_flops: int = 0
     trunk_parameters: int = 0
+    classifier_parameters: int = 0
     qkv_bias: bool = True
     mlp_bias: bool = True
     layer_scale: bool = False
@@ -100,7 +102,7 @@ def vision_transformer_shape(
     num_tokens = num_patches + num_prefix_tokens
     per_block = width * (4 + 2 + (2 if layer_scale else 0))
     embedding = patch_elements * width + width + num_prefix_tokens * width + num_tokens * width
-    classifier = 2 * width + width * num_classes + num_classes
+    classifier = width * num_classes + num_classes
     return ModelShape(
         name=name,
         num_blocks=num_blocks,
@@ -111,6 +113,7 @@ def vision_transformer_shape(
         num_tokens=num_tokens,
         embed_flops=2 * num_patches * patch_elements * width,
         classifier_flops=2 * width * num_classes,
-        trunk_parameters=embedding + num_blocks * per_block + classifier,
+        trunk_parameters=embedding + num_blocks * per_block + 2 * width + classifier,
+        classifier_parameters=classifier,
         layer_scale=layer_scale,
     )

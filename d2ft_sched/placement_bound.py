@@ -8,6 +8,7 @@ from d2ft_sched.device import Device
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS
 from d2ft_sched.flops import trunk_flops
 from d2ft_sched.layout import subnet_bytes
+from d2ft_sched.memory import trained_trunk_parameters
 from d2ft_sched.memory_traffic import trunk_bytes_moved
 from d2ft_sched.operations import Operation
 
@@ -256,12 +257,12 @@ def _trunk_bound_s(step: DenseStep, q: int) -> float:
 
 
 def _ring_bound_s(step: DenseStep, q: int, sent: np.ndarray) -> float:
-    chunk = step.workload.shape.trunk_parameters * step.workload.element_bytes / q
+    chunk = trained_trunk_parameters(step.workload) * step.workload.element_bytes / q
     return float(2 * (q - 1) * chunk / np.sort(sent)[::-1][q - 1])
 
 
 def _update_bound_s(step: DenseStep) -> float:
-    trunk = step.workload.shape.trunk_parameters * step.update_bytes_per_parameter
+    trunk = trained_trunk_parameters(step.workload) * step.update_bytes_per_parameter
     subnets = float(step.block_counts.sum(axis=0) @ step.size_parameters)
     work = subnets * step.update_bytes_per_parameter + trunk
     models = [step.cluster.devices[d] for d in step.devices]

@@ -13,6 +13,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS
 from d2ft_sched.flops import trunk_flops
 from d2ft_sched.layout import subnet_bytes
+from d2ft_sched.memory import trained_trunk_parameters
 from d2ft_sched.memory_traffic import trunk_bytes_moved
 from d2ft_sched.operations import Operation
 from d2ft_sched.workload import OPTIMIZER_STATES
@@ -280,7 +281,7 @@ def _all_reduce_term(program: Any, step: DenseStep, owns: dict[tuple[int, int], 
     program.add(sum(number) == 1)
     program.add(sum((q + 1) * x for q, x in enumerate(number)) == sum(owner))
     seconds = program.new_num_var(0, np.inf, "all_reduce")
-    gradient_bytes = step.workload.shape.trunk_parameters * step.workload.element_bytes
+    gradient_bytes = trained_trunk_parameters(step.workload) * step.workload.element_bytes
     bandwidth = step.cluster.device_bandwidth_bytes_per_s()[list(step.devices)]
     for q, chosen in enumerate(number, start=1):
         for d in range(step.num_devices) if q > 1 else ():
@@ -300,7 +301,7 @@ def _update_term(
     """At least the bytes of the update over each device's memory."""
     unit_s = _unit_s(step)
     seconds = program.new_num_var(0, np.inf, "update")
-    trunk = step.workload.shape.trunk_parameters
+    trunk = trained_trunk_parameters(step.workload)
     for d in range(step.num_devices):
         model = step.cluster.devices[step.devices[d]]
         if model.is_calibrated(WorkKind.OPTIMIZER):
@@ -327,8 +328,9 @@ def _limit_memory(
     """Memory at its most: everything that a device ever keeps, all at once."""
     workload = step.workload
     need = subnet_bytes(step, Operation.FULL)
-    copies = 2 + OPTIMIZER_STATES[workload.optimizer]
-    trunk = float(copies * workload.shape.trunk_parameters * workload.element_bytes) / GIGABYTE
+    copies = 1 + OPTIMIZER_STATES[workload.optimizer]
+    trunk_values = workload.shape.trunk_parameters + copies * trained_trunk_parameters(workload)
+    trunk = float(trunk_values * workload.element_bytes) / GIGABYTE
     everything = float(workload.activation_bytes.sum()) / GIGABYTE
     hidden = 2 * float(workload.tokens.sum()) * workload.element_bytes / GIGABYTE
     num_blocks = workload.shape.num_blocks

@@ -12,6 +12,7 @@ from d2ft_sched.atomic_write import write_text
 from d2ft_sched.capacity import BlockLevels, Budget
 from d2ft_sched.cluster_file import cluster_from_dict, cluster_to_dict
 from d2ft_sched.errors import InputError
+from d2ft_sched.lora import Lora
 from d2ft_sched.partition import Partition, Subnet
 from d2ft_sched.placement import Placement
 from d2ft_sched.plan import Plan, SolverRecord
@@ -19,7 +20,7 @@ from d2ft_sched.shape_file import ShapeSchema, describe_first_error
 from d2ft_sched.workload import Workload
 
 FORMAT = "d2ft-plan"
-VERSION = 2
+VERSION = 3
 
 
 class _Strict(BaseModel):
@@ -33,12 +34,18 @@ class _SubnetSchema(_Strict):
     hidden_stop: int
 
 
+class _LoraSchema(_Strict):
+    rank: int
+    alpha: float
+
+
 class _WorkloadSchema(_Strict):
     shape: ShapeSchema
     subnets: list[_SubnetSchema]
     microbatch_samples: list[int]
     element_bytes: int
     optimizer: str
+    lora: _LoraSchema | None
 
 
 class _PlacementSchema(_Strict):
@@ -118,6 +125,7 @@ def dump_plan(plan: Plan) -> str:
             microbatch_samples=list(workload.microbatch_samples),
             element_bytes=workload.element_bytes,
             optimizer=workload.optimizer,
+            lora=None if workload.lora is None else _LoraSchema(**asdict(workload.lora)),
         ),
         cluster=cluster_to_dict(plan.cluster),
         placement=_PlacementSchema(
@@ -195,7 +203,7 @@ def _to_plan(schema: _PlanSchema) -> Plan:
         shape.num_heads,
         shape.mlp_hidden,
     )
-    cluster = cluster_from_dict(schema.cluster)
+    cluster, lora = cluster_from_dict(schema.cluster), schema.workload.lora
     return Plan(
         workload=Workload(
             shape,
@@ -203,6 +211,7 @@ def _to_plan(schema: _PlanSchema) -> Plan:
             tuple(schema.workload.microbatch_samples),
             schema.workload.element_bytes,
             schema.workload.optimizer,
+            None if lora is None else Lora(lora.rank, lora.alpha),
         ),
         cluster=cluster,
         placement=Placement(

@@ -28,6 +28,7 @@ class ShapeSchema(BaseModel):
     embed_flops: int = 0
     classifier_flops: int = 0
     trunk_parameters: int = 0
+    classifier_parameters: int = 0
     qkv_bias: bool = True
     mlp_bias: bool = True
     layer_scale: bool = False

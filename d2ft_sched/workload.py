@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.lora import Lora
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.partition import Partition
 
@@ -22,6 +23,7 @@ class Workload:
         microbatch_samples: samples of each micro-batch.
         element_bytes: bytes of one activation or parameter (4 for float32).
         optimizer: a key of `OPTIMIZER_STATES`.
+        lora: the adapters that train with the classifier, all else frozen; None for all parameters.
     """
 
     shape: ModelShape
@@ -29,6 +31,7 @@ class Workload:
     microbatch_samples: tuple[int, ...]
     element_bytes: int = 4
     optimizer: str = "adamw"
+    lora: Lora | None = None
 
     def __post_init__(self) -> None:
         p, s = self.partition, self.shape

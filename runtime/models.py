@@ -171,6 +171,7 @@ def shape_of(model: VisionTransformer) -> ModelShape:
         num_tokens=num_patches + model.num_prefix_tokens,
         embed_flops=2 * num_patches * patch_elements * width,
         classifier_flops=2 * width * model.num_classes,
+        classifier_parameters=sum(p.numel() for p in model.head.parameters()),
         qkv_bias=block.attn.qkv.bias is not None,
         mlp_bias=block.mlp.fc1.bias is not None,
         layer_scale=not isinstance(block.ls1, nn.Identity),

@@ -15,7 +15,7 @@ import numpy as np
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
-from d2ft_sched.memory import DeviceMemory
+from d2ft_sched.memory import DeviceMemory, trained_parameters
 from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement
@@ -83,8 +83,8 @@ def data_parallel_step(
     """The whole model on every device, micro-batches dealt to them (PyTorch DDP, arXiv 2006.15704).
 
     Each device runs its micro-batches at once, forward and backward; then the gradients of all
-    parameters are all-reduced, not overlapped with backward, and each device updates its copy. A
-    device without a micro-batch takes no part.
+    parameters that train are all-reduced, not overlapped with backward, and each device updates its
+    copy. A device without a micro-batch takes no part.
 
     Args:
         workload: model and mini-batch; the partition is not looked at.
@@ -101,7 +101,7 @@ def data_parallel_step(
         part = replace(_whole(workload), microbatch_samples=samples)
         alone.append(_alone(part, cluster.devices[member]))
 
-    gradient_bytes = workload.shape.num_parameters * workload.element_bytes
+    gradient_bytes = trained_parameters(workload) * workload.element_bytes
     reduced = all_reduce(ExchangeTimes(cluster), members, gradient_bytes, algorithm)
     busy_s = np.zeros(num_devices)
     busy_s[members] = [a.device_busy_s[0] - a.phases[-1].duration_s for a in alone]

@@ -1,8 +1,8 @@
 """One training step on a cluster, phase by phase, as the runtime executes it.
 
 Within a block and sub-layer, forward: trunk on the owners, dispatch, lanes, combine; backward the
-same in reverse. At the end the trunk's gradients are all-reduced over the owners (ring) and every
-device updates its parameters.
+same in reverse. At the end the trunk's gradients are all-reduced over the owners (ring), those of
+adapters' shared factors over the devices with subnets, and every device updates its parameters.
 
 Bulk-synchronous, every phase ends with a barrier: an exchange is a collective, and a block's
 combine needs the partial sums of all devices. Waves pass through the model one after another, each
@@ -20,7 +20,11 @@ import numpy as np
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.flops import step_flops
-from d2ft_sched.memory import device_memory
+from d2ft_sched.memory import (
+    device_memory,
+    shared_block_parameters,
+    trained_trunk_parameters,
+)
 from d2ft_sched.placement import Placement
 from d2ft_sched.plan import Plan
 from d2ft_sched.waves import wave_microbatches
@@ -78,7 +82,7 @@ def simulate_step(
     return Prediction(
         cluster=cluster,
         phases=timetable(phases, overlap),
-        flops=step_flops(workload, schedule),
+        flops=step_flops(workload, schedule, placement),
         memory=device_memory(workload, placement, schedule, 1 if overlap else num_waves),
         is_overlapped=overlap and num_waves > 1,
     )
@@ -138,9 +142,13 @@ def _wave_phases(
 def _update_phases(
     workload: Workload, times: ExchangeTimes, placement: Placement, last_wave: int
 ) -> Iterator[Phase]:
-    owners, at = placement.owners, _Place(last_wave, UPDATE, -1)
-    if len(owners) > 1:
-        trunk_bytes = workload.shape.trunk_parameters * workload.element_bytes
-        reduced = all_reduce(times, owners, trunk_bytes)
-        yield at.moving("trunk all-reduce", reduced.seconds, reduced.pair_bytes)
+    at = _Place(last_wave, UPDATE, -1)
+    shared = workload.shape.num_blocks * shared_block_parameters(workload)
+    for name, members, parameters in (
+        ("trunk", placement.owners, trained_trunk_parameters(workload)),
+        ("adapter", tuple(sorted(set(placement.subnet_device))), shared),
+    ):
+        if len(members) > 1 and parameters:
+            reduced = all_reduce(times, members, parameters * workload.element_bytes)
+            yield at.moving(f"{name} all-reduce", reduced.seconds, reduced.pair_bytes)
     yield at.computing("optimizer", optimizer_seconds(workload, times.cluster, placement))

@@ -7,11 +7,23 @@ import numpy as np
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.compute_curve import WorkKind
 from d2ft_sched.device import roofline_seconds
-from d2ft_sched.flops import attention_flops_of, mlp_flops_of, trunk_flops
+from d2ft_sched.flops import (
+    attention_flops_of,
+    mlp_flops_of,
+    shared_factor_flops,
+    trunk_flops,
+)
+from d2ft_sched.input_gradients import hands_gradient_on
 from d2ft_sched.lane_sizes import lane_sizes
-from d2ft_sched.memory_traffic import lane_bytes_of, optimizer_bytes_moved, trunk_bytes_moved
+from d2ft_sched.memory_traffic import (
+    lane_bytes_of,
+    optimizer_bytes_moved,
+    shared_factor_bytes,
+    trunk_bytes_moved,
+)
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
+from d2ft_sched.shared_factors import shared_factor_tokens
 from d2ft_sched.workload import Workload
 
 FORWARD, BACKWARD = 0, 1
@@ -52,14 +64,14 @@ def wave_work(
         schedule: int ``[num_subnets, num_microbatches]``.
         microbatches: indices of the wave's micro-batches.
     """
-    shape = workload.shape
-    num_blocks, num_devices = shape.num_blocks, len(cluster.devices)
+    num_blocks, num_devices = workload.shape.num_blocks, len(cluster.devices)
     lanes_s = np.zeros((2, num_blocks, 2, num_devices))
     groups = lane_sizes(workload, placement, schedule, microbatches)
     trained = groups.select(groups.operation == Operation.FULL)
     for direction, run in ((FORWARD, groups), (BACKWARD, trained)):
-        attention = attention_flops_of(shape, run.heads, run.tokens)
-        mlp = mlp_flops_of(shape, run.hidden, run.tokens)
+        needs_dx = hands_gradient_on(workload, run.block)
+        attention = attention_flops_of(workload, run.heads, run.tokens, needs_dx)
+        mlp = mlp_flops_of(workload, run.hidden, run.tokens)
         moved = lane_bytes_of(
             workload, run.num_subnets, run.heads, run.hidden, run.num_microbatches, run.tokens
         )
@@ -71,7 +83,32 @@ def wave_work(
             kind = LANE_KINDS[direction][sublayer]
             seconds = _seconds(cluster, kind, run.device, flops, bytes_moved)
             np.add.at(lanes_s[direction, :, sublayer], (run.block, run.device), seconds)
+    if workload.lora is not None:
+        lanes_s += _shared_factor_seconds(workload, cluster, placement, schedule, microbatches)
     return StepWork(lanes_s, _trunk_seconds(workload, cluster, placement, microbatches))
+
+
+def _shared_factor_seconds(
+    workload: Workload,
+    cluster: Cluster,
+    placement: Placement,
+    schedule: np.ndarray,
+    microbatches: np.ndarray,
+) -> np.ndarray:
+    """As ``StepWork.lanes_s``, of the products with factors of adapters that a block shares."""
+    shared = shared_factor_tokens(workload, schedule, placement, microbatches)
+    flops = shared_factor_flops(workload, shared.forward, shared.backward, shared.input_gradient)
+    forward_bytes, _ = shared_factor_bytes(workload, shared.forward)
+    _, backward_bytes = shared_factor_bytes(workload, shared.backward)
+    seconds = np.zeros((2, *shared.forward.shape))
+    for direction, (of_all, moved) in enumerate(
+        ((flops.forward, forward_bytes), (flops.backward, backward_bytes))
+    ):
+        for sublayer, kind in enumerate(LANE_KINDS[direction]):
+            device, block = np.nonzero(of_all[:, sublayer].T)
+            at = (block, sublayer, device)
+            seconds[(direction, *at)] = _seconds(cluster, kind, device, of_all[at], moved[at])
+    return seconds
 
 
 def _trunk_seconds(

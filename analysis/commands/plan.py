@@ -18,6 +18,8 @@ def run(
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
     waves: options.Waves = 1,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = None,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 1.0,
     budget_comm: options.BudgetComm = 1.0,
@@ -92,6 +94,8 @@ def run(
         cluster_file=cluster_file,
         scores_file=scores,
         budget=Budget(budget_compute, budget_comm, per_block=not per_device, coverage=coverage),
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
     )
     planned = plan_request(
         request,

@@ -73,7 +73,7 @@ def test_work_of_a_group_is_the_sum_of_its_cells():
     partition = workload.partition
     heads, hidden = partition.heads[subnets].sum(), partition.hidden[subnets].sum()
     tokens = workload.tokens[columns].sum()
-    whole = attention_flops_of(workload.shape, heads, tokens)
+    whole = attention_flops_of(workload, heads, tokens)
     assert whole.forward == attention_flops(workload).forward[cells].sum()
     assert whole.backward == attention_flops(workload).backward[cells].sum()
     moved = lane_bytes_of(workload, np.array(3), heads, hidden, np.array(2), tokens)

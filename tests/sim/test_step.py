@@ -11,6 +11,7 @@ from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
 from d2ft_sched.exchange import plan_exchange
 from d2ft_sched.flops import step_flops
+from d2ft_sched.lora import Lora
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
@@ -63,6 +64,30 @@ def test_one_device_takes_the_sum_of_its_work():
     assert prediction.step_s == pytest.approx(step_flops(WORKLOAD, dense) / 1e9, rel=1e-6)
     assert prediction.exchange_bytes == 0
     assert prediction.device_idle_s[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_adapters_on_one_device_take_the_sum_of_their_work():
+    shape = replace(SHAPE, classifier_parameters=330)
+    workload = replace(WORKLOAD, shape=shape, lora=Lora(4, 8.0))
+    cluster = Cluster("one", (Device("d", 1e9, 10**9, FAST_MEMORY),))
+    placement = place_round_robin(PARTITION, 3, 1)
+    dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
+    prediction = simulate_step(workload, cluster, placement, dense)
+    assert prediction.step_s == pytest.approx(step_flops(workload, dense) / 1e9, rel=1e-6)
+    assert prediction.flops < 0.9 * step_flops(WORKLOAD, dense)
+
+
+def test_adapters_gradients_are_reduced_over_owners_and_holders():
+    shape = replace(SHAPE, classifier_parameters=330)
+    workload = replace(WORKLOAD, shape=shape, lora=Lora(4, 8.0))
+    placement = Placement(3, (0, 1, 0, 1) * 3, (0, 2, 0))
+    dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
+    prediction = simulate_step(workload, switch_of([1, 1, 1]), placement, dense)
+    sent = {p.name: p.pair_bytes.sum() for p in prediction.phases if "all-reduce" in p.name}
+    factors = 3 * 4 * SHAPE.width * 4
+    assert sent == {"trunk all-reduce": 2 * 330 * 4, "adapter all-reduce": 2 * factors * 4}
+    assert prediction.flops == step_flops(workload, dense, placement)
+    assert prediction.flops > step_flops(workload, dense)
 
 
 def test_a_slow_device_sets_the_pace_of_every_block():
