@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from runtime.device import backend_of
 from runtime.lane_slices import Run
 from runtime.ranks import Pending, Ranks
 
@@ -71,10 +72,10 @@ def start_all_to_all(
 ) -> Callable[[], None]:
     """Start an exchange of rows between all ranks; calling the result waits for its end.
 
-    Gloo has one connection between two ranks, on which a rank asks for data behind the data that it
-    sends itself, so that messages that could cross wait for one another (four ranks took 4/3 of
-    the time that their links need). There the messages to higher and to lower ranks have groups,
-    and so connections, of their own: on each of them data goes one way and requests the other.
+    NCCL has a collective for it. Gloo's lets a rank ask for data after it has begun to send its own,
+    so that requests wait behind messages and links idle meanwhile (four ranks took up to 4/3 of the
+    time that their links need); there every rank first asks for all that it is to receive and then
+    sends, message by message, and messages of no bytes do not exist.
 
     Args:
         ranks: all of which must start the same exchanges in the same order.
@@ -90,12 +91,11 @@ def start_all_to_all(
         counted.add_exchange(phase, np.array(sent, dtype=np.int64) * row_bytes)
     what = f"{phase.direction} {phase.sublayer} {phase.name} of block {phase.block}"
     received, sent = list(received), list(sent)
-    works: tuple[dist.Work | None, ...]
     with ranks.watched(what):
-        if ranks.one_way is None:
-            works = (dist.all_to_all_single(receive, send, received, sent, async_op=True),)
+        if backend_of(ranks.device) == "gloo":
+            works = _start_messages(ranks, receive, send, received, sent)
         else:
-            works = _start_one_way(ranks.one_way, ranks.rank, receive, send, received, sent)
+            works = [dist.all_to_all_single(receive, send, received, sent, async_op=True)]
     pending = [Pending(ranks, work, what) for work in works]
 
     def wait() -> None:
@@ -105,38 +105,21 @@ def start_all_to_all(
     return wait
 
 
-def _start_one_way(
-    groups: tuple[dist.ProcessGroup, dist.ProcessGroup],
-    rank: int,
-    receive: Tensor,
-    send: Tensor,
-    received: list[int],
-    sent: list[int],
-) -> tuple[dist.Work | None, dist.Work | None]:
-    up, down = groups
-    first, last = sum(sent[:rank]), sum(sent[: rank + 1])
-    begin, end = sum(received[:rank]), sum(received[: rank + 1])
-    before, behind = [0] * rank, [0] * (len(sent) - rank)
-    works = (
-        dist.all_to_all_single(
-            receive[:begin],
-            send[last:],
-            received[:rank] + behind,
-            [*before, 0, *sent[rank + 1 :]],
-            group=up,
-            async_op=True,
-        ),
-        dist.all_to_all_single(
-            receive[end:],
-            send[:first],
-            [*before, 0, *received[rank + 1 :]],
-            sent[:rank] + behind,
-            group=down,
-            async_op=True,
-        ),
-    )
-    receive[begin:end] = send[first:last]
-    return works
+def _start_messages(
+    ranks: Ranks, receive: Tensor, send: Tensor, received: list[int], sent: list[int]
+) -> list[dist.Work | None]:
+    """Ask the ranks below first for what they send, and send first to the ranks above, so that not
+    all ranks serve the same one at once."""
+    parts, own = send.split(sent), ranks.rank
+    places = receive.split(received)
+    places[own].copy_(parts[own])
+    distances = range(1, ranks.num_ranks)
+    above = [(own + distance) % ranks.num_ranks for distance in distances]
+    below = [(own - distance) % ranks.num_ranks for distance in distances]
+    return [
+        *(dist.irecv(places[rank], rank) for rank in below if received[rank]),
+        *(dist.isend(parts[rank], rank) for rank in above if sent[rank]),
+    ]
 
 
 def gather_runs(x: Tensor, runs: Sequence[Run]) -> Tensor:

@@ -32,8 +32,6 @@ class Ranks:
         device: of this rank.
         timeout_s: how long an exchange may take.
         store: that all ranks can write to; None with one rank.
-        one_way: groups for messages to higher and to lower ranks, see `start_all_to_all`; None
-            where one group serves both.
     """
 
     rank: int
@@ -41,7 +39,6 @@ class Ranks:
     device: torch.device
     timeout_s: float = 600.0
     store: dist.Store | None = None
-    one_way: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
 
     @contextmanager
     def watched(self, what: str) -> Iterator[None]:
@@ -112,9 +109,6 @@ def init_ranks(
             world_size=num_ranks,
             timeout=timeout,
         )
-        one_way = None
-        if num_ranks > 1 and backend_of(own_device) == "gloo":
-            one_way = _member_group(timeout), _member_group(timeout)
     except RuntimeError as error:
         raise RankError(
             f"rank {rank} did not find all {num_ranks} ranks within {timeout_s:g} s "
@@ -122,14 +116,7 @@ def init_ranks(
             speaks=True,
         ) from error
     failures = dist.PrefixStore("d2ft/failure", store)
-    return Ranks(rank, num_ranks, own_device, timeout_s, failures, one_way)
-
-
-def _member_group(timeout: timedelta) -> dist.ProcessGroup:
-    """One more group of all ranks, with connections of its own."""
-    group = dist.new_group(timeout=timeout)
-    assert isinstance(group, dist.ProcessGroup)
-    return group
+    return Ranks(rank, num_ranks, own_device, timeout_s, failures)
 
 
 def close_ranks(ranks: Ranks) -> None:
