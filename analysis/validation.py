@@ -1,7 +1,8 @@
 """Predictions held against measurements, over plans that no calibration has seen.
 
 The plans are the dense run, single-operation extremes, exact and two-stage schedules at several
-budgets, and random ones; scores are drawn at random, since times do not depend on them.
+budgets, exact ones for step times that capacities of the cluster allow, and random ones; scores are
+drawn at random, since times do not depend on them.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from analysis.target import TargetSearch
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.formulate import formulate
@@ -21,6 +23,7 @@ from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
 from sim.prediction import Prediction
+from sim.step import simulate_step
 
 BUDGETS = (
     ("dp", 0.8, 1.0),
@@ -37,6 +40,9 @@ BUDGETS = (
     ("random", 0.6, 0.5),
 )
 """Solver, fraction of compute, fraction of communication."""
+
+TARGETS = (0.75, 0.55, 0.4)
+"""Fractions of the simulated dense step; levels of every block are chosen for them."""
 
 QUANTITIES = ("flops", "bytes", "peak_memory_bytes", "step_s")
 """What is compared; bytes are those of the whole step, memory that of the fullest device."""
@@ -69,7 +75,22 @@ def validation_schedules(
         schedule = solve_formulation(formulation, solver, seed=seed).schedule
         if schedule is not None and not any((schedule == s).all() for s in schedules.values()):
             schedules[f"{solver}, compute {compute:g}, bytes {communication:g}"] = schedule
+    if len(cluster.devices) > 1:
+        schedules |= _for_targets(workload, cluster, placement, scores, schedules["dense"])
     return schedules
+
+
+def _for_targets(
+    workload: Workload,
+    cluster: Cluster,
+    placement: Placement,
+    scores: Scores,
+    dense: np.ndarray,
+) -> dict[str, np.ndarray]:
+    dense_s = simulate_step(workload, cluster, placement, dense).step_s
+    search = TargetSearch(workload, cluster, scores, placement)
+    plans = {f"dp, step {target:g}x": search.plan(target * dense_s) for target in TARGETS}
+    return {name: plan.schedule for name, plan in plans.items() if plan is not None}
 
 
 @dataclass(frozen=True, eq=False)

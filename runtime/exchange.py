@@ -72,10 +72,10 @@ def start_all_to_all(
 ) -> Callable[[], None]:
     """Start an exchange of rows between all ranks; calling the result waits for its end.
 
-    NCCL has a collective for it. Gloo's lets a rank ask for data after it has begun to send its own,
-    so that requests wait behind messages and links idle meanwhile (four ranks took up to 4/3 of the
-    time that their links need); there every rank first asks for all that it is to receive and then
-    sends, message by message, and messages of no bytes do not exist.
+    NCCL has a collective for it. With gloo's a rank asks for data after it has begun to send its
+    own, so that requests wait behind messages and links idle meanwhile (four ranks took up to 4/3
+    of the time that their links need); there every rank first asks for all that it is to receive
+    and then sends, message by message, and messages of no bytes do not exist.
 
     Args:
         ranks: all of which must start the same exchanges in the same order.

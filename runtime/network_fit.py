@@ -38,7 +38,8 @@ class NetworkFit:
 
     Attributes:
         cluster: devices on one switch, or with a link between any two.
-        pair_bytes_per_s: rate of single messages from row to column device, 0 on the diagonal.
+        pair_bytes_per_s: rate of single messages from row to column device, 0 on the diagonal;
+            links have somewhat less, see `fit_network`.
         pair_r_squared: least goodness of fit of a pair's line over sizes.
         star_misfit: largest relative difference between a pair's rate and the narrower of the two
             links that a switch would have.
@@ -56,8 +57,9 @@ def fit_network(name: str, devices: tuple[Device, ...], times: NetworkTimes) -> 
     """Fit a line over sizes to every pair; then a link to every device by the rule that a message
     gets the narrower of its two links, or else a link to every pair.
 
-    The latency of a route is what exchanges between all pairs take beyond their busiest link, in
-    the median. That includes what the collective itself costs: every exchange of a step pays both.
+    The exchanges between all pairs then say, by a line of their seconds over those of their busiest
+    link, how much of these rates an exchange gets, and its latency. Both include what the exchange
+    costs the processors: every exchange of a step pays that, too.
 
     Raises:
         InputError: fewer than two devices.
@@ -78,7 +80,8 @@ def fit_network(name: str, devices: tuple[Device, ...], times: NetworkTimes) -> 
     busiest_s = (num - 1) * times.all_bytes / own.min()
     if not is_star:
         narrower, busiest_s = both_ways, times.all_bytes / both_ways[pairs].min()
-    latency_s = max(0.0, float(np.median(times.all_s - busiest_s)))
+    stretch, latency_s = _stretch(busiest_s, times.all_s)
+    own, both_ways, busiest_s = own / stretch, both_ways / stretch, busiest_s * stretch
     names = [device.name for device in devices]
     if is_star:
         links = tuple(
@@ -94,6 +97,15 @@ def fit_network(name: str, devices: tuple[Device, ...], times: NetworkTimes) -> 
         )
         cluster = Cluster(name, devices, links, (), "full_mesh")
     return NetworkFit(cluster, rate, r_squared, misfit, busiest_s + latency_s)
+
+
+def _stretch(busiest_s: np.ndarray, all_s: np.ndarray) -> tuple[float, float]:
+    """How many times longer exchanges take than their busiest link, at least 1, and their latency,
+    at least 0; both by relative errors."""
+    slope, start = np.polyfit(busiest_s, all_s, 1, w=1 / all_s)
+    if slope < 1:
+        slope, start = 1.0, float(np.average(all_s - busiest_s, weights=1 / all_s**2))
+    return float(slope), max(0.0, float(start))
 
 
 def _line(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
