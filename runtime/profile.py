@@ -5,6 +5,7 @@ memory and not from a cache that one block alone would fill; what a block costs 
 subtracted, since the trunk, timed by steps in which every operation is SHORTCUT, includes it.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +33,10 @@ from runtime.sublayer_lanes import sublayer_lanes
 
 NUM_TIMED_BLOCKS = 4
 """Blocks whose lanes are timed together; their weights do not fit a processor's cache."""
+
+LEAST_SAMPLE_S = 0.03
+"""Small work is repeated for as long in every sample, so that a device whose share of a processor
+is dealt out in periods is seen at its mean speed."""
 
 Points = dict[float, list[float]]
 """Measured seconds by size of work."""
@@ -137,34 +142,37 @@ def _time_lanes(
         (True, mlp_flops(workload), (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD)),
     ):
         work = float(flops.forward[cells].sum()), float(flops.backward[cells].sum())
-        samples = []
+        samples, num_runs = [], 1
         for repeat in range(num_repeats + 1):
-            busy = _run_sublayers(blocks, x, grad, slices, is_mlp)
-            idle = _run_sublayers(blocks, x, grad, empty, is_mlp)
+            busy = _run_sublayers(blocks, x, grad, slices, is_mlp, num_runs)
+            idle = _run_sublayers(blocks, x, grad, empty, is_mlp, num_runs)
             if repeat > 0:
-                samples.append((np.array(busy) - idle) / len(blocks))
+                samples.append((busy - idle) / len(blocks))
+            else:
+                num_runs = max(1, math.ceil(LEAST_SAMPLE_S / busy.sum()))
         for direction, kind in enumerate(kinds):
             points[kind][work[direction]].append(float(np.median([s[direction] for s in samples])))
 
 
 def _run_sublayers(
-    blocks: Any, x: Tensor, grad: Tensor, slices: ScheduleSlices, is_mlp: bool
-) -> list[float]:
-    """Seconds of forward and backward of one sub-layer in all the blocks."""
+    blocks: Any, x: Tensor, grad: Tensor, slices: ScheduleSlices, is_mlp: bool, num_runs: int
+) -> np.ndarray:
+    """Seconds of forward and backward of one sub-layer in all the blocks, mean of some runs."""
     watch = Stopwatch(x.device)
     watch.lap("start")
     lanes = [b.mlp if is_mlp else b.attention for b in slices.waves[0].blocks]
-    outputs = [
-        (_mlp if is_mlp else _attention)(block, x, own)
-        for block, own in zip(blocks, lanes, strict=False)
-    ]
-    watch.lap("forward")
-    for block, out in zip(blocks, outputs, strict=True):
-        sublayer = block.mlp if is_mlp else block.attn
-        inputs = [x, *sublayer.parameters()]
-        torch.autograd.grad(out, inputs, grad, allow_unused=True)
-    watch.lap("backward")
-    return _both(watch)
+    for _ in range(num_runs):
+        outputs = [
+            (_mlp if is_mlp else _attention)(block, x, own)
+            for block, own in zip(blocks, lanes, strict=False)
+        ]
+        watch.lap("forward")
+        for block, out in zip(blocks, outputs, strict=True):
+            sublayer = block.mlp if is_mlp else block.attn
+            inputs = [x, *sublayer.parameters()]
+            torch.autograd.grad(out, inputs, grad, allow_unused=True)
+        watch.lap("backward")
+    return np.array(_both(watch)) / num_runs
 
 
 def _both(watch: Stopwatch) -> list[float]:

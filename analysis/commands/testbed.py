@@ -29,7 +29,7 @@ def run(
         float | None,
         typer.Option(
             help="Cores of the fastest device, at most 1; default: so many that all shares "
-            "together take 0.8 of the cores.",
+            "together take 0.65 of the cores.",
         ),
     ] = None,
     verbose: Annotated[

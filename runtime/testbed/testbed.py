@@ -9,7 +9,7 @@ from types import FrameType
 
 from d2ft_sched.cluster import Cluster
 from runtime.testbed.commands import require_testbed, run_command
-from runtime.testbed.cpu_shares import Hierarchy, find_hierarchy, shares
+from runtime.testbed.cpu_shares import Hierarchy, find_hierarchy, fine_slices, shares
 from runtime.testbed.namespaces import create_namespace, delete_namespace, namespace_names
 from runtime.testbed.owner import is_stale, own_prefix
 from runtime.testbed.shaping import can_delay, packet_bytes, shape
@@ -75,7 +75,10 @@ def open_testbed(
         cleanup.callback(_unstoppable, lambda: _remove(prefix, hierarchy))
         delay = any(link.latency_s > 0 for link in cluster.links) and can_delay(prefix)
         namespace = _build(cluster, wiring, prefix, delay)
-        groups = hierarchy.create(prefix, cores) if hierarchy and cores else []
+        groups: list[Path] = []
+        if hierarchy and cores:
+            cleanup.enter_context(fine_slices())
+            groups = hierarchy.create(prefix, cores)
         yield Testbed(cluster, wiring, namespace, cores, tuple(groups), delay)
 
 
