@@ -23,13 +23,19 @@ Kind = Literal[
 
 
 class DataSchema(StrictModel):
-    """Pictures by name, as ``d2ft finetune --data`` takes them."""
+    """Pictures by name, as ``d2ft finetune --data`` takes them.
+
+    Attributes:
+        evaluate_on: the test pictures, or pictures held out of the training set, for studies that
+            choose settings.
+    """
 
     name: str
     num_train: Count
     num_test: Count
     image_size: Count
     num_classes: Count
+    evaluate_on: Literal["test", "held_out"] = "test"
 
 
 class ModelSchema(StrictModel):
@@ -47,9 +53,18 @@ class MinibatchSchema(StrictModel):
 
 
 class TrainingSchema(StrictModel):
+    """How every method trains.
+
+    Attributes:
+        linear_probe: fit the classifier on frozen features first.
+        float32_products: ``highest``, or ``medium`` to multiply in bf16 and add up in float32
+            where the processor can, see `runtime.device.float32_products`.
+    """
+
     num_epochs: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     linear_probe: bool = True
+    float32_products: Literal["highest", "medium"] = "highest"
 
 
 class BudgetSchema(StrictModel):
@@ -86,6 +101,7 @@ class MethodSchema(StrictModel):
         dropped: what ``schedule`` may do besides FULL; ``forward_only`` needs the solver dp.
         normalize: backward scores over the whole table, or within each block.
         warmup_steps: steps that are dense.
+        num_epochs: in place of the study's; costs stay fractions of the study's dense run.
     """
 
     name: str
@@ -100,6 +116,7 @@ class MethodSchema(StrictModel):
     dropped: Literal["any", "forward_only"] = "any"
     normalize: Literal["table", "block"] = "table"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    num_epochs: Count | None = None
 
 
 class StudySchema(StrictModel):

@@ -81,6 +81,7 @@ def build_recipe(
         if name not in names:
             raise InputError(f"method {method.name!r}: device {name!r} is not in {cluster.name!r}")
         cluster = without(cluster, names.index(name))
+    num_epochs = method.num_epochs or num_epochs
     if method.kind == "schedule":
         return _scheduled(method, budget, cluster, start, num_epochs)
     dense = uniform_schedule(

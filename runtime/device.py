@@ -5,11 +5,13 @@ import ctypes
 import os
 import platform
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from d2ft_sched.errors import InputError
 
@@ -107,6 +109,38 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+@contextlib.contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """What products of float32 matrices may round their factors to, for as long as this lasts.
+
+    With ``medium`` a processor that multiplies bf16 matrices (AMX) uses that and adds up in
+    float32; tensors stay float32, so no step converts weights as autocast does. The fused attention
+    of CPUs takes ten times its time then (torch 2.14.1, 17 tokens), so plain products replace it.
+
+    Args:
+        precision: ``highest`` (float32) or ``medium`` (bf16), torch's own names.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    plain = sdpa_kernel(SDPBackend.MATH) if precision != "highest" else contextlib.nullcontext()
+    try:
+        with plain:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def set_threads(number: int | None) -> None:
+    """Threads that torch computes with on a CPU; None leaves them as they are."""
+    if number is not None:
+        torch.set_num_threads(number)
+
+
+def num_threads() -> int:
+    """Threads that torch computes with on a CPU."""
+    return torch.get_num_threads()
 
 
 def synchronize(device: torch.device) -> None:

@@ -25,6 +25,15 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(help="Only the method of this name; may be repeated.")
     ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Only this seed of the study; may be repeated.")
+    ] = None,
+    cluster: Annotated[
+        list[str] | None, typer.Option(help="Only the cluster of this name; may be repeated.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads on a CPU; default those torch chooses.")
+    ] = None,
     max_runs: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many runs; the rest can follow later.")
     ] = None,
@@ -36,53 +45,37 @@ def run(
     """Train every method of a study for every budget and seed, and compare them.
 
     Writes runs.csv (a row per run), curves.csv (a row per evaluation), provenance.json, summary.csv
-    and plots. Runs that are in runs.csv already are not repeated. Seconds on the cluster are
-    predictions of the simulator.
+    and plots. Runs that are in runs.csv already are not repeated, and several of these commands may
+    work on one folder at once: start one with --threads 1 for each core. Seconds on the cluster
+    are predictions of the simulator.
     """
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from analysis.output import messages, percent, print_json, print_table, seconds
     from analysis.study import run_study
     from analysis.study_file import load_study
+    from analysis.study_grid import Selection
+    from analysis.study_progress import StudyProgress
+    from analysis.study_run import Pictures
     from analysis.study_summary import write_summary
     from d2ft_sched.errors import InputError
+    from runtime.device import set_threads
 
     if (study_file is None) == (summarize is None):
         raise InputError("give a study file, or --summarize with the folder of its results")
     if study_file is not None:
+        set_threads(threads)
         study = load_study(study_file)
-        bar = Progress(
-            TextColumn("{task.description:<60}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=messages,
-        )
-        with bar:
-            task = bar.add_task(study.name, total=None)
+        with StudyProgress(messages, study.name) as progress:
             for row in run_study(
                 study,
                 study_file.parent,
                 out,
-                data=data,
-                data_root=data_root,
-                download=download,
-                device=device,
-                only=only,
+                pictures=Pictures(data, data_root, download, device),
+                selection=Selection(tuple(only or ()), tuple(seed or ()), tuple(cluster or ())),
                 max_runs=max_runs,
-                tell=lambda done, total, what: bar.update(
-                    task, completed=done, total=total, description=what
-                ),
+                tell=progress.tell,
             ):
                 result = percent(row["top1"]) if "top1" in row else row["note"]
-                messages.print(
+                progress.say(
                     f"{row['cluster']}, {row['budget']}, {row['method']}, seed {row['seed']}: "
                     f"{result}"
                 )
@@ -92,9 +85,9 @@ def run(
         rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
         print_json({"out": str(folder), "summary": rows})
         return
-    for cluster, own in table.groupby("cluster", sort=False):
+    for cluster_name, own in table.groupby("cluster", sort=False):
         print_table(
-            f"{cluster}: mean and standard deviation over seeds; seconds are predictions",
+            f"{cluster_name}: mean and standard deviation over seeds; seconds are predictions",
             ["method", "budget", "seeds", "top-1", "+-", "compute", "communication", "workload CV",
              "step", "training", "solver"],
             [

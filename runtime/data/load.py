@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def load_data(
     seed: int = 0,
     data_root: Path | None = None,
     download: bool = False,
+    held_out: bool = False,
     progress: Callable[[int, int], None] | None = None,
     wanted: Callable[[int, int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> ImageData:
@@ -42,6 +44,8 @@ def load_data(
         seed: of that choice, and of the split where the source has none.
         data_root: folder of a torchvision data set; default ``data``.
         download: let torchvision fetch it.
+        held_out: leave the test pictures alone and split the training pictures instead, so that
+            settings can be chosen without a look at the test pictures.
         progress: told how many pictures of how many are read.
         wanted: from the numbers of training and test pictures to which of each are read, bool
             ``[num_pictures]``; the others are left blank. Default all.
@@ -51,6 +55,8 @@ def load_data(
             more than memory can hold.
     """
     source = _source(name, data_root or Path("data"), download)
+    if held_out:
+        source = replace(source, test=None)
     rng = np.random.default_rng(seed)
     train, test = _choose(source, num_train, num_test, rng)
     test_pictures = source.train if source.test is None else source.test

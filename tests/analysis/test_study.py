@@ -1,12 +1,16 @@
 """Studies end to end on pictures made here: resumed, reused, refused."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from analysis.study_claims import claim
 from analysis.study_file import load_study
 from analysis.study_summary import seconds_to_accuracy
 from d2ft_sched.errors import InputError
@@ -166,3 +170,62 @@ def test_time_to_accuracy_is_read_off_the_mean_curve():
     )  # fmt: skip
     assert seconds_to_accuracy(curves, 0.45)["seconds"].tolist() == [pytest.approx(5.0)]
     assert np.isnan(seconds_to_accuracy(curves, 0.9)["seconds"][0])
+
+
+def test_two_processes_share_a_folder(d2ft, study, tmp_path):
+    methods = "\n".join(METHODS.splitlines()[:4]) + "\n  - {name: fewer, kind: fewer_microbatches}"
+    arguments = [str(a) for a in study(methods)]
+    other = subprocess.Popen([sys.executable, "-m", "analysis.cli", *arguments])
+    assert d2ft(*arguments)[0] == 0
+    assert other.wait() == 0
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert runs["method"].tolist() == ["dense", "best", "without", "fewer"]
+    assert runs.groupby("training")["measured_train_s"].nunique().eq(1).all()
+    curves = pd.read_csv(tmp_path / "out" / "curves.csv")
+    assert not curves.duplicated(["key", "epoch"]).any()
+    assert list((tmp_path / "out" / "claims").iterdir()) == []
+
+
+def test_a_claim_is_free_again_after_release_and_after_a_death(tmp_path):
+    with claim(tmp_path, "run") as first, claim(tmp_path, "run") as second:
+        assert first
+        assert not second
+    code = """
+import os, sys, pathlib
+from analysis.study_claims import claim
+with claim(pathlib.Path(sys.argv[1]), "run") as mine:
+    os._exit(7 if mine else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 7
+    assert (tmp_path / "claims" / "run").exists()
+    with claim(tmp_path, "run") as mine:
+        assert mine
+
+
+def test_a_selection_takes_parts_of_the_grid(d2ft, study, tmp_path):
+    arguments = study(
+        "\n  - {name: dense, kind: dense}\n  - {name: late, kind: dense, num_epochs: 3}"
+    )
+    arguments[1].write_text(arguments[1].read_text().replace("seeds: [0]", "seeds: [0, 1]"))
+    assert d2ft(*arguments, "--seed", 1, "--cluster", "two", "--only", "late")[0] == 0
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert runs[["method", "seed", "compute_fraction"]].to_numpy().tolist() == [["late", 1, 1.5]]
+    code, _, err = d2ft(*arguments, "--seed", 7)
+    assert code == 2
+    assert "--seed is 7; the study has 0, 1" in err
+
+
+def test_reduced_precision_and_held_out_pictures_are_settings_of_the_file(d2ft, study, tmp_path):
+    arguments = study("\n  - {name: dense, kind: dense}")
+    path = arguments[1]
+    (tmp_path / "pictures" / "test").rename(tmp_path / "unread")
+    text = path.read_text().replace("num_classes: 2}", "num_classes: 2, evaluate_on: held_out}")
+    path.write_text(text.replace("num_train: 24", "num_train: 12").replace(
+        "learning_rate: 1.0e-4", "learning_rate: 1.0e-4, float32_products: medium"))  # fmt: skip
+    arguments[3] = f"imagefolder:{tmp_path / 'pictures' / 'train'}"
+    code, _, err = d2ft(*arguments)
+    assert code == 0, err
+    facts = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert facts["settings"]["training"]["float32_products"] == "medium"
+    assert facts["settings"]["data"]["evaluate_on"] == "held_out"
+    assert torch.get_float32_matmul_precision() == "highest"

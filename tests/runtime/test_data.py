@@ -65,6 +65,19 @@ def test_subfolders_make_the_split(tmp_path: Path, test_name: str) -> None:
     assert seen == [(n, 18) for n in range(1, 19)]
 
 
+def test_held_out_pictures_come_from_the_training_part(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "train", 10)
+    write_pictures(tmp_path / "test", 2)
+    for path in (tmp_path / "test").rglob("*.png"):
+        path.write_bytes(b"never read")
+    name = f"imagefolder:{tmp_path}"
+    data = load_data(name, image_size=8, num_train=12, num_test=6, held_out=True)
+    together = torch.cat([data.train.images, data.test.images]).flatten(1)
+    assert len(together.unique(dim=0)) == 18
+    with pytest.raises(InputError, match="cannot be read"):
+        load_data(name, image_size=8, num_train=12, num_test=6)
+
+
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     write_pictures(tmp_path, 2)
     broken = tmp_path / "dog" / "1.png"
