@@ -147,12 +147,17 @@ def lanes_backward(
         first = overwrite and i == 0
         graph = graphs.pop(0)
         result = graph.result.detach().flatten(0, 1)
+        columns = group.columns.take(linears.weight_out, 1)
+        grad_result = product_of_all(grad_branch, columns, group)
+        if group.watch is not None:
+            group.watch(result, grad_result)
+        if group.gradient_scale is not None:
+            result, grad_result = result * group.gradient_scale, grad_result * group.gradient_scale
         add_output_weight_gradient(
             gradients.weight_out, grad_branch, result, group, overwrite=first
         )
-        columns = group.columns.take(linears.weight_out, 1)
-        grad_projected = graph.backward(product_of_all(grad_branch, columns, group))
-        del graph, result
+        grad_projected = graph.backward(grad_result)
+        del graph, result, grad_result
         add_input_weight_gradient(gradients.weight_in, grad_projected, x, group, overwrite=first)
         if gradients.bias_in is not None:
             part = grad_projected.sum(0, dtype=gradients.bias_in.dtype)

@@ -4,7 +4,7 @@ Everything is a range known before the step: a group's samples and its part of a
 where they neighbour one another, and a step needs no index tensors and no synchronisation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -81,12 +81,17 @@ class LaneSlice:
         rows: the group's rows of the input weight: queries, keys and values of its heads, or its
             hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
+        gradient_scale: what the gradient of its result is multiplied by, per column or for all;
+            None for 1.
+        watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
     """
 
     num_samples: int
     tokens: tuple[Run, ...]
     rows: Units
     columns: Units
+    gradient_scale: Tensor | float | None = None
+    watch: Callable[[Tensor, Tensor], None] | None = None
 
     @cached_property
     def token_runs(self) -> tuple[tuple[slice, slice], ...]:
