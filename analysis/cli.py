@@ -18,10 +18,12 @@ from analysis.commands import (
     testbed,
     validate,
 )
+from analysis.usage_errors import OneLineErrors
 from d2ft_sched.errors import InputError, RankError
 
 app = typer.Typer(
     name="d2ft",
+    cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -74,7 +76,7 @@ def main() -> None:
     Where ranks cannot go on, the exit code is 1, and one of them says why.
     """
     try:
-        app()
+        app(prog_name="d2ft")
     except InputError as error:
         print(f"d2ft: {error}", file=sys.stderr)
         sys.exit(2)

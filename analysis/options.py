@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
+from d2ft_sched.atomic_write import check_file_target, check_folder_target
 from d2ft_sched.errors import InputError
+
+
+def file_target(path: Path | None) -> Path | None:
+    """Callback of options that name a file to write: refused before the work is done."""
+    if path is not None:
+        check_file_target(path)
+    return path
+
+
+def folder_target(path: Path | None) -> Path | None:
+    """Callback of options that name a folder of results."""
+    if path is not None:
+        check_folder_target(path)
+    return path
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
@@ -19,6 +35,7 @@ Model = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
+        min=1,
         help="Pixels; default that of the pretrained weights.",
         rich_help_panel="Model and mini-batch",
     ),
@@ -134,8 +151,12 @@ DataRoot = Annotated[
 Download = Annotated[
     bool, typer.Option("--download", help="Let torchvision fetch it.", rich_help_panel="Data")
 ]
-NumTrain = Annotated[int | None, typer.Option(help="Pictures to train on.", rich_help_panel="Data")]
-NumTest = Annotated[int | None, typer.Option(help="Pictures to test on.", rich_help_panel="Data")]
+NumTrain = Annotated[
+    int | None, typer.Option(min=1, help="Pictures to train on.", rich_help_panel="Data")
+]
+NumTest = Annotated[
+    int | None, typer.Option(min=1, help="Pictures to test on.", rich_help_panel="Data")
+]
 TrainedModel = Annotated[
     str, typer.Option(help="A timm ViT's name.", rich_help_panel="Model and mini-batch")
 ]
@@ -154,7 +175,9 @@ Pretrained = Annotated[
         rich_help_panel="Model and mini-batch",
     ),
 ]
-Epochs = Annotated[int, typer.Option(help="Passes through the data.", rich_help_panel="Training")]
+Epochs = Annotated[
+    int, typer.Option(min=1, help="Passes through the data.", rich_help_panel="Training")
+]
 LearningRate = Annotated[
     float, typer.Option(help="Peak learning rate.", rich_help_panel="Training")
 ]

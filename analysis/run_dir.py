@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from analysis.run_records import MeasurementFile, PredictionFile, SolverRow
 from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
+from d2ft_sched.file_schema import parse_json
 from d2ft_sched.plan import Plan
 from d2ft_sched.plan_file import load_plan, save_plan
 from d2ft_sched.shape_file import describe_first_error
@@ -127,9 +128,9 @@ def _read(path: Path) -> str:
 
 def _read_json_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is damaged: not JSON from line {error.lineno} on") from None
+        content = parse_json(_read(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: is damaged: not a JSON object")
     return content

@@ -47,6 +47,8 @@ def run_study(
     worker = Worker(study, out, order, pictures)
     pending = [run for run in all_runs if run.key not in worker.done and selection.has(run)]
     pending = pending[:max_runs]
+    if pending:
+        worker.prepare(pending[0].seed)
     facts = provenance(
         study.seeds[0],
         device=device_name(select_device(pictures.device)),

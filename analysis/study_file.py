@@ -148,6 +148,12 @@ def load_study(path: Path) -> StudySchema:
 
 
 def _check(study: StudySchema) -> None:
+    needed = study.minibatch.num_microbatches * study.minibatch.microbatch_samples
+    if study.data.num_train < needed:
+        raise InputError(
+            f"data.num_train is {study.data.num_train}; it must be at least the {needed} pictures "
+            f"of a mini-batch"
+        )
     for i, budget in enumerate(study.budgets):
         fractions = (budget.compute, budget.communication)
         if (budget.step_time is None) == (fractions == (None, None)):

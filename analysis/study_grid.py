@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study_file import BudgetSchema, MethodSchema, StudySchema, settings_of
+from analysis.study_methods import check_names
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.cluster_file import cluster_to_dict, load_cluster
 from d2ft_sched.errors import InputError
@@ -38,8 +39,13 @@ def planned_runs(study: StudySchema, folder: Path) -> list[Run]:
     Args:
         study: what to do.
         folder: that its cluster files are named from.
+
+    Raises:
+        InputError: a cluster file that cannot be used, or a method with an unknown name.
     """
     clusters = [load_cluster(folder / name) for name in study.clusters]
+    for method in study.methods:
+        check_names(method, clusters)
     runs = []
     for seed in study.seeds:
         for cluster in clusters:

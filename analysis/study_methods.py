@@ -12,6 +12,7 @@
 - ``schedule``: a solver of `d2ft_sched.solve` on the mini-batch's own scores.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +34,7 @@ from d2ft_sched.solve import required_options
 from d2ft_sched.workload import Workload
 from runtime.data.minibatches import epoch_order
 from runtime.peers.training import Scored, Start, score_start
-from runtime.score_kinds import weight_magnitude
+from runtime.score_kinds import score_kind, weight_magnitude
 from sim.dense_baselines import data_parallel_step
 from sim.prediction import Prediction
 from sim.step import simulate_step
@@ -71,16 +72,13 @@ class Recipe:
 def build_recipe(
     method: MethodSchema, budget: BudgetSchema, cluster: Cluster, start: Start, num_epochs: int
 ) -> Recipe:
-    """The recipe of one method at one budget.
+    """The recipe of one method, whose names are known (`check_names`), at one budget.
 
     Raises:
         InputError: the method cannot meet the budget.
     """
     for name in method.without:
-        names = [d.name for d in cluster.devices]
-        if name not in names:
-            raise InputError(f"method {method.name!r}: device {name!r} is not in {cluster.name!r}")
-        cluster = without(cluster, names.index(name))
+        cluster = without(cluster, [d.name for d in cluster.devices].index(name))
     num_epochs = method.num_epochs or num_epochs
     if method.kind == "schedule":
         return _scheduled(method, budget, cluster, start, num_epochs)
@@ -120,6 +118,24 @@ def build_recipe(
             units = block if method.kind == "stochastic_depth" else np.arange(len(block))
             schedules[step] = _drop_at_random(units, dense.shape[1], fraction, rng)
     return Recipe(schedules, num_epochs, False, cluster, placement, scored)
+
+
+def check_names(method: MethodSchema, clusters: Sequence[Cluster]) -> None:
+    """Refuse a method that no budget and no data could make good.
+
+    Raises:
+        InputError: a solver, a score or a device that is not known.
+    """
+    try:
+        required_options(method.solver)
+        score_kind(method.forward_score)
+        score_kind(method.backward_score)
+        for name in method.without:
+            for cluster in clusters:
+                if name not in [device.name for device in cluster.devices]:
+                    raise InputError(f"device {name!r} is not in {cluster.name!r}")
+    except InputError as error:
+        raise InputError(f"method {method.name!r}: {error}") from None
 
 
 def minibatch_order(start: Start, num_epochs: int) -> np.ndarray:

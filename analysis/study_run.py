@@ -12,7 +12,7 @@ from analysis.study_claims import claim
 from analysis.study_file import StudySchema
 from analysis.study_grid import Run, digest
 from analysis.study_methods import Recipe, StepCosts, build_recipe
-from analysis.study_table import Table
+from analysis.study_table import CURVES, RUNS, Table
 from d2ft_sched.errors import InputError
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.provenance import provenance
@@ -22,8 +22,6 @@ from runtime.device import device_name, float32_products, select_device
 from runtime.models import build_model, shape_of
 from runtime.peers.training import Start, common_start, train_peer
 from runtime.training import Evaluated, FineTuneSettings, Stepped
-
-RUNS, CURVES = "runs.csv", "curves.csv"
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Worker:
             "seed": run.seed,
         }
         training = self._study.training
-        start = self._start_of(run.seed)
+        start = self.prepare(run.seed)
         try:
             recipe = build_recipe(run.method, run.budget, run.cluster, start, training.num_epochs)
         except InputError as error:
@@ -119,8 +117,12 @@ class Worker:
         self._runs.put(row["key"], [row])
         return row
 
-    def _start_of(self, seed: int) -> Start:
-        """The start of a seed; the last one is kept."""
+    def prepare(self, seed: int) -> Start:
+        """The start of a seed, which is kept until another is asked for.
+
+        Raises:
+            InputError: pictures or model that cannot be had.
+        """
         if self._start is None or self._start.seed != seed:
             self._start = start_of(self._study, seed, self._pictures)
         return self._start

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.plots.study import accuracy_against
+from analysis.study_table import CURVES, RUNS, load_table
 from d2ft_sched.atomic_write import write_atomically, write_text
 from d2ft_sched.errors import InputError
 
@@ -20,17 +21,6 @@ MEANS = (
     "solver_share_of_step",
 )
 PLOTS = {"compute_fraction": "accuracy_flops", "simulated_s": "accuracy_seconds"}
-
-
-def load_table(path: Path) -> pd.DataFrame:
-    """A CSV file of a study.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: is missing; 'd2ft study STUDY.yaml --out DIR' writes it")
-    return pd.read_csv(path)
 
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -69,8 +59,12 @@ def _first(x: pd.Series, y: pd.Series, level: float) -> float:
 
 def write_summary(out: Path) -> pd.DataFrame:
     """Write ``summary.csv`` and the plots of a study's folder; the table."""
-    table = summary_table(load_table(out / "runs.csv"))
-    curves = load_table(out / "curves.csv")
+    runs = load_table(out / RUNS, [*GROUP, "seed"])
+    if "top1" not in runs:
+        why = f": {runs['note'].iloc[0]}" if "note" in runs else ""
+        raise InputError(f"{out / RUNS}: no run has an accuracy{why}")
+    table = summary_table(load_table(out / RUNS, [*GROUP, "seed", "top1", *MEANS]))
+    curves = load_table(out / CURVES, [*GROUP, "epoch", "top1", *PLOTS])
     write_text(out / "summary.csv", table.to_csv(index=False))
     for cluster, own in curves.groupby("cluster", sort=False):
         for column, name in PLOTS.items():

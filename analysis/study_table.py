@@ -1,5 +1,6 @@
 """A table of a study on disk, which several processes may add to."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,33 @@ from analysis.study_claims import claim
 from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
 
-_TEXT = {"key": str, "training": str, "note": str}
+RUNS, CURVES = "runs.csv", "curves.csv"
+_TEXT: dict[str, type] = {"key": str, "training": str, "note": str}
 """Columns that must not be read as numbers."""
+
+
+def load_table(
+    path: Path, columns: Sequence[str], dtype: Mapping[str, type] | None = None
+) -> pd.DataFrame:
+    """A CSV file of a study.
+
+    Raises:
+        InputError: there is none, or it is no table with these columns.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dtype)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: is missing; 'd2ft study STUDY.yaml --out DIR' writes it"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise InputError(f"{path}: is damaged: not a CSV table") from None
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise InputError(f"{path}: is damaged: it has no column {missing[0]!r}")
+    return table
 
 
 class Table:
@@ -28,12 +54,9 @@ class Table:
         Raises:
             InputError: the file is no table.
         """
-        try:
-            if self._path.exists():
-                records = pd.read_csv(self._path, dtype=_TEXT).to_dict("records")
-                self.rows = [{str(k): v for k, v in record.items()} for record in records]
-        except (pd.errors.ParserError, pd.errors.EmptyDataError):
-            raise InputError(f"{self._path}: is damaged: not a CSV table; move it away") from None
+        if self._path.exists():
+            records = load_table(self._path, ["key"], dtype=_TEXT).to_dict("records")
+            self.rows = [{str(k): v for k, v in record.items()} for record in records]
 
     def put(self, key: str, rows: list[dict[str, Any]]) -> None:
         """Write these rows of one run, in place of any that it had."""

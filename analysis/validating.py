@@ -60,7 +60,16 @@ class ValidationRequest:
     seed: int
 
     def workload(self, shape: ModelShape) -> Workload:
-        """The request's mini-batch of a model."""
+        """The request's mini-batch of a model.
+
+        Raises:
+            InputError: more waves than micro-batches, or heads that the model does not have.
+        """
+        if self.num_waves > self.num_microbatches:
+            raise InputError(
+                f"the number of waves is {self.num_waves}; it must be at most the "
+                f"{self.num_microbatches} micro-batches"
+            )
         return Workload(
             shape,
             partition_by_heads(shape, self.heads),

@@ -36,6 +36,35 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_file_target(path: Path) -> None:
+    """Refuse, before the work is done, a file that `write_atomically` could not write.
+
+    Raises:
+        InputError: it is a folder, or its folder cannot be made or written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: cannot be written (it is a folder)")
+    _check_folder(path.parent, path)
+
+
+def check_folder_target(path: Path) -> None:
+    """Refuse, before the work is done, a folder that files could not be written to.
+
+    Raises:
+        InputError: it is a file, or cannot be made or written to.
+    """
+    _check_folder(Path(path), Path(path))
+
+
+def _check_folder(folder: Path, wanted: Path) -> None:
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"{wanted}: cannot be written ({there} is not a folder)")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{wanted}: cannot be written (no permission to write to {there})")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

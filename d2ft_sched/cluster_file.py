@@ -19,10 +19,14 @@ class ClusterFileError(InputError):
     """A cluster file that cannot be used; one line: file, field, value and what would be right."""
 
 
+MOST_DEVICES = 100_000
+"""Of one entry, so that a mistyped count ends in a message instead of in all memory."""
+
+
 class _DeviceEntry(DeviceSchema):
     """A device of a cluster file, or `count` equal ones called name0, name1, ..."""
 
-    count: Annotated[int, Field(ge=1)] | None = None
+    count: Annotated[int, Field(ge=1, le=MOST_DEVICES)] | None = None
 
 
 class _ClusterSchema(StrictModel):

@@ -1,6 +1,7 @@
 """What the schemas of cluster and device files share: fields with units, one line per error."""
 
 import difflib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -81,6 +82,8 @@ class _NoDuplicates(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
@@ -108,6 +111,30 @@ def read_yaml(path: Path) -> object:
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
         raise InputError(f"is not YAML: {problem}{line}") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"is not YAML: {_unreadable(error)}") from None
     if content is None:
         raise InputError("is empty")
     return content
+
+
+def parse_json(text: str) -> object:
+    """Content of a JSON text.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"is damaged: not JSON from line {error.lineno} on") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"is damaged: {_unreadable(error)}") from None
+
+
+def _unreadable(error: Exception) -> str:
+    """Of what the parsers leave to Python: depth, dates that are none, numbers without end."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    message = str(error)
+    return f"{message[:1].lower()}{message[1:]}"

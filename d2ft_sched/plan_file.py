@@ -12,6 +12,7 @@ from d2ft_sched.atomic_write import write_text
 from d2ft_sched.capacity import BlockLevels, Budget
 from d2ft_sched.cluster_file import cluster_from_dict, cluster_to_dict
 from d2ft_sched.errors import InputError
+from d2ft_sched.file_schema import parse_json
 from d2ft_sched.lora import Lora
 from d2ft_sched.partition import Partition, Subnet
 from d2ft_sched.placement import Placement
@@ -137,6 +138,11 @@ def dump_plan(plan: Plan) -> str:
         schedule=list(plan.schedule_rows),
         provenance=plan.provenance,
     ).model_dump()
+    return sign(content)
+
+
+def sign(content: dict[str, Any]) -> str:
+    """The text of a plan file with this content."""
     header = {"format": FORMAT, "version": VERSION, "sha256": _digest(content)}
     return json.dumps({**header, **content}, indent=1) + "\n"
 
@@ -147,10 +153,7 @@ def parse_plan(text: str) -> Plan:
     Raises:
         InputError: as `load_plan`, without the file's name.
     """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"is damaged: not JSON from line {error.lineno} on") from None
+    content = parse_json(text)
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"is not a plan file: its format is not {FORMAT!r}")
     version, digest = content.pop("version", None), content.pop("sha256", None)

@@ -75,7 +75,10 @@ def parse_quantity(value: object, dimension: Dimension) -> float:
             size = _unit_size(unit, dimension)
             number = number * size.numerator / size.denominator
     else:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
     if not math.isfinite(number):
         raise ValueError("it must be a finite number")
     return number

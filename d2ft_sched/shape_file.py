@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
+from d2ft_sched.file_schema import read_yaml
 from d2ft_sched.model_shape import ModelShape, vision_transformer_shape
 
 
@@ -78,13 +79,7 @@ def load_model_shape(
 
 def _shape_from_file(path: Path) -> ModelShape:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise InputError(f"{path}: is not YAML or JSON") from None
-    try:
-        return ShapeSchema.model_validate(content).to_shape()
+        return ShapeSchema.model_validate(read_yaml(path)).to_shape()
     except ValidationError as error:
         raise InputError(f"{path}: {describe_first_error(error)}") from None
     except InputError as error:

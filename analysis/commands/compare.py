@@ -55,11 +55,15 @@ def run(
     plots: Annotated[
         Path | None,
         typer.Option(
-            help="With --sizes: folder for a picture per tightness.", rich_help_panel="Sizes"
+            callback=options.folder_target,
+            help="With --sizes: folder for a picture per tightness.",
+            rich_help_panel="Sizes",
         ),
     ] = None,
     time_limit: options.TimeLimit = 60.0,
-    out: Annotated[Path | None, typer.Option(help="Also write the table as CSV.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=options.file_target, help="Also write the table as CSV.")
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -83,7 +87,7 @@ def run(
 
         cases = scaling_cases(
             names,
-            [int(v) for v in numbers("--sizes", sizes)],
+            whole_numbers("--sizes", sizes),
             numbers("--tightness", tightness),
             num_microbatches=microbatches,
             seed=seed,
@@ -130,6 +134,16 @@ def run(
         print_comparison(table, f"{request.workload.shape.name} on {request.cluster.name}")
     for path in written:
         typer.echo(f"Wrote {path}")
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """As `numbers`, refusing fractions."""
+    from d2ft_sched.errors import InputError
+
+    found = numbers(option, text)
+    if any(number != round(number) for number in found):
+        raise InputError(f"{option} is {text!r}; it must be whole numbers separated by commas")
+    return [int(number) for number in found]
 
 
 def numbers(option: str, text: str) -> list[float]:

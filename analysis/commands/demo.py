@@ -9,7 +9,9 @@ from analysis import options
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
+    out: Annotated[
+        Path, typer.Option(callback=options.folder_target, help="Folder for the results.")
+    ] = Path("out/demo"),
     cluster_file: Annotated[
         Path | None,
         typer.Option(
@@ -24,7 +26,7 @@ def run(
     model: options.TrainedModel = "vit_small_patch14_dinov2",
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
-    image_size: Annotated[int, typer.Option(help="Pixels.")] = 56,
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 56,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,

@@ -42,12 +42,13 @@ def run(
         ),
     ] = "auto",
     device: options.DeviceName = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for metrics and weights.")] = Path(
-        "out/finetune"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=options.folder_target, help="Folder for metrics and weights.")
+    ] = Path("out/finetune"),
     checkpoint_dir: Annotated[
         Path | None,
         typer.Option(
+            callback=options.folder_target,
             help="Folder of this training's checkpoints; default OUT/checkpoints.",
             rich_help_panel="Checkpoints",
         ),

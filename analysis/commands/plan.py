@@ -67,7 +67,9 @@ def run(
         str, typer.Option(help="dp (exact), two_stage (the paper's), mip (OR-Tools), ...")
     ] = "dp",
     time_limit: options.TimeLimit = None,
-    out: Annotated[Path, typer.Option(help="Where to write the plan.")] = Path("plan.json"),
+    out: Annotated[
+        Path, typer.Option(callback=options.file_target, help="Where to write the plan.")
+    ] = Path("plan.json"),
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Device file to write.")] = Path("device.yaml"),
+    out: Annotated[
+        Path, typer.Option(callback=options.file_target, help="Device file to write.")
+    ] = Path("device.yaml"),
     name: Annotated[str, typer.Option(help="What clusters call this device.")] = "this-device",
     model: options.TrainedModel = "vit_small_patch14_dinov2",
     weights: options.Weights = None,
@@ -25,16 +27,25 @@ def run(
     microbatch_size: options.MicrobatchSize = 16,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each size.")] = 5,
     shape_out: Annotated[
-        Path | None, typer.Option(help="Also write the model's sizes, for 'd2ft plan --model'.")
+        Path | None,
+        typer.Option(
+            callback=options.file_target,
+            help="Also write the model's sizes, for 'd2ft plan --model'.",
+        ),
     ] = None,
     scores_out: Annotated[
-        Path | None, typer.Option(help="Also score the subnets on --data and write the table.")
+        Path | None,
+        typer.Option(
+            callback=options.file_target,
+            help="Also score the subnets on --data and write the table.",
+        ),
     ] = None,
     cluster_out: Annotated[
         Path | None,
         typer.Option(
+            callback=options.file_target,
             help="Under torchrun or d2ft testbed: measure all ranks and the network between them "
-            "and write a cluster file, instead of a device file."
+            "and write a cluster file, instead of a device file.",
         ),
     ] = None,
     data: options.Data = "mnist-subset",

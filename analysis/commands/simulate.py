@@ -88,13 +88,22 @@ def run(
     ] = 1000,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Write a trace for Perfetto or chrome://tracing to this .json file."),
+        typer.Option(
+            callback=options.file_target,
+            help="Write a trace for Perfetto or chrome://tracing to this .json file.",
+        ),
     ] = None,
     timeline: Annotated[
-        Path | None, typer.Option(help="Write the plan's timeline as CSV to this file.")
+        Path | None,
+        typer.Option(
+            callback=options.file_target, help="Write the plan's timeline as CSV to this file."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the prediction as JSON to this file.")
+        Path | None,
+        typer.Option(
+            callback=options.file_target, help="Write the prediction as JSON to this file."
+        ),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,

@@ -13,7 +13,10 @@ def run(
         Path | None, typer.Argument(metavar="STUDY", help="A study file; see examples/studies.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of results; a second run goes on there.")
+        Path,
+        typer.Option(
+            callback=options.folder_target, help="Folder of results; a second run goes on there."
+        ),
     ] = Path("out/study"),
     data: Annotated[
         str | None,

@@ -44,9 +44,9 @@ def run(
         float, typer.Option(min=1.0, help="Seconds that a rank waits for another.")
     ] = 600.0,
     device: options.DeviceName = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")] = Path(
-        "out/validate"
-    ),
+    out: Annotated[
+        Path, typer.Option(callback=options.folder_target, help="Folder for tables and pictures.")
+    ] = Path("out/validate"),
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
