@@ -19,6 +19,7 @@ from PIL import Image
 
 from analysis import cli
 from analysis.run_dir import Run, save_run
+from d2ft_sched.plan_file import VERSION
 
 CLUSTER = """
 name: two
@@ -245,7 +246,7 @@ TABLE: dict[str, Row] = {
     "plan of nothing": (
         "simulate bad.json",
         "is damaged",
-        {"bad.json": '{"format": "d2ft-plan", "version": 2}'},
+        {"bad.json": f'{{"format": "d2ft-plan", "version": {VERSION}}}'},
     ),
     "plans of two models": ("diff plan.json other.json", "different models"),
     # simulate

@@ -35,7 +35,7 @@ def test_published_parameter_counts():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "content is None"),
+        ("", "is empty"),
         ("[1, 2]", "content is"),
         ("name: x", "num_blocks is missing"),
         ("{", "is not YAML"),
