@@ -27,3 +27,7 @@ class TerminalProgress:
             yield lambda done, total: bars.update(task, completed=done, total=total)
             total = bars.tasks[task].total or 1
             bars.update(task, completed=total, total=total)
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self._console.print(text, highlight=False, markup=False)

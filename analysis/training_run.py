@@ -7,8 +7,10 @@ from pathlib import Path
 
 from analysis.interruption import noticing_interruption
 from runtime.agreement import ALONE, any_rank
-from runtime.checkpoint import TrainingState, save_checkpoint
+from runtime.checkpoint import save_checkpoint
+from runtime.checkpoint_facts import TrainingState
 from runtime.ranks import Ranks
+from runtime.replanner import Replanner
 from runtime.training import Event, Stepped, Trainer
 
 
@@ -51,6 +53,7 @@ def follow(
     on_event: Callable[[Event], object],
     begun_with: Path | None = None,
     ranks: Ranks = ALONE,
+    replanner: Replanner | None = None,
 ) -> Outcome:
     """Run `events` of `runtime.finetune.train`, on all ranks at once.
 
@@ -64,6 +67,7 @@ def follow(
         on_event: told each event before its step is saved.
         begun_with: the checkpoint that `state` was read from.
         ranks: that train together.
+        replanner: of this training, whose state is saved with it.
     """
     newest, steps_per_epoch = begun_with, state.steps_per_epoch
     saved_step = state.step if begun_with else None
@@ -77,6 +81,7 @@ def follow(
                     step=event.step,
                     epoch=event.step // steps_per_epoch + 1,
                     position=event.step % steps_per_epoch,
+                    replanning=replanner.state if replanner else None,
                 )
                 is_last = event.step == event.num_steps
                 is_due = policy.every is not None and (event.step % policy.every == 0 or is_last)

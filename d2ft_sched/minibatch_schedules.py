@@ -55,7 +55,7 @@ def solve_minibatches(
     options = options | {
         name: known[name] for name in required_options(solver) if name not in options
     }
-    if solver in _STACKED:
+    if solver in _STACKED and not formulation.problem.shared:
         problems = [_stacked(formulation.problem, by_row)]
     else:
         problems = [replace(formulation.problem, value=value) for value in by_row]
@@ -81,8 +81,6 @@ def _sum_rows(value: np.ndarray, formulation: Formulation) -> np.ndarray:
 def _stacked(problem: Problem, values: Sequence[np.ndarray]) -> Problem:
     """Mini-batch after mini-batch as rows of one problem, each with knapsacks of its own."""
     num = len(values)
-    if problem.shared:
-        raise InputError("constraints that devices share hold for one mini-batch at a time")
     offset = np.repeat(np.arange(num) * problem.num_knapsacks, problem.num_subnets)
     return Problem(
         value=np.concatenate(list(values)),

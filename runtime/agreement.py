@@ -6,6 +6,7 @@ All ranks call these in the same order; with one rank they answer at once.
 from collections.abc import Callable
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -45,6 +46,17 @@ def gather_texts(ranks: Ranks, text: str, what: str) -> list[str]:
         row[:size].cpu().numpy().tobytes().decode()
         for row, size in zip(rows, sizes.tolist(), strict=True)
     ]
+
+
+def gather_arrays(ranks: Ranks, values: np.ndarray, what: str) -> np.ndarray:
+    """Arrays of the same shape of all ranks, float ``[num_ranks, *shape]``, on every rank."""
+    if ranks.num_ranks == 1:
+        return np.asarray(values, dtype=np.float64)[None]
+    own = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(ranks.device)
+    all_values = [torch.empty_like(own) for _ in range(ranks.num_ranks)]
+    with ranks.watched(what):
+        dist.all_gather(all_values, own)
+    return torch.stack(all_values).cpu().numpy()
 
 
 _Result = TypeVar("_Result")

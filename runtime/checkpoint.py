@@ -12,82 +12,26 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from d2ft_sched.errors import InputError
-from d2ft_sched.shape_file import describe_first_error
 from runtime.agreement import ALONE, gather_texts, together
+from runtime.checkpoint_facts import (
+    FACTS,
+    FileFacts,
+    Setting,
+    TrainingState,
+    read_facts,
+    write_facts,
+)
 from runtime.ranks import Ranks
 
-FORMAT = "d2ft-checkpoint"
-VERSION = 1
-FACTS = "checkpoint.json"
 MODEL = "model.safetensors"
-
-Setting = str | int | float | bool | None
 
 _NAME = re.compile(r"step-\d{6,}")
 _TEMPORARY = re.compile(r"\.step-\d{6,}\.(partial|old)")
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Where training stands.
-
-    Attributes:
-        step: steps done, of `num_steps` in all.
-        num_steps: of the whole training.
-        steps_per_epoch: of them.
-        epoch: that the next step belongs to, counted from 1.
-        position: of the next step's mini-batch in the order of that epoch, counted from 0.
-        seed: of the drawing of mini-batches and of their orders; nothing else is random.
-        settings: that must be the same for training to go on as it would have.
-        plan_sha256: digest of the plan file.
-        num_ranks: ranks that wrote the checkpoint.
-        provenance: of the run that wrote it.
-    """
-
-    step: int
-    num_steps: int
-    steps_per_epoch: int
-    epoch: int
-    position: int
-    seed: int
-    settings: Mapping[str, Setting]
-    plan_sha256: str
-    num_ranks: int
-    provenance: Mapping[str, str | int | float]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _FileSchema(_Strict):
-    bytes: int
-    sha256: str
-
-
-class _StateSchema(_Strict):
-    step: int
-    num_steps: int
-    steps_per_epoch: int
-    epoch: int
-    position: int
-    seed: int
-    settings: dict[str, Setting]
-    plan_sha256: str
-    num_ranks: int
-    provenance: dict[str, str | int | float]
-
-
-class _CheckpointSchema(_Strict):
-    state: _StateSchema
-    files: dict[str, _FileSchema]
 
 
 _Result = TypeVar("_Result")
@@ -139,7 +83,8 @@ def save_checkpoint(
         if ranks.rank > 0:
             return
         files = {name: facts for text in texts for name, facts in json.loads(text).items()}
-        _write_facts(temporary / FACTS, state, files)
+        write_facts(temporary / FACTS, state, files)
+        _measure(temporary / FACTS)
         _sync_folder(temporary)
         if path.exists():
             path.rename(path.with_name(f".{path.name}.old"))
@@ -174,10 +119,10 @@ def load_checkpoint(path: Path) -> TrainingState:
             or changed; the line names it.
     """
     path = Path(path)
-    content = _read_facts(path / FACTS)
+    content = read_facts(path / FACTS)
     for name, facts in content.files.items():
         _check_file(path / name, facts)
-    return TrainingState(**content.state.model_dump())
+    return content.state.training_state()
 
 
 def optimizer_files(path: Path) -> list[Path]:
@@ -297,34 +242,7 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _write_facts(path: Path, state: TrainingState, files: Mapping[str, Any]) -> None:
-    content = {"state": asdict(state), "files": dict(files)}
-    header = {"format": FORMAT, "version": VERSION, "sha256": _digest(content)}
-    path.write_text(json.dumps({**header, **content}, indent=1) + "\n", encoding="utf-8")
-    _measure(path)
-
-
-def _read_facts(path: Path) -> _CheckpointSchema:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise InputError(f"{path}: is damaged: not JSON") from None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise InputError(f"{path}: is not of a checkpoint: its format is not {FORMAT!r}")
-    version, digest = content.pop("version", None), content.pop("sha256", None)
-    if version != VERSION:
-        raise InputError(f"{path}: is of version {version!r}; this d2ft reads version {VERSION}")
-    if digest != _digest(content):
-        raise InputError(f"{path}: is damaged: its content does not match its sha256")
-    try:
-        return _CheckpointSchema.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: is damaged: {describe_first_error(error)}") from None
-
-
-def _check_file(path: Path, facts: _FileSchema) -> None:
+def _check_file(path: Path, facts: FileFacts) -> None:
     try:
         size = path.stat().st_size
         if size != facts.bytes:
@@ -337,8 +255,3 @@ def _check_file(path: Path, facts: _FileSchema) -> None:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if digest != facts.sha256:
         raise InputError(f"{path}: is damaged: its content does not match its sha256")
-
-
-def _digest(content: dict[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -5,7 +5,7 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,11 @@ def synchronize(device: torch.device) -> None:
 class Stopwatch:
     """Seconds between laps: CUDA events, which do not hold up the step, or the host's clock."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Without laps yet; `clock` tells seconds where the device has no events of its own."""
+        self._device, self._clock = device, clock
         self._laps: list[tuple[str, Any]] = []
 
     def lap(self, name: str) -> None:
@@ -163,7 +166,7 @@ class Stopwatch:
             event.record(torch.cuda.current_stream(self._device))
             self._laps.append((name, event))
         else:
-            self._laps.append((name, time.perf_counter()))
+            self._laps.append((name, self._clock()))
 
     def seconds(self) -> dict[str, float]:
         """Seconds by name, laps of one name added up; the first lap only starts the clock."""

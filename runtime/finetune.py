@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from d2ft_sched.flops import step_flops
 from d2ft_sched.workload import Workload
 from runtime.data.image_data import ImageData, Split
 from runtime.data.minibatches import draw_minibatches, epoch_order
+from runtime.replanner import Replanner
+from runtime.schedule_memo import ScheduleMemo
 from runtime.training import (
     Event,
     FineTuneSettings,
@@ -61,6 +64,7 @@ def train(
     schedule: np.ndarray | ScheduleOf,
     settings: FineTuneSettings,
     num_done: int | None = None,
+    replanner: Replanner | None = None,
 ) -> Iterator[Event]:
     """The loop of `fine_tune` over any trainer, from its beginning or from a checkpoint on.
 
@@ -75,6 +79,8 @@ def train(
         settings: how.
         num_done: steps that `trainer` has behind it; None begins with the classifier's fit. At the
             end of an epoch, and before the first, the evaluation is still to come.
+        replanner: told every step, and heard before the step is reported, so that who saves the
+            training when it hears of a step saves what follows from it, too.
 
     Raises:
         InputError: there are more steps behind than there are in all.
@@ -87,7 +93,7 @@ def train(
     if num_done is None and settings.linear_probe:
         start = time.perf_counter()
         yield Probed(trainer.fit_classifier(), time.perf_counter() - start)
-    flops = _Flops(workload)
+    flops = ScheduleMemo(partial(step_flops, workload))
     first = num_done or 0
     if first % len(minibatches) == 0:
         yield trainer.evaluate(first // len(minibatches))
@@ -96,18 +102,26 @@ def train(
         epoch, position = step // len(minibatches) + 1, step % len(minibatches)
         minibatch = int(epoch_order(len(minibatches), epoch, settings.seed)[position])
         operations = schedule(minibatch) if callable(schedule) else schedule
+        solve_s = time.perf_counter() - start
         lr = learning_rate(settings, step, num_steps)
-        loss = trainer.step(minibatches[minibatch], operations, lr)
+        done = trainer.step(minibatches[minibatch], operations, lr)
+        step_s = time.perf_counter() - start
+        if replanner is not None:
+            replanned = replanner.after_step(step + 1, operations, done.times)
+            if replanned is not None:
+                yield replanned
         yield Stepped(
             step=step + 1,
             num_steps=num_steps,
             epoch=epoch,
             minibatch=minibatch,
             num_samples=minibatches.shape[1],
-            loss=loss,
+            loss=done.loss,
             lr=lr,
-            flops=flops.of(operations),
-            step_s=time.perf_counter() - start,
+            flops=flops(operations),
+            step_s=step_s,
+            solve_s=solve_s,
+            times=done.times,
         )
         if position + 1 == len(minibatches):
             yield trainer.evaluate(epoch)
@@ -116,17 +130,3 @@ def train(
 def training_minibatches(train: Split, workload: Workload, seed: int) -> np.ndarray:
     """The samples of each mini-batch of `fine_tune`, int ``[num_minibatches, num_samples]``."""
     return draw_minibatches(len(train), int(workload.samples.sum()), seed)
-
-
-class _Flops:
-    """FLOPs of a step, computed once for each different schedule."""
-
-    def __init__(self, workload: Workload) -> None:
-        self._workload = workload
-        self._known: dict[bytes, float] = {}
-
-    def of(self, schedule: np.ndarray) -> float:
-        key = np.asarray(schedule).astype(np.int8).tobytes()
-        if key not in self._known:
-            self._known[key] = step_flops(self._workload, schedule)
-        return self._known[key]

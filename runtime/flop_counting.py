@@ -31,6 +31,11 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 
 def count_flops(run: Callable[[], object]) -> int:
     """FLOPs of all operators that `run` executes, backward included (a multiply-add counts 2)."""
-    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+    with flop_counter() as counter:
         run()
     return int(counter.get_total_flops())
+
+
+def flop_counter() -> FlopCounterMode:
+    """A context whose ``get_total_flops`` tells what has been executed in it so far."""
+    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)

@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from runtime.agreement import gather_arrays, meet
 from runtime.device import Stopwatch, autocast
 from runtime.exchange import SentBytes
 from runtime.flop_counting import count_flops
@@ -17,7 +17,6 @@ from runtime.optimizers import create_optimizer
 from runtime.rank_model import RankModel
 from runtime.rank_slices import RankSlices, slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
-from runtime.ranks import Ranks
 
 PHASES = ("trunk", "dispatch", "lanes", "combine", "all-reduce", "optimizer")
 """Parts of a step in which a rank computes, or sends and waits for others."""
@@ -100,7 +99,7 @@ def measure_rank_steps(
     laps: dict[str, list[np.ndarray]] = {name: [] for name in slices}
     for repeat in range(num_repeats + 1):
         for name in slices:
-            _gathered(ranks, np.zeros(1))
+            meet(ranks, "the measurement of steps")
             watch = Stopwatch(ranks.device)
             watch.lap("start")
             step(name, watch)
@@ -111,16 +110,16 @@ def measure_rank_steps(
 
     state = [t for values in optimizer.state.values() for t in values.values()]
     held = [*model.module.parameters(), *(t for t in state if isinstance(t, Tensor))]
-    measured = {}
+    measured, what = {}, "the collection of measurements"
     for name in slices:
-        all_laps = _gathered(ranks, np.stack(laps[name]))
+        all_laps = gather_arrays(ranks, np.stack(laps[name]), what)
         seconds = all_laps.sum(axis=2).max(axis=0)
         quartiles = np.percentile(seconds, [25, 75])
         counted = SentBytes(ranks.num_ranks)
         flops = count_flops(partial(step, name, None, counted))
         peak = peak_memory_bytes(partial(step, name), [*held, images, labels], ranks.device)
         sent = counted.total() + counted.all_reduce
-        facts = _gathered(ranks, np.array([flops, peak, *sent], dtype=float))
+        facts = gather_arrays(ranks, np.array([flops, peak, *sent], dtype=float), what)
         measured[name] = RankStepMeasurement(
             step_s=float(np.median(seconds)),
             step_spread_s=float(quartiles[1] - quartiles[0]),
@@ -147,14 +146,3 @@ def _random_batch(model: RankModel, slices: RankSlices) -> tuple[Tensor, Tensor]
     labels = torch.randint(shape.num_classes, (slices.num_samples,), generator=generator)
     own, device = torch.from_numpy(slices.owned_samples), model.ranks.device
     return images[own].to(device), labels[own].to(device)
-
-
-def _gathered(ranks: Ranks, values: np.ndarray) -> np.ndarray:
-    """The arrays of all ranks, ``[num_ranks, *shape]``, on every rank; waits for them."""
-    if ranks.num_ranks == 1:
-        return values[None]
-    own = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).to(ranks.device)
-    all_values = [torch.empty_like(own) for _ in range(ranks.num_ranks)]
-    with ranks.watched("the collection of measurements"):
-        dist.all_gather(all_values, own)
-    return torch.stack(all_values).cpu().numpy()

@@ -1,7 +1,7 @@
 """Training of one rank's part of a model, together with the other ranks."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from d2ft_sched.workload import Workload
 from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.data.image_data import ImageData, Split
 from runtime.data.minibatches import normalize
-from runtime.device import autocast
+from runtime.device import Stopwatch, autocast
 from runtime.linear_probe import fit_linear
 from runtime.models import normalization_of
 from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
@@ -29,9 +29,10 @@ from runtime.rank_model import RankModel
 from runtime.rank_slices import RankSlices, slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
 from runtime.ranks import start_sum
+from runtime.schedule_memo import ScheduleMemo
 from runtime.shards import Shard, read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
-from runtime.training import Evaluated, FineTuneSettings
+from runtime.training import Evaluated, FineTuneSettings, StepTimes, TrainedStep
 
 
 class RankPart:
@@ -43,8 +44,16 @@ class RankPart:
         data: ImageData,
         minibatches: np.ndarray,
         settings: FineTuneSettings,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take a rank's part into training; of the pictures it uses those that it owns.
+
+        Args:
+            model: what the rank holds.
+            data: pictures, of which the rank needs those that it owns.
+            minibatches: as `runtime.finetune.training_minibatches` gives them.
+            settings: how to train.
+            clock: that steps are timed by where the device has no events of its own.
 
         Raises:
             InputError: the data have more classes than the model.
@@ -54,7 +63,7 @@ class RankPart:
                 f"data {data.name!r} have {data.num_classes} classes; "
                 f"the model's classifier has {model.module.num_classes}"
             )
-        self._model, self._settings = model, settings
+        self._model, self._settings, self._clock = model, settings, clock
         self._rank, self._device = model.ranks.rank, model.ranks.device
         self._mean, self._std = normalization_of(model.module)
         self._train_owner = training_owners(
@@ -69,7 +78,7 @@ class RankPart:
             lr=settings.lr,
             weight_decay=settings.weight_decay,
         )
-        self._slices: dict[bytes, RankSlices] = {}
+        self._slices = ScheduleMemo(self._slice)
 
     def fit_classifier(self) -> float:
         model = self._model
@@ -98,17 +107,21 @@ class RankPart:
                 head.bias.copy_(bias)
         return float(fitted[-1])
 
-    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> float:
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
+        watch = Stopwatch(self._device, self._clock)
+        watch.lap("start")
         self._model.module.train()
-        slices = self._slices_of(schedule)
+        slices = self._slices(schedule)
         rows = samples[slices.owned_samples]
         images = self._images(self._train, rows)
         labels = self._train.labels[torch.from_numpy(rows)].to(self._device)
         set_learning_rate(self._optimizer, lr)
         with autocast(self._device, self._settings.autocast_dtype):
-            loss = rank_forward_backward(self._model, images, labels, slices)
+            watch.lap("images")
+            loss = rank_forward_backward(self._model, images, labels, slices, watch=watch)
         self._optimizer.step()
-        return float(loss)
+        watch.lap("optimizer")
+        return TrainedStep(float(loss), _times(watch.seconds()))
 
     def evaluate(self, epoch: int) -> Evaluated:
         start = time.perf_counter()
@@ -157,17 +170,9 @@ class RankPart:
     def _images(self, pictures: "_Own", rows: np.ndarray) -> Tensor:
         return normalize(pictures.images_of(rows), self._mean, self._std)
 
-    def _slices_of(self, schedule: np.ndarray) -> RankSlices:
-        key = np.asarray(schedule).astype(np.int8).tobytes()
-        if key not in self._slices:
-            self._slices[key] = slice_rank_schedule(
-                self._model.workload,
-                self._model.placement,
-                schedule,
-                self._rank,
-                self._settings.num_waves,
-            )
-        return self._slices[key]
+    def _slice(self, schedule: np.ndarray) -> RankSlices:
+        model, num_waves = self._model, self._settings.num_waves
+        return slice_rank_schedule(model.workload, model.placement, schedule, self._rank, num_waves)
 
     def _written(self, rank: int) -> list[Shard]:
         """What `rank` writes of its shards: the trunk is written by its first owner alone."""
@@ -209,6 +214,13 @@ class RankPart:
                         dist.recv(part, source)
                     shard.put(part, whole)
             yield whole
+
+
+def _times(seconds: Mapping[str, float]) -> StepTimes:
+    lanes_s = sum(s for name, s in seconds.items() if name.endswith("lanes"))
+    exchanging = ("dispatch", "combine", "all-reduce")
+    exchange_s = sum(s for name, s in seconds.items() if name.endswith(exchanging))
+    return StepTimes(lanes_s, sum(seconds.values()) - lanes_s - exchange_s, exchange_s)
 
 
 def build_on_meta(build: Callable[[], VisionTransformer]) -> VisionTransformer:

@@ -57,6 +57,21 @@ def learning_rate(settings: FineTuneSettings, step: int, num_steps: int) -> floa
 
 
 @dataclass(frozen=True)
+class StepTimes:
+    """Where the seconds of a step went on this rank.
+
+    Attributes:
+        lanes_s: computing lane groups.
+        rest_s: computing the trunk and the update, which no schedule changes.
+        exchange_s: messages, and waiting for other ranks.
+    """
+
+    lanes_s: float
+    rest_s: float
+    exchange_s: float
+
+
+@dataclass(frozen=True)
 class Probed:
     """The classifier was fitted on frozen features."""
 
@@ -76,7 +91,9 @@ class Stepped:
         loss: mean cross-entropy of the mini-batch before the update.
         lr: learning rate of the update.
         flops: predicted FLOPs of the step under its schedule.
-        step_s: seconds of the step, reading the loss included.
+        step_s: seconds of the step, choosing its schedule and reading the loss included.
+        solve_s: seconds of these that choosing its schedule took.
+        times: where they went on this rank.
     """
 
     step: int
@@ -88,6 +105,52 @@ class Stepped:
     lr: float
     flops: float
     step_s: float
+    solve_s: float
+    times: StepTimes
+
+
+@dataclass(frozen=True)
+class DeviceChange:
+    """Why a device has other operations than before.
+
+    Attributes:
+        device: its name.
+        slowdown: seconds of its lanes over those that the same operations took in the first steps
+            on a device that is as fast as planned.
+        slowdown_before: what the operations before were planned for.
+        lanes_s: measured seconds of its lanes, a step.
+        rest_s: measured seconds of its trunk and optimizer.
+        num_full, num_forward_only: its operations from now on; None where each mini-batch has a
+            schedule of its own.
+        num_full_before, num_forward_only_before: before.
+    """
+
+    device: str
+    slowdown: float
+    slowdown_before: float
+    lanes_s: float
+    rest_s: float
+    num_full: int | None = None
+    num_forward_only: int | None = None
+    num_full_before: int | None = None
+    num_forward_only_before: int | None = None
+
+
+@dataclass(frozen=True)
+class Replanned:
+    """Devices got other operations, from the step after `step` on.
+
+    Attributes:
+        step: counted from 1, whose times and those before led to it.
+        reason: for people, one line.
+        changes: of the devices for which the schedule was made anew.
+        seconds: that sharing times, solving and agreeing took.
+    """
+
+    step: int
+    reason: str
+    changes: tuple[DeviceChange, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -101,7 +164,20 @@ class Evaluated:
     seconds: float
 
 
-Event = Probed | Stepped | Evaluated
+Event = Probed | Stepped | Replanned | Evaluated
+
+
+@dataclass(frozen=True)
+class TrainedStep:
+    """What a trainer says of a step.
+
+    Attributes:
+        loss: mean loss of the mini-batch before the update, the same on every rank.
+        times: of this rank.
+    """
+
+    loss: float
+    times: StepTimes
 
 
 class Trainer(Protocol):
@@ -114,8 +190,8 @@ class Trainer(Protocol):
         """Fit the classifier on frozen features; top-1 accuracy on the training pictures."""
         ...
 
-    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> float:
-        """Train on one mini-batch; its mean loss before the update, the same on every rank.
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
+        """Train on one mini-batch.
 
         Args:
             samples: indices of training pictures, int ``[num_samples]``, micro-batch after

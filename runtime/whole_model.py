@@ -1,6 +1,7 @@
 """Training of a model that is whole on one device."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,21 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.flops import step_flops, trunk_flops
 from d2ft_sched.workload import Workload
 from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.data.image_data import ImageData, Split
 from runtime.data.minibatches import normalize
-from runtime.device import autocast, synchronize
+from runtime.device import Stopwatch, autocast, synchronize
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
 from runtime.models import normalization_of
 from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
 from runtime.optimizers import create_optimizer, set_learning_rate
 from runtime.partitioned import forward_backward
+from runtime.schedule_memo import ScheduleMemo
 from runtime.shards import Shard, read_shards
-from runtime.training import Evaluated, FineTuneSettings
+from runtime.training import Evaluated, FineTuneSettings, StepTimes, TrainedStep
 from runtime.weights import save_weights
 
 
@@ -35,8 +38,12 @@ class WholeModel:
         workload: Workload,
         settings: FineTuneSettings,
         device: torch.device,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take `model`, which is on `device`, into training.
+
+        The seconds of lanes are told from those of the trunk by their FLOPs: autograd runs both in
+        one piece.
 
         Raises:
             InputError: the data have more classes than the model.
@@ -47,28 +54,41 @@ class WholeModel:
                 f"the model's classifier has {model.num_classes}"
             )
         self._model, self._workload = model, workload
-        self._settings, self._device = settings, device
+        self._settings, self._device, self._clock = settings, device, clock
         self._train, self._test = data.train.to(device), data.test.to(device)
         self._mean, self._std = normalization_of(model)
         self._optimizer = create_optimizer(
             model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self._slices: dict[bytes, ScheduleSlices] = {}
+        self._known = ScheduleMemo(self._look_up)
 
     def fit_classifier(self) -> float:
         return fit_classifier(self._model, self._train)
 
-    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> float:
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
+        slices, lane_share = self._known(schedule)
+        return self._update(samples, slices, lane_share, lr)
+
+    def _update(
+        self, samples: np.ndarray, slices: ScheduleSlices, lane_share: float, lr: float
+    ) -> TrainedStep:
+        watch = Stopwatch(self._device, self._clock)
+        watch.lap("start")
         self._model.train()
-        slices = self._slices_of(schedule)
         chosen = torch.from_numpy(samples).to(self._device)
         images = normalize(self._train.images[chosen], self._mean, self._std)
         set_learning_rate(self._optimizer, lr)
+        watch.lap("images")
         with autocast(self._device, self._settings.autocast_dtype):
             loss = forward_backward(self._model, images, self._train.labels[chosen], slices)
+        watch.lap("model")
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(loss)
+        watch.lap("optimizer")
+        seconds = watch.seconds()
+        lanes_s = lane_share * seconds["model"]
+        times = StepTimes(lanes_s, sum(seconds.values()) - lanes_s, 0.0)
+        return TrainedStep(float(loss), times)
 
     def evaluate(self, epoch: int) -> Evaluated:
         return evaluate(self._model, self._test, epoch)
@@ -96,11 +116,16 @@ class WholeModel:
             for name, parameter in self._model.named_parameters()
         )
 
-    def _slices_of(self, schedule: np.ndarray) -> ScheduleSlices:
-        key = np.asarray(schedule).astype(np.int8).tobytes()
-        if key not in self._slices:
-            self._slices[key] = slice_schedule(self._workload, schedule, self._settings.num_waves)
-        return self._slices[key]
+    def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
+        """Slices of a schedule, and the part of its FLOPs that its lanes have."""
+        slices = slice_schedule(self._workload, schedule, self._settings.num_waves)
+        return slices, lane_share(self._workload, schedule)
+
+
+def lane_share(workload: Workload, schedule: np.ndarray) -> float:
+    """Part of a step's FLOPs that its lanes have; the rest is the trunk's."""
+    trunk = trunk_flops(workload)
+    return 1 - float((trunk.forward + trunk.backward).sum()) / step_flops(workload, schedule)
 
 
 @torch.no_grad()

@@ -34,6 +34,23 @@ def run(
         bool,
         typer.Option("--dense", help="Ignore the schedule: every operation FULL, to compare."),
     ] = False,
+    replan_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Look at every rank's times each N steps, and give a device that got slower fewer "
+            "operations, one that got faster more.",
+            rich_help_panel="Re-planning",
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="Scores table (CSV) to choose operations by when re-planning; without it the "
+            "plan's own choice goes first.",
+            rich_help_panel="Re-planning",
+        ),
+    ] = None,
     autocast: Annotated[
         str,
         typer.Option(
@@ -88,7 +105,8 @@ def run(
     Writes metrics.jsonl, checkpoints, provenance.json and the weights in timm's own layout. Ctrl-C
     ends the running step and leaves a checkpoint; a second one ends at once.
     """
-    from analysis.finetuning import FineTuneRequest, run_finetune
+    from analysis.finetune_request import FineTuneRequest
+    from analysis.finetuning import run_finetune
     from analysis.options import default_weights
     from analysis.output import messages, percent, print_json, print_table, seconds
     from analysis.progress import TerminalProgress
@@ -117,6 +135,8 @@ def run(
             resume=resume,
             keep=keep,
             seed=seed,
+            replan_every=replan_every,
+            scores=scores,
         ),
         out,
         TerminalProgress(messages),

@@ -32,6 +32,14 @@ def run(
             "together take 0.65 of the cores.",
         ),
     ] = None,
+    disturb: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DEVICE:FACTOR:FROM_S[:UNTIL_S]",
+            help="Give a device FACTOR of its CPU share while the command runs, from and until so "
+            "many seconds after its start; may be given several times.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show what the other ranks write, too.")
     ] = False,
@@ -50,12 +58,15 @@ def run(
     from d2ft_sched.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
     from runtime.testbed.check import MESSAGE_BYTES, check_links, check_shares
+    from runtime.testbed.disturbance import check_disturbances, disturbing, parse_disturbance
     from runtime.testbed.ranks import run_ranks
     from runtime.testbed.testbed import Interrupted, open_testbed
 
+    disturbances = [parse_disturbance(text) for text in disturb or []]
     if not command and not check:
         raise InputError("the testbed has nothing to do; give a command after --, or --check")
     asked = load_cluster(cluster)
+    check_disturbances(disturbances, asked, cpu_shares=cpu_shares)
     try:
         with open_testbed(asked, cpu_shares=cpu_shares, cores_per_unit=cores_per_unit) as testbed:
             if not testbed.has_latency and any(link.latency_s > 0 for link in asked.links):
@@ -102,7 +113,11 @@ def run(
             code = 0
             if command:
                 code = run_ranks(
-                    testbed, command, verbose=verbose, show=lambda line: typer.echo(line, err=True)
+                    testbed,
+                    command,
+                    verbose=verbose,
+                    show=lambda line: typer.echo(line, err=True),
+                    tick=disturbing(testbed, disturbances, messages.print),
                 )
     except Interrupted as interruption:
         code = 128 + interruption.number

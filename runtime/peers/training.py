@@ -13,15 +13,12 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
 from runtime.data.image_data import ImageData
-from runtime.device import autocast
 from runtime.finetune import train, training_minibatches
 from runtime.lane_slices import slice_schedule
 from runtime.linear_probe import fit_classifier
-from runtime.optimizers import set_learning_rate
-from runtime.partitioned import forward_backward
-from runtime.training import Event, FineTuneSettings
+from runtime.training import Event, FineTuneSettings, TrainedStep
 from runtime.training_scores import scoring_flops, training_scores
-from runtime.whole_model import WholeModel, normalize
+from runtime.whole_model import WholeModel, lane_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,23 +118,16 @@ def train_peer(
 class LeavingOut(WholeModel):
     """Runs only micro-batches that some subnet runs; the loss is the mean over their samples."""
 
-    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> float:
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         kept = kept_microbatches(schedule)
         if len(kept) == schedule.shape[1]:
             return super().step(samples, schedule, lr)
-        self._model.train()
         sizes = self._workload.microbatch_samples
         fewer = replace(self._workload, microbatch_samples=tuple(sizes[i] for i in kept))
         parts = np.split(samples, np.cumsum(sizes)[:-1])
-        chosen = torch.from_numpy(np.concatenate([parts[i] for i in kept])).to(self._device)
-        images = normalize(self._train.images[chosen], self._mean, self._std)
-        set_learning_rate(self._optimizer, lr)
+        chosen = np.concatenate([parts[i] for i in kept])
         slices = slice_schedule(fewer, schedule[:, kept], self._settings.num_waves)
-        with autocast(self._device, self._settings.autocast_dtype):
-            loss = forward_backward(self._model, images, self._train.labels[chosen], slices)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return float(loss)
+        return self._update(chosen, slices, lane_share(fewer, schedule[:, kept]), lr)
 
 
 def kept_microbatches(schedule: np.ndarray) -> np.ndarray:

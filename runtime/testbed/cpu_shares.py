@@ -88,7 +88,7 @@ class Hierarchy:
             groups = [top / str(i) for i in range(len(cores))]
             for group, share in zip(groups, cores, strict=True):
                 group.mkdir()
-                self._limit(group, share)
+                self.limit(group, share)
         except OSError as error:
             raise InputError(_NO_GROUPS.format(f"{error.filename}: {error.strerror}")) from None
         return groups
@@ -98,7 +98,8 @@ class Hierarchy:
         if "cpu" not in control.read_text().split():
             control.write_text("+cpu")
 
-    def _limit(self, group: Path, cores: float) -> None:
+    def limit(self, group: Path, cores: float) -> None:
+        """Give a group this share from now on, whatever runs in it."""
         period_s = min(max(PERIOD_S, _LEAST_QUOTA_S / cores), _LONGEST_PERIOD_S)
         period_us = round(period_s * 1e6)
         quota_us = round(cores * period_us)

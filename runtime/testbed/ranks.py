@@ -65,6 +65,7 @@ def run_ranks(
     *,
     verbose: bool = False,
     show: Callable[[str], None] = print,
+    tick: Callable[[], float] = lambda: math.inf,
 ) -> int:
     """Run a command on every device at once.
 
@@ -78,6 +79,8 @@ def run_ranks(
         verbose: show what the other ranks write, after their device's name; else only the last
             lines of those that fail.
         show: takes such lines, and one about a rank that fails.
+        tick: called when the ranks are under way, and again at the latest after as many seconds
+            as it returned.
 
     Returns:
         Exit code of the first rank that failed, 128 and the signal's number where a signal ended
@@ -90,7 +93,7 @@ def run_ranks(
     try:
         for rank in range(len(testbed.cluster.devices)):
             ranks.append(_start(testbed, command, rank))  # noqa: PERF401  all are ended below if one fails to start
-        return _watch(ranks, verbose, show)
+        return _watch(ranks, verbose, show, tick)
     finally:
         for rank_process in ranks:
             _signal_group(rank_process, signal.SIGKILL)
@@ -133,7 +136,12 @@ def confine(namespace: int, group: Path | None) -> None:
         (group / "cgroup.procs").write_text("0")
 
 
-def _watch(ranks: list[_Rank], verbose: bool, show: Callable[[str], None]) -> int:
+def _watch(
+    ranks: list[_Rank],
+    verbose: bool,
+    show: Callable[[str], None],
+    tick: Callable[[], float],
+) -> int:
     """Follow the ranks until all have ended; signals can interrupt only where it waits."""
     code = 0
     kill_at = math.inf
@@ -147,10 +155,11 @@ def _watch(ranks: list[_Rank], verbose: bool, show: Callable[[str], None]) -> in
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         while num_running:
-            wait_s = None if kill_at == math.inf else max(0.0, kill_at - time.monotonic())
+            until_kill_s = max(0.0, kill_at - time.monotonic())
+            wait_s = min(until_kill_s, tick())
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
-                events = selector.select(wait_s)
+                events = selector.select(None if wait_s == math.inf else wait_s)
                 signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
             except Interrupted as interruption:
                 signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from d2ft_sched.cluster import Cluster
+from d2ft_sched.errors import InputError
 from runtime.testbed.commands import require_testbed, run_command
 from runtime.testbed.cpu_shares import Hierarchy, find_hierarchy, fine_slices, shares
 from runtime.testbed.namespaces import create_namespace, delete_namespace, namespace_names
@@ -36,6 +37,7 @@ class Testbed:
         namespace: by name of node.
         cores: CPU share of each device; None where shares are not limited.
         groups: control group of each device; empty where shares are not limited.
+        hierarchy: where the groups are; None where shares are not limited.
         has_latency: whether the links have their latency; where the kernel cannot delay packets
             they have only that of the machine itself.
     """
@@ -45,7 +47,19 @@ class Testbed:
     namespace: dict[str, str]
     cores: tuple[float, ...] | None
     groups: tuple[Path, ...]
+    hierarchy: Hierarchy | None
     has_latency: bool
+
+    def scale_share(self, device: str, factor: float) -> None:
+        """Give a device `factor` times its CPU share, from now on.
+
+        Raises:
+            InputError: there is no such device, or shares are not limited.
+        """
+        index = self.cluster.device_index(device)
+        if self.cores is None or self.hierarchy is None:
+            raise InputError(f"device {device!r} has no CPU share that could change")
+        self.hierarchy.limit(self.groups[index], factor * self.cores[index])
 
 
 @contextlib.contextmanager
@@ -79,7 +93,7 @@ def open_testbed(
         if hierarchy and cores:
             cleanup.enter_context(fine_slices())
             groups = hierarchy.create(prefix, cores)
-        yield Testbed(cluster, wiring, namespace, cores, tuple(groups), delay)
+        yield Testbed(cluster, wiring, namespace, cores, tuple(groups), hierarchy, delay)
 
 
 def _build(cluster: Cluster, wiring: Wiring, prefix: str, delay: bool) -> dict[str, str]:

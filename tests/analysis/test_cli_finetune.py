@@ -71,7 +71,7 @@ def events(out: Path) -> list[dict]:
 def without_seconds(out: Path) -> list[dict]:
     """Everything that a repetition must give again."""
     return [
-        {k: v for k, v in event.items() if k not in ("step_s", "seconds")}
+        {k: v for k, v in event.items() if k not in ("step_s", "solve_s", "times", "seconds")}
         for event in events(out)
         if event["event"] in ("probed", "stepped", "evaluated")
     ]

@@ -128,9 +128,9 @@ def _partition(shape: Any, rng: np.random.Generator) -> Partition:
 
 
 def start_ranks(
-    job: str, num_ranks: int, folder: Path, **options: Any
+    job: str, num_ranks: int, folder: Path, path: str = __file__, **options: Any
 ) -> list[multiprocessing.process.BaseProcess]:
-    """Start `num_ranks` processes that call the function named `job` of this file."""
+    """Start `num_ranks` processes that call the function named `job` of the file `path`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["runtime.rank_step", "runtime.rank_model", "scipy.sparse"])
     started = []
@@ -138,7 +138,7 @@ def start_ranks(
         given = {"job": job, "rank": rank, "num_ranks": num_ranks, "folder": folder}
         process = context.Process(
             target=runpy.run_path,
-            args=(__file__,),
+            args=(path,),
             kwargs={"init_globals": {"given": given | options}, "run_name": "__rank__"},
             daemon=True,
         )

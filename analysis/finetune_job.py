@@ -1,0 +1,261 @@
+"""What a fine-tuning run has in hand before its first step."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from analysis.finetune_request import FineTuneRequest
+from analysis.finetune_schedules import plan_schedules
+from analysis.progress import TerminalProgress
+from d2ft_sched.errors import InputError
+from d2ft_sched.plan import Plan
+from d2ft_sched.plan_file import dump_plan
+from d2ft_sched.provenance import provenance
+from runtime.agreement import together
+from runtime.checkpoint import (
+    MODEL,
+    Found,
+    check_no_newer,
+    check_same_settings,
+    resolve_checkpoint,
+)
+from runtime.checkpoint_facts import Setting, TrainingState
+from runtime.data.image_data import ImageData
+from runtime.data.load import load_data
+from runtime.data.minibatches import draw_minibatches
+from runtime.device import autocast_dtype, device_name
+from runtime.finetune import training_minibatches
+from runtime.models import build_model, shape_of
+from runtime.rank_model import read_rank_model, scatter_rank_model
+from runtime.rank_part import RankPart, build_on_meta, testing_owners, training_owners
+from runtime.ranks import Ranks, check_agreement, job_facts
+from runtime.replanner import Replanner
+from runtime.schedules import Schedules
+from runtime.training import FineTuneSettings, Trainer
+from runtime.whole_model import WholeModel
+
+
+@dataclass(frozen=True)
+class FineTuneJob:
+    """A training that is ready to start, or to go on from `found`."""
+
+    trainer: Trainer
+    minibatches: np.ndarray
+    schedules: Schedules
+    replanner: Replanner | None
+    settings: FineTuneSettings
+    state: TrainingState
+    found: Found | None
+    data_name: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a rank has before it needs the others; its model may have no values yet."""
+
+    found: Found | None
+    settings: FineTuneSettings
+    image_size: int
+    data: ImageData
+    minibatches: np.ndarray
+    model: Any
+
+
+def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
+    plan = request.plan
+    num_devices = len(plan.cluster.devices)
+    if plan.workload.lora is not None:
+        raise InputError("the plan is for LoRA; fine-tuning cannot train adapters yet")
+    if ranks.num_ranks not in (1, num_devices):
+        raise InputError(
+            f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "
+            f"{num_devices} with torchrun, or one"
+        )
+    found = None
+    if request.resume is None:
+        check_no_newer(request.checkpoint_dir, -1)
+    else:
+        found = resolve_checkpoint(request.resume, request.checkpoint_dir)
+    image_size = request.image_size or _image_size_of(plan)
+    settings = FineTuneSettings(
+        num_epochs=request.num_epochs,
+        lr=request.learning_rate,
+        linear_probe=request.linear_probe,
+        num_waves=plan.num_waves,
+        autocast_dtype=autocast_dtype(request.autocast, ranks.device),
+        seed=request.seed,
+    )
+
+    def own_pictures(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
+        minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
+        train_owner = training_owners(num_train, minibatches, plan.workload, plan.placement)
+        return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
+
+    with progress.stage("Read pictures") as tell:
+        data = load_data(
+            request.data,
+            image_size=image_size,
+            num_train=request.num_train,
+            num_test=request.num_test,
+            seed=request.seed,
+            data_root=request.data_root,
+            download=request.download,
+            progress=tell,
+            wanted=own_pictures if ranks.num_ranks > 1 else None,
+        )
+
+    def build() -> Any:
+        return build_model(
+            plan.workload.shape.name,
+            image_size=image_size,
+            num_classes=data.num_classes,
+            weights=None if found or ranks.rank > 0 else request.weights,
+            pretrained=request.pretrained and not found and ranks.rank == 0,
+            seed=request.seed,
+        )
+
+    with progress.stage("Build the model"):
+        is_whole = ranks.num_ranks == 1 or (ranks.rank == 0 and not found)
+        model = build() if is_whole else build_on_meta(build)
+    _check_same_model(plan, shape_of(model))
+    minibatches = training_minibatches(data.train, plan.workload, settings.seed)
+    return _Inputs(found, settings, image_size, data, minibatches, model)
+
+
+def prepare_finetune(
+    request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress
+) -> FineTuneJob:
+    """Read data, model and checkpoint, and agree with the other ranks.
+
+    Raises:
+        InputError: as `analysis.finetuning.run_finetune`.
+        RankError: another rank died or hung.
+    """
+    plan = request.plan
+    inputs = together(
+        ranks, lambda: _read_inputs(request, ranks, progress), "the reading of plan and data"
+    )
+    found, settings, minibatches = inputs.found, inputs.settings, inputs.minibatches
+    state = TrainingState(
+        step=0,
+        num_steps=settings.num_epochs * len(minibatches),
+        steps_per_epoch=len(minibatches),
+        epoch=1,
+        position=0,
+        seed=request.seed,
+        settings=_lasting_settings(request, settings, inputs.data, inputs.image_size),
+        plan_sha256=json.loads(dump_plan(plan))["sha256"],
+        num_ranks=ranks.num_ranks,
+        provenance=provenance(request.seed, device=device_name(ranks.device)),
+    )
+    if ranks.num_ranks > 1:
+        facts = job_facts(dump_plan(plan), inputs.model, str(settings.autocast_dtype))
+        facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
+        together(
+            ranks,
+            lambda: check_agreement(ranks, facts, len(plan.cluster.devices)),
+            "the comparison of plans",
+        )
+    trainer = _trainer(request, ranks, inputs)
+    notes: list[str] = []
+    if found:
+        going_on = found
+
+        def load() -> None:
+            check_same_settings(going_on.path, going_on.state.settings, state.settings)
+            trainer.load_state(going_on.path)
+
+        together(ranks, load, "the reading of the checkpoint")
+        notes += found.refused.values()
+        if found.state.plan_sha256 != state.plan_sha256:
+            notes.append(f"{found.path}: goes on under another plan than it was written with")
+        now = found.state
+        state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
+    scheduling = together(
+        ranks,
+        lambda: plan_schedules(request, ranks, found.state if found else None),
+        "the making of schedules",
+    )
+    replanner = scheduling.replanner
+    state = replace(state, replanning=replanner.state if replanner else None)
+    return FineTuneJob(
+        trainer,
+        minibatches,
+        scheduling.schedules,
+        replanner,
+        settings,
+        state,
+        found,
+        inputs.data.name,
+        (*notes, *scheduling.notes),
+    )
+
+
+def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:
+    workload, placement = request.plan.workload, request.plan.placement
+    model, data, settings = inputs.model, inputs.data, inputs.settings
+    if ranks.num_ranks == 1:
+        return WholeModel(model.to(ranks.device), data, workload, settings, ranks.device)
+    if inputs.found:
+        path = inputs.found.path / MODEL
+        part = read_rank_model(model, path, workload, placement, ranks)
+    else:
+        part = scatter_rank_model(model, workload, placement, ranks)
+    return RankPart(part, data, inputs.minibatches, settings)
+
+
+def _lasting_settings(
+    request: FineTuneRequest, settings: FineTuneSettings, data: ImageData, image_size: int
+) -> dict[str, Setting]:
+    """What must not change while a training lasts; plan, placement and devices may."""
+    return {
+        "model": request.plan.workload.shape.name,
+        "optimizer": request.plan.workload.optimizer,
+        "minibatch_samples": int(request.plan.workload.samples.sum()),
+        "data": data.name,
+        "num_train": len(data.train),
+        "num_classes": data.num_classes,
+        "image_size": image_size,
+        "num_epochs": settings.num_epochs,
+        "lr": settings.lr,
+        "lr_decay": settings.lr_decay,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "linear_probe": settings.linear_probe,
+        "dense": request.dense,
+        "seed": settings.seed,
+    }
+
+
+def _image_size_of(plan: Plan) -> int:
+    """The pixels of the plan's images: an embedding of P patches of E elements has E x P inputs."""
+    shape = plan.workload.shape
+    num_inputs = shape.embed_flops / (2 * shape.width)
+    size = round((num_inputs / 3) ** 0.5)
+    if 3 * size**2 != num_inputs:
+        raise InputError(
+            f"the plan is for {shape.name!r}, which does not say its image size; give --image-size"
+        )
+    return size
+
+
+def _check_same_model(plan: Plan, built: Any) -> None:
+    planned = plan.workload.shape
+    for name in (
+        "num_blocks",
+        "num_heads",
+        "head_dim",
+        "width",
+        "mlp_hidden",
+        "num_tokens",
+        "layer_scale",
+    ):
+        ours, theirs = getattr(planned, name), getattr(built, name)
+        if ours != theirs:
+            raise InputError(
+                f"the plan is for another model: {planned.name} with {name} {ours}; "
+                f"the model built here has {theirs}"
+            )

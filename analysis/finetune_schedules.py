@@ -1,0 +1,95 @@
+"""Which schedules a fine-tuning run follows, and who changes them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis.finetune_request import FineTuneRequest
+from analysis.output import outside_calibration
+from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.operations import Operation
+from d2ft_sched.placement import place_round_robin
+from d2ft_sched.plan import Plan
+from d2ft_sched.replanning import (
+    HeldLevels,
+    ReplanState,
+    as_planned,
+    hold_levels,
+    values_of_schedule,
+)
+from d2ft_sched.scores import load_scores
+from runtime.checkpoint_facts import TrainingState
+from runtime.device import memory_bytes
+from runtime.ranks import Ranks
+from runtime.replanner import Replanner
+from runtime.schedules import OneSchedule, Schedules
+
+INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
+"""Solvers that may end with another schedule on another rank, and the one that stands in."""
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """Schedules, who changes them if anybody does, and what a user should know, a line each."""
+
+    schedules: Schedules
+    replanner: Replanner | None
+    notes: tuple[str, ...]
+
+
+def plan_schedules(
+    request: FineTuneRequest, ranks: Ranks, resumed: TrainingState | None
+) -> Scheduling:
+    """The plan's schedule, or all FULL, re-planned or not.
+
+    Args:
+        request: what was asked for.
+        ranks: that train together.
+        resumed: where a training that goes on stood.
+
+    Raises:
+        InputError: the scores or the plan's solver cannot be used.
+    """
+    plan = request.plan
+    schedule = plan.schedule
+    if request.dense:
+        schedule = np.full_like(schedule, Operation.FULL)
+    solver = INSTEAD.get(plan.solver.name, plan.solver.name)
+    if request.scores is None:
+        value = values_of_schedule(schedule, request.seed)
+    else:
+        value = load_scores(request.scores, *schedule.shape).values()
+    schedules = OneSchedule(schedule, value, solver, request.seed)
+    if request.replan_every is None:
+        return Scheduling(schedules, None, ())
+    with outside_calibration():
+        levels = _levels(plan, schedule, ranks, dense=request.dense)
+    num_devices = levels.num_devices
+    schedules.keep_pace(levels, as_planned(num_devices), ())
+    state, notes = _state_to_go_on(resumed, num_devices)
+    names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
+    replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
+    return Scheduling(schedules, replanner, notes)
+
+
+def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:
+    """What the schedule spends where it runs: on the plan's devices, or all on this one."""
+    workload, budget = plan.workload, plan.budget
+    if dense:
+        budget = replace(budget, communication=1.0)
+    if ranks.num_ranks > 1 or len(plan.cluster.devices) == 1:
+        return hold_levels(workload, plan.cluster, plan.placement, budget, schedule)
+    here = replace(plan.cluster.devices[0], memory_bytes=memory_bytes(ranks.device))
+    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    limits = Budget(per_block=budget.per_block, coverage=budget.coverage)
+    return hold_levels(workload, Cluster(here.name, (here,)), placement, limits, schedule)
+
+
+def _state_to_go_on(
+    resumed: TrainingState | None, num_devices: int
+) -> tuple[ReplanState | None, tuple[str, ...]]:
+    state = resumed.replanning if resumed else None
+    if state is not None and len(state.pace.slowdown) != num_devices:
+        return None, ("re-planning begins anew: the checkpoint is of another number of devices",)
+    return state, ()

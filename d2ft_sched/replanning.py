@@ -1,0 +1,257 @@
+"""Capacities that follow what devices turn out to do: the seconds stay, the operations change.
+
+The first schedule sets a level: the seconds of lanes that a block takes on the device that it keeps
+busiest. A device that computes slower than then has to fit its operations into the same seconds,
+less what the rest of its step (trunk, optimizer) now takes longer.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.formulate import ROUNDING, Formulation, formulate, operation_seconds
+from d2ft_sched.operations import NUM_OPERATIONS, Operation
+from d2ft_sched.placement import Placement
+from d2ft_sched.scores import FORWARD_WEIGHT, uniform_scores
+from d2ft_sched.workload import Workload
+
+CHANGE_THAT_COUNTS = 0.1
+"""Relative change of a device's time below which its operations stay: medians of a few steps
+scatter by about as much, and a block's operations are few."""
+
+PREFERENCE = {Operation.FULL: 1.0, Operation.FORWARD_ONLY: 0.6, Operation.SHORTCUT: 0.5}
+"""What training a subnet on a micro-batch is worth by its operation in the first schedule, where
+there are no scores: the plan's own choice goes first."""
+
+_TIE_BREAK = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceTimes:
+    """How long devices took for their parts of a step, float ``[num_devices]`` each.
+
+    Attributes:
+        lanes_s: seconds of all lane groups.
+        ratio: these over what the cluster file predicts for them; NaN where no lane ran.
+        rest_s: seconds of what does not depend on the schedule: trunk and optimizer.
+        exchange_s: seconds of messages, waiting for other devices included.
+    """
+
+    lanes_s: np.ndarray
+    ratio: np.ndarray
+    rest_s: np.ndarray
+    exchange_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class DevicePace:
+    """How devices compute beside the first steps of a training, one entry per device.
+
+    Attributes:
+        slowdown: seconds of lanes over those that the same operations took in the first steps on
+            a device that is as fast as planned; 2 at half the speed.
+        later_s: seconds that the rest of the step and serving its messages take longer than then,
+            in the time of the cluster file.
+    """
+
+    slowdown: tuple[float, ...]
+    later_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FirstTimes:
+    """What the first steps took, to which later ones are held.
+
+    Attributes:
+        second: measured seconds of lanes for each predicted one, median over the devices.
+        rest_s: measured seconds of the rest of a step, of each device.
+        exchange_s: measured seconds of messages on the device that waited least.
+    """
+
+    second: float
+    rest_s: tuple[float, ...]
+    exchange_s: float
+
+
+@dataclass(frozen=True)
+class ReplanState:
+    """What a training that goes on needs to know of its re-planning.
+
+    Attributes:
+        first: what later steps are held to; None before it was known.
+        pace: that the capacities in force are for.
+        schedule_rows: schedule in force, a string for each subnet as in a plan; None where each
+            mini-batch has its own.
+    """
+
+    first: FirstTimes | None
+    pace: DevicePace
+    schedule_rows: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class HeldLevels:
+    """The seconds that a schedule spends, and the problem of spending them anew.
+
+    Attributes:
+        formulation: on the devices as planned, without limits of compute.
+        device: of every subnet, int ``[num_subnets]``.
+        cost_s: predicted seconds, float ``[num_subnets, num_microbatches, 3]``.
+        level_s: of each knapsack, what the busiest knapsack of its block spends, float
+            ``[num_knapsacks]``.
+        num_devices: of the cluster.
+    """
+
+    formulation: Formulation
+    device: np.ndarray
+    cost_s: np.ndarray
+    level_s: np.ndarray
+    num_devices: int
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the levels of all blocks together."""
+        _, first = np.unique(self.formulation.knapsack_block, return_index=True)
+        return float(self.level_s[first].sum())
+
+    def lanes_s(self, schedule: np.ndarray) -> np.ndarray:
+        """Predicted seconds of a schedule's lanes on devices as planned, ``[num_devices]``."""
+        spent = _of_schedule(self.cost_s, schedule).sum(axis=1)
+        return np.bincount(self.device, spent, minlength=self.num_devices)
+
+    def formulation_at(self, pace: DevicePace) -> Formulation:
+        """The problem in which devices of this pace spend the levels."""
+        formulation = self.formulation
+        problem, of_knapsack = formulation.problem, formulation.knapsack_device
+        slowdown = np.array(pace.slowdown)
+        left = np.maximum(0.0, 1 - np.array(pace.later_s) / self.total_s)
+        level_s = self.level_s * left[of_knapsack]
+        fits = level_s >= formulation.dense[:, 0] * slowdown[of_knapsack] * (1 - ROUNDING)
+        capacity = problem.capacity.copy()
+        capacity[:, 0] = np.where(fits, np.inf, level_s)
+        cost = problem.cost.copy()
+        cost[0] *= slowdown[of_knapsack[problem.knapsack]][..., None]
+        return replace(formulation, problem=replace(problem, cost=cost, capacity=capacity))
+
+
+def hold_levels(
+    workload: Workload,
+    cluster: Cluster,
+    placement: Placement,
+    budget: Budget,
+    schedule: np.ndarray,
+) -> HeldLevels:
+    """Take the levels from what a schedule spends.
+
+    Args:
+        workload: model, partition and mini-batch.
+        cluster: devices and links as planned.
+        placement: which stays.
+        budget: its limits of bytes stay; its fraction of compute and its levels are replaced by
+            what the schedule spends.
+        schedule: int ``[num_subnets, num_microbatches]``.
+
+    Raises:
+        InputError: as `formulate`.
+    """
+    scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
+    limits = replace(budget, compute=1.0, levels=None, target_step_s=None)
+    formulation = formulate(workload, cluster, placement, scores, limits)
+    cost_s = operation_seconds(workload, cluster, placement)
+    knapsack = formulation.problem.knapsack[formulation.row]
+    spent_s = np.bincount(
+        knapsack.ravel(),
+        _of_schedule(cost_s, schedule).ravel(),
+        minlength=len(formulation.knapsack_block),
+    )
+    _, group = np.unique(formulation.knapsack_block, return_inverse=True)
+    level_s = np.zeros(int(group.max()) + 1)
+    np.maximum.at(level_s, group.ravel(), spent_s)
+    device = np.array(placement.subnet_device)
+    return HeldLevels(formulation, device, cost_s, level_s[group.ravel()], len(cluster.devices))
+
+
+def _of_schedule(cost_s: np.ndarray, schedule: np.ndarray) -> np.ndarray:
+    """Seconds of the operations of a schedule, float ``[num_subnets, num_microbatches]``."""
+    index = np.asarray(schedule)[..., None].astype(np.intp)
+    return np.take_along_axis(cost_s, index, axis=2)[..., 0]
+
+
+def first_times(measured: DeviceTimes) -> FirstTimes | None:
+    """What to hold later steps to; None where no device ran a lane."""
+    if np.isnan(measured.ratio).all():
+        return None
+    return FirstTimes(
+        second=float(np.nanmedian(measured.ratio)),
+        rest_s=tuple(measured.rest_s.tolist()),
+        exchange_s=float(measured.exchange_s.min()),
+    )
+
+
+def measured_pace(measured: DeviceTimes, first: FirstTimes) -> DevicePace:
+    """The pace of every device; one that ran no lane is judged by the rest of its step.
+
+    The seconds of exchanges hold waits for slower devices, so they say little of a device by
+    themselves. Of one that computes slower, that serves its messages slower, too, they count as far
+    as its processor can explain them.
+    """
+    first_rest_s = np.array(first.rest_s)
+    by_rest = np.divide(
+        measured.rest_s, first_rest_s, out=np.ones(len(first_rest_s)), where=first_rest_s > 0
+    )
+    slowdown = np.where(np.isnan(measured.ratio), by_rest, measured.ratio / first.second)
+    by_processor = np.maximum(0.0, slowdown - 1) * first.exchange_s
+    serving_s = np.clip(measured.exchange_s - first.exchange_s, 0.0, by_processor)
+    later_s = (measured.rest_s - first_rest_s + serving_s) / first.second
+    return DevicePace(tuple(slowdown.tolist()), tuple(later_s.tolist()))
+
+
+def changed_pace(
+    in_force: DevicePace, now: DevicePace, total_s: float
+) -> tuple[DevicePace, tuple[int, ...]]:
+    """The pace to plan for, and the devices for which it is not the one in force.
+
+    A device keeps the pace in force unless its time has changed by `CHANGE_THAT_COUNTS`; one that
+    is as close to the first steps' pace gets exactly that.
+
+    Args:
+        in_force: what the running schedule was planned for.
+        now: as measured.
+        total_s: `HeldLevels.total_s`.
+    """
+    slowdown, later_s = list(in_force.slowdown), list(in_force.later_s)
+    changed = []
+    for device, (ratio, later) in enumerate(zip(now.slowdown, now.later_s, strict=True)):
+        is_slower = abs(ratio / slowdown[device] - 1) > CHANGE_THAT_COUNTS
+        is_later = abs(later - later_s[device]) > CHANGE_THAT_COUNTS * total_s
+        if not (is_slower or is_later):
+            continue
+        changed.append(device)
+        slowdown[device] = 1.0 if abs(ratio - 1) <= CHANGE_THAT_COUNTS else ratio
+        later_s[device] = later if abs(later) > CHANGE_THAT_COUNTS * total_s else 0.0
+    return DevicePace(tuple(slowdown), tuple(later_s)), tuple(changed)
+
+
+def as_planned(num_devices: int) -> DevicePace:
+    """The pace of devices that do what the cluster file says."""
+    return DevicePace((1.0,) * num_devices, (0.0,) * num_devices)
+
+
+def values_of_schedule(schedule: np.ndarray, seed: int) -> np.ndarray:
+    """Values of operations that prefer those of a schedule, for want of scores.
+
+    Args:
+        schedule: int ``[num_subnets, num_microbatches]``.
+        seed: what equal ones are told apart by, so that no subnet is always dropped first.
+
+    Returns:
+        float ``[num_subnets, num_microbatches, 3]``.
+    """
+    worth = np.array([PREFERENCE[Operation(op)] for op in range(NUM_OPERATIONS)])[schedule]
+    worth = worth * (1 + _TIE_BREAK * np.random.default_rng(seed).random(schedule.shape))
+    value = np.zeros((*schedule.shape, NUM_OPERATIONS))
+    value[..., Operation.FORWARD_ONLY] = FORWARD_WEIGHT * worth
+    value[..., Operation.FULL] = worth
+    return value

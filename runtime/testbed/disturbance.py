@@ -1,0 +1,97 @@
+"""Devices that lose a part of their CPU share while a command runs, and get it back."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.errors import InputError
+from runtime.testbed.testbed import Testbed
+
+SYNTAX = "DEVICE:FACTOR:FROM_S[:UNTIL_S]"
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A change of one device's share.
+
+    Attributes:
+        device: its name.
+        factor: of its share that it keeps, above 0; above 1 it gets more.
+        from_s: seconds after the start of the command.
+        until_s: likewise; it then has its whole share again. inf for never.
+    """
+
+    device: str
+    factor: float
+    from_s: float
+    until_s: float = math.inf
+
+
+def parse_disturbance(text: str) -> Disturbance:
+    """Read ``DEVICE:FACTOR:FROM_S[:UNTIL_S]``.
+
+    Raises:
+        InputError: it is written otherwise, or a number is out of range.
+    """
+    device, *numbers = text.split(":")
+    try:
+        factor, from_s, *rest = map(float, numbers)
+        (until_s,) = rest or (math.inf,)
+    except ValueError:
+        raise InputError(f"--disturb is {text!r}; it must be {SYNTAX}, as host2:0.5:60") from None
+    if not 0 < factor < math.inf:
+        raise InputError(f"--disturb is {text!r}: FACTOR is {factor:g}; it must be above 0")
+    if not 0 <= from_s < until_s:
+        raise InputError(
+            f"--disturb is {text!r}: it lasts from {from_s:g} s until {until_s:g} s; it must begin "
+            f"at 0 or later and end after that"
+        )
+    return Disturbance(device, factor, from_s, until_s)
+
+
+def check_disturbances(
+    disturbances: Sequence[Disturbance], cluster: Cluster, *, cpu_shares: bool
+) -> None:
+    """Refuse what cannot be done.
+
+    Raises:
+        InputError: a device is not in the cluster, or CPU shares are not limited.
+    """
+    for disturbance in disturbances:
+        cluster.device_index(disturbance.device)
+    if disturbances and not cpu_shares:
+        raise InputError("--disturb changes CPU shares; it cannot go with --no-cpu-shares")
+
+
+def disturbing(
+    testbed: Testbed,
+    disturbances: Sequence[Disturbance],
+    say: Callable[[str], object],
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[], float]:
+    """What does the changes when they are due: a `tick` of `run_ranks`.
+
+    Args:
+        testbed: where.
+        disturbances: that `check_disturbances` accepts.
+        say: told each change.
+        clock: seconds, whose zero is now.
+    """
+    due = sorted(
+        (at_s, one.device, factor)
+        for one in disturbances
+        for at_s, factor in ((one.from_s, one.factor), (one.until_s, 1.0))
+        if at_s < math.inf
+    )
+    start = clock()
+
+    def tick() -> float:
+        while due and due[0][0] <= clock() - start:
+            at_s, device, factor = due.pop(0)
+            testbed.scale_share(device, factor)
+            say(f"{device} has {factor:g} of its CPU share from {at_s:g} s on")
+        return max(0.0, due[0][0] - (clock() - start)) if due else math.inf
+
+    return tick

@@ -1,0 +1,130 @@
+"""What the ranks of `test_replanner.py` do: train while the clock of one of them runs faster."""
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster import Cluster, Link
+from d2ft_sched.device import Device
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import place_round_robin
+from d2ft_sched.planning import make_plan
+from d2ft_sched.replanning import hold_levels, values_of_schedule
+from d2ft_sched.schedule import schedule_to_rows
+from d2ft_sched.scores import uniform_scores
+from d2ft_sched.workload import Workload
+from runtime.data.image_data import ImageData, Split
+from runtime.finetune import train, training_minibatches
+from runtime.flop_counting import flop_counter
+from runtime.models import shape_of
+from runtime.rank_model import scatter_rank_model
+from runtime.rank_part import RankPart
+from runtime.ranks import close_ranks
+from runtime.replanner import Replanner
+from runtime.schedules import OneSchedule
+from runtime.training import FineTuneSettings, Replanned, Stepped
+
+base = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
+
+FLOPS_PER_S = 1e9
+NUM_EPOCHS, STEPS_PER_EPOCH = 4, 8
+
+
+class FlopClock:
+    """Tells seconds by the FLOPs that this process has executed, at a pace that may change."""
+
+    def __init__(self, counter) -> None:
+        self._counter, self._flops, self._now = counter, 0, 0.0
+        self.slowdown = 1.0
+
+    def __call__(self) -> float:
+        flops = self._counter.get_total_flops()
+        self._now += (flops - self._flops) / FLOPS_PER_S * self.slowdown
+        self._flops = flops
+        return self._now
+
+
+def small_plan(num_ranks: int):
+    """A plan at 0.7 of the dense compute on equal devices, and its model."""
+    model = base.small_model().float()
+    workload = Workload(shape_of(model), partition_by_heads(shape_of(model), 1), (1,) * 8)
+    names = [f"d{i}" for i in range(num_ranks)]
+    cluster = Cluster(
+        "equal",
+        tuple(Device(name, FLOPS_PER_S, 2**33, 1e15) for name in names),
+        tuple(Link(name, "switch", 1e9, 0.0) for name in names),
+        ("switch",),
+    )
+    placement = place_round_robin(workload.partition, workload.num_microbatches, num_ranks)
+    scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
+    return model, make_plan(workload, cluster, scores, Budget(0.7), placement=placement)
+
+
+def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) -> None:
+    """Rank `slow` is slower in the second and third epoch; each rank writes what it saw."""
+    ranks = base.join(rank, num_ranks, folder)
+    model, plan = small_plan(num_ranks)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (64, 3, 28, 28), generator=generator).to(torch.uint8)
+    split = Split(images, torch.randint(5, (64,), generator=generator))
+    data = ImageData("noise", split, Split(images[:4], split.labels[:4]), tuple("abcde"))
+    settings = FineTuneSettings(NUM_EPOCHS, linear_probe=False)
+    minibatches = training_minibatches(split, plan.workload, settings.seed)
+    part = scatter_rank_model(model, plan.workload, plan.placement, ranks)
+    levels = hold_levels(plan.workload, plan.cluster, plan.placement, plan.budget, plan.schedule)
+    names = [d.name for d in plan.cluster.devices]
+
+    def new_schedules() -> OneSchedule:
+        return OneSchedule(plan.schedule, values_of_schedule(plan.schedule, 0))
+
+    schedules = new_schedules()
+    replanner = Replanner(levels, schedules, ranks, names, every=2)
+    steps, changes = [], []
+    with flop_counter() as counter:
+        clock = FlopClock(counter)
+        trainer = RankPart(part, data, minibatches, settings, clock)
+        for event in train(
+            trainer, minibatches, plan.workload, schedules, settings, replanner=replanner
+        ):
+            if isinstance(event, Stepped):
+                steps.append(
+                    {
+                        "step": event.step,
+                        "busy_s": event.times.lanes_s + event.times.rest_s,
+                        "rows": replanner.state.schedule_rows,
+                    }
+                )
+                is_slow = rank == slow and 8 <= event.step < 24
+                clock.slowdown = slowdown if is_slow else 1.0
+                if event.step == 20:
+                    middle = replanner.state
+            if isinstance(event, Replanned):
+                changes.append(
+                    {"step": event.step, "devices": [c.device for c in event.changes],
+                     "reason": event.reason}
+                )  # fmt: skip
+    again = Replanner(levels, new_schedules(), ranks, names, every=2, state=middle)
+    said = {
+        "planned": schedule_to_rows(plan.schedule),
+        "steps": steps,
+        "changes": changes,
+        "middle": middle.schedule_rows,
+        "again": again.state.schedule_rows,
+        "same_state": again.state == middle,
+        "held": np.flatnonzero(levels.device == slow).tolist(),
+    }
+    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+    close_ranks(ranks)
+
+
+JOBS = {"replan": replan}
+
+if __name__ == "__rank__":
+    torch.set_num_threads(1)
+    options = globals()["given"]
+    JOBS[options.pop("job")](**options)
