@@ -38,9 +38,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from analysis.version_facts import version_lines
 
-        typer.echo(f"d2ft {version('d2ft')}")
+        typer.echo("\n".join(version_lines()))
         raise typer.Exit
 
 
@@ -48,7 +48,12 @@ def _print_version(wanted: bool) -> None:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Show versions and devices, for bug reports.",
+        ),
     ] = False,
 ) -> None:
     """Options that come before the command."""

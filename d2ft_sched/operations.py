@@ -18,6 +18,7 @@ class Operation(IntEnum):
 
     @property
     def letter(self) -> str:
+        """How schedules are written in files: F, O or S."""
         return "SOF"[self]
 
 

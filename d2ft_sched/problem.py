@@ -90,18 +90,22 @@ class Problem:
 
     @property
     def num_subnets(self) -> int:
+        """Rows of a schedule."""
         return int(self.value.shape[0])
 
     @property
     def num_microbatches(self) -> int:
+        """Columns of a schedule."""
         return int(self.value.shape[1])
 
     @property
     def num_resources(self) -> int:
+        """What every knapsack has a capacity of."""
         return int(self.cost.shape[0])
 
     @property
     def num_knapsacks(self) -> int:
+        """Devices, or pairs of device and block."""
         return int(self.capacity.shape[0])
 
     @property

@@ -30,12 +30,13 @@ def provenance(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),
-        **{f"{name}_version": _version(name) for name in PACKAGES},
+        **{f"{name}_version": package_version(name) for name in PACKAGES},
         **facts,
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The installed version, read without importing the package, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:
