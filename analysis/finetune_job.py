@@ -22,7 +22,7 @@ from runtime.checkpoint import (
     resolve_checkpoint,
 )
 from runtime.checkpoint_facts import Setting, TrainingState
-from runtime.data.image_data import ImageData
+from runtime.data.dataset import Dataset
 from runtime.data.load import load_data
 from runtime.data.minibatches import draw_minibatches
 from runtime.device import autocast_dtype, device_name
@@ -59,7 +59,7 @@ class _Inputs:
     found: Found | None
     settings: FineTuneSettings
     image_size: int
-    data: ImageData
+    data: Dataset
     minibatches: np.ndarray
     model: Any
 
@@ -208,7 +208,7 @@ def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer
 
 
 def _lasting_settings(
-    request: FineTuneRequest, settings: FineTuneSettings, data: ImageData, image_size: int
+    request: FineTuneRequest, settings: FineTuneSettings, data: Dataset, image_size: int
 ) -> dict[str, Setting]:
     """What must not change while a training lasts; plan, placement and devices may."""
     return {

@@ -15,7 +15,7 @@ from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
 from runtime.device import device_name, keep_freed_memory, select_device
-from runtime.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
+from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
 

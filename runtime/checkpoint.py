@@ -1,6 +1,6 @@
 """Checkpoints: folders that are whole or not there.
 
-``step-000120/`` holds ``model.safetensors`` (all parameters in timm's layout),
+``step-000120/`` holds ``model.safetensors`` (all parameters in the model's own layout),
 ``optimizer-RANK-of-NUM.safetensors`` (`runtime.optimizer_state`) and ``checkpoint.json``, which
 says where training stands and has size and SHA-256 of every file and of itself. A folder is
 written under a temporary name and renamed when it is on disk. Nothing is pickled.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from d2ft_sched.device import Device
 from d2ft_sched.device_file import DeviceSchema, device_from_schema, device_to_dict
@@ -34,7 +34,7 @@ def rank_name(ranks: Ranks) -> str:
 
 def profile_devices(
     ranks: Ranks,
-    model: VisionTransformer,
+    model: nn.Module,
     workload: Workload,
     *,
     num_repeats: int = 5,

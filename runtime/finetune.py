@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.flops import step_flops
 from d2ft_sched.workload import Workload
-from runtime.data.image_data import ImageData, Split
+from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import draw_minibatches, epoch_order
 from runtime.replanner import Replanner
 from runtime.schedule_memo import ScheduleMemo
@@ -30,8 +30,8 @@ ScheduleOf = Callable[[int], np.ndarray]
 
 
 def fine_tune(
-    model: VisionTransformer,
-    data: ImageData,
+    model: nn.Module,
+    data: Dataset,
     workload: Workload,
     schedule: np.ndarray | ScheduleOf,
     settings: FineTuneSettings,
@@ -42,15 +42,15 @@ def fine_tune(
     On a CPU the same seed, threads and inputs give bitwise the same losses.
 
     Args:
-        model: on `device`, in timm's layout throughout.
-        data: pictures of the model's image size.
+        model: on `device`, in its own layout throughout.
+        data: samples of the model's input size.
         workload: subnets, micro-batches and optimizer.
         schedule: for all mini-batches, or from the index of a mini-batch of `training_minibatches`.
         settings: how.
         device: where.
 
     Raises:
-        InputError: the pictures do not fill one mini-batch, or have more classes than the model.
+        InputError: the samples do not fill one mini-batch, or have more classes than the model.
     """
     trainer = WholeModel(model, data, workload, settings, device)
     minibatches = training_minibatches(data.train, workload, settings.seed)

@@ -9,6 +9,7 @@ and c columns of the output weight.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +25,24 @@ from runtime.lane_math import (
 )
 from runtime.lane_slices import LaneSlice, SublayerLanes
 
-Core = Callable[[Tensor], Tensor]
-"""From ``[b, N, r]`` to ``[b, N, c]``: `attention_core`, or an elementwise activation."""
+Core = Callable[[Tensor, Tensor | None], Tensor]
+"""From ``[b, N, r]``, and which tokens may be looked at, bool ``[b, N]`` or None for all, to
+``[b, N, c]``: `attention_core`, or an `elementwise_core`."""
 
 
-def attention_core(qkv: Tensor, head_dim: int) -> Tensor:
+def attention_core(qkv: Tensor, key_mask: Tensor | None, *, head_dim: int) -> Tensor:
     """Softmax attention of stacked queries, keys and values ``[b, N, 3 * heads * head_dim]``."""
-    parts = qkv.unflatten(-1, (3, -1, head_dim)).unbind(2)
-    mixed = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
+    query, key, value = (
+        part.transpose(1, 2) for part in qkv.unflatten(-1, (3, -1, head_dim)).unbind(2)
+    )
+    mask = None if key_mask is None else key_mask[:, None, None, :]
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return mixed.transpose(1, 2).flatten(2)
+
+
+def elementwise_core(activation: Callable[[Tensor], Tensor]) -> Core:
+    """An activation function as a core."""
+    return lambda projected, key_mask: activation(projected)
 
 
 @dataclass(frozen=True)
@@ -63,19 +73,6 @@ class Linears:
         )
 
 
-def parameter_gradients(linears: Linears, *, overwrite: bool) -> Linears:
-    """The gradients of parameters, made where they are None as `gradient_buffers` makes them."""
-    if linears.weight_in.grad is None:
-        made = linears.gradient_buffers(overwrite=overwrite)
-        linears.weight_in.grad, linears.weight_out.grad = made.weight_in, made.weight_out
-        if linears.bias_in is not None:
-            linears.bias_in.grad = made.bias_in
-        return made
-    bias_in = None if linears.bias_in is None else linears.bias_in.grad
-    assert linears.weight_out.grad is not None
-    return Linears(linears.weight_in.grad, bias_in, linears.weight_out.grad)
-
-
 @dataclass(frozen=True)
 class CoreGraph:
     """``result = core(projected)`` of a FULL group, where `projected` is a leaf."""
@@ -98,7 +95,13 @@ def can_overwrite(lanes: SublayerLanes) -> bool:
 
 @torch.no_grad()
 def lanes_forward(
-    x: Tensor, linears: Linears, core: Core, lanes: SublayerLanes, num_tokens: int, out: Tensor
+    x: Tensor,
+    linears: Linears,
+    core: Core,
+    lanes: SublayerLanes,
+    num_tokens: int,
+    key_mask: Tensor | None,
+    out: Tensor,
 ) -> list[CoreGraph]:
     """Add the results of all groups to `out`; what the FULL ones keep for backward.
 
@@ -108,14 +111,14 @@ def lanes_forward(
         core: what stands between the two linear maps.
         lanes: who runs on which samples.
         num_tokens: N.
+        key_mask: which tokens attention may look at, bool ``[B, N]``; None for all.
         out: ``[T, D]`` of the type of `x`.
     """
     linears = linears.to(x.dtype)
+    run = partial(_forward, x, linears, core)
     for group in lanes.forward_only:
-        _forward(x, linears, core, group, num_tokens, out, keep_graph=False)
-    return [
-        _forward(x, linears, core, group, num_tokens, out, keep_graph=True) for group in lanes.full
-    ]
+        run(group, num_tokens, key_mask, out, keep_graph=False)
+    return [run(group, num_tokens, key_mask, out, keep_graph=True) for group in lanes.full]
 
 
 @torch.no_grad()
@@ -175,6 +178,7 @@ def _forward(
     core: Core,
     group: LaneSlice,
     num_tokens: int,
+    key_mask: Tensor | None,
     out: Tensor,
     *,
     keep_graph: bool,
@@ -184,8 +188,10 @@ def _forward(
     bias = None if linears.bias_in is None else group.rows.take(linears.bias_in, 0)
     projected = product_of_all(x, rows.t(), group, bias)
     projected = projected.view(group.num_samples, num_tokens, -1).requires_grad_(keep_graph)
+    if key_mask is not None:
+        key_mask = group.of_samples(key_mask, num_tokens)
     with torch.set_grad_enabled(keep_graph):
-        result = core(projected)
+        result = core(projected, key_mask)
     columns = group.columns.take(linears.weight_out, 1)
     add_product_of_own(out, result.detach().flatten(0, 1), columns.t(), group)
     return CoreGraph(projected, result)

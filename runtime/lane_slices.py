@@ -102,6 +102,11 @@ class LaneSlice:
             offset += stop - start
         return tuple(pairs)
 
+    def of_samples(self, values: Tensor, num_tokens: int) -> Tensor:
+        """The group's part of one value, or row, per sample of the pass."""
+        parts = [values[start // num_tokens : stop // num_tokens] for start, stop in self.tokens]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
 
 @dataclass(frozen=True)
 class SublayerLanes:

@@ -1,38 +1,39 @@
 """Warm start of the classifier: logistic regression on the features of the frozen model."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
-from runtime.data.image_data import Split
-from runtime.data.minibatches import normalize
-from runtime.models import normalization_of
+from runtime.data.dataset import Split
+from runtime.families.registry import family_of
 
 _L2 = 1e-2
 _MAX_ITERATIONS = 200
 
 
-def fit_classifier(model: VisionTransformer, split: Split, batch_size: int = 128) -> float:
+def fit_classifier(model: nn.Module, split: Split, batch_size: int = 128) -> float:
     """Set the classifier's weights to those of a regularised logistic regression.
 
     Args:
         model: on the device of `split`; only its classifier changes.
-        split: pictures to fit on.
-        batch_size: pictures per forward pass.
+        split: samples to fit on.
+        batch_size: samples per forward pass.
 
     Returns:
         Top-1 accuracy on `split`.
     """
     features = pooled_features(model, split, batch_size)
-    weight, bias, accuracy = fit_linear(features, split.labels, model.num_classes)
-    with torch.no_grad():
-        head: Any = model.head
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
+    classifier = family_of(model).classifier(model)
+    weight, bias, accuracy = fit_linear(features, split.labels, classifier.out_features)
+    set_classifier(classifier, weight, bias)
     return accuracy
+
+
+@torch.no_grad()
+def set_classifier(classifier: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Copy what `fit_linear` found."""
+    classifier.weight.copy_(weight.view_as(classifier.weight))
+    classifier.bias.copy_(bias)
 
 
 def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, float]:
@@ -67,14 +68,18 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
 
 
 @torch.no_grad()
-def pooled_features(model: VisionTransformer, split: Split, batch_size: int = 128) -> Tensor:
+def pooled_features(model: nn.Module, split: Split, batch_size: int = 128) -> Tensor:
     """What the classifier sees, ``[num_samples, width]``."""
-    was_training = model.training
-    model.eval()
-    mean, std = normalization_of(model)
-    parts = [
-        model.forward_head(model.forward_features(normalize(images, mean, std)), pre_logits=True)
-        for images in split.images.split(batch_size)
-    ]
-    model.train(was_training)
+    was_training, family = model.training, family_of(model)
+    parts: list[Tensor] = []
+    hook = family.classifier(model).register_forward_pre_hook(
+        lambda _, given: parts.append(given[0])
+    )
+    try:
+        model.eval()
+        for stored in split.inputs.split(batch_size):
+            model(family.to_inputs(model, stored))
+    finally:
+        hook.remove()
+        model.train(was_training)
     return torch.cat(parts)

@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2ft_sched.workload import Workload
 from runtime.device import Stopwatch, autocast, device_name
+from runtime.families.registry import family_of
 from runtime.flop_counting import count_flops
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.memory_tracking import kept_bytes, peak_memory_bytes
@@ -56,7 +56,7 @@ class StepMeasurement:
 
 
 def measure_step(
-    model: VisionTransformer,
+    model: nn.Module,
     workload: Workload,
     schedule: np.ndarray | None,
     device: torch.device,
@@ -79,7 +79,7 @@ def measure_step(
 
 
 def measure_steps(
-    model: VisionTransformer,
+    model: nn.Module,
     workload: Workload,
     schedules: Mapping[str, np.ndarray | None],
     device: torch.device,
@@ -94,14 +94,14 @@ def measure_steps(
     Args:
         model: on `device`; its parameters stay as they are, its gradients are discarded.
         workload: subnets, micro-batches and optimizer.
-        schedules: by name; None is the untouched model of timm.
+        schedules: by name; None is the untouched model.
         device: what to measure.
         num_waves: passes per step.
         num_repeats: timed steps of each schedule, after one that is not.
         autocast_dtype: mixed precision, or None.
         progress: told how many of how many steps are done.
     """
-    images, labels = _random_batch(model, workload, device)
+    inputs, labels = _random_batch(model, workload, device)
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
     slices = {
         name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
@@ -112,7 +112,7 @@ def measure_steps(
         if watch is not None:
             watch.lap("start")
         with autocast(device, autocast_dtype):
-            _gradients(model, images, labels, slices[name], watch)
+            _gradients(model, inputs, labels, slices[name], watch)
         optimizer.step()
         optimizer.zero_grad()
         if watch is not None:
@@ -131,7 +131,7 @@ def measure_steps(
                 progress(done, total)
 
     state = [t for values in optimizer.state.values() for t in values.values()]
-    held = [*model.parameters(), *(t for t in state if isinstance(t, Tensor)), images, labels]
+    held = [*model.parameters(), *(t for t in state if isinstance(t, Tensor)), inputs, labels]
     measured = {}
     for name in slices:
         seconds = [sum(parts.values()) for parts in laps[name]]
@@ -146,7 +146,7 @@ def measure_steps(
             flops=count_flops(partial(step, name)),
             peak_memory_bytes=peak_memory_bytes(partial(step, name), held, device),
             activation_bytes=_activation_bytes(
-                model, images, slices[name], held, device, autocast_dtype
+                model, inputs, slices[name], held, device, autocast_dtype
             ),
             exchange_bytes=0,
             num_repeats=num_repeats,
@@ -159,27 +159,28 @@ def measure_steps(
 
 
 def _random_batch(
-    model: VisionTransformer, workload: Workload, device: torch.device
+    model: nn.Module, workload: Workload, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     num_samples = int(workload.samples.sum())
-    sizes = (num_samples, model.in_chans, *model.patch_embed.img_size)
-    images = torch.randn(*sizes, generator=generator)
-    labels = torch.randint(model.num_classes, (num_samples,), generator=generator)
-    return images.to(device), labels.to(device)
+    family = family_of(model)
+    inputs = family.random_inputs(model, num_samples, generator)
+    num_classes = family.classifier(model).out_features
+    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    return inputs.to(device), labels.to(device)
 
 
 def _gradients(
-    model: VisionTransformer,
-    images: Tensor,
+    model: nn.Module,
+    inputs: Tensor,
     labels: Tensor,
     slices: ScheduleSlices | None,
     watch: Stopwatch | None,
 ) -> None:
     if slices is not None:
-        forward_backward(model, images, labels, slices, watch)
+        forward_backward(model, inputs, labels, slices, watch)
         return
-    loss = F.cross_entropy(model(images), labels)
+    loss = F.cross_entropy(model(inputs), labels)
     if watch is not None:
         watch.lap("forward")
     loss.backward()
@@ -188,8 +189,8 @@ def _gradients(
 
 
 def _activation_bytes(
-    model: VisionTransformer,
-    images: Tensor,
+    model: nn.Module,
+    inputs: Tensor,
     slices: ScheduleSlices | None,
     held: list[Tensor],
     device: torch.device,
@@ -198,8 +199,8 @@ def _activation_bytes(
     def run(wave: int) -> Tensor:
         with autocast(device, autocast_dtype):
             if slices is None:
-                return model(images)
-            return forward(model, images[slices.waves[wave].samples], slices.waves[wave])
+                return model(inputs)
+            return forward(model, inputs[slices.waves[wave].samples], slices.waves[wave])
 
     num_waves = 1 if slices is None else len(slices.waves)
     return max(kept_bytes(partial(run, wave), held, device) for wave in range(num_waves))

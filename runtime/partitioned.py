@@ -1,37 +1,34 @@
-"""A training step of a timm VisionTransformer under a schedule, on one device.
+"""A training step of a model under a schedule, on one device.
 
 The model stays as it is: the step reads its parameters where they are and leaves their gradients
 there. The trunk (embeddings, norms, LayerScale, output biases, classifier) always runs; heads and
 hidden units run as the schedule says.
 """
 
-from functools import partial
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from runtime.device import Stopwatch
-from runtime.lane_pass import Core, attention_core
-from runtime.lane_slices import BlockLanes, ScheduleSlices, SublayerLanes, Wave
+from runtime.families.registry import family_of
+from runtime.families.sublayer import Sublayer
+from runtime.lane_slices import ScheduleSlices, SublayerLanes, Wave
 from runtime.sublayer_lanes import sublayer_lanes
 
 
-def forward(model: VisionTransformer, images: Tensor, wave: Wave) -> Tensor:
-    """Logits ``[num_samples, num_classes]`` of one wave's images ``[num_samples, 3, H, W]``."""
-    x = model.patch_embed(images)
-    x = model._pos_embed(x)
-    x = model.norm_pre(x)
-    for block, lanes in zip(model.blocks, wave.blocks, strict=True):
-        x = _block(block, x, lanes)
-    return model.forward_head(model.norm(x))
+def forward(model: nn.Module, inputs: Tensor, wave: Wave) -> Tensor:
+    """Logits ``[num_samples, num_classes]`` of one wave's inputs ``[num_samples, ...]``."""
+    family = family_of(model)
+    x, key_mask = family.embed(model, inputs), family.key_mask(model, inputs)
+    for (attention, mlp), lanes in zip(family.blocks(model), wave.blocks, strict=True):
+        x = _sublayer(x, attention, lanes.attention, key_mask)
+        x = _sublayer(x, mlp, lanes.mlp, key_mask)
+    return family.classifier(model)(family.features(model, x, inputs))
 
 
 def forward_backward(
-    model: VisionTransformer,
-    images: Tensor,
+    model: nn.Module,
+    inputs: Tensor,
     labels: Tensor,
     slices: ScheduleSlices,
     watch: Stopwatch | None = None,
@@ -43,17 +40,17 @@ def forward_backward(
 
     Args:
         model: one that `runtime.models.check_supported` accepts.
-        images: ``[num_samples, 3, H, W]``, micro-batch after micro-batch.
+        inputs: as the model takes them, ``[num_samples, ...]``, micro-batch after micro-batch.
         labels: int64 ``[num_samples]``.
         slices: the schedule.
         watch: laps "forward" and "backward" are added to it.
 
     Returns:
-        The loss, a scalar without graph on the device of `images`.
+        The loss, a scalar without graph on the device of `inputs`.
     """
     losses = []
     for wave in slices.waves:
-        logits = forward(model, images[wave.samples], wave)
+        logits = forward(model, inputs[wave.samples], wave)
         total = F.cross_entropy(logits, labels[wave.samples], reduction="sum")
         loss = total / slices.num_samples
         if watch is not None:
@@ -68,34 +65,34 @@ def forward_backward(
     return torch.stack(losses).sum()
 
 
-def _block(block: Any, x: Tensor, lanes: BlockLanes) -> Tensor:
-    """One timm `Block` under its lanes."""
-    attn, mlp = block.attn, block.mlp
-    core = partial(attention_core, head_dim=attn.head_dim)
-    x = _sublayer(x, block.norm1, attn.qkv, core, attn.proj, block.ls1, lanes.attention)
-    return _sublayer(x, block.norm2, mlp.fc1, mlp.act, mlp.fc2, block.ls2, lanes.mlp)
-
-
 def _sublayer(
-    x: Tensor,
-    norm: nn.Module,
-    linear_in: nn.Linear,
-    core: Core,
-    linear_out: nn.Linear,
-    layer_scale: nn.Module,
-    lanes: SublayerLanes,
+    x: Tensor, sublayer: Sublayer, lanes: SublayerLanes, key_mask: Tensor | None
 ) -> Tensor:
-    if not lanes.full and not lanes.forward_only:
-        return x if linear_out.bias is None else x + layer_scale(linear_out.bias)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
-        normed = norm(x)
-    branch = sublayer_lanes(
-        normed,
-        linear_in.weight,
-        linear_in.bias,
-        linear_out.weight,
-        linear_out.bias,
-        core,
-        lanes,
-    )
-    return x + layer_scale(branch)
+    if not sublayer.norm_first:
+        return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask))
+    normed = x
+    if lanes.full or lanes.forward_only:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
+            normed = sublayer.norm(x)
+    return _add_branch(x, normed, sublayer, lanes, key_mask)
+
+
+def _add_branch(
+    x: Tensor, lane_input: Tensor, sublayer: Sublayer, lanes: SublayerLanes, key_mask: Tensor | None
+) -> Tensor:
+    """``x + scale * (lanes(lane_input) + bias)``."""
+    delta: Tensor | None = sublayer.bias_out
+    if lanes.full or lanes.forward_only:
+        delta = run_lanes(sublayer, lanes, lane_input, key_mask)
+    if delta is None:
+        return x
+    return x + (delta if sublayer.scale is None else delta * sublayer.scale)
+
+
+def run_lanes(
+    sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
+) -> Tensor:
+    """`sublayer_lanes` of a sub-layer that is whole on this device, ``[B, N, D]``."""
+    linears, bias_out = sublayer.linears(), sublayer.bias_out
+    weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
+    return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)

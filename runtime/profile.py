@@ -7,14 +7,11 @@ subtracted, since the trunk, timed by steps in which every operation is SHORTCUT
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from d2ft_sched.compute_curve import ComputeCurve, WorkKind
@@ -25,11 +22,11 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.placement import place_round_robin
 from d2ft_sched.workload import Workload
 from runtime.device import Stopwatch, device_name, memory_bytes
-from runtime.lane_pass import attention_core
-from runtime.lane_slices import ScheduleSlices, SublayerLanes, slice_schedule
+from runtime.families.registry import family_of
+from runtime.families.sublayer import Sublayer
+from runtime.lane_slices import SublayerLanes, slice_schedule
 from runtime.optimizers import create_optimizer
-from runtime.partitioned import forward
-from runtime.sublayer_lanes import sublayer_lanes
+from runtime.partitioned import forward, run_lanes
 
 NUM_TIMED_BLOCKS = 4
 """Blocks whose lanes are timed together; their weights do not fit a processor's cache."""
@@ -43,7 +40,7 @@ Points = dict[float, list[float]]
 
 
 def profile_device(
-    model: VisionTransformer,
+    model: nn.Module,
     workload: Workload,
     device: torch.device,
     *,
@@ -64,18 +61,18 @@ def profile_device(
     Returns:
         A device with a curve for every kind of work; its plain rates are those of the largest size.
     """
-    embed: Any = model.patch_embed
-    images = torch.zeros(int(workload.samples.sum()), embed.proj.in_channels, *embed.img_size)
-    images = images.to(device, next(model.parameters()).dtype)
+    generator = torch.Generator().manual_seed(0)
+    inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
+    inputs = inputs.to(device)
     points: dict[WorkKind, Points] = defaultdict(lambda: defaultdict(list))
     jobs = list(_rectangles(workload))
     total = len(jobs) + workload.num_microbatches + 1
     for done, (num_members, num_microbatches) in enumerate(jobs):
         progress(done, total)
-        _time_lanes(model, workload, device, num_members, num_microbatches, num_repeats, points)
+        _time_lanes(model, workload, inputs, num_members, num_microbatches, num_repeats, points)
     for m in range(1, workload.num_microbatches + 1):
         progress(len(jobs) + m - 1, total)
-        _time_trunk(model, workload, images, m, num_repeats, points)
+        _time_trunk(model, workload, inputs, m, num_repeats, points)
     progress(total - 1, total)
     _time_optimizer(model, workload, num_repeats, points)
     progress(total, total)
@@ -111,19 +108,20 @@ def _rectangles(workload: Workload) -> Iterator[tuple[int, int]]:
 
 
 def _time_lanes(
-    model: VisionTransformer,
+    model: nn.Module,
     workload: Workload,
-    device: torch.device,
+    inputs: Tensor,
     num_members: int,
     num_microbatches: int,
     num_repeats: int,
     points: dict[WorkKind, Points],
 ) -> None:
-    blocks: Any = model.blocks[:NUM_TIMED_BLOCKS]
-    num_samples = int(workload.samples.sum())
+    blocks = family_of(model).blocks(model)[:NUM_TIMED_BLOCKS]
+    num_samples, device = int(workload.samples.sum()), inputs.device
     dtype = next(model.parameters()).dtype
     size = (num_samples, workload.shape.num_tokens, workload.shape.width)
     x = torch.randn(size, device=device, dtype=dtype, requires_grad=True)
+    key_mask = family_of(model).key_mask(model, inputs)
     grad = torch.randn(size, device=device, dtype=dtype)
     schedule = np.zeros((workload.num_subnets, workload.num_microbatches), dtype=np.int8)
     empty = slice_schedule(workload, schedule)
@@ -144,8 +142,17 @@ def _time_lanes(
         work = float(flops.forward[cells].sum()), float(flops.backward[cells].sum())
         samples, num_runs = [], 1
         for repeat in range(num_repeats + 1):
-            busy = _run_sublayers(blocks, x, grad, slices, is_mlp, num_runs)
-            idle = _run_sublayers(blocks, x, grad, empty, is_mlp, num_runs)
+            busy, idle = (
+                _run_sublayers(
+                    [block[is_mlp] for block in blocks],
+                    [own.mlp if is_mlp else own.attention for own in lanes.waves[0].blocks],
+                    x,
+                    grad,
+                    key_mask,
+                    num_runs,
+                )
+                for lanes in (slices, empty)
+            )
             if repeat > 0:
                 samples.append((busy - idle) / len(blocks))
             else:
@@ -155,22 +162,24 @@ def _time_lanes(
 
 
 def _run_sublayers(
-    blocks: Any, x: Tensor, grad: Tensor, slices: ScheduleSlices, is_mlp: bool, num_runs: int
+    sublayers: Sequence[Sublayer],
+    lanes: Sequence[SublayerLanes],
+    x: Tensor,
+    grad: Tensor,
+    key_mask: Tensor | None,
+    num_runs: int,
 ) -> np.ndarray:
     """Seconds of forward and backward of one sub-layer in all the blocks, mean of some runs."""
     watch = Stopwatch(x.device)
     watch.lap("start")
-    lanes = [b.mlp if is_mlp else b.attention for b in slices.waves[0].blocks]
     for _ in range(num_runs):
         outputs = [
-            (_mlp if is_mlp else _attention)(block, x, own)
-            for block, own in zip(blocks, lanes, strict=False)
+            run_lanes(sublayer, own, x, key_mask)
+            for sublayer, own in zip(sublayers, lanes, strict=False)
         ]
         watch.lap("forward")
-        for block, out in zip(blocks, outputs, strict=True):
-            sublayer = block.mlp if is_mlp else block.attn
-            inputs = [x, *sublayer.parameters()]
-            torch.autograd.grad(out, inputs, grad, allow_unused=True)
+        for sublayer, out in zip(sublayers, outputs, strict=True):
+            torch.autograd.grad(out, [x, *sublayer.parameters()], grad, allow_unused=True)
         watch.lap("backward")
     return np.array(_both(watch)) / num_runs
 
@@ -180,25 +189,10 @@ def _both(watch: Stopwatch) -> list[float]:
     return [seconds["forward"], seconds["backward"]]
 
 
-def _attention(block: Any, x: Tensor, lanes: SublayerLanes) -> Tensor:
-    attn = block.attn
-    core = partial(attention_core, head_dim=attn.head_dim)
-    return sublayer_lanes(
-        x, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias, core, lanes
-    )
-
-
-def _mlp(block: Any, x: Tensor, lanes: SublayerLanes) -> Tensor:
-    mlp = block.mlp
-    return sublayer_lanes(
-        x, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, mlp.act, lanes
-    )
-
-
 def _time_trunk(
-    model: VisionTransformer,
+    model: nn.Module,
     workload: Workload,
-    images: Tensor,
+    inputs: Tensor,
     num_microbatches: int,
     num_repeats: int,
     points: dict[WorkKind, Points],
@@ -215,9 +209,9 @@ def _time_trunk(
     moved = trunk_bytes_moved(part)
     samples = []
     for repeat in range(num_repeats + 1):
-        watch = Stopwatch(images.device)
+        watch = Stopwatch(inputs.device)
         watch.lap("start")
-        logits = forward(model, images[: slices.num_samples], slices.waves[0])
+        logits = forward(model, inputs[: slices.num_samples], slices.waves[0])
         watch.lap("forward")
         torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
         watch.lap("backward")
@@ -230,7 +224,7 @@ def _time_trunk(
 
 
 def _time_optimizer(
-    model: VisionTransformer,
+    model: nn.Module,
     workload: Workload,
     num_repeats: int,
     points: dict[WorkKind, Points],
@@ -238,8 +232,11 @@ def _time_optimizer(
     """The update of one block's parameters and of all, on copies."""
     placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
     all_bytes = float(optimizer_bytes_moved(workload, placement)[0])
-    blocks: Any = model.blocks
-    one_block = nn.ParameterList(p.detach().clone() for p in blocks[0].parameters())
+    one_block = nn.ParameterList(
+        p.detach().clone()
+        for sublayer in family_of(model).blocks(model)[0]
+        for p in sublayer.parameters()
+    )
     every = nn.ParameterList(p.detach().clone() for p in model.parameters())
     num_all = sum(p.numel() for p in every)
     for part in (one_block, every):

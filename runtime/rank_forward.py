@@ -1,4 +1,4 @@
-"""The whole model's forward pass on partitioned ranks, over pictures that are dealt to owners."""
+"""The whole model's forward pass on partitioned ranks, over samples that are dealt to owners."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,15 +12,15 @@ from d2ft_sched.placement import Placement
 from d2ft_sched.schedule import uniform_schedule
 from runtime.rank_model import RankModel
 from runtime.rank_slices import RankSlices, slice_rank_schedule
-from runtime.rank_wave import WavePass
+from runtime.rank_wave import RankBatch, WavePass
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of one rank's pictures in one pass.
+    """Of one rank's samples in one pass.
 
     Attributes:
-        rows: which pictures, int64.
+        rows: which samples, int64.
         features: what the classifier sees, ``[len(rows), width]``.
         logits: ``[len(rows), num_classes]``.
     """
@@ -34,40 +34,44 @@ class Outputs:
 def rank_outputs(
     model: RankModel,
     owner_of: np.ndarray,
-    images_of: Callable[[np.ndarray], Tensor],
-    pictures_per_pass: int = 64,
+    inputs_of: Callable[[np.ndarray], Tensor],
+    key_mask: Tensor | None = None,
+    samples_per_pass: int = 64,
 ) -> Iterator[Outputs]:
-    """Every picture through the whole model; all ranks must exhaust this together.
+    """Every sample through the whole model; all ranks must exhaust this together.
 
     Args:
         model: what this rank holds.
-        owner_of: an owner of the placement for each picture, int ``[num_pictures]``.
-        images_of: the normalised images of some of this rank's pictures, ``[n, 3, H, W]``.
-        pictures_per_pass: of each owner.
+        owner_of: an owner of the placement for each sample, int ``[num_samples]``.
+        inputs_of: some of this rank's samples as the model takes them, ``[n, ...]``.
+        key_mask: which tokens of all samples may be looked at, ``[num_samples, N]``; None for all.
+        samples_per_pass: of each owner.
 
     Yields:
-        Outputs of this rank's pictures; nothing on a rank that owns none.
+        Outputs of this rank's samples; nothing on a rank that owns none.
     """
-    ranks, module = model.ranks, model.module
+    ranks, classifier = model.ranks, model.family.classifier(model.module)
     owners = model.placement.owners
-    counts = np.array([(owner_of == owner).sum() for owner in owners])
+    rows_of = [np.flatnonzero(owner_of == owner) for owner in owners]
     own_rows = np.flatnonzero(owner_of == ranks.rank)
     prepared: dict[tuple[int, ...], RankSlices] = {}
-    for start in range(0, int(counts.max()), pictures_per_pass):
-        sizes = tuple(int(n) for n in np.clip(counts - start, 0, pictures_per_pass))
+    for start in range(0, max(map(len, rows_of)), samples_per_pass):
+        parts = [rows[start : start + samples_per_pass] for rows in rows_of]
+        sizes = tuple(map(len, parts))
         if sizes not in prepared:
             prepared[sizes] = _forward_slices(model, sizes)
-        rows = own_rows[start : start + pictures_per_pass]
+        rows = own_rows[start : start + samples_per_pass]
         captured: list[tuple[Tensor, Tensor]] = []
         hook = None
         if len(rows):
-            hook = module.head.register_forward_hook(
+            hook = classifier.register_forward_hook(
                 lambda _, given, logits, into=captured: into.append((given[0], logits))
             )
         slices = prepared[sizes]
-        images = images_of(rows)
         labels = torch.zeros(len(rows), dtype=torch.int64, device=ranks.device)
-        one = WavePass(model, slices.waves[0], images, labels, slices.num_samples, None, None)
+        mask = None if key_mask is None else key_mask[torch.from_numpy(np.concatenate(parts))]
+        batch = RankBatch(inputs_of(rows), labels, mask)
+        one = WavePass(model, slices.waves[0], batch, slices.num_samples, {}, None, None)
         for _ in one.forward():
             pass
         if hook is not None:
@@ -77,7 +81,7 @@ def rank_outputs(
 
 
 def _forward_slices(model: RankModel, sizes: tuple[int, ...]) -> RankSlices:
-    """One micro-batch for each owner that has pictures, all operations forward only."""
+    """One micro-batch for each owner that has samples, all operations forward only."""
     used = [(owner, n) for owner, n in zip(model.placement.owners, sizes, strict=True) if n]
     workload = replace(model.workload, microbatch_samples=tuple(n for _, n in used))
     placement = Placement(

@@ -17,6 +17,7 @@ from runtime.optimizers import create_optimizer
 from runtime.rank_model import RankModel
 from runtime.rank_slices import RankSlices, slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
+from runtime.rank_wave import RankBatch
 
 PHASES = ("trunk", "dispatch", "lanes", "combine", "all-reduce", "optimizer")
 """Parts of a step in which a rank computes, or sends and waits for others."""
@@ -77,15 +78,14 @@ def measure_rank_steps(
         for name, schedule in schedules.items()
     }
     any_slices = next(iter(slices.values()))
-    images, labels = _random_batch(model, any_slices)
+    batch = _random_batch(model, any_slices)
     optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
 
     def step(name: str, watch: Stopwatch | None = None, counted: SentBytes | None = None) -> None:
         with autocast(ranks.device, autocast_dtype):
             rank_forward_backward(
                 model,
-                images,
-                labels,
+                batch,
                 slices[name],
                 overlap=overlap,
                 watch=watch,
@@ -110,6 +110,7 @@ def measure_rank_steps(
 
     state = [t for values in optimizer.state.values() for t in values.values()]
     held = [*model.module.parameters(), *(t for t in state if isinstance(t, Tensor))]
+    held += [batch.inputs, batch.labels]
     measured, what = {}, "the collection of measurements"
     for name in slices:
         all_laps = gather_arrays(ranks, np.stack(laps[name]), what)
@@ -117,7 +118,7 @@ def measure_rank_steps(
         quartiles = np.percentile(seconds, [25, 75])
         counted = SentBytes(ranks.num_ranks)
         flops = count_flops(partial(step, name, None, counted))
-        peak = peak_memory_bytes(partial(step, name), [*held, images, labels], ranks.device)
+        peak = peak_memory_bytes(partial(step, name), held, ranks.device)
         sent = counted.total() + counted.all_reduce
         facts = gather_arrays(ranks, np.array([flops, peak, *sent], dtype=float), what)
         measured[name] = RankStepMeasurement(
@@ -137,12 +138,16 @@ def _by_phase(seconds: Mapping[str, float]) -> np.ndarray:
     return np.array([sum(s for name, s in seconds.items() if name.endswith(p)) for p in PHASES])
 
 
-def _random_batch(model: RankModel, slices: RankSlices) -> tuple[Tensor, Tensor]:
-    """Images and labels of the samples owned, drawn alike on every rank."""
+def _random_batch(model: RankModel, slices: RankSlices) -> RankBatch:
+    """A mini-batch drawn alike on every rank."""
     generator = torch.Generator().manual_seed(0)
-    shape = model.module
-    sizes = (slices.num_samples, shape.patch_embed.proj.in_channels, *shape.patch_embed.img_size)
-    images = torch.randn(*sizes, generator=generator, dtype=model.dtype)
-    labels = torch.randint(shape.num_classes, (slices.num_samples,), generator=generator)
+    num_samples, num_classes = slices.num_samples, model.num_classes
+    inputs = model.family.random_inputs(model.module, num_samples, generator)
+    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    key_mask = model.family.key_mask(model.module, inputs)
     own, device = torch.from_numpy(slices.owned_samples), model.ranks.device
-    return images[own].to(device), labels[own].to(device)
+    return RankBatch(
+        inputs[own].to(device),
+        labels[own].to(device),
+        None if key_mask is None else key_mask.to(device),
+    )

@@ -1,42 +1,22 @@
 """The part of a model that one rank holds, and its way from and to the whole model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
-from runtime.lane_pass import Core, Linears, attention_core
+from runtime.families.family import ModelFamily
+from runtime.families.registry import family_of
+from runtime.families.sublayer import Sublayer
 from runtime.ranks import Ranks
 from runtime.shards import Shard, join_shards, rank_shards, read_shards
-
-
-@dataclass(frozen=True)
-class Sublayer:
-    """Attention or MLP of a block; on a rank, of what it holds of them.
-
-    Attributes:
-        name: "attention" or "mlp".
-        norm: before it; of use to owners only.
-        linears: parameters of the heads or hidden units held; None if there are none.
-        core: what stands between the linear maps.
-        bias: added to the results on owners, or None.
-        scale: LayerScale's vector on owners, or None.
-    """
-
-    name: str
-    norm: nn.Module
-    linears: Linears | None
-    core: Core
-    bias: nn.Parameter | None
-    scale: nn.Parameter | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +24,8 @@ class RankModel:
     """What one rank holds of a model.
 
     Attributes:
-        module: timm's model in which every parameter that is not held is None, and every parameter
-            of heads or hidden units has the shape of what is held; names are timm's.
+        module: the model in which every parameter that is not held is None, and every parameter
+            of heads or hidden units has the shape of what is held; names stay.
         workload: the model's subnets and the micro-batches.
         placement: whose devices are the ranks.
         ranks: the job.
@@ -54,7 +34,7 @@ class RankModel:
         owners_group: of the ranks that hold the trunk; None if these are all ranks, or one.
     """
 
-    module: VisionTransformer
+    module: nn.Module
     workload: Workload
     placement: Placement
     ranks: Ranks
@@ -76,11 +56,21 @@ class RankModel:
     @cached_property
     def blocks(self) -> list[tuple[Sublayer, Sublayer]]:
         """Attention and MLP of every block."""
-        return [_sublayers(block) for block in self.module.blocks]
+        return self.family.blocks(self.module)
+
+    @property
+    def num_classes(self) -> int:
+        """That the classifier tells apart, on owners and others alike."""
+        return self.family.classifier(self.module).out_features
+
+    @cached_property
+    def family(self) -> ModelFamily:
+        """Of `module`."""
+        return family_of(self.module)
 
 
 def read_rank_model(
-    model: VisionTransformer,
+    model: nn.Module,
     path: Path,
     workload: Workload,
     placement: Placement,
@@ -90,7 +80,7 @@ def read_rank_model(
 
     Args:
         model: on the meta device; it is changed.
-        path: a file in timm's layout whose tensors have the model's shapes.
+        path: a file in the model's layout whose tensors have the model's shapes.
         workload: the model's subnets and the micro-batches.
         placement: whose devices are the ranks.
         ranks: all of which must call this.
@@ -104,7 +94,7 @@ def read_rank_model(
 
 
 def scatter_rank_model(
-    model: VisionTransformer, workload: Workload, placement: Placement, ranks: Ranks
+    model: nn.Module, workload: Workload, placement: Placement, ranks: Ranks
 ) -> RankModel:
     """Turn `model` into this rank's part, with the values that rank 0 has.
 
@@ -133,7 +123,7 @@ def scatter_rank_model(
 def gather_full_state(
     model: RankModel, parts: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The whole model on rank 0, by timm's names; nothing on the other ranks.
+    """The whole model on rank 0, by the parameters' names; nothing on the other ranks.
 
     Args:
         model: all ranks must call this.
@@ -171,14 +161,14 @@ def gather_full_state(
 
 
 def _all_shards(
-    model: VisionTransformer, workload: Workload, placement: Placement
+    model: nn.Module, workload: Workload, placement: Placement
 ) -> tuple[tuple[Shard, ...], ...]:
     ranks = range(placement.num_devices)
     return tuple(rank_shards(model, workload, placement, rank) for rank in ranks)
 
 
 def _hold(
-    model: VisionTransformer,
+    model: nn.Module,
     parts: Mapping[str, Tensor],
     shards: tuple[tuple[Shard, ...], ...],
     workload: Workload,
@@ -197,33 +187,6 @@ def _hold(
         group = dist.new_group(list(owners))
         group = group if ranks.rank in owners else None
     return RankModel(model, workload, placement, ranks, shards, dtype, group)
-
-
-def _sublayers(block: Any) -> tuple[Sublayer, Sublayer]:
-    attn, mlp = block.attn, block.mlp
-    attention = Sublayer(
-        name="attention",
-        norm=block.norm1,
-        linears=_linears(attn.qkv, attn.proj),
-        core=partial(attention_core, head_dim=attn.head_dim),
-        bias=attn.proj.bias,
-        scale=getattr(block.ls1, "gamma", None),
-    )
-    return attention, replace(
-        attention,
-        name="mlp",
-        norm=block.norm2,
-        linears=_linears(mlp.fc1, mlp.fc2),
-        core=mlp.act,
-        bias=mlp.fc2.bias,
-        scale=getattr(block.ls2, "gamma", None),
-    )
-
-
-def _linears(linear_in: nn.Linear, linear_out: nn.Linear) -> Linears | None:
-    if linear_in.weight is None:
-        return None
-    return Linears(linear_in.weight, linear_in.bias, linear_out.weight)
 
 
 def _flatten(parts: list[Tensor], dtype: torch.dtype, ranks: Ranks) -> Tensor:

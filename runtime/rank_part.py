@@ -3,36 +3,33 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2ft_sched.atomic_write import write_atomically
-from d2ft_sched.errors import InputError
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
 from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
-from runtime.data.image_data import ImageData, Split
-from runtime.data.minibatches import normalize
+from runtime.data.dataset import Dataset, Split
 from runtime.device import Stopwatch, autocast
-from runtime.linear_probe import fit_linear
-from runtime.models import normalization_of
+from runtime.linear_probe import fit_linear, set_classifier
 from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
 from runtime.optimizers import create_optimizer, set_learning_rate
 from runtime.rank_forward import rank_outputs
 from runtime.rank_model import RankModel
 from runtime.rank_slices import RankSlices, slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
+from runtime.rank_wave import RankBatch
 from runtime.ranks import start_sum
 from runtime.schedule_memo import ScheduleMemo
 from runtime.shards import Shard, read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.training import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.whole_model import check_classes
 
 
 class RankPart:
@@ -41,12 +38,12 @@ class RankPart:
     def __init__(
         self,
         model: RankModel,
-        data: ImageData,
+        data: Dataset,
         minibatches: np.ndarray,
         settings: FineTuneSettings,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Take a rank's part into training; of the pictures it uses those that it owns.
+        """Take a rank's part into training; of the samples it uses those that it owns.
 
         Args:
             model: what the rank holds.
@@ -58,20 +55,15 @@ class RankPart:
         Raises:
             InputError: the data have more classes than the model.
         """
-        if data.num_classes > model.module.num_classes:
-            raise InputError(
-                f"data {data.name!r} have {data.num_classes} classes; "
-                f"the model's classifier has {model.module.num_classes}"
-            )
+        check_classes(data, model.num_classes)
         self._model, self._settings, self._clock = model, settings, clock
         self._rank, self._device = model.ranks.rank, model.ranks.device
-        self._mean, self._std = normalization_of(model.module)
         self._train_owner = training_owners(
             len(data.train), minibatches, model.workload, model.placement
         )
         self._test_owner = testing_owners(len(data.test), model.placement)
-        self._train = _Own(data.train, self._train_owner == self._rank, self._device)
-        self._test = _Own(data.test, self._test_owner == self._rank, self._device)
+        self._train = _Own(model, data.train, self._train_owner == self._rank)
+        self._test = _Own(model, data.test, self._test_owner == self._rank)
         self._optimizer = create_optimizer(
             model.module,
             model.workload.optimizer,
@@ -86,11 +78,11 @@ class RankPart:
             len(self._train_owner), model.workload.shape.width, device=self._device
         )
         for outputs in rank_outputs(
-            model, self._train_owner, lambda rows: self._images(self._train, rows)
+            model, self._train_owner, self._train.inputs_of, self._train.key_mask
         ):
             features[torch.from_numpy(outputs.rows)] = outputs.features.to(features.dtype)
         start_sum(model.ranks, features, "the fit of the classifier").wait()
-        num_classes = model.module.num_classes
+        num_classes = model.num_classes
         fitted = torch.zeros(num_classes * (features.shape[1] + 1) + 1, dtype=torch.float64)
         if self._rank == model.placement.owners[0]:
             weight, bias, accuracy = fit_linear(
@@ -100,11 +92,8 @@ class RankPart:
         fitted = fitted.to(self._device)
         start_sum(model.ranks, fitted, "the fit of the classifier").wait()
         if self._rank in model.placement.owners:
-            head: Any = model.module.head
-            weight, bias = fitted[:-1].split([head.weight.numel(), num_classes])
-            with torch.no_grad():
-                head.weight.copy_(weight.view_as(head.weight))
-                head.bias.copy_(bias)
+            weight, bias = fitted[:-1].split([num_classes * features.shape[1], num_classes])
+            set_classifier(model.family.classifier(model.module), weight, bias)
         return float(fitted[-1])
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
@@ -113,12 +102,15 @@ class RankPart:
         self._model.module.train()
         slices = self._slices(schedule)
         rows = samples[slices.owned_samples]
-        images = self._images(self._train, rows)
-        labels = self._train.labels[torch.from_numpy(rows)].to(self._device)
+        batch = RankBatch(
+            self._train.inputs_of(rows),
+            self._train.labels[torch.from_numpy(rows)].to(self._device),
+            self._train.key_mask_of(samples),
+        )
         set_learning_rate(self._optimizer, lr)
         with autocast(self._device, self._settings.autocast_dtype):
             watch.lap("images")
-            loss = rank_forward_backward(self._model, images, labels, slices, watch=watch)
+            loss = rank_forward_backward(self._model, batch, slices, watch=watch)
         self._optimizer.step()
         watch.lap("optimizer")
         return TrainedStep(float(loss), _times(watch.seconds()))
@@ -128,7 +120,7 @@ class RankPart:
         self._model.module.eval()
         right_and_loss = torch.zeros(2, dtype=torch.float64, device=self._device)
         for outputs in rank_outputs(
-            self._model, self._test_owner, lambda rows: self._images(self._test, rows)
+            self._model, self._test_owner, self._test.inputs_of, self._test.key_mask
         ):
             labels = self._test.labels[torch.from_numpy(outputs.rows)].to(self._device)
             right_and_loss[0] += outputs.logits.argmax(1).eq(labels).sum()
@@ -166,9 +158,6 @@ class RankPart:
             parameters[name].data.copy_(tensor)
         state = load_optimizer(optimizer_files(folder), shards)
         set_state(self._optimizer, parameters, state)
-
-    def _images(self, pictures: "_Own", rows: np.ndarray) -> Tensor:
-        return normalize(pictures.images_of(rows), self._mean, self._std)
 
     def _slice(self, schedule: np.ndarray) -> RankSlices:
         model, num_waves = self._model, self._settings.num_waves
@@ -223,39 +212,49 @@ def _times(seconds: Mapping[str, float]) -> StepTimes:
     return StepTimes(lanes_s, sum(seconds.values()) - lanes_s - exchange_s, exchange_s)
 
 
-def build_on_meta(build: Callable[[], VisionTransformer]) -> VisionTransformer:
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` builds, without memory for its parameters."""
     with torch.device("meta"):
         return build()
 
 
 def training_owners(
-    num_pictures: int, minibatches: np.ndarray, workload: Workload, placement: Placement
+    num_samples: int, minibatches: np.ndarray, workload: Workload, placement: Placement
 ) -> np.ndarray:
-    """The rank that owns each training picture, int ``[num_pictures]``.
+    """The rank that owns each training sample, int ``[num_samples]``.
 
-    Pictures that are in no mini-batch belong to the first owner, which sees them in the fit of the
+    Samples that are in no mini-batch belong to the first owner, which sees them in the fit of the
     classifier.
     """
-    owner = np.full(num_pictures, placement.owners[0])
+    owner = np.full(num_samples, placement.owners[0])
     owner[minibatches] = np.repeat(placement.owner, workload.samples)[None, :]
     return owner
 
 
-def testing_owners(num_pictures: int, placement: Placement) -> np.ndarray:
-    """The rank that classifies each test picture, in equal runs, int ``[num_pictures]``."""
+def testing_owners(num_samples: int, placement: Placement) -> np.ndarray:
+    """The rank that classifies each test sample, in equal runs, int ``[num_samples]``."""
     owners = np.array(placement.owners)
-    return owners[np.arange(num_pictures) * len(owners) // num_pictures]
+    return owners[np.arange(num_samples) * len(owners) // num_samples]
 
 
 class _Own:
-    """The pictures of a rank on its device, and the labels of all."""
+    """The samples of a rank on its device; of all samples the labels and where they are padded."""
 
-    def __init__(self, split: Split, is_own: np.ndarray, device: torch.device) -> None:
+    def __init__(self, model: RankModel, split: Split, is_own: np.ndarray) -> None:
+        self._model, self._device = model, model.ranks.device
         self.labels = split.labels
+        mask = model.family.key_mask(model.module, split.inputs)
+        self.key_mask = None if mask is None else mask.to(self._device)
         self._position = np.cumsum(is_own) - 1
-        self._images = split.images[torch.from_numpy(np.flatnonzero(is_own))].to(device)
+        self._stored = split.inputs[torch.from_numpy(np.flatnonzero(is_own))].to(self._device)
 
-    def images_of(self, rows: np.ndarray) -> Tensor:
-        chosen = torch.from_numpy(self._position[rows]).to(self._images.device)
-        return self._images[chosen]
+    def inputs_of(self, rows: np.ndarray) -> Tensor:
+        """Some of the rank's own samples, as the model takes them."""
+        chosen = torch.from_numpy(self._position[rows]).to(self._device)
+        return self._model.family.to_inputs(self._model.module, self._stored[chosen])
+
+    def key_mask_of(self, samples: np.ndarray) -> Tensor | None:
+        """Of any samples."""
+        if self.key_mask is None:
+            return None
+        return self.key_mask[torch.from_numpy(samples).to(self._device)]

@@ -55,12 +55,14 @@ class RankBlock:
 
     Attributes:
         lanes: lane groups of the subnets held, their tokens counted as the lanes count them.
+        lane_tokens: runs of tokens of the mini-batch that the lanes have, in order.
         routes: of the dispatch forward and backward.
         runs: whether any rank runs the block on a micro-batch owned.
         trains: whether any rank trains it on one.
     """
 
     lanes: BlockLanes
+    lane_tokens: tuple[Run, ...]
     routes: tuple[Route, Route]
     runs: bool
     trains: bool
@@ -150,6 +152,7 @@ def _rank_wave(
     foreign = foreign[np.argsort(owner[foreign], kind="stable")]
     held = np.array(placement.subnet_device) == rank
     num_own = int(workload.samples[own].sum())
+    first_of_all = np.cumsum(workload.samples) - workload.samples
 
     blocks = []
     for block, block_units in enumerate(units):
@@ -166,6 +169,7 @@ def _rank_wave(
         blocks.append(
             RankBlock(
                 lanes=block_lanes(workload, groups, first_sample, int(counts.sum()), block_units),
+                lane_tokens=_joined_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),
                 trains=bool(active[1, block][:, own].any()),

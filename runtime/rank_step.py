@@ -9,6 +9,7 @@ plain step; run in turns, one computes while another's messages travel.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,14 +18,13 @@ from runtime.device import Stopwatch
 from runtime.exchange import SentBytes
 from runtime.rank_model import RankModel
 from runtime.rank_slices import RankSlices
-from runtime.rank_wave import WavePass
+from runtime.rank_wave import Gradients, RankBatch, WavePass
 from runtime.ranks import Pending, start_sum
 
 
 def rank_forward_backward(
     model: RankModel,
-    images: Tensor,
-    labels: Tensor,
+    batch: RankBatch,
     slices: RankSlices,
     *,
     overlap: bool = False,
@@ -38,8 +38,7 @@ def rank_forward_backward(
 
     Args:
         model: what this rank holds.
-        images: of the samples owned, ``[len(slices.owned_samples), 3, H, W]``.
-        labels: of these samples, int64.
+        batch: the mini-batch as this rank has it.
         slices: the schedule as this rank sees it.
         overlap: interleave the waves; the same result for more memory, for all waves are kept
             until backward.
@@ -54,13 +53,14 @@ def rank_forward_backward(
         RankError: another rank died or hung.
     """
     trunk_gradient = _new_gradients(model)
+    gradients: Gradients = {}
     passes = [
         WavePass(
             model,
             wave,
-            images[wave.samples],
-            labels[wave.samples],
+            replace(batch, inputs=batch.inputs[wave.samples], labels=batch.labels[wave.samples]),
             slices.num_samples,
+            gradients,
             watch,
             counted,
         )

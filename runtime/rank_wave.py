@@ -6,7 +6,7 @@ all. Shapes: B samples owned in the wave, N tokens, D width.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +20,34 @@ from runtime.exchange import (
     scatter_runs,
     start_all_to_all,
 )
+from runtime.families.sublayer import Sublayer
 from runtime.lane_math import compute_dtype, without_autocast
 from runtime.lane_pass import (
     CoreGraph,
+    Linears,
     can_overwrite,
     lanes_backward,
     lanes_forward,
-    parameter_gradients,
 )
 from runtime.lane_slices import SublayerLanes
-from runtime.rank_model import RankModel, Sublayer
+from runtime.rank_model import RankModel
 from runtime.rank_slices import RankBlock, RankWave
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """A mini-batch as one rank has it.
+
+    Attributes:
+        inputs: of the samples owned, as the model takes them, ``[num_owned, ...]``.
+        labels: of these samples, int64.
+        key_mask: which tokens of all samples of the mini-batch attention may look at, bool
+            ``[num_samples, N]``; None for all.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    key_mask: Tensor | None = None
 
 
 @dataclass
@@ -38,17 +55,23 @@ class _Kept:
     """What a sub-layer keeps for backward.
 
     Attributes:
-        stream: input of the norm, a leaf ``[B, N, D]``; None if no micro-batch owned trains.
-        lane_input: normed activations ``[T, D]``, owned before received; they carry the norm's
-            graph where `stream` is a leaf. None if nothing here needs them.
+        norm_input: what the norm sees, a leaf ``[B, N, D]``; None if its gradient is not needed.
+        norm_graph: the norm's result with its graph. Where the norm comes first that is the lanes'
+            input.
+        lane_input: what the lanes saw, ``[T, D]``, owned before received, if any are FULL.
         graphs: of the cores of the FULL groups.
         branch: sum of all ranks' results ``[B N, D]`` where LayerScale needs it.
     """
 
-    stream: Tensor | None
-    lane_input: Tensor | None
-    graphs: list[CoreGraph]
-    branch: Tensor | None
+    norm_input: Tensor | None = None
+    norm_graph: Tensor | None = None
+    lane_input: Tensor | None = None
+    graphs: list[CoreGraph] = field(default_factory=list)
+    branch: Tensor | None = None
+
+
+Gradients = dict[Sublayer, Linears]
+"""Gradients that lanes have made in a step, of all its waves."""
 
 
 class WavePass:
@@ -62,15 +85,15 @@ class WavePass:
         self,
         model: RankModel,
         wave: RankWave,
-        images: Tensor,
-        labels: Tensor,
+        batch: RankBatch,
         num_samples: int,
+        gradients: Gradients,
         watch: Stopwatch | None,
         counted: SentBytes | None,
     ) -> None:
         self._model, self._wave = model, wave
-        self._images, self._labels, self._num_samples = images, labels, num_samples
-        self._watch, self._counted = watch, counted
+        self._batch, self._num_samples = batch, num_samples
+        self._gradients, self._watch, self._counted = gradients, watch, counted
         shape = model.workload.shape
         self._num_tokens, self._width = shape.num_tokens, shape.width
         self._num_own = wave.num_samples * shape.num_tokens
@@ -80,11 +103,11 @@ class WavePass:
         self.loss = self._probe.new_zeros(())
 
     def forward(self) -> Iterator[None]:
-        """From the images to `loss`."""
-        module = self._model.module
+        """From the inputs to `loss`."""
+        module, family, batch = self._model.module, self._model.family, self._batch
         stream = self._probe
         if self._num_own:
-            self._embedded = module.norm_pre(module._pos_embed(module.patch_embed(self._images)))
+            self._embedded = family.embed(module, batch.inputs)
             stream = self._embedded.detach()
         for index, block in enumerate(self._wave.blocks):
             for sublayer, lanes in self._sublayers(index):
@@ -92,8 +115,9 @@ class WavePass:
                 stream = yield from self._sublayer_forward(stream, sublayer, block, lanes, phase)
         if self._num_own:
             self._last = stream.requires_grad_()
-            logits = module.forward_head(module.norm(self._last))
-            total = F.cross_entropy(logits, self._labels, reduction="sum")
+            features = family.features(module, self._last, batch.inputs)
+            logits = family.classifier(module)(features)
+            total = F.cross_entropy(logits, batch.labels, reduction="sum")
             self._loss_graph = total / self._num_samples
             self.loss = self._loss_graph.detach()
         self._lap("forward trunk")
@@ -126,17 +150,8 @@ class WavePass:
         phase: ExchangePhase,
     ) -> Generator[None, None, Tensor]:
         """The stream after the sub-layer, ``[B, N, D]``."""
-        route, own = block.routes[0], self._num_own
-        lane_input = leaf = branch = None
-        if block.runs:
-            leaf = stream.requires_grad_(block.trains)
-            with torch.set_grad_enabled(block.trains):
-                lane_input = sublayer.norm(leaf).to(self._dtype).flatten(0, 1)
-                if route.num_received:
-                    room = lane_input.new_empty(route.num_received, self._width)
-                    lane_input = torch.cat([lane_input, room])
-        elif route.num_received:
-            lane_input = self._rows(own + route.num_received)
+        route, own, kept = block.routes[0], self._num_own, _Kept()
+        lane_input = self._lane_input(stream, sublayer, block, kept)
         self._lap("forward trunk")
 
         x = self._rows(0) if lane_input is None else lane_input.detach()
@@ -148,11 +163,14 @@ class WavePass:
             wait()
         self._lap("forward dispatch")
 
-        out, graphs = torch.zeros_like(x), []
-        if sublayer.linears is not None and (lanes.full or lanes.forward_only):
-            with without_autocast(x):
-                graphs = lanes_forward(
-                    x, sublayer.linears, sublayer.core, lanes, self._num_tokens, out
+        if lanes.full:
+            kept.lane_input = x
+        out = torch.zeros_like(x)
+        if sublayer.is_held and (lanes.full or lanes.forward_only):
+            key_mask = self._key_mask(block)
+            with torch.no_grad(), without_autocast(x):
+                kept.graphs = lanes_forward(
+                    x, sublayer.linears(), sublayer.core, lanes, self._num_tokens, key_mask, out
                 )
         self._lap("forward lanes")
 
@@ -165,17 +183,43 @@ class WavePass:
             scatter_runs(returned, out, route.send_runs, add=True)
         self._lap("forward combine")
 
+        branch = None
         if block.runs:
             branch = out[:own].clone() if route.num_received else out
-        self._kept.append(
-            _Kept(
-                stream=leaf if block.trains else None,
-                lane_input=lane_input if block.trains or lanes.full else None,
-                graphs=graphs,
-                branch=None if sublayer.scale is None else branch,
-            )
-        )
-        return self._add_branch(stream.detach(), branch, sublayer) if own else stream
+            kept.branch = None if sublayer.scale is None else branch
+        self._kept.append(kept)
+        return self._after_lanes(stream, branch, sublayer, kept) if own else stream
+
+    def _lane_input(
+        self, stream: Tensor, sublayer: Sublayer, block: RankBlock, kept: _Kept
+    ) -> Tensor | None:
+        """What the lanes see, ``[T, D]``, with room for what is received; None for nothing."""
+        num_received = block.routes[0].num_received
+        if not block.runs:
+            return self._rows(self._num_own + num_received) if num_received else None
+        lane_input = stream
+        norms = sublayer.norm_first and block.trains
+        with torch.set_grad_enabled(norms):
+            if sublayer.norm_first:
+                lane_input = sublayer.norm(stream.requires_grad_(norms))
+            lane_input = lane_input.to(self._dtype).flatten(0, 1)
+            if num_received:
+                room = lane_input.new_empty(num_received, self._width)
+                lane_input = torch.cat([lane_input, room])
+        if norms:
+            kept.norm_input, kept.norm_graph = stream, lane_input
+        return lane_input
+
+    def _after_lanes(
+        self, stream: Tensor, branch: Tensor | None, sublayer: Sublayer, kept: _Kept
+    ) -> Tensor:
+        """The stream after the sub-layer, of what it was and the sum of all results."""
+        total = self._add_branch(stream.detach(), branch, sublayer)
+        if sublayer.norm_first:
+            return total
+        kept.norm_input = total.requires_grad_()
+        kept.norm_graph = sublayer.norm(kept.norm_input)
+        return kept.norm_graph.detach()
 
     def _sublayer_backward(
         self,
@@ -188,6 +232,8 @@ class WavePass:
         """The gradient of the stream before the sub-layer, ``[B, N, D]``."""
         route, own, kept = block.routes[1], self._num_own, self._kept.pop()
         grad_branch = self._rows(0)
+        if own and not sublayer.norm_first:
+            grad_stream = _through_norm(kept, grad_stream)
         if own:
             grad_branch = self._branch_backward(grad_stream, kept.branch, sublayer, block.trains)
         self._lap("backward trunk")
@@ -227,29 +273,29 @@ class WavePass:
             scatter_runs(returned, grad_input, route.send_runs, add=True)
         self._lap("backward combine")
 
-        if kept.stream is not None and kept.lane_input is not None:
-            kept.lane_input.backward(grad_input)
-            grad_stream = grad_stream + _gradient_of(kept.stream)
-        return grad_stream
+        if not block.trains:
+            return grad_stream
+        if sublayer.norm_first:
+            return grad_stream + _through_norm(kept, grad_input)
+        return grad_stream + grad_input[:own].view_as(grad_stream)
 
     def _lanes_backward(
         self, grad_branch: Tensor, sublayer: Sublayer, lanes: SublayerLanes, kept: _Kept
     ) -> Tensor:
-        linears = sublayer.linears
-        assert linears is not None
         assert kept.lane_input is not None
-        overwrite = linears.weight_in.grad is None and can_overwrite(lanes)
-        gradients = parameter_gradients(linears, overwrite=overwrite)
-        x = kept.lane_input.detach()
-        with without_autocast(x):
+        x, made = kept.lane_input, self._gradients.get(sublayer)
+        overwrite = made is None and can_overwrite(lanes)
+        if made is None:
+            made = self._gradients[sublayer] = sublayer.new_gradients(overwrite=overwrite)
+        with torch.no_grad(), without_autocast(x):
             return lanes_backward(
-                grad_branch, x, linears, kept.graphs, lanes, gradients, overwrite=overwrite
+                grad_branch, x, sublayer.linears(), kept.graphs, lanes, made, overwrite=overwrite
             )
 
     @torch.no_grad()
     def _add_branch(self, stream: Tensor, branch: Tensor | None, sublayer: Sublayer) -> Tensor:
         """``stream + scale * (branch + bias)``; the branch is ``[B N, D]`` or None for zeros."""
-        delta: Tensor | None = sublayer.bias
+        delta: Tensor | None = sublayer.bias_out
         if branch is not None:
             branch = branch.view_as(stream)
             delta = branch if delta is None else branch + delta
@@ -262,7 +308,7 @@ class WavePass:
         self, grad_stream: Tensor, branch: Tensor | None, sublayer: Sublayer, trains: bool
     ) -> Tensor:
         """The gradient of the branch ``[B N, D]`` if it trains; adds those of bias and scale."""
-        bias, scale = sublayer.bias, sublayer.scale
+        bias, scale = sublayer.bias_out, sublayer.scale
         grad_stream = grad_stream.contiguous().flatten(0, 1)
         total = grad_stream.sum(0)
         if scale is not None:
@@ -293,12 +339,28 @@ class WavePass:
         lanes = self._wave.blocks[block].lanes
         return [(attention, lanes.attention), (mlp, lanes.mlp)]
 
+    def _key_mask(self, block: RankBlock) -> Tensor | None:
+        """Of the samples that the lanes have, ``[num_lane_samples, N]``."""
+        if self._batch.key_mask is None:
+            return None
+        return gather_runs(self._batch.key_mask.flatten(), block.lane_tokens).view(
+            -1, self._num_tokens
+        )
+
     def _rows(self, num_tokens: int) -> Tensor:
         return self._probe.new_empty(num_tokens, self._width, dtype=self._dtype)
 
     def _lap(self, name: str) -> None:
         if self._watch is not None:
             self._watch.lap(name)
+
+
+def _through_norm(kept: _Kept, grad: Tensor) -> Tensor:
+    """The gradient of the norm's input from that of its result; adds those of its parameters."""
+    assert kept.norm_graph is not None
+    assert kept.norm_input is not None
+    kept.norm_graph.backward(grad)
+    return _gradient_of(kept.norm_input)
 
 
 def _gradient_of(tensor: Tensor) -> Tensor:

@@ -7,17 +7,17 @@ normalised here: `d2ft_sched.scores.Scores.values` divides each table by its mea
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.partition import Subnet
 from d2ft_sched.workload import Workload
+from runtime.families.registry import family_of
+from runtime.families.sublayer import Sublayer
 from runtime.score_pass import BlockTrace, LinearTrace
 
 SampleScore = Callable[[BlockTrace, Subnet, int], Tensor]
@@ -31,16 +31,14 @@ class ScoreKind:
     Attributes:
         of_samples: from a trace to ``[num_samples]``.
         of_subnets: from the model alone to ``[num_subnets]``, the same for every micro-batch.
-        of_microbatches: from model, images, labels and workload to
+        of_microbatches: from model, inputs, labels and workload to
             ``[num_subnets, num_microbatches]``, for what is no mean over samples.
         backward: whether `of_samples` needs gradients.
     """
 
     of_samples: SampleScore | None = None
-    of_subnets: Callable[[VisionTransformer, Workload], np.ndarray] | None = None
-    of_microbatches: Callable[[VisionTransformer, Tensor, Tensor, Workload], np.ndarray] | None = (
-        None
-    )
+    of_subnets: Callable[[nn.Module, Workload], np.ndarray] | None = None
+    of_microbatches: Callable[[nn.Module, Tensor, Tensor, Workload], np.ndarray] | None = None
     backward: bool = False
 
 
@@ -51,10 +49,10 @@ def fisher(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
     weight gradients come from Gram matrices over tokens (arXiv 1510.01799, 2110.05679).
     """
     own = _columns(subnet.heads, head_dim)
-    rows = torch.cat([own + k * trace.proj.x.shape[-1] for k in range(3)])
+    rows = torch.cat([own + k * trace.heads_out.x.shape[-1] for k in range(3)])
     units = slice(subnet.hidden_start, subnet.hidden_stop)
-    total = _rows_and_bias(trace.qkv, rows) + _weight_columns(trace.proj, own)
-    return total + _rows_and_bias(trace.fc1, units) + _weight_columns(trace.fc2, units)
+    total = _rows_and_bias(trace.heads_in, rows) + _weight_columns(trace.heads_out, own)
+    return total + _rows_and_bias(trace.hidden_in, units) + _weight_columns(trace.hidden_out, units)
 
 
 def gradient_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
@@ -68,29 +66,32 @@ def taylor(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
     The derivative by a gate of 1 on each head's output and on the subnet's hidden units as a group
     (arXiv 1905.10650): absolute values, summed over the heads and the group.
     """
-    assert trace.proj.grad_x is not None
-    assert trace.fc2.grad_x is not None
+    assert trace.heads_out.grad_x is not None
+    assert trace.hidden_out.grad_x is not None
     own = _columns(subnet.heads, head_dim)
-    by_channel = (trace.proj.x[..., own] * trace.proj.grad_x[..., own]).sum(1)
+    by_channel = (trace.heads_out.x[..., own] * trace.heads_out.grad_x[..., own]).sum(1)
     heads = by_channel.unflatten(-1, (len(subnet.heads), head_dim)).sum(-1).abs().sum(-1)
     units = slice(subnet.hidden_start, subnet.hidden_stop)
-    return heads + (trace.fc2.x[..., units] * trace.fc2.grad_x[..., units]).sum((1, 2)).abs()
+    return (
+        heads
+        + (trace.hidden_out.x[..., units] * trace.hidden_out.grad_x[..., units]).sum((1, 2)).abs()
+    )
 
 
 def activation_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
     """L2 norm of the subnet's head outputs and hidden units over a sample's tokens."""
-    heads = trace.proj.x[..., _columns(subnet.heads, head_dim)]
-    units = trace.fc2.x[..., subnet.hidden_start : subnet.hidden_stop]
+    heads = trace.heads_out.x[..., _columns(subnet.heads, head_dim)]
+    units = trace.hidden_out.x[..., subnet.hidden_start : subnet.hidden_stop]
     return (heads.square().sum((1, 2)) + units.square().sum((1, 2))).sqrt()
 
 
-def weight_magnitude(model: VisionTransformer, workload: Workload) -> np.ndarray:
+def weight_magnitude(model: nn.Module, workload: Workload) -> np.ndarray:
     """L2 norm of each subnet's own parameters, float ``[num_subnets]``."""
     return np.sqrt(sum_per_subnet(model, workload, lambda p: p.detach().square()))
 
 
 def fisher_of_microbatches(
-    model: VisionTransformer, images: Tensor, labels: Tensor, workload: Workload
+    model: nn.Module, inputs: Tensor, labels: Tensor, workload: Workload
 ) -> np.ndarray:
     """Squared norm of the gradient of a micro-batch's mean loss, per subnet; one dense step.
 
@@ -102,7 +103,7 @@ def fisher_of_microbatches(
     """
     columns = []
     sizes = list(workload.microbatch_samples)
-    for part, targets in zip(images.split(sizes), labels.split(sizes), strict=True):
+    for part, targets in zip(inputs.split(sizes), labels.split(sizes), strict=True):
         model.zero_grad()
         F.cross_entropy(model(part), targets).backward()
         columns.append(sum_per_subnet(model, workload, _squared_gradient))
@@ -149,23 +150,16 @@ def register_score(name: str, kind: ScoreKind) -> None:
 
 
 def sum_per_subnet(
-    model: VisionTransformer, workload: Workload, of: Callable[[Tensor], Tensor]
+    model: nn.Module, workload: Workload, of: Callable[[Tensor], Tensor]
 ) -> np.ndarray:
     """Sum of ``of(parameter)`` over every subnet's part of each parameter, ``[num_subnets]``."""
     num_heads = workload.shape.num_heads
     per_head, per_unit = [], []
-    blocks: Any = model.blocks
-    for block in blocks:
-        qkv, proj, fc1, fc2 = block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
-        heads = of(qkv.weight).unflatten(0, (3, num_heads, -1)).sum((0, 2, 3))
-        heads = heads + of(proj.weight).unflatten(1, (num_heads, -1)).sum((0, 2))
-        units = of(fc1.weight).sum(1) + of(fc2.weight).sum(0)
-        if qkv.bias is not None:
-            heads = heads + of(qkv.bias).unflatten(0, (3, num_heads, -1)).sum((0, 2))
-        if fc1.bias is not None:
-            units = units + of(fc1.bias)
+    for attention, mlp in family_of(model).blocks(model):
+        heads = of(attention.map_out.weight).unflatten(1, (num_heads, -1)).sum((0, 2))
+        heads = heads + _sum_of_rows(attention, of).unflatten(0, (3, num_heads, -1)).sum((0, 2))
         per_head.append(heads)
-        per_unit.append(units)
+        per_unit.append(_sum_of_rows(mlp, of) + of(mlp.map_out.weight).sum(0))
     head_sums = torch.stack(per_head).double().cpu().numpy()
     unit_sums = torch.stack(per_unit).double().cpu().numpy()
     return np.array(
@@ -175,6 +169,15 @@ def sum_per_subnet(
             for s in workload.partition.subnets
         ]
     )
+
+
+def _sum_of_rows(sublayer: Sublayer, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sum of ``of(parameter)`` over each row of the maps in, bias included, ``[rows]``."""
+    parts = []
+    for linear in sublayer.maps_in:
+        rows = of(linear.weight).sum(1)
+        parts.append(rows if linear.bias is None else rows + of(linear.bias))
+    return torch.cat(parts)
 
 
 def _squared_gradient(parameter: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ sample's own gradient can be told apart; no weight gradient is computed.
 Shapes: B samples, N tokens, D width, H heads of size d, M hidden units.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from runtime.families.registry import family_of
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,22 @@ class LinearTrace:
 
 @dataclass(frozen=True)
 class BlockTrace:
-    """The four linear maps of a block: ``qkv``, ``proj``, ``fc1``, ``fc2``."""
+    """The linear maps of a block; queries, keys and values are one map, one after another."""
 
-    qkv: LinearTrace
-    proj: LinearTrace
-    fc1: LinearTrace
-    fc2: LinearTrace
+    heads_in: LinearTrace
+    heads_out: LinearTrace
+    hidden_in: LinearTrace
+    hidden_out: LinearTrace
 
 
 def trace_blocks(
-    model: VisionTransformer, images: Tensor, labels: Tensor, *, backward: bool
+    model: nn.Module, inputs: Tensor, labels: Tensor, *, backward: bool
 ) -> list[BlockTrace]:
     """Run the model once in evaluation mode; its gradients stay as they are.
 
     Args:
         model: one that `runtime.models.check_supported` accepts.
-        images: normalised, ``[B, 3, height, width]``.
+        inputs: as the model takes them, ``[B, ...]``.
         labels: int64 ``[B]``.
         backward: whether gradients are needed, too.
     """
@@ -71,67 +72,70 @@ def trace_blocks(
     model.eval()
     try:
         with torch.set_grad_enabled(backward), _recorded(model) as records:
-            logits = model(images)
+            logits = model(inputs)
             if not backward:
                 return _traces(records, {})
             losses = F.cross_entropy(logits, labels, reduction="sum")
             wanted = _wanted(records)
-            grads = torch.autograd.grad(losses, list(wanted.values()))
-            return _traces(records, dict(zip(wanted, grads, strict=True)))
+            grads = torch.autograd.grad(losses, wanted)
+            return _traces(records, dict(zip(map(id, wanted), grads, strict=True)))
     finally:
         model.train(was_training)
 
 
-_NAMES = ("qkv", "proj", "fc1", "fc2")
-_Records = list[dict[str, tuple[Tensor, Tensor, bool]]]
+_Seen = tuple[Tensor, Tensor, bool]
+"""Input and output of a linear map, and whether it has a bias."""
+
+_Records = list[dict[str, list[_Seen]]]
+"""Of every block, by the names of `BlockTrace`: what the maps that stand side by side saw."""
 
 
 @contextmanager
-def _recorded(model: VisionTransformer) -> Iterator[_Records]:
+def _recorded(model: nn.Module) -> Iterator[_Records]:
     """Input and output of the linear maps of every block, filled as the model runs."""
-    records: _Records = [{} for _ in range(len(model.blocks))]
+    records: _Records = []
     with ExitStack() as hooks:
-        for record, block in zip(records, model.blocks, strict=True):
-            for name, linear in zip(_NAMES, _linears(block), strict=True):
-                hook = linear.register_forward_hook(_keep(record, name))
-                hooks.callback(hook.remove)
+        for attention, mlp in family_of(model).blocks(model):
+            records.append({})
+            for name, linears in (
+                ("heads_in", attention.maps_in),
+                ("heads_out", (attention.map_out,)),
+                ("hidden_in", mlp.maps_in),
+                ("hidden_out", (mlp.map_out,)),
+            ):
+                seen = records[-1][name] = []
+                for linear in linears:
+                    hooks.callback(linear.register_forward_hook(_keep(seen)).remove)
         yield records
 
 
-def _linears(block: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear]:
-    return block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
-
-
-def _keep(record: dict[str, tuple[Tensor, Tensor, bool]], name: str) -> Any:
+def _keep(seen: list[_Seen]) -> Any:
     def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        record[name] = (inputs[0], output, module.bias is not None)
+        seen.append((inputs[0], output, module.bias is not None))
 
     return hook
 
 
-def _wanted(records: _Records) -> dict[tuple[int, str, str], Tensor]:
-    """Activations whose gradients are asked for: all outputs, and what proj and fc2 take in."""
-    wanted = {}
-    for index, record in enumerate(records):
-        for name, (x, output, _) in record.items():
-            wanted[index, name, "grad_out"] = output
-            if name in ("proj", "fc2"):
-                wanted[index, name, "grad_x"] = x
-    return wanted
+def _wanted(records: _Records) -> list[Tensor]:
+    """Activations whose gradients are asked for: all outputs, and what the maps out take in."""
+    outputs = [output for r in records for seen in r.values() for _, output, _ in seen]
+    return outputs + [r[name][0][0] for r in records for name in ("heads_out", "hidden_out")]
 
 
-def _traces(records: _Records, grads: dict[tuple[int, str, str], Tensor]) -> list[BlockTrace]:
+def _traces(records: _Records, grads: Mapping[int, Tensor]) -> list[BlockTrace]:
+    """`grads` are by the activation's id."""
     return [
-        BlockTrace(
-            **{
-                name: LinearTrace(
-                    x.detach(),
-                    grads.get((index, name, "grad_out")),
-                    grads.get((index, name, "grad_x")),
-                    has_bias,
-                )
-                for name, (x, _, has_bias) in record.items()
-            }
-        )
-        for index, record in enumerate(records)
+        BlockTrace(**{name: _trace(seen, grads) for name, seen in record.items()})
+        for record in records
     ]
+
+
+def _trace(seen: list[_Seen], grads: Mapping[int, Tensor]) -> LinearTrace:
+    x, _, has_bias = seen[0]
+    grads_out = [grads[id(output)] for _, output, _ in seen] if grads else []
+    return LinearTrace(
+        x.detach(),
+        torch.cat(grads_out, -1) if len(grads_out) > 1 else next(iter(grads_out), None),
+        grads.get(id(x)),
+        has_bias,
+    )

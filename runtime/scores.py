@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
@@ -14,8 +13,8 @@ from runtime.score_pass import trace_blocks
 
 
 def score_samples(
-    model: VisionTransformer,
-    images: Tensor,
+    model: nn.Module,
+    inputs: Tensor,
     labels: Tensor,
     workload: Workload,
     names: Sequence[str],
@@ -27,7 +26,7 @@ def score_samples(
 
     Args:
         model: its gradients stay as they are.
-        images: normalised, ``[num_samples, 3, H, W]``.
+        inputs: as the model takes them, ``[num_samples, ...]``.
         labels: int64 ``[num_samples]``.
         workload: subnets.
         names: of `runtime.score_kinds.score_names`.
@@ -37,7 +36,7 @@ def score_samples(
     if not functions:
         return {}
     backward = any(kinds[name].backward for name in functions)
-    traces = trace_blocks(model, images, labels, backward=backward)
+    traces = trace_blocks(model, inputs, labels, backward=backward)
     head_dim = workload.shape.head_dim
     with torch.no_grad():
         return {
@@ -58,8 +57,8 @@ def mean_over_microbatches(table: np.ndarray, workload: Workload) -> np.ndarray:
 
 
 def score_minibatch(
-    model: VisionTransformer,
-    images: Tensor,
+    model: nn.Module,
+    inputs: Tensor,
     labels: Tensor,
     workload: Workload,
     *,
@@ -70,7 +69,7 @@ def score_minibatch(
 
     Args:
         model: its gradients are discarded.
-        images: normalised, ``[num_samples, 3, H, W]``, micro-batch after micro-batch.
+        inputs: as the model takes them, ``[num_samples, ...]``, micro-batch after micro-batch.
         labels: int64 ``[num_samples]``.
         workload: subnets and micro-batch sizes.
         forward_score, backward_score: names of `runtime.score_kinds.score_names`.
@@ -81,7 +80,7 @@ def score_minibatch(
     names = (forward_score, backward_score)
     tables = {
         name: mean_over_microbatches(table, workload)
-        for name, table in score_samples(model, images, labels, workload, names).items()
+        for name, table in score_samples(model, inputs, labels, workload, names).items()
     }
     for name in names:
         kind = score_kind(name)
@@ -89,7 +88,7 @@ def score_minibatch(
             own = kind.of_subnets(model, workload)
             tables[name] = np.repeat(own[:, None], workload.num_microbatches, axis=1)
         elif kind.of_microbatches:
-            tables[name] = kind.of_microbatches(model, images, labels, workload)
+            tables[name] = kind.of_microbatches(model, inputs, labels, workload)
     return Scores(tables[forward_score], tables[backward_score])
 
 

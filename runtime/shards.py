@@ -1,7 +1,7 @@
-"""Which part of which parameter every rank holds, in the names and shapes of the timm model.
+"""Which part of which parameter every rank holds, in the names and shapes of the model.
 
-A weight of heads or hidden units lives only where its subnets are: rows of ``attn.qkv`` and
-``mlp.fc1``, columns of ``attn.proj`` and ``mlp.fc2``. The trunk (embeddings, tokens, norms,
+A weight of heads or hidden units lives only where its subnets are: rows of the maps to queries,
+keys, values and hidden units, columns of the maps from them. The trunk (embeddings, tokens, norms,
 LayerScale, output biases, classifier) lives whole on every owner of a micro-batch, and nowhere
 else.
 """
@@ -13,19 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
+from runtime.families.family import UnitAxis
+from runtime.families.registry import family_of
 from runtime.held_units import HeldUnits, held_units
 from runtime.lane_slices import index_runs
-
-_HEAD_ROWS = ("attn.qkv.weight", "attn.qkv.bias")
-_HIDDEN_ROWS = ("mlp.fc1.weight", "mlp.fc1.bias")
-_HEAD_COLUMNS = "attn.proj.weight"
-_HIDDEN_COLUMNS = "mlp.fc2.weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +29,7 @@ class Shard:
     """The part of one parameter that a rank holds.
 
     Attributes:
-        name: of the parameter in timm's layout, such as ``blocks.3.attn.qkv.weight``.
+        name: of the parameter, such as timm's ``blocks.3.attn.qkv.weight``.
         full_shape: of the whole parameter.
         dim: along which it is sliced.
         indices: what the rank holds along `dim`, int64, sorted; None for all (the trunk).
@@ -70,7 +66,7 @@ class Shard:
 
 
 def rank_shards(
-    model: VisionTransformer, workload: Workload, placement: Placement, rank: int
+    model: nn.Module, workload: Workload, placement: Placement, rank: int
 ) -> tuple[Shard, ...]:
     """What `rank` holds, in the order of the model's parameters.
 
@@ -82,21 +78,22 @@ def rank_shards(
     """
     units = [held_units(workload, placement, rank, b) for b in range(workload.shape.num_blocks)]
     owns = rank in placement.owner
+    family = family_of(model)
     shards = []
     for name, parameter in model.named_parameters():
-        sliced = _sliced(name, units, workload)
+        axis = family.unit_axis(name)
         full_shape = tuple(parameter.shape)
-        if sliced is not None:
-            dim, indices = sliced
+        if axis is not None:
+            indices = _indices(axis, units[axis.block], workload)
             if len(indices):
-                shards.append(Shard(name, full_shape, dim, indices))
+                shards.append(Shard(name, full_shape, axis.dim, indices))
         elif owns:
             shards.append(Shard(name, full_shape, 0, None))
     return tuple(shards)
 
 
 def read_shards(path: Path, shards: tuple[Shard, ...]) -> dict[str, Tensor]:
-    """The parts held, read from a safetensors file in timm's layout; nothing else is read.
+    """The parts held, read from a safetensors file in the model's layout; nothing else is read.
 
     Raises:
         InputError: the file is unreadable, or lacks a tensor, or has one of another shape.
@@ -119,24 +116,15 @@ def join_shards(
         shard.put(parts[shard.name], full[shard.name])
 
 
-def _sliced(name: str, units: list[HeldUnits], workload: Workload) -> tuple[int, np.ndarray] | None:
-    """Sliced dimension and indices held of a parameter of heads or hidden units, else None."""
-    root, _, rest = name.partition(".")
-    if root != "blocks":
-        return None
-    block, _, rest = rest.partition(".")
-    held, head_dim = units[int(block)], workload.shape.head_dim
-    channels = (held.heads[:, None] * head_dim + np.arange(head_dim)).ravel()
-    if rest in _HEAD_ROWS:
-        num_channels = workload.shape.num_heads * head_dim
-        return 0, np.concatenate([part * num_channels + channels for part in range(3)])
-    if rest == _HEAD_COLUMNS:
-        return 1, channels
-    if rest in _HIDDEN_ROWS:
-        return 0, held.hidden
-    if rest == _HIDDEN_COLUMNS:
-        return 1, held.hidden
-    return None
+def _indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
+    """What is held along an axis, int64, sorted."""
+    if axis.units == "hidden":
+        own, num_all = held.hidden, workload.shape.mlp_hidden
+    else:
+        head_dim = workload.shape.head_dim
+        own = (held.heads[:, None] * head_dim + np.arange(head_dim)).ravel()
+        num_all = workload.shape.num_heads * head_dim
+    return np.concatenate([part * num_all + own for part in range(axis.num_parts)])
 
 
 def _read(file: safe_open, names: set[str], shard: Shard, path: Path) -> Tensor:

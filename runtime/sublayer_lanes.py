@@ -19,6 +19,7 @@ def sublayer_lanes(
     bias_out: Tensor | None,
     core: Core,
     lanes: SublayerLanes,
+    key_mask: Tensor | None = None,
 ) -> Tensor:
     """Sum of the active heads' or hidden units' outputs, plus the output bias on every sample.
 
@@ -30,11 +31,12 @@ def sublayer_lanes(
         bias_out: ``[D]`` or None.
         core: what stands between the two linear maps.
         lanes: who runs on which samples; the results of `lanes.forward_only` are constants.
+        key_mask: which tokens attention may look at, bool ``[B, N]``; None for all.
 
     Returns:
         ``[B, N, D]`` in the autocast type, or in that of `x`.
     """
-    return _SublayerLanes.apply(x, weight_in, bias_in, weight_out, bias_out, core, lanes)
+    return _SublayerLanes.apply(x, weight_in, bias_in, weight_out, bias_out, core, lanes, key_mask)
 
 
 class _SublayerLanes(torch.autograd.Function):
@@ -48,13 +50,14 @@ class _SublayerLanes(torch.autograd.Function):
         bias_out: Tensor | None,
         core: Core,
         lanes: SublayerLanes,
+        key_mask: Tensor | None,
     ) -> Tensor:
         ctx.lanes, ctx.shape, ctx.dtype = lanes, x.shape, x.dtype
         with without_autocast(x):
             x = x.to(compute_dtype(x)).flatten(0, 1)
             out = branch_buffer(x, bias_out)
             linears = Linears(weight_in, bias_in, weight_out)
-            ctx.graphs = lanes_forward(x, linears, core, lanes, ctx.shape[1], out)
+            ctx.graphs = lanes_forward(x, linears, core, lanes, ctx.shape[1], key_mask, out)
         ctx.save_for_backward(x if lanes.full else None, weight_in, bias_in, weight_out, bias_out)
         return out.view(ctx.shape)
 
@@ -67,7 +70,7 @@ class _SublayerLanes(torch.autograd.Function):
         if bias_out is not None:
             grad_bias_out = grad_branch.sum((0, 1), dtype=bias_out.dtype)
         if not lanes.full:
-            return None, None, None, None, grad_bias_out, None, None
+            return None, None, None, None, grad_bias_out, None, None, None
         linears, overwrite = Linears(weight_in, bias_in, weight_out), can_overwrite(lanes)
         gradients = linears.gradient_buffers(overwrite=overwrite)
         with without_autocast(grad_branch):
@@ -81,6 +84,7 @@ class _SublayerLanes(torch.autograd.Function):
             gradients.bias_in,
             gradients.weight_out,
             grad_bias_out,
+            None,
             None,
             None,
         )

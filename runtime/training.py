@@ -155,7 +155,7 @@ class Replanned:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test pictures were classified; `epoch` 0 is before training."""
+    """The test samples were classified; `epoch` 0 is before training."""
 
     epoch: int
     top1: float
@@ -187,14 +187,14 @@ class Trainer(Protocol):
     """
 
     def fit_classifier(self) -> float:
-        """Fit the classifier on frozen features; top-1 accuracy on the training pictures."""
+        """Fit the classifier on frozen features; top-1 accuracy on the training samples."""
         ...
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         """Train on one mini-batch.
 
         Args:
-            samples: indices of training pictures, int ``[num_samples]``, micro-batch after
+            samples: indices of training samples, int ``[num_samples]``, micro-batch after
                 micro-batch.
             schedule: int ``[num_subnets, num_microbatches]``.
             lr: learning rate.
@@ -202,11 +202,11 @@ class Trainer(Protocol):
         ...
 
     def evaluate(self, epoch: int) -> Evaluated:
-        """Classify the test pictures with the whole model."""
+        """Classify the test samples with the whole model."""
         ...
 
     def save_model(self, path: Path) -> None:
-        """Write all parameters as one safetensors file in timm's layout, atomically."""
+        """Write all parameters as one safetensors file in the model's own layout, atomically."""
         ...
 
     def save_state(self, folder: Path) -> tuple[str, ...]:

@@ -4,23 +4,22 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
-from runtime.data.image_data import ImageData
-from runtime.data.minibatches import normalize
+from runtime.data.dataset import Dataset
+from runtime.families.registry import family_of
 from runtime.finetune import training_minibatches
 from runtime.flop_counting import count_flops
-from runtime.models import normalization_of
 from runtime.scores import score_minibatch
 
 FORWARD_SCORE, BACKWARD_SCORE = "weight_magnitude", "fisher_of_microbatches"
 
 
 def training_scores(
-    model: VisionTransformer,
-    data: ImageData,
+    model: nn.Module,
+    data: Dataset,
     workload: Workload,
     seed: int,
     device: torch.device,
@@ -35,20 +34,20 @@ def training_scores(
 
     Args:
         model: on `device`, as it is before training.
-        data: pictures.
+        data: samples.
         workload: subnets and micro-batches.
         seed: of the fine-tuning.
         device: where the model is.
         num_minibatches: only the first of them; default all.
         forward_score, backward_score: names of `runtime.score_kinds.score_names`.
     """
-    mean, std = normalization_of(model)
+    family = family_of(model)
     for samples in training_minibatches(data.train, workload, seed)[:num_minibatches]:
         chosen = torch.from_numpy(samples)
-        images = normalize(data.train.images[chosen].to(device), mean, std)
+        inputs = family.to_inputs(model, data.train.inputs[chosen].to(device))
         yield score_minibatch(
             model,
-            images,
+            inputs,
             data.train.labels[chosen].to(device),
             workload,
             forward_score=forward_score,
@@ -57,7 +56,7 @@ def training_scores(
 
 
 def scoring_flops(
-    model: VisionTransformer, workload: Workload, forward_score: str, backward_score: str
+    model: nn.Module, workload: Workload, forward_score: str, backward_score: str
 ) -> int:
     """FLOPs of scoring one mini-batch, counted operator by operator; its gradients are discarded.
 
@@ -68,7 +67,7 @@ def scoring_flops(
     """
     device = next(model.parameters()).device
     num_samples = int(workload.samples.sum())
-    images = torch.zeros(num_samples, model.in_chans, *model.patch_embed.img_size, device=device)
+    inputs = family_of(model).random_inputs(model, num_samples, torch.Generator()).to(device)
     labels = torch.zeros(num_samples, dtype=torch.int64, device=device)
     score = partial(score_minibatch, forward_score=forward_score, backward_score=backward_score)
-    return count_flops(lambda: score(model, images, labels, workload))
+    return count_flops(lambda: score(model, inputs, labels, workload))

@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.flops import step_flops, trunk_flops
 from d2ft_sched.workload import Workload
 from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
-from runtime.data.image_data import ImageData, Split
-from runtime.data.minibatches import normalize
+from runtime.data.dataset import Dataset, Split
 from runtime.device import Stopwatch, autocast, synchronize
+from runtime.families.registry import family_of
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
-from runtime.models import normalization_of
 from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
 from runtime.optimizers import create_optimizer, set_learning_rate
 from runtime.partitioned import forward_backward
@@ -33,8 +32,8 @@ class WholeModel:
 
     def __init__(
         self,
-        model: VisionTransformer,
-        data: ImageData,
+        model: nn.Module,
+        data: Dataset,
         workload: Workload,
         settings: FineTuneSettings,
         device: torch.device,
@@ -48,15 +47,11 @@ class WholeModel:
         Raises:
             InputError: the data have more classes than the model.
         """
-        if data.num_classes > model.num_classes:
-            raise InputError(
-                f"data {data.name!r} have {data.num_classes} classes; "
-                f"the model's classifier has {model.num_classes}"
-            )
+        self._family = family_of(model)
+        check_classes(data, self._family.classifier(model).out_features)
         self._model, self._workload = model, workload
         self._settings, self._device, self._clock = settings, device, clock
         self._train, self._test = data.train.to(device), data.test.to(device)
-        self._mean, self._std = normalization_of(model)
         self._optimizer = create_optimizer(
             model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
         )
@@ -76,11 +71,11 @@ class WholeModel:
         watch.lap("start")
         self._model.train()
         chosen = torch.from_numpy(samples).to(self._device)
-        images = normalize(self._train.images[chosen], self._mean, self._std)
+        inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
         set_learning_rate(self._optimizer, lr)
         watch.lap("images")
         with autocast(self._device, self._settings.autocast_dtype):
-            loss = forward_backward(self._model, images, self._train.labels[chosen], slices)
+            loss = forward_backward(self._model, inputs, self._train.labels[chosen], slices)
         watch.lap("model")
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -128,20 +123,31 @@ def lane_share(workload: Workload, schedule: np.ndarray) -> float:
     return 1 - float((trunk.forward + trunk.backward).sum()) / step_flops(workload, schedule)
 
 
+def check_classes(data: Dataset, num_classes: int) -> None:
+    """Refuse data of more classes than a classifier has.
+
+    Raises:
+        InputError: naming both.
+    """
+    if data.num_classes > num_classes:
+        raise InputError(
+            f"data {data.name!r} have {data.num_classes} classes; "
+            f"the model's classifier has {num_classes}"
+        )
+
+
 @torch.no_grad()
-def evaluate(
-    model: VisionTransformer, test: Split, epoch: int = 0, batch_size: int = 128
-) -> Evaluated:
+def evaluate(model: nn.Module, test: Split, epoch: int = 0, batch_size: int = 128) -> Evaluated:
     """Top-1 accuracy and mean loss of the whole model, on the device of `test`."""
     start = time.perf_counter()
     model.eval()
-    mean, std = normalization_of(model)
+    family = family_of(model)
     num_right = torch.zeros((), device=test.labels.device)
     loss = torch.zeros((), device=test.labels.device)
-    for images, labels in zip(
-        test.images.split(batch_size), test.labels.split(batch_size), strict=True
+    for stored, labels in zip(
+        test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
     ):
-        logits = model(normalize(images, mean, std))
+        logits = model(family.to_inputs(model, stored))
         num_right += logits.argmax(1).eq(labels).sum()
         loss += F.cross_entropy(logits, labels, reduction="sum")
     synchronize(test.labels.device)

@@ -88,7 +88,7 @@ def run(
 
         ranks = init_ranks(device)
     torch_device = ranks.device if ranks else select_device(device)
-    built = build_model(
+    built: Any = build_model(
         model,
         image_size=image_size,
         num_classes=num_classes,

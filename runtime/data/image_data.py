@@ -1,12 +1,10 @@
-"""Labelled pictures: where they come from, and what a data set holds in memory."""
+"""Labelled pictures and where they come from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,42 +35,3 @@ class Source:
     train: Pictures
     test: Pictures | None
     class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pictures and their classes as tensors.
-
-    Attributes:
-        images: uint8 ``[num_samples, 3, image_size, image_size]``.
-        labels: int64 ``[num_samples]``.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set for fine-tuning, whole in memory.
-
-    Attributes:
-        name: as the user calls it.
-        train, test: its two parts, without common pictures.
-        class_names: names by label.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
-from runtime.data.image_data import ImageData, Pictures, Source, Split
+from runtime.data.dataset import Dataset, Split
+from runtime.data.image_data import Pictures, Source
 from runtime.data.image_folder import PREFIX, image_folder
 from runtime.data.mnist_subset import MNIST_SUBSET, mnist_subset
 from runtime.data.torchvision_sets import torchvision_source
@@ -33,7 +34,7 @@ def load_data(
     held_out: bool = False,
     progress: Callable[[int, int], None] | None = None,
     wanted: Callable[[int, int], tuple[np.ndarray, np.ndarray]] | None = None,
-) -> ImageData:
+) -> Dataset:
     """A data set in memory: ``3 * image_size ** 2`` bytes a picture.
 
     Args:
@@ -72,7 +73,7 @@ def load_data(
             f"this machine's {there_are / 1e9:.1f} GB; choose fewer"
         )
     report = progress or (lambda done, total: None)
-    return ImageData(
+    return Dataset(
         name=source.name,
         train=_read(source.train, train, read[0], image_size, lambda n: report(n, num_all)),
         test=_read(

@@ -1,8 +1,6 @@
 """Mini-batches of micro-batches, drawn once, so that a schedule can belong to each."""
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from d2ft_sched.errors import InputError
 
@@ -18,8 +16,8 @@ def draw_minibatches(num_samples: int, minibatch_samples: int, seed: int) -> np.
     num_minibatches = num_samples // minibatch_samples
     if num_minibatches == 0:
         raise InputError(
-            f"{num_samples} training pictures do not fill one mini-batch of {minibatch_samples}; "
-            f"take more pictures, or fewer or smaller micro-batches"
+            f"{num_samples} training samples do not fill one mini-batch of {minibatch_samples}; "
+            f"take more of them, or fewer or smaller micro-batches"
         )
     shuffled = np.random.default_rng(seed).permutation(num_samples)
     return shuffled[: num_minibatches * minibatch_samples].reshape(num_minibatches, -1)
@@ -28,10 +26,3 @@ def draw_minibatches(num_samples: int, minibatch_samples: int, seed: int) -> np.
 def epoch_order(num_minibatches: int, epoch: int, seed: int) -> np.ndarray:
     """The order in which an epoch goes through the mini-batches, int ``[num_minibatches]``."""
     return np.random.default_rng((seed, epoch)).permutation(num_minibatches)
-
-
-def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 ``[num_samples, 3, height, width]`` to float32 ``(x / 255 - mean) / std``."""
-    centre = torch.tensor(mean, device=images.device).mul(255)[:, None, None]
-    spread = torch.tensor(std, device=images.device).mul(255)[:, None, None]
-    return (images - centre) / spread

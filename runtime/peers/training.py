@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from d2ft_sched.operations import Operation
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
-from runtime.data.image_data import ImageData
+from runtime.data.dataset import Dataset
 from runtime.finetune import train, training_minibatches
 from runtime.lane_slices import slice_schedule
 from runtime.linear_probe import fit_classifier
@@ -27,15 +27,15 @@ class Start:
 
     Attributes:
         model: with its classifier fitted; never trained itself.
-        data: pictures, on any device.
+        data: samples, on any device.
         workload: subnets and micro-batches.
         seed: of the mini-batches and their order.
         device: where to train.
         known_scores: what `score_start` has computed so far, by the names of the two scores.
     """
 
-    model: VisionTransformer
-    data: ImageData
+    model: nn.Module
+    data: Dataset
     workload: Workload
     seed: int
     device: torch.device
@@ -57,8 +57,8 @@ class Scored:
 
 
 def common_start(
-    model: VisionTransformer,
-    data: ImageData,
+    model: nn.Module,
+    data: Dataset,
     workload: Workload,
     seed: int,
     device: torch.device,

@@ -29,6 +29,7 @@ from runtime.optimizers import create_optimizer
 from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
 from runtime.rank_slices import slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
+from runtime.rank_wave import RankBatch
 from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks, job_facts
 
 NUM_STEPS = 5
@@ -179,8 +180,9 @@ def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: Any) ->
     slices = slice_rank_schedule(
         case.workload, case.placement, schedule, model.ranks.rank, case.num_waves
     )
-    images, labels = case.images[slices.owned_samples], case.labels[slices.owned_samples]
-    return rank_forward_backward(model, images, labels, slices, **options)
+    own = slices.owned_samples
+    batch = RankBatch(case.images[own], case.labels[own])
+    return rank_forward_backward(model, batch, slices, **options)
 
 
 def _gradients(case: Case, model: RankModel) -> dict[str, Tensor]:

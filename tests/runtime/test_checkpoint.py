@@ -20,7 +20,7 @@ from runtime.checkpoint import (
     save_checkpoint,
 )
 from runtime.checkpoint_facts import TrainingState
-from runtime.data.image_data import ImageData, Split
+from runtime.data.dataset import Dataset, Split
 from runtime.finetune import train, training_minibatches
 from runtime.training import Event, FineTuneSettings, Probed, Stepped
 from runtime.whole_model import WholeModel
@@ -41,7 +41,7 @@ STATE = TrainingState(
 
 
 @pytest.fixture
-def noise() -> ImageData:
+def noise() -> Dataset:
     """Random pictures of random classes."""
     rng = np.random.default_rng(0)
 
@@ -49,11 +49,11 @@ def noise() -> ImageData:
         images = rng.integers(256, size=(num_samples, 3, 28, 28), dtype=np.uint8)
         return Split(torch.from_numpy(images), torch.from_numpy(rng.integers(5, size=num_samples)))
 
-    return ImageData("noise", split(32), split(12), tuple("abcde"))
+    return Dataset("noise", split(32), split(12), tuple("abcde"))
 
 
 def trainer_of(
-    model: VisionTransformer, workload: Workload, noise: ImageData, settings: FineTuneSettings
+    model: VisionTransformer, workload: Workload, noise: Dataset, settings: FineTuneSettings
 ) -> WholeModel:
     return WholeModel(model, noise, workload, settings, CPU)
 

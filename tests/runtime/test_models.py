@@ -14,8 +14,9 @@ from d2ft_sched.memory import subnet_parameters
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.shape_file import load_model_shape
 from d2ft_sched.workload import Workload
+from runtime.families.vit_weights import load_vit_weights
 from runtime.models import build_model, check_supported, shape_of
-from runtime.weights import load_weights, save_weights
+from runtime.weights import save_weights
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_weights_round_trip_in_timms_layout(
     assert set(load_file(path)) == set(model.state_dict())
     other = small_vit(torch.float32, init_values=0.1)
     torch.nn.init.zeros_(other.head.weight)
-    load_weights(other, path)
+    load_vit_weights(other, path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
 
@@ -140,7 +141,7 @@ def test_another_image_size_interpolates_positions_and_another_classifier_stays(
     save_weights(small_vit(torch.float32), path)
     larger = small_vit(torch.float32, img_size=56, num_classes=9)
     head = larger.head.weight.detach().clone()
-    load_weights(larger, path)
+    load_vit_weights(larger, path)
     assert larger.pos_embed.shape == (1, 17, 48)
     assert torch.equal(larger.head.weight, head)
 
@@ -151,13 +152,13 @@ def test_weights_of_another_model_name_the_first_wrong_tensor(
     path = tmp_path / "weights.safetensors"
     save_weights(small_vit(torch.float32, embed_dim=24), path)
     with pytest.raises(InputError, match=r"tensor blocks.0.attn.proj.bias has shape \[24\]"):
-        load_weights(small_vit(torch.float32), path)
+        load_vit_weights(small_vit(torch.float32), path)
     save_weights(small_vit(torch.float32, depth=2), path)
     with pytest.raises(InputError, match=r"lacks tensor blocks.2.norm1.weight \[48\]"):
-        load_weights(small_vit(torch.float32), path)
+        load_vit_weights(small_vit(torch.float32), path)
     save_weights(small_vit(torch.float32, depth=4), path)
     with pytest.raises(InputError, match=r"has tensor blocks.3.\S+ \[\d+.*the model has not"):
-        load_weights(small_vit(torch.float32), path)
+        load_vit_weights(small_vit(torch.float32), path)
 
 
 def test_unreadable_weights_are_refused(
@@ -165,9 +166,9 @@ def test_unreadable_weights_are_refused(
 ) -> None:
     model = small_vit(torch.float32)
     with pytest.raises(InputError, match="there is no such file"):
-        load_weights(model, tmp_path / "missing.safetensors")
+        load_vit_weights(model, tmp_path / "missing.safetensors")
     path = tmp_path / "cut.safetensors"
     save_file({"head.weight": torch.zeros(5, 48)}, path)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(InputError, match="is not a whole safetensors file"):
-        load_weights(model, path)
+        load_vit_weights(model, path)

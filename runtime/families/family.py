@@ -1,0 +1,105 @@
+"""What a family of models offers, so that everything else need not know which family it runs.
+
+The guide is docs/add-a-model-family.md. Shapes: B samples, N tokens, D width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from d2ft_sched.model_shape import ModelShape
+from runtime.families.sublayer import Sublayer
+
+
+@dataclass(frozen=True)
+class UnitAxis:
+    """Where the heads or hidden units of a block lie in one of its parameters.
+
+    Attributes:
+        block: which block.
+        units: what is sliced.
+        dim: along which dimension.
+        num_parts: equal parts that the dimension is stacked of: 3 for queries, keys and values.
+    """
+
+    block: int
+    units: Literal["heads", "hidden"]
+    dim: int
+    num_parts: int = 1
+
+
+class ModelFamily(Protocol):
+    """One family; `model` is always one that `owns` accepts, whole or a rank's part of it.
+
+    Samples are one tensor whose first axis counts them: *stored* as the data set holds them, or
+    *inputs* as the model takes them.
+    """
+
+    def owns(self, model: nn.Module) -> bool:
+        """Whether a model is of this family; others must not be touched."""
+        ...
+
+    def build(
+        self,
+        name: str,
+        *,
+        image_size: int | None,
+        num_classes: int,
+        weights: str | Path | None,
+        pretrained: bool,
+        seed: int,
+    ) -> nn.Module:
+        """As `runtime.models.build_model`, which has checked the numbers."""
+        ...
+
+    def model_name(self, model: nn.Module) -> str:
+        """What `build` calls it."""
+        ...
+
+    def check_supported(self, model: nn.Module) -> None:
+        """Raise InputError, naming the trait, if lanes would not compute the model exactly."""
+        ...
+
+    def shape_of(self, model: nn.Module) -> ModelShape:
+        """The sizes of a supported model; every parameter is counted once."""
+        ...
+
+    def blocks(self, model: nn.Module) -> list[tuple[Sublayer, Sublayer]]:
+        """Attention and MLP of every block, in order."""
+        ...
+
+    def embed(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """What enters the first block, ``[B, N, D]``."""
+        ...
+
+    def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
+        """What the classifier sees, ``[B, D]``, of what leaves the last block, ``[B, N, D]``."""
+        ...
+
+    def classifier(self, model: nn.Module) -> nn.Linear:
+        """The last linear map, from features to logits."""
+        ...
+
+    def key_mask(self, model: nn.Module, samples: Tensor) -> Tensor | None:
+        """Which tokens attention may look at, bool ``[B, N]``, of stored samples or inputs.
+
+        None if all. On ranks everyone knows it of all samples, for it is not sent with them.
+        """
+        ...
+
+    def to_inputs(self, model: nn.Module, stored: Tensor) -> Tensor:
+        """Stored samples as the model takes them, on the same device."""
+        ...
+
+    def random_inputs(
+        self, model: nn.Module, num_samples: int, generator: torch.Generator
+    ) -> Tensor:
+        """Inputs to time a step with, on the generator's device."""
+        ...
+
+    def unit_axis(self, parameter: str) -> UnitAxis | None:
+        """Which axis of a parameter subnets share among them; None for the trunk's."""
+        ...

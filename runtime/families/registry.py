@@ -1,0 +1,31 @@
+"""Which family a model, or the name of one, is of."""
+
+from torch import nn
+
+from d2ft_sched.errors import InputError
+from runtime.families.family import ModelFamily
+from runtime.families.vit import VitFamily
+
+FAMILIES: tuple[ModelFamily, ...] = (VitFamily(),)
+
+
+def family_named(name: str) -> ModelFamily:
+    """The family that builds models of that name, or says that there is none."""
+    return FAMILIES[0]
+
+
+def family_of(model: nn.Module) -> ModelFamily:
+    """The family of a model.
+
+    Raises:
+        InputError: it is of none.
+    """
+    for family in FAMILIES:
+        if family.owns(model):
+            return family
+    config = getattr(model, "pretrained_cfg", None) or {}
+    name = config.get("architecture") or type(model).__name__
+    raise InputError(
+        f"model {name!r} is a {type(model).__name__}; only timm's VisionTransformer can run in "
+        f"lanes"
+    )

@@ -1,0 +1,224 @@
+"""timm's VisionTransformer: pre-norm, one map for queries, keys and values, pictures as inputs."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import Attention, Mlp, PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model_shape import ModelShape
+from runtime.families.family import UnitAxis
+from runtime.families.sublayer import Sublayer
+from runtime.families.vit_weights import load_vit_weights
+from runtime.lane_pass import attention_core, elementwise_core
+
+_UNIT_AXES = {
+    "attn.qkv.weight": UnitAxis(0, "heads", 0, num_parts=3),
+    "attn.qkv.bias": UnitAxis(0, "heads", 0, num_parts=3),
+    "attn.proj.weight": UnitAxis(0, "heads", 1),
+    "mlp.fc1.weight": UnitAxis(0, "hidden", 0),
+    "mlp.fc1.bias": UnitAxis(0, "hidden", 0),
+    "mlp.fc2.weight": UnitAxis(0, "hidden", 1),
+}
+
+
+class VitFamily:
+    """A `runtime.families.family.ModelFamily`; stored pictures are uint8 ``[B, 3, H, W]``."""
+
+    def owns(self, model: nn.Module) -> bool:
+        return type(model) is VisionTransformer
+
+    def build(
+        self,
+        name: str,
+        *,
+        image_size: int | None,
+        num_classes: int,
+        weights: str | Path | None,
+        pretrained: bool,
+        seed: int,
+    ) -> nn.Module:
+        if not timm.is_model(name):
+            close = get_close_matches(name, timm.list_models("*vit*"), n=3)
+            hint = f"; close to it are {', '.join(close)}" if close else ""
+            raise InputError(f"model {name!r} is not a model of timm {timm.__version__}{hint}")
+        model = _create(name, image_size, num_classes, pretrained, seed)
+        if weights is not None and self.owns(model):
+            self.check_supported(model)
+            load_vit_weights(cast(VisionTransformer, model), weights)
+        return model
+
+    def model_name(self, model: nn.Module) -> str:
+        config: Any = getattr(model, "pretrained_cfg", None) or {}
+        return str(config.get("architecture") or type(model).__name__)
+
+    def check_supported(self, model: nn.Module) -> None:
+        vit = cast(VisionTransformer, model)
+        unsupported = [text for text, is_so in _model_traits(vit) if is_so]
+        if not unsupported:
+            unsupported = [
+                text for block in vit.blocks for text, is_so in _block_traits(block) if is_so
+            ]
+        if unsupported:
+            raise InputError(
+                f"model {self.model_name(model)!r} has {unsupported[0]}, which cannot run in "
+                f"lanes; choose a plain ViT such as vit_small_patch16_224"
+            )
+
+    def shape_of(self, model: nn.Module) -> ModelShape:
+        vit: Any = model
+        block, embed, width = vit.blocks[0], vit.patch_embed, vit.embed_dim
+        patch_elements = embed.proj.weight.numel() // width
+        subnets_only = ModelShape(
+            name=self.model_name(model),
+            num_blocks=len(vit.blocks),
+            num_heads=block.attn.num_heads,
+            head_dim=block.attn.head_dim,
+            width=width,
+            mlp_hidden=block.mlp.fc1.out_features,
+            num_tokens=embed.num_patches + vit.num_prefix_tokens,
+            embed_flops=2 * embed.num_patches * patch_elements * width,
+            classifier_flops=2 * width * vit.num_classes,
+            classifier_parameters=sum(p.numel() for p in vit.head.parameters()),
+            qkv_bias=block.attn.qkv.bias is not None,
+            mlp_bias=block.mlp.fc1.bias is not None,
+            layer_scale=not isinstance(block.ls1, nn.Identity),
+        )
+        num_parameters = sum(p.numel() for p in vit.parameters())
+        return replace(subnets_only, trunk_parameters=num_parameters - subnets_only.num_parameters)
+
+    def blocks(self, model: nn.Module) -> list[tuple[Sublayer, Sublayer]]:
+        return [_sublayers(block) for block in cast(VisionTransformer, model).blocks]
+
+    def embed(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        vit: Any = model
+        return vit.norm_pre(vit._pos_embed(vit.patch_embed(inputs)))
+
+    def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
+        vit: Any = model
+        return vit.forward_head(vit.norm(stream), pre_logits=True)
+
+    def classifier(self, model: nn.Module) -> nn.Linear:
+        return cast(nn.Linear, model.head)
+
+    def key_mask(self, model: nn.Module, samples: Tensor) -> Tensor | None:
+        return None
+
+    def to_inputs(self, model: nn.Module, stored: Tensor) -> Tensor:
+        mean, std = normalization_of(model)
+        return normalize(stored, mean, std)
+
+    def random_inputs(
+        self, model: nn.Module, num_samples: int, generator: torch.Generator
+    ) -> Tensor:
+        embed: Any = model.patch_embed
+        dtype = next((p.dtype for p in model.parameters()), torch.float32)
+        sizes = (num_samples, embed.proj.in_channels, *embed.img_size)
+        return torch.randn(*sizes, generator=generator, dtype=dtype)
+
+    def unit_axis(self, parameter: str) -> UnitAxis | None:
+        root, _, rest = parameter.partition(".")
+        block, _, rest = rest.partition(".")
+        if root != "blocks" or rest not in _UNIT_AXES:
+            return None
+        return replace(_UNIT_AXES[rest], block=int(block))
+
+
+def normalization_of(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel that the model was pretrained with."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    mean, std = config.get("mean", IMAGENET_DEFAULT_MEAN), config.get("std", IMAGENET_DEFAULT_STD)
+    return tuple(mean), tuple(std)
+
+
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 ``[num_samples, 3, height, width]`` to float32 ``(x / 255 - mean) / std``."""
+    centre = torch.tensor(mean, device=images.device).mul(255)[:, None, None]
+    spread = torch.tensor(std, device=images.device).mul(255)[:, None, None]
+    return (images - centre) / spread
+
+
+def _create(
+    name: str, image_size: int | None, num_classes: int, pretrained: bool, seed: int
+) -> nn.Module:
+    sizes: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **sizes)
+        except TypeError:
+            raise InputError(
+                f"model {name!r} does not take an image size; it is no VisionTransformer of timm"
+            ) from None
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"model {name!r} cannot be had from timm ({reason}); "
+                f"pretrained weights can also be given as a safetensors file"
+            ) from None
+
+
+def _model_traits(model: VisionTransformer) -> list[tuple[str, bool]]:
+    height, width = model.patch_embed.img_size
+    patch_height, patch_width = model.patch_embed.patch_size
+    return [
+        ("an embedding other than plain patches", type(model.patch_embed) is not PatchEmbed),
+        (
+            f"{height} x {width} pixel images that {patch_height} x {patch_width} patches do not "
+            f"fill",
+            bool(height % patch_height or width % patch_width),
+        ),
+        ("dropped patches", not isinstance(model.patch_drop, nn.Identity)),
+        ("attention pooling", model.attn_pool is not None),
+        ("no linear classifier", not isinstance(model.head, nn.Linear)),
+        ("gradient checkpointing", model.grad_checkpointing),
+        ("dropout", any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout))),
+        ("blocks of another kind", any(type(b) is not Block for b in model.blocks)),
+    ]
+
+
+def _block_traits(block: Any) -> list[tuple[str, bool]]:
+    attn, mlp = block.attn, block.mlp
+    if type(attn) is not Attention:
+        return [(f"attention of the kind {type(attn).__name__}", True)]
+    if type(mlp) is not Mlp:
+        return [(f"an MLP of the kind {type(mlp).__name__}", True)]
+    idle = nn.Identity()
+    return [
+        ("stochastic depth", not isinstance(block.drop_path1, nn.Identity)),
+        ("normed queries and keys", not isinstance(attn.q_norm, nn.Identity)),
+        ("normed attention outputs", not isinstance(getattr(attn, "norm", idle), nn.Identity)),
+        ("gated attention", getattr(attn, "gate", None) is not None),
+        ("normed hidden units", not isinstance(mlp.norm, nn.Identity)),
+        ("an activation with parameters", any(True for _ in mlp.act.parameters())),
+    ]
+
+
+def _sublayers(block: Any) -> tuple[Sublayer, Sublayer]:
+    attn, mlp = block.attn, block.mlp
+    attention = Sublayer(
+        name="attention",
+        norm=block.norm1,
+        norm_first=True,
+        maps_in=(attn.qkv,),
+        map_out=attn.proj,
+        core=partial(attention_core, head_dim=attn.head_dim),
+        scale=getattr(block.ls1, "gamma", None),
+    )
+    return attention, Sublayer(
+        name="mlp",
+        norm=block.norm2,
+        norm_first=True,
+        maps_in=(mlp.fc1,),
+        map_out=mlp.fc2,
+        core=elementwise_core(mlp.act),
+        scale=getattr(block.ls2, "gamma", None),
+    )
