@@ -73,7 +73,7 @@ def test_held_out_pictures_come_from_the_training_part(tmp_path: Path) -> None:
         path.write_bytes(b"never read")
     name = f"imagefolder:{tmp_path}"
     data = load_data(name, image_size=8, num_train=12, num_test=6, held_out=True)
-    together = torch.cat([data.train.images, data.test.images]).flatten(1)
+    together = torch.cat([data.train.inputs, data.test.inputs]).flatten(1)
     assert len(together.unique(dim=0)) == 18
     with pytest.raises(InputError, match="cannot be read"):
         load_data(name, image_size=8, num_train=12, num_test=6)
