@@ -18,7 +18,7 @@ from d2ft_sched.replanning import hold_levels, values_of_schedule
 from d2ft_sched.schedule import schedule_to_rows
 from d2ft_sched.scores import uniform_scores
 from d2ft_sched.workload import Workload
-from runtime.data.image_data import ImageData, Split
+from runtime.data.dataset import Dataset, Split
 from runtime.finetune import train, training_minibatches
 from runtime.flop_counting import flop_counter
 from runtime.models import shape_of
@@ -72,7 +72,7 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (64, 3, 28, 28), generator=generator).to(torch.uint8)
     split = Split(images, torch.randint(5, (64,), generator=generator))
-    data = ImageData("noise", split, Split(images[:4], split.labels[:4]), tuple("abcde"))
+    data = Dataset("noise", split, Split(images[:4], split.labels[:4]), tuple("abcde"))
     settings = FineTuneSettings(NUM_EPOCHS, linear_probe=False)
     minibatches = training_minibatches(split, plan.workload, settings.seed)
     part = scatter_rank_model(model, plan.workload, plan.placement, ranks)
