@@ -11,10 +11,12 @@ from analysis.commands import (
     diff,
     finetune,
     plan,
+    plot,
     profile,
     report,
     simulate,
     study,
+    sweep,
     testbed,
     validate,
 )
@@ -65,11 +67,13 @@ for module in (
     diff,
     compare,
     simulate,
+    sweep,
     profile,
     testbed,
     validate,
     finetune,
     study,
+    plot,
     report,
 ):
     app.command(name=module.__name__.rpartition(".")[2])(module.run)

@@ -17,7 +17,6 @@ from d2ft_sched.plan import Plan
 from d2ft_sched.planning import plan_from_solution, solve_formulation
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.solution import Solution, Status
-from sim.prediction import Prediction
 from sim.step import simulate_plan, simulate_step
 
 FEWER = "fewer_microbatches at equal step"
@@ -102,7 +101,7 @@ def _row(name: str, answer: Compared) -> dict[str, Any]:
         "compute_fraction": summary.compute_fraction,
         "communication_fraction": summary.communication_fraction,
         "predicted_step_s": prediction.step_s,
-        "workload_cv": _variation(prediction),
+        "workload_cv": prediction.workload_cv,
     }
 
 
@@ -129,10 +128,5 @@ def _fewer_row(request: Request, placement: Placement, best: dict[str, Any]) -> 
         if everything.exchange_bytes
         else 1.0,
         "predicted_step_s": fewer.prediction.step_s,
-        "workload_cv": _variation(fewer.prediction),
+        "workload_cv": fewer.prediction.workload_cv,
     }
-
-
-def _variation(prediction: Prediction) -> float:
-    busy = prediction.device_busy_s[prediction.device_busy_s > 0]
-    return float(np.std(busy) / np.mean(busy))

@@ -13,7 +13,7 @@ import numpy as np
 from analysis.comparison import compare_solvers, comparison_table
 from analysis.report import write_report
 from analysis.request import Request
-from analysis.run_dir import Run, save_run
+from analysis.run_dir import SCORES, Run, save_run
 from analysis.run_records import (
     DataFacts,
     EpochMeasurement,
@@ -34,7 +34,7 @@ from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.provenance import provenance
 from d2ft_sched.schedule import uniform_schedule
-from d2ft_sched.scores import Scores
+from d2ft_sched.scores import Scores, save_scores
 from d2ft_sched.solve import solve
 from d2ft_sched.workload import Workload
 from runtime.data.load import load_data
@@ -209,6 +209,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
             provenance=provenance(options.seed, device=device_name(device)),
         )
         save_run(run, out)
+        save_scores(request.scores, out / SCORES)
         return write_report(out)
 
 

@@ -111,6 +111,13 @@ BudgetComm = Annotated[
         rich_help_panel="Budget",
     ),
 ]
+BudgetMemory = Annotated[
+    float,
+    typer.Option(
+        help="Fraction of the dense run's activations that every device may keep for backward.",
+        rich_help_panel="Budget",
+    ),
+]
 PerDevice = Annotated[
     bool,
     typer.Option(

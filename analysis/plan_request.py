@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from analysis.placement_names import PlacementName
 from analysis.placing import Placed, place
 from analysis.request import Request
+from d2ft_sched.capacity import Budget
 from d2ft_sched.errors import InputError
 from d2ft_sched.placement import Placement
 from d2ft_sched.plan import Plan
@@ -46,10 +47,11 @@ def plan_request(
         InputError: a budget and a target, or what `make_plan` and `plan_for_target` refuse.
     """
     budget = request.budget
-    if target_step_time is not None and (budget.compute, budget.communication) != (1, 1):
+    fractions = (budget.compute, budget.communication, budget.memory)
+    if target_step_time is not None and fractions != (1, 1, 1):
         raise InputError(
-            "--target-step-time sets the capacities by itself; leave --budget-compute and "
-            "--budget-comm out"
+            "--target-step-time sets the capacities by itself; leave --budget-compute, "
+            "--budget-comm and --budget-memory out"
         )
     if target_step_time is not None and budget.coverage:
         raise InputError("--target-step-time knows no coverage; leave --coverage out")
@@ -58,8 +60,7 @@ def plan_request(
     placed = place(placement, request.workload, request.cluster, num_waves)
     if target_step_time is None:
         if aligned is None:
-            shares = shares_messages(request.workload, placed.placements[0])
-            aligned = budget.communication < 1 and shares
+            aligned = is_better_aligned(budget, request.workload, placed.placements[0])
         plan = make_plan(
             request.workload,
             request.cluster,
@@ -92,6 +93,11 @@ def plan_request(
     if is_fraction:
         said += f" ({value:g} of the dense step of {placed.dense_step_s:.4g} s, {placement} placed)"
     return Planned(plan, placed, said)
+
+
+def is_better_aligned(budget: Budget, workload: Workload, placement: Placement) -> bool:
+    """Whether bytes are to be exact: they have a budget and subnets share messages."""
+    return budget.communication < 1 and shares_messages(workload, placement)
 
 
 def shares_messages(workload: Workload, placement: Placement) -> bool:

@@ -27,6 +27,8 @@ from d2ft_sched.shape_file import describe_first_error
 PLAN, COMPARISON = "plan.json", "comparison.csv"
 PREDICTION, MEASUREMENT = "prediction.json", "measurement.json"
 PROVENANCE = "provenance.json"
+SCORES = "scores.csv"
+"""Mean scores that the plan was made from; not needed to read a run."""
 TIMELINES = {"dense": "timeline_dense.csv", "plan": "timeline_plan.csv"}
 TIMELINE_COLUMNS = (
     "wave",

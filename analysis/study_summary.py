@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.plots.save import save_both
 from analysis.plots.study import accuracy_against
 from analysis.study_table import CURVES, RUNS, load_table
-from d2ft_sched.atomic_write import write_atomically, write_text
+from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
 
 GROUP = ["cluster", "budget", "method"]
@@ -68,8 +69,5 @@ def write_summary(out: Path) -> pd.DataFrame:
     write_text(out / "summary.csv", table.to_csv(index=False))
     for cluster, own in curves.groupby("cluster", sort=False):
         for column, name in PLOTS.items():
-            figure = accuracy_against(own, column)
-            for suffix in ("png", "svg"):
-                path = out / f"{name}_{cluster}.{suffix}"
-                write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=150))  # type: ignore[misc]
+            save_both(accuracy_against(own, column), out, f"{name}_{cluster}")
     return table

@@ -1,15 +1,15 @@
 """What ``d2ft validate`` prints and writes."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from analysis.output import amount, finite, percent, print_table, seconds
+from analysis.plots.save import save_both
 from analysis.plots.validation import validation_scatter
 from analysis.validating import Validated
 from analysis.validation import QUANTITIES, agreement
-from d2ft_sched.atomic_write import write_atomically, write_text
+from d2ft_sched.atomic_write import write_text
 from d2ft_sched.provenance import provenance
 
 _TITLES = {"flops": "FLOPs", "bytes": "bytes", "peak_memory_bytes": "memory", "step_s": "step"}
@@ -45,11 +45,8 @@ def save_validation(validated: Validated, folder: Path, seed: int) -> list[Path]
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    figure = validation_scatter(validated.table)
-    for kind in ("png", "svg"):
-        save = partial(figure.savefig, format=kind, dpi=150)
-        write_atomically(folder / f"predicted_measured.{kind}", save)
-    return [folder / name for name in (*texts, "predicted_measured.png", "predicted_measured.svg")]
+    pictures = save_both(validation_scatter(validated.table), folder, "predicted_measured")
+    return [*(folder / name for name in texts), *pictures]
 
 
 def print_validation(validated: Validated) -> None:

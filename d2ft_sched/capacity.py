@@ -6,7 +6,9 @@ device or link is cut first and a fast one keeps its work.
 
 A budget is a fraction of what the dense run spends, in one resource, over the whole cluster: it
 sets the levels at which that fraction is dealt out, and equal devices get the fraction each, as in
-the paper (our reading). A target step time sets a level for every block instead.
+the paper (our reading). A target step time sets a level for every block instead. Nobody waits for
+another's memory, so its budget needs no level: every knapsack gets the fraction of its own (our
+reading).
 """
 
 from dataclasses import dataclass
@@ -61,6 +63,8 @@ class Budget:
         target_step_s: the step time that `levels` were chosen for.
         coverage: the least number of subnets of every block that run each micro-batch; where
             `aligned`, of the devices that do.
+        memory: fraction of the activations that every knapsack keeps for backward in the dense run,
+            above 0 and up to 1; what a device's memory holds bounds them besides.
 
     Raises:
         InputError: a fraction or the coverage is out of range, or levels are given for whole
@@ -74,9 +78,10 @@ class Budget:
     levels: BlockLevels | None = None
     target_step_s: float | None = None
     coverage: int = 0
+    memory: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("compute", "communication"):
+        for name in ("compute", "communication", "memory"):
             fraction = getattr(self, name)
             if not 0 < fraction <= 1:
                 raise InputError(

@@ -66,7 +66,8 @@ def formulate(
 
     A knapsack is a (device, block) pair, or a device where ``budget.per_block`` is false. Compute
     and messages are levelled within a block (or over all), see `d2ft_sched.capacity`; activations
-    get what the device's memory leaves, divided over its knapsacks by their dense need.
+    get what the device's memory leaves, divided over its knapsacks by their dense need, and at most
+    the budget's fraction of that need.
 
     Raises:
         InputError: a device's memory cannot hold its parameters, the scores have another shape, the
@@ -109,7 +110,9 @@ def formulate(
     else:
         dense_flops = _sum_rows(flops, knapsack)
         spent = _budget_capacities(budget, dense, dense_flops, knapsack_block, shares)
-    kept = _activation_capacity(workload, cluster, placement, dense[:, 2], knapsack_device)
+    kept = _activation_capacity(
+        workload, cluster, placement, dense[:, 2], knapsack_device, budget.memory
+    )
     capacity = np.column_stack([spent, kept])
     shared = (_coverage(row_block, budget.coverage),) if budget.coverage else ()
     problem = Problem(value, cost, knapsack, capacity, shared)
@@ -246,6 +249,7 @@ def _activation_capacity(
     placement: Placement,
     dense_bytes: np.ndarray,
     knapsack_device: np.ndarray,
+    budget: float,
 ) -> np.ndarray:
     nothing_kept = uniform_schedule(
         workload.num_subnets, workload.num_microbatches, Operation.SHORTCUT
@@ -260,5 +264,5 @@ def _activation_capacity(
         )
     dense_device = np.bincount(knapsack_device, dense_bytes, minlength=len(memory))
     share = dense_bytes / dense_device[knapsack_device]
-    capacity = share * (memory - fixed)[knapsack_device]
+    capacity = np.minimum(share * (memory - fixed)[knapsack_device], budget * dense_bytes)
     return np.where(capacity < dense_bytes, capacity, np.inf)

@@ -21,7 +21,7 @@ from d2ft_sched.shape_file import ShapeSchema, describe_first_error
 from d2ft_sched.workload import Workload
 
 FORMAT = "d2ft-plan"
-VERSION = 3
+VERSION = 4
 
 
 class _Strict(BaseModel):
@@ -67,6 +67,7 @@ class _BudgetSchema(_Strict):
     levels: _LevelsSchema | None
     target_step_s: float | None
     coverage: int
+    memory: float
 
 
 class _SolverSchema(_Strict):

@@ -112,6 +112,12 @@ class Prediction:
         """Seconds that each device waits for others or for links, float ``[num_devices]``."""
         return self.step_s - self.device_busy_s
 
+    @property
+    def workload_cv(self) -> float:
+        """Coefficient of variation of the busy seconds of the devices that compute."""
+        busy_s = self.device_busy_s[self.device_busy_s > 0]
+        return float(np.std(busy_s) / np.mean(busy_s))
+
     @cached_property
     def exchange_s(self) -> float:
         """Seconds in which the step waits for messages: some are under way, no device computes."""

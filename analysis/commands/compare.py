@@ -68,6 +68,7 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
+    from analysis.axis_values import counts, numbers
     from analysis.compare_tables import print_comparison, print_scaling, table_rows
     from analysis.output import messages, print_json
     from d2ft_sched.atomic_write import write_text
@@ -87,7 +88,7 @@ def run(
 
         cases = scaling_cases(
             names,
-            whole_numbers("--sizes", sizes),
+            counts("--sizes", sizes),
             numbers("--tightness", tightness),
             num_microbatches=microbatches,
             seed=seed,
@@ -134,27 +135,3 @@ def run(
         print_comparison(table, f"{request.workload.shape.name} on {request.cluster.name}")
     for path in written:
         typer.echo(f"Wrote {path}")
-
-
-def whole_numbers(option: str, text: str) -> list[int]:
-    """As `numbers`, refusing fractions."""
-    from d2ft_sched.errors import InputError
-
-    found = numbers(option, text)
-    if any(number != round(number) for number in found):
-        raise InputError(f"{option} is {text!r}; it must be whole numbers separated by commas")
-    return [int(number) for number in found]
-
-
-def numbers(option: str, text: str) -> list[float]:
-    """Numbers separated by commas.
-
-    Raises:
-        InputError: one of them is none.
-    """
-    from d2ft_sched.errors import InputError
-
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{option} is {text!r}; it must be numbers separated by commas") from None

@@ -23,6 +23,7 @@ def run(
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 1.0,
     budget_comm: options.BudgetComm = 1.0,
+    budget_memory: options.BudgetMemory = 1.0,
     per_device: options.PerDevice = False,
     target_step_time: Annotated[
         str | None,
@@ -95,7 +96,13 @@ def run(
         microbatch_size=microbatch_size,
         cluster_file=cluster_file,
         scores_file=scores,
-        budget=Budget(budget_compute, budget_comm, per_block=not per_device, coverage=coverage),
+        budget=Budget(
+            budget_compute,
+            budget_comm,
+            per_block=not per_device,
+            coverage=coverage,
+            memory=budget_memory,
+        ),
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.plots.save import save_both
 from analysis.plots.style import (
     BLACK,
     BLUE,
@@ -71,11 +72,8 @@ def solver_scaling(table: pd.DataFrame, tightness: float) -> Figure:
 
 
 def save_scaling_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write ``solvers_TIGHTNESS.png`` for each tightness of a table; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    """Write ``solvers_TIGHTNESS`` as PNG and SVG for each tightness of a table; the paths."""
+    written: list[Path] = []
     for tightness in table["tightness"].unique().tolist():
-        path = folder / f"solvers_{tightness:g}.png"
-        solver_scaling(table, tightness).savefig(path, dpi=150)
-        written.append(path)
+        written += save_both(solver_scaling(table, tightness), folder, f"solvers_{tightness:g}")
     return written

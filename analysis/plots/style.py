@@ -14,6 +14,8 @@ from d2ft_sched.operations import Operation
 BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 """Okabe and Ito's palette (Color Universal Design, 2008)."""
+SEQUENTIAL = "viridis"
+"""Colour map of magnitudes: even steps in lightness, told apart by all kinds of colour vision."""
 PALE, GREY = "#E8E8E8", "#5A5A5A"
 
 OPERATION_COLOURS = {

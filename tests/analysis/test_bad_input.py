@@ -53,6 +53,7 @@ GOOD = {
 }
 SMALL = "--model vit_tiny_patch16_224 --image-size 32 --microbatch-size 2"
 PLAN = f"plan --cluster cluster.yaml {SMALL}"
+SWEEP = "sweep --cluster cluster.yaml --model vit_tiny_patch16_224 --image-size 32 --jobs 1"
 COMPARE = f"compare --cluster cluster.yaml {SMALL}"
 FINETUNE = "finetune plan.json --data imagefolder:pictures --epochs 1"
 PROFILE = f"profile {SMALL} --repeats 1"
@@ -226,10 +227,40 @@ TABLE: dict[str, Row] = {
     "compare an unknown solver": (f"{COMPARE} --solvers dp,magic", "magic"),
     "compare a solver without a name": (f"{COMPARE} --solvers dp,", "''"),
     "sizes in words": ("compare --sizes ten", "--sizes is 'ten'"),
-    "sizes of 0": ("compare --sizes 0 --solvers dp", "a size is 0 devices"),
+    "sizes of 0": ("compare --sizes 0 --solvers dp", "--sizes is '0'"),
     "sizes with a fraction": ("compare --sizes 1.5 --solvers dp", "--sizes"),
-    "tightness of NaN": ("compare --sizes 2 --solvers dp --tightness nan", "a tightness is nan"),
+    "tightness of NaN": ("compare --sizes 2 --solvers dp --tightness nan", "--tightness is 'nan'"),
     "tightness above 1": ("compare --sizes 2 --solvers dp --tightness 2", "a tightness is 2"),
+    # sweep
+    "sweep of nothing": ("sweep", "'--cluster'"),
+    "axis in words": (f"{SWEEP} --budget-compute 0.4,x", "--budget-compute is '0.4,x'"),
+    "axis backwards": (f"{SWEEP} --budget-compute 1:0.4:0.1", "it must go up"),
+    "axis without a step": (f"{SWEEP} --budget-compute 0.1:0.4", "must be start:stop:step"),
+    "axis without end": (f"{SWEEP} --scale-bandwidth 0:1:1e-9", "at most 10000"),
+    "axis with a budget of 0": (f"{SWEEP} --budget-comm 0,1", "communication budget is 0"),
+    "axis with NaN": (f"{SWEEP} --budget-memory nan", "--budget-memory is 'nan'"),
+    "axis with an unknown solver": (f"{SWEEP} --solvers dp,best", "--solvers has 'best'"),
+    "axis with a solver of weights": (f"{SWEEP} --solvers magnitude", "needs magnitude"),
+    "axis with half a micro-batch": (f"{SWEEP} --microbatches 2.5", "--microbatches is '2.5'"),
+    "more micro-batches than samples": (f"{SWEEP} --minibatch-size 3", "5 micro-batches need"),
+    "axis with unfit heads": (f"{SWEEP} --heads-per-subnet 2", "must divide the 3 heads"),
+    "axis with a factor of 0": (f"{SWEEP} --scale-bandwidth 0", "bandwidth is scaled by 0"),
+    "cluster twice": (f"{SWEEP} --cluster cluster.yaml", "two clusters are called 'two'"),
+    "table of another kind": (f"{SWEEP} --format xls", "--format has 'xls'"),
+    "scores of several sizes": (
+        f"{SWEEP} --microbatches 2,3 --scores s.csv",
+        "--scores s.csv is of one number of micro-batches",
+    ),
+    "sweep into a file": (f"{SWEEP} --out a-file", "a-file"),
+    # plot
+    "unknown picture": ("plot portrait plan.json", "'portrait'"),
+    "picture of no table": ("plot tradeoff none.csv", "none.csv: cannot be read"),
+    "picture of another table": ("plot tradeoff cluster.yaml", "cluster.yaml"),
+    "picture of no plan": ("plot topology none.json", "none.json: cannot be read"),
+    "picture of another kind": ("plot schedule plan.json --out x.gif", "a picture ends in .png"),
+    "scores without a plan": ("plot scores s.csv", "scores needs --plan"),
+    "rows of a plan": ("plot schedule plan.json --where a=b", "--where goes with"),
+    "picture into a file": ("plot schedule plan.json --out a-file/x.png", "a-file"),
     # plan files
     "no plan": ("simulate none.json", "none.json: cannot be read"),
     "plan is a folder": ("simulate pictures", "pictures: cannot be read"),

@@ -72,6 +72,22 @@ def test_the_demo_does_the_whole_job(d2ft, cluster, pictures, tmp_path):
     assert (out / "report.html").stat().st_size > 100_000
     code, _, _ = d2ft("report", out)
     assert code == 0
+    sweep = ["--model", "vit_tiny_patch16_224", "--image-size", 32, "--minibatch-size", 6]
+    code, _, err = d2ft(
+        "sweep", "--cluster", cluster, *sweep, "--microbatches", 3, "--scores", out / "scores.csv",
+        "--budget-compute", "0.4,0.7,1", "--scale-bandwidth", "0.1,1", "--jobs", 1, "--out", out,
+    )  # fmt: skip
+    assert code == 0, err
+    for picture, file, *options in (
+        ("schedule", "plan.json"), ("timeline", "plan.json"), ("workload", "plan.json"),
+        ("topology", "plan.json"), ("scores", "scores.csv", "--plan", out / "plan.json"),
+        ("solvers", "comparison.csv"), ("tradeoff", "sweep.csv"), ("step-time", "sweep.csv"),
+    ):  # fmt: skip
+        code, _, err = d2ft("plot", picture, out / file, *options, "--out", out / "drawn" / picture)
+        assert code == 0, err
+        with Image.open(out / "drawn" / f"{picture}.png") as image:
+            assert np.ptp(np.asarray(image.convert("L"))) > 100
+        assert (out / "drawn" / f"{picture}.svg").read_text().startswith("<?xml")
 
 
 def test_finetune_writes_metrics_and_loadable_weights(d2ft, plan, pictures, tmp_path):

@@ -1,7 +1,10 @@
 """Pictures show the numbers they were given, with units, and no text lies upon another."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,16 +12,60 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from analysis.placement_names import PlacementName
 from analysis.plots.accuracy import accuracy_curves
 from analysis.plots.schedule_heatmap import schedule_heatmap
+from analysis.plots.scores_heatmap import score_heatmap
 from analysis.plots.solvers import solver_comparison
-from analysis.plots.style import PALE, WORK_COLOURS
+from analysis.plots.step_budget import step_time_against_budget
+from analysis.plots.style import PALE, SEQUENTIAL, WORK_COLOURS
 from analysis.plots.timeline import block_gantt, step_gantt
+from analysis.plots.topology import cluster_topology
+from analysis.plots.tradeoff import compute_communication_tradeoff
 from analysis.plots.validation import predicted_against_measured
 from analysis.plots.work_kinds import work_kinds
 from analysis.plots.workload import busy_seconds, workload_per_device
 from analysis.run_dir import Run
 from analysis.savings import QUANTITIES, device_pairs
+from analysis.sweep import Sweep
+from analysis.sweep_grid import Axes, Common, grid_points
+from analysis.sweep_plots import one_of
+from analysis.sweep_table import CHOSEN, GIVEN
+from d2ft_sched import topology
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.device import Device
+from d2ft_sched.model_shape import vision_transformer_shape
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.placement import place_round_robin
+from d2ft_sched.scores import Scores
+from d2ft_sched.workload import Workload
+from sim.step import simulate_plan, simulate_step
+from sim.utilisation import device_utilisation, link_utilisation
+
+_tables: dict[int, pd.DataFrame] = {}
+
+
+def _scores(run: Run) -> Scores:
+    rng = np.random.default_rng(1)
+    size = (run.plan.workload.num_subnets, run.plan.workload.num_microbatches)
+    return Scores(rng.gamma(2.0, size=size), rng.gamma(2.0, size=size))
+
+
+def _sweep(run: Run) -> pd.DataFrame:
+    """A sweep of the run's model on its cluster."""
+    if id(run) not in _tables:
+        axes = Axes(
+            clusters=[run.plan.cluster], bandwidth_scales=[0.1, 1.0, 100.0], compute_scales=[1.0],
+            heads_per_subnet=["1"], num_microbatches=[5], compute=[0.2, 0.4, 0.6, 0.8, 1.0],
+            communication=[0.4, 0.7, 1.0], memory=[1.0], solvers=["dp"],
+        )  # fmt: skip
+        common = Common(run.plan.workload.shape, 40, placement=PlacementName.ROUND_ROBIN)
+        with tempfile.TemporaryDirectory() as folder:
+            sweep = Sweep(grid_points(axes, common), Path(folder))
+            sweep.run(jobs=1)
+            _tables[id(run)] = sweep.save()[0]
+    return _tables[id(run)]
+
 
 PICTURES: dict[str, Callable[[Run], Figure]] = {
     "accuracy": lambda run: accuracy_curves(run.measurement.training, 500),
@@ -27,6 +74,10 @@ PICTURES: dict[str, Callable[[Run], Figure]] = {
     "step": lambda run: step_gantt(run.timelines),
     "block": lambda run: block_gantt(run.timelines, 2),
     "workload": lambda run: workload_per_device(run.timelines),
+    "topology": lambda run: cluster_topology(simulate_plan(run.plan)),
+    "scores": lambda run: score_heatmap(_scores(run), run.plan.workload.partition),
+    "tradeoff": lambda run: compute_communication_tradeoff(one_of(_sweep(run), GIVEN)),
+    "step time": lambda run: step_time_against_budget(one_of(_sweep(run), CHOSEN)),
     "validation": lambda run: predicted_against_measured(
         [(title, unit, device_pairs(run, name)) for title, name, unit in QUANTITIES[:2]]
     ),
@@ -46,7 +97,30 @@ def test_every_number_axis_names_its_unit(run: Run, name: str) -> None:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_no_text_overlaps_another_or_leaves_the_picture(run: Run, name: str) -> None:
-    figure = PICTURES[name](run)
+    _check_texts(PICTURES[name](run))
+
+
+@pytest.mark.parametrize("kind", ["alone", "ring", "tree", "fat_tree"])
+def test_names_in_clusters_of_every_kind_are_apart(run: Run, kind: str) -> None:
+    cable = topology.Cable(1e9, 1e-5)
+    names = [f"gpu-{i}" for i in range({"alone": 1, "ring": 12, "tree": 16, "fat_tree": 16}[kind])]
+    network = {
+        "alone": lambda: topology.ring(names, cable),
+        "ring": lambda: topology.ring(names, cable),
+        "tree": lambda: topology.tree(names, 4, cable, 2.0),
+        "fat_tree": lambda: topology.fat_tree(names, 4, cable),
+    }
+    built = network[kind]()
+    devices = tuple(Device(name, 1e12, 10**10, 1e11) for name in names)
+    cluster = Cluster(kind, devices, built.links, built.switches)
+    shape = run.plan.workload.shape
+    workload = Workload(shape, partition_by_heads(shape, 1), (2,) * 4)
+    placement = place_round_robin(workload.partition, 4, len(names))
+    schedule = np.full((workload.num_subnets, 4), 2, dtype=np.int8)
+    _check_texts(cluster_topology(simulate_step(workload, cluster, placement, schedule)))
+
+
+def _check_texts(figure: Figure) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
@@ -182,3 +256,62 @@ def test_solvers_without_a_bound_are_held_against_the_best(run: Run) -> None:
     longest = max(bar.get_width() for bar in left.patches)
     assert longest == pytest.approx(100.0)
     assert left.get_xlabel() == "objective (% of the best objective)"
+
+
+def test_colours_of_a_cluster_are_its_utilisation(run: Run) -> None:
+    prediction = simulate_plan(run.plan)
+    figure = cluster_topology(prediction)
+    shown = figure.axes[1]  # colour bar
+    assert shown.get_ylabel() == "busy (% of the step, predicted)"
+    to_colour = matplotlib.colormaps[SEQUENTIAL]
+    lines, nodes = figure.axes[0].collections[1:3]
+    busy = device_utilisation(prediction)["busy_fraction"]
+    np.testing.assert_allclose(nodes.get_facecolor(), to_colour(busy.to_numpy()), atol=0.01)
+    links = link_utilisation(prediction)
+    for link, colour in zip(prediction.cluster.links, lines.get_colors(), strict=True):
+        own = links[links["link"].str.split(" -> ").map(set) == {link.source, link.target}]
+        expected = own["busy_fraction"].max() if len(own) else 0.0
+        np.testing.assert_allclose(colour, to_colour(expected), atol=0.01)
+
+
+def test_scores_are_drawn_per_head_and_groups_share_theirs() -> None:
+    shape = vision_transformer_shape(
+        "small", image_size=28, patch_size=14, width=48, num_blocks=2, num_heads=3, mlp_hidden=96,
+        num_classes=2,
+    )  # fmt: skip
+    partition = partition_by_heads(shape, [2, 1])
+    backward = np.array([[1.0, 3.0], [2.0, 2.0], [0.0, 8.0], [4.0, 4.0]])
+    figure = score_heatmap(Scores(np.ones((4, 2)), backward), partition)
+    forward, mean, variation = (axes.images[0].get_array() for axes in figure.axes[:3])
+    np.testing.assert_allclose(forward, np.ones((2, 3)))
+    np.testing.assert_allclose(mean, np.array([[2, 2, 2], [4, 4, 4]]) / 3)
+    np.testing.assert_allclose(variation, [[50, 50, 0], [100, 100, 0]])
+
+
+def test_the_front_and_the_plans_of_a_tradeoff_are_the_tables(run: Run) -> None:
+    table = one_of(_sweep(run), GIVEN)
+    left, right = compute_communication_tradeoff(table).axes[:2]
+    solved = table.dropna(subset=["retained_score_fraction"])
+    offsets = left.collections[0].get_offsets()
+    np.testing.assert_allclose(offsets[:, 0], 100 * solved["compute_fraction"])
+    front = solved[solved["is_pareto"]].sort_values("predicted_step_s")
+    drawn = right.collections[1].get_offsets()
+    np.testing.assert_allclose(drawn[:, 1], 100 * front["retained_score_fraction"])
+    labels = {text.get_text() for text in right.texts}
+    assert labels <= {
+        f"{100 * row['budget_compute_fraction']:.0f} / "
+        f"{100 * row['budget_communication_fraction']:.0f} / 100"
+        for row in front.to_dict("records")
+    }
+
+
+def test_filled_marks_are_where_messages_take_most_of_the_step(run: Run) -> None:
+    table = one_of(_sweep(run), CHOSEN)
+    axes = step_time_against_budget(table).axes[0]
+    rows = table[table["budget_communication_fraction"] == 1]
+    for marks, (_, own) in zip(axes.collections, rows.groupby("bandwidth_scale"), strict=False):
+        is_white = (marks.get_facecolor()[:, :3] == 1).all(axis=1)
+        waits = own["predicted_exchange_wait_s"] > 0.5 * own["predicted_step_s"]
+        np.testing.assert_array_equal(is_white, ~waits.to_numpy())
+    shares = rows["predicted_exchange_wait_s"] / rows["predicted_step_s"]
+    assert shares.min() < 0.5 < shares.max()

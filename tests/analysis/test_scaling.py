@@ -86,7 +86,9 @@ def test_a_picture_per_tightness(tmp_path):
     cases = [replace(CASE, num_devices=n, tightness=t) for n in (4, 8) for t in (0.4, 0.8)]
     table = scaling_table([solve_case(case) for case in cases])
     written = save_scaling_plots(table, tmp_path / "plots")
-    assert [p.name for p in written] == ["solvers_0.4.png", "solvers_0.8.png"]
+    assert [p.name for p in written] == [
+        f"solvers_{tightness}.{kind}" for tightness in ("0.4", "0.8") for kind in ("png", "svg")
+    ]
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in written)
 
 

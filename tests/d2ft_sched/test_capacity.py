@@ -46,7 +46,7 @@ def test_free_knapsacks_stay_free():
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan")])
-@pytest.mark.parametrize("name", ["compute", "communication"])
+@pytest.mark.parametrize("name", ["compute", "communication", "memory"])
 def test_a_fraction_out_of_range_is_refused(name, fraction):
     with pytest.raises(InputError, match=f"{name} budget is {fraction}"):
         Budget(**{name: fraction})

@@ -83,6 +83,16 @@ def test_memory_that_cannot_hold_the_model_is_refused():
         make_plan(WORKLOAD, switch_of([1, 1], memory_bytes=100_000), scores(), Budget())
 
 
+def test_a_memory_budget_is_a_fraction_of_what_every_knapsack_keeps():
+    memory = RESOURCES.index("activation_bytes")
+    formulation = formulated(switch_of([1, 0.3]), Budget(memory=0.4))
+    kept = formulation.dense[:, memory]
+    np.testing.assert_allclose(formulation.problem.capacity[:, memory], 0.4 * kept)
+    assert np.isinf(formulated(switch_of([1, 0.3]), Budget()).problem.capacity[:, memory]).all()
+    plan = make_plan(WORKLOAD, switch_of([1, 0.3]), scores(), Budget(memory=0.4))
+    assert (plan.schedule == Operation.FULL).mean() == pytest.approx(0.4)
+
+
 def test_little_memory_binds_activations():
     cluster = switch_of([1] * 6)
     formulation = formulated(cluster, Budget())

@@ -1,0 +1,76 @@
+"""The table of a sweep: made from rows, written, read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.pareto import pareto_front
+from analysis.sweep_point import COLUMNS
+from analysis.table_file import read_table
+from d2ft_sched.atomic_write import write_atomically, write_text
+
+GIVEN = ("cluster", "bandwidth_scale", "compute_scale", "model", "minibatch_samples")
+"""Columns that are facts to a user rather than choices: plans compete where these agree."""
+CHOSEN = (
+    "cluster", "compute_scale", "model", "minibatch_samples", "solver", "heads_per_subnet",
+    "num_microbatches",
+)  # fmt: skip
+"""Columns besides budgets and bandwidth."""
+TEXTS = ("cluster", "model", "heads_per_subnet", "placement", "solver", "status", "note")
+
+
+def sweep_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """`COLUMNS` of the rows and ``is_pareto``: no other plan of the same `GIVEN` keeps as much
+    score in as short a step."""
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    numeric = [column for column in table.columns if column not in TEXTS]
+    table[numeric] = table[numeric].apply(pd.to_numeric)
+    table["note"] = table["note"].fillna("")
+    table["is_pareto"] = False
+    solved = table[table["retained_score_fraction"].notna()]
+    for _, own in solved.groupby(list(GIVEN), sort=False):
+        goals = np.column_stack([own["predicted_step_s"], -own["retained_score_fraction"]])
+        table.loc[own.index[pareto_front(goals)], "is_pareto"] = True
+    return table
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write CSV or Parquet by the path's ending, atomically."""
+    if path.suffix == ".parquet":
+        write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+    else:
+        write_text(path, table.to_csv(index=False))
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """Read what `save_table` wrote.
+
+    Raises:
+        InputError: not there, not a table, or without one of its columns.
+    """
+    table = read_table(path, (*COLUMNS, "is_pareto"), "d2ft sweep", TEXTS)
+    return table.assign(note=table["note"].fillna(""))
+
+
+def describe_given(table: pd.DataFrame) -> str:
+    """One line for the title of rows that agree in `GIVEN`."""
+    first = table.iloc[0]
+    parts = [f"{first['model']} on {first['cluster']}", f"{first['minibatch_samples']} samples"]
+    parts += [
+        f"{what} x {first[f'{what}_scale']:g}"
+        for what in ("bandwidth", "compute")
+        if first[f"{what}_scale"] != 1
+    ]
+    return ", ".join(parts)
+
+
+def describe_choice(table: pd.DataFrame) -> str:
+    """One line for what else rows agree in."""
+    first = table.iloc[0]
+    return (
+        f"{first['solver']}, {first['num_microbatches']} micro-batches, "
+        f"heads per subnet {first['heads_per_subnet']}"
+    )
