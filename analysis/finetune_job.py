@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.finetune_request import FineTuneRequest
+from analysis.finetune_request import FineTuneRequest, check_schedule_options
 from analysis.finetune_schedules import plan_schedules
+from analysis.finetune_scores import score_minibatches
 from analysis.progress import TerminalProgress
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan import Plan
@@ -33,13 +34,13 @@ from runtime.rank_part import RankPart, build_on_meta, testing_owners, training_
 from runtime.ranks import Ranks, check_agreement, job_facts
 from runtime.replanner import Replanner
 from runtime.schedules import Schedules
-from runtime.training import FineTuneSettings, Trainer
+from runtime.training import Event, FineTuneSettings, Trainer
 from runtime.whole_model import WholeModel
 
 
 @dataclass(frozen=True)
 class FineTuneJob:
-    """A training that is ready to start, or to go on from `found`."""
+    """A training that is ready to start, or to go on from `found`; `before` is done."""
 
     trainer: Trainer
     minibatches: np.ndarray
@@ -49,6 +50,7 @@ class FineTuneJob:
     state: TrainingState
     found: Found | None
     data_name: str
+    before: tuple[Event, ...]
     notes: tuple[str, ...]
 
 
@@ -65,6 +67,7 @@ class _Inputs:
 
 
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
+    check_schedule_options(request)
     plan = request.plan
     num_devices = len(plan.cluster.devices)
     if plan.workload.lora is not None:
@@ -94,6 +97,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         train_owner = training_owners(num_train, minibatches, plan.workload, plan.placement)
         return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
 
+    scores_here = request.per_minibatch and not found and ranks.rank == 0
     with progress.stage("Read pictures") as tell:
         data = load_data(
             request.data,
@@ -104,7 +108,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
             data_root=request.data_root,
             download=request.download,
             progress=tell,
-            wanted=own_pictures if ranks.num_ranks > 1 else None,
+            wanted=own_pictures if ranks.num_ranks > 1 and not scores_here else None,
         )
 
     def build() -> Any:
@@ -159,6 +163,17 @@ def prepare_finetune(
             lambda: check_agreement(ranks, facts, len(plan.cluster.devices)),
             "the comparison of plans",
         )
+    scored = None
+    if request.per_minibatch:
+        scored = score_minibatches(
+            request,
+            ranks,
+            inputs.model,
+            inputs.data,
+            len(minibatches),
+            found.path if found else None,
+            progress,
+        )
     trainer = _trainer(request, ranks, inputs)
     notes: list[str] = []
     if found:
@@ -176,7 +191,9 @@ def prepare_finetune(
         state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
     scheduling = together(
         ranks,
-        lambda: plan_schedules(request, ranks, found.state if found else None),
+        lambda: plan_schedules(
+            request, ranks, found.state if found else None, scored.scores if scored else None
+        ),
         "the making of schedules",
     )
     replanner = scheduling.replanner
@@ -186,10 +203,11 @@ def prepare_finetune(
         minibatches,
         scheduling.schedules,
         replanner,
-        settings,
+        replace(settings, linear_probe=settings.linear_probe and not scored),
         state,
         found,
         inputs.data.name,
+        scored.events if scored else (),
         (*notes, *scheduling.notes),
     )
 
@@ -226,6 +244,7 @@ def _lasting_settings(
         "weight_decay": settings.weight_decay,
         "linear_probe": settings.linear_probe,
         "dense": request.dense,
+        "per_minibatch": request.per_minibatch,
         "seed": settings.seed,
     }
 

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2ft_sched.errors import InputError
 from d2ft_sched.plan import Plan
+from runtime.score_kinds import score_kind
+from runtime.training_scores import BACKWARD_SCORE, FORWARD_SCORE
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,24 @@ class FineTuneRequest:
     seed: int
     replan_every: int | None = None
     scores: Path | None = None
+    per_minibatch: bool = False
+    forward_score: str = FORWARD_SCORE
+    backward_score: str = BACKWARD_SCORE
+
+
+def check_schedule_options(request: FineTuneRequest) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: naming them, or a kind of scores that there is not.
+    """
+    if request.per_minibatch and request.dense:
+        raise InputError("--dense leaves nothing to choose; leave --schedule per-minibatch out")
+    if request.per_minibatch and request.scores is not None:
+        raise InputError(
+            "--scores is for one schedule; with --schedule per-minibatch each mini-batch is scored"
+        )
+    if request.scores is not None and request.replan_every is None:
+        raise InputError("--scores is for re-planning; give --replan-every, or leave it out")
+    for name in (request.forward_score, request.backward_score):
+        score_kind(name)

@@ -1,5 +1,6 @@
 """Which schedules a fine-tuning run follows, and who changes them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from analysis.finetune_request import FineTuneRequest
 from analysis.output import outside_calibration
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
+from d2ft_sched.formulate import formulate
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import place_round_robin
 from d2ft_sched.plan import Plan
@@ -18,12 +20,12 @@ from d2ft_sched.replanning import (
     hold_levels,
     values_of_schedule,
 )
-from d2ft_sched.scores import load_scores
+from d2ft_sched.scores import Scores, load_scores
 from runtime.checkpoint_facts import TrainingState
 from runtime.device import memory_bytes
 from runtime.ranks import Ranks
 from runtime.replanner import Replanner
-from runtime.schedules import OneSchedule, Schedules
+from runtime.schedules import OneSchedule, ScheduleOfEach, Schedules
 
 INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
 """Solvers that may end with another schedule on another rank, and the one that stands in."""
@@ -39,14 +41,19 @@ class Scheduling:
 
 
 def plan_schedules(
-    request: FineTuneRequest, ranks: Ranks, resumed: TrainingState | None
+    request: FineTuneRequest,
+    ranks: Ranks,
+    resumed: TrainingState | None,
+    minibatch_scores: Sequence[Scores] | None,
 ) -> Scheduling:
-    """The plan's schedule, or all FULL, re-planned or not.
+    """The plan's schedule, or all FULL, or one for each mini-batch; re-planned or not.
 
     Args:
         request: what was asked for.
         ranks: that train together.
         resumed: where a training that goes on stood.
+        minibatch_scores: of every mini-batch, where each is to have a schedule of its own within
+            the plan's budget.
 
     Raises:
         InputError: the scores or the plan's solver cannot be used.
@@ -55,22 +62,51 @@ def plan_schedules(
     schedule = plan.schedule
     if request.dense:
         schedule = np.full_like(schedule, Operation.FULL)
-    solver = INSTEAD.get(plan.solver.name, plan.solver.name)
+    levels = None
+    if request.replan_every is not None:
+        with outside_calibration():
+            levels = _levels(plan, schedule, ranks, dense=request.dense)
+    schedules: Schedules
+    if minibatch_scores is None:
+        schedules = _one_schedule(request, schedule)
+    else:
+        schedules = _schedule_of_each(request, levels, minibatch_scores)
+    if levels is None or request.replan_every is None:
+        return Scheduling(schedules, None, ())
+    schedules.keep_pace(levels, as_planned(levels.num_devices), ())
+    state, notes = _state_to_go_on(resumed, levels.num_devices)
+    names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
+    replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
+    return Scheduling(schedules, replanner, notes)
+
+
+def _solver(request: FineTuneRequest) -> str:
+    return INSTEAD.get(request.plan.solver.name, request.plan.solver.name)
+
+
+def _one_schedule(request: FineTuneRequest, schedule: np.ndarray) -> OneSchedule:
     if request.scores is None:
         value = values_of_schedule(schedule, request.seed)
     else:
         value = load_scores(request.scores, *schedule.shape).values()
-    schedules = OneSchedule(schedule, value, solver, request.seed)
-    if request.replan_every is None:
-        return Scheduling(schedules, None, ())
-    with outside_calibration():
-        levels = _levels(plan, schedule, ranks, dense=request.dense)
-    num_devices = levels.num_devices
-    schedules.keep_pace(levels, as_planned(num_devices), ())
-    state, notes = _state_to_go_on(resumed, num_devices)
-    names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
-    replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
-    return Scheduling(schedules, replanner, notes)
+    return OneSchedule(schedule, value, _solver(request), request.seed)
+
+
+def _schedule_of_each(
+    request: FineTuneRequest, levels: HeldLevels | None, scores: Sequence[Scores]
+) -> ScheduleOfEach:
+    plan = request.plan
+    if levels is not None:
+        formulation = levels.formulation_at(as_planned(levels.num_devices))
+    else:
+        with outside_calibration():
+            formulation = formulate(
+                plan.workload, plan.cluster, plan.placement, scores[0], plan.budget
+            )
+    values = [one.values() for one in scores]
+    schedules = ScheduleOfEach(formulation, values, _solver(request), request.seed)
+    schedules(0)
+    return schedules
 
 
 def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:

@@ -9,7 +9,14 @@ from rich.console import Console
 
 from analysis.finetune_job import FineTuneJob, prepare_finetune
 from analysis.finetune_request import FineTuneRequest
-from analysis.metrics_file import MetricsFile, Record, epoch_rows, records_until, started
+from analysis.metrics_file import (
+    MetricsFile,
+    Record,
+    epoch_rows,
+    records_until,
+    solver_share,
+    started,
+)
 from analysis.progress import TerminalProgress
 from analysis.training_run import CheckpointPolicy, Outcome, follow
 from d2ft_sched.atomic_write import write_text
@@ -69,6 +76,9 @@ def _run(
         return MetricsFile(path, _first_records(path, job)) if is_first else None
 
     metrics = together(ranks, open_metrics, "the opening of the file of metrics")
+    if metrics is not None:
+        for event in job.before:
+            metrics.add(event)
     policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
     with progress.stage("Fine-tune") as tell:
 
@@ -105,6 +115,8 @@ def _run(
         "device": facts["device"],
         "num_ranks": ranks.num_ranks,
         "epochs": epoch_rows(metrics.records),
+        "solver_share_of_step": solver_share(metrics.records),
+        "scoring": next((r for r in metrics.records if r["event"] == "scored"), None),
         "out": str(out),
         "provenance": facts,
     }

@@ -110,5 +110,13 @@ def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
+def solver_share(records: Sequence[Record]) -> float | None:
+    """Part of the seconds of all steps that choosing their schedules took; None without steps."""
+    steps = [r for r in records if r["event"] == "stepped"]
+    if not steps:
+        return None
+    return float(sum(s["solve_s"] for s in steps) / sum(s["step_s"] for s in steps))
+
+
 def _line(record: Record) -> str:
     return json.dumps(finite(record), allow_nan=False) + "\n"

@@ -20,6 +20,7 @@ from d2ft_sched.plan import Plan
 from d2ft_sched.plan_file import load_plan, save_plan
 from d2ft_sched.scores import save_scores
 from d2ft_sched.workload import Workload
+from runtime.checkpoint import MODEL
 from runtime.data.load import load_data
 from runtime.device import select_device
 from runtime.linear_probe import fit_classifier
@@ -193,6 +194,7 @@ def _run(
         raise InputError(
             f"{name}, seed {seed}: ended with exit code {code}: {' '.join(lines[-3:])}"
         )
+    (folder / MODEL).unlink()
 
 
 def num_steps(metrics: Path) -> int:

@@ -59,6 +59,13 @@ def gather_arrays(ranks: Ranks, values: np.ndarray, what: str) -> np.ndarray:
     return torch.stack(all_values).cpu().numpy()
 
 
+def sum_arrays(ranks: Ranks, values: np.ndarray, what: str) -> np.ndarray:
+    """The sum of the arrays of all ranks, float, on every rank."""
+    total = torch.tensor(values, dtype=torch.float64, device=ranks.device)
+    start_sum(ranks, total, what).wait()
+    return total.cpu().numpy()
+
+
 _Result = TypeVar("_Result")
 
 

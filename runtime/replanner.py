@@ -108,6 +108,9 @@ class Replanner:
         self._schedules.keep_pace(self._levels, pace, changed)
         self._pace = pace
         self._check_agreement(step)
+        after = self._schedules.lasting
+        if before is not None and after is not None and (before == after).all():
+            return None
         changes = tuple(self._change(device, old_pace, measured, before) for device in changed)
         reason = "; ".join(map(_describe, changes))
         return Replanned(step, reason, changes, time.perf_counter() - begin)
@@ -135,12 +138,15 @@ class Replanner:
         measured: DeviceTimes,
         before: np.ndarray | None,
     ) -> DeviceChange:
+        second = self._first.second if self._first else 1.0
         counts = [self._counts(device, schedule) for schedule in (self._schedules.lasting, before)]
         (num_full, num_forward_only), (full_before, forward_only_before) = counts
         return DeviceChange(
             device=self._names[device],
             slowdown=self._pace.slowdown[device],
             slowdown_before=old_pace.slowdown[device],
+            later_s=self._pace.later_s[device] * second,
+            later_before_s=old_pace.later_s[device] * second,
             lanes_s=float(measured.lanes_s[device]),
             rest_s=float(measured.rest_s[device]),
             num_full=num_full,
@@ -158,9 +164,14 @@ class Replanner:
 
 def _describe(change: DeviceChange) -> str:
     text = (
-        f"{change.device}: lanes take {change.slowdown:.2f} of their first time "
-        f"(planned for {change.slowdown_before:.2f})"
+        f"{change.device}: lanes take {change.slowdown:.2f} of their first time (planned for "
+        f"{change.slowdown_before:.2f})"
     )
+    if change.later_s or change.later_before_s:
+        text += (
+            f", the rest {1e3 * change.later_s:+.0f} ms (planned for "
+            f"{1e3 * change.later_before_s:+.0f} ms)"
+        )
     if change.num_full is None:
         return text
     return (

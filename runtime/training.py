@@ -80,6 +80,24 @@ class Probed:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Every mini-batch was scored, before training.
+
+    Attributes:
+        num_minibatches: of an epoch.
+        forward_score, backward_score: names of the scores.
+        flops: of all the scoring.
+        seconds: that it took.
+    """
+
+    num_minibatches: int
+    forward_score: str
+    backward_score: str
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Stepped:
     """A training step is done.
 
@@ -118,6 +136,9 @@ class DeviceChange:
         slowdown: seconds of its lanes over those that the same operations took in the first steps
             on a device that is as fast as planned.
         slowdown_before: what the operations before were planned for.
+        later_s: measured seconds that its trunk, optimizer and messages take longer than then, as
+            far as its lanes have to make up for it.
+        later_before_s: what the operations before made up for.
         lanes_s: measured seconds of its lanes, a step.
         rest_s: measured seconds of its trunk and optimizer.
         num_full, num_forward_only: its operations from now on; None where each mini-batch has a
@@ -128,6 +149,8 @@ class DeviceChange:
     device: str
     slowdown: float
     slowdown_before: float
+    later_s: float
+    later_before_s: float
     lanes_s: float
     rest_s: float
     num_full: int | None = None
@@ -164,7 +187,7 @@ class Evaluated:
     seconds: float
 
 
-Event = Probed | Stepped | Replanned | Evaluated
+Event = Probed | Scored | Stepped | Replanned | Evaluated
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """``d2ft finetune``: train for real under a plan's schedule, on this device."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,13 @@ from analysis import options
 
 if TYPE_CHECKING:
     from analysis.training_run import Outcome
+
+
+class ScheduleName(StrEnum):
+    """Where schedules come from."""
+
+    FIXED = "fixed"
+    PER_MINIBATCH = "per-minibatch"
 
 
 def run(
@@ -34,13 +42,34 @@ def run(
         bool,
         typer.Option("--dense", help="Ignore the schedule: every operation FULL, to compare."),
     ] = False,
+    schedule: Annotated[
+        ScheduleName,
+        typer.Option(
+            help="fixed: the plan's own for every mini-batch; per-minibatch: one for each from its "
+            "scores, within the plan's budget. Scoring happens before training, with the whole "
+            "model on the first rank; metrics.jsonl says what it cost.",
+            rich_help_panel="Schedule",
+        ),
+    ] = ScheduleName.FIXED,
+    forward_score: Annotated[
+        str,
+        typer.Option(
+            help="Score of running a subnet, for per-minibatch.", rich_help_panel="Schedule"
+        ),
+    ] = "weight_magnitude",
+    backward_score: Annotated[
+        str,
+        typer.Option(
+            help="Score of training a subnet, for per-minibatch.", rich_help_panel="Schedule"
+        ),
+    ] = "fisher_of_microbatches",
     replan_every: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Look at every rank's times each N steps, and give a device that got slower fewer "
             "operations, one that got faster more.",
-            rich_help_panel="Re-planning",
+            rich_help_panel="Schedule",
         ),
     ] = None,
     scores: Annotated[
@@ -48,7 +77,7 @@ def run(
         typer.Option(
             help="Scores table (CSV) to choose operations by when re-planning; without it the "
             "plan's own choice goes first.",
-            rich_help_panel="Re-planning",
+            rich_help_panel="Schedule",
         ),
     ] = None,
     autocast: Annotated[
@@ -137,6 +166,9 @@ def run(
             seed=seed,
             replan_every=replan_every,
             scores=scores,
+            per_minibatch=schedule is ScheduleName.PER_MINIBATCH,
+            forward_score=forward_score,
+            backward_score=backward_score,
         ),
         out,
         TerminalProgress(messages),
