@@ -97,10 +97,21 @@ class MethodSchema(StrictModel):
         placement: ``naive`` deals subnets in turn; ``best`` searches.
         without: devices that are left out of the cluster.
         select: which micro-batches ``fewer_microbatches`` keeps.
+        scores: for ``schedule``, taken ``before`` training; ``refreshed`` on the mini-batches to
+            come every `refresh_every` steps; ``running`` averages of what FULL operations show, at
+            no pass; or ``random``, drawn anew in every step.
         aligned: whether all subnets see the same scores, so that they drop the same micro-batches.
         dropped: what ``schedule`` may do besides FULL; ``forward_only`` needs the solver dp.
         normalize: backward scores over the whole table, or within each block.
+        coverage: the least number of subnets of a block that run each micro-batch; needs the
+            solver lagrangian.
+        rescale: gradients of kept backward paths times the inverse share of samples kept.
+        block_slope: the budget of block b of B is (1 + slope * (2 b / (B - 1) - 1)) times the
+            study's.
+        growth: the budget grows in `analysis.study_schedules.PHASES` equal phases, at progress t
+            from 0 to 1 to (1 + growth * (2 t - 1)) times the study's.
         warmup_steps: steps that are dense.
+        lr_factor: of the study's learning rate, to match it to the samples that a subnet trains on.
         num_epochs: in place of the study's; costs stay fractions of the study's dense run.
     """
 
@@ -112,11 +123,34 @@ class MethodSchema(StrictModel):
     select: Literal["random", "score"] = "random"
     forward_score: str = "weight_magnitude"
     backward_score: str = "fisher"
+    scores: Literal["before", "refreshed", "running", "random"] = "before"
+    refresh_every: Count = 50
     aligned: bool = False
     dropped: Literal["any", "forward_only"] = "any"
     normalize: Literal["table", "block"] = "table"
+    coverage: Annotated[int, Field(ge=0)] = 0
+    rescale: bool = False
+    block_slope: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    growth: Annotated[float, Field(ge=-1, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    lr_factor: Annotated[float, Field(gt=0)] = 1.0
     num_epochs: Count | None = None
+
+
+_OF_SCHEDULES = {
+    "solver",
+    "scores",
+    "refresh_every",
+    "aligned",
+    "dropped",
+    "normalize",
+    "coverage",
+    "rescale",
+    "block_slope",
+    "growth",
+    "warmup_steps",
+}
+"""Fields that only the kind ``schedule`` heeds."""
 
 
 class StudySchema(StrictModel):
@@ -166,6 +200,15 @@ def _check(study: StudySchema) -> None:
         if method.name in names:
             raise InputError(f"methods[{i}].name is {method.name!r}, as another; names must differ")
         names.add(method.name)
+        if method.coverage and method.solver != "lagrangian":
+            raise InputError(
+                f"methods[{i}].solver is {method.solver!r}; with coverage it must be lagrangian"
+            )
+        if method.kind != "schedule" and (odd := method.model_fields_set & _OF_SCHEDULES):
+            raise InputError(
+                f"methods[{i}].{min(odd)} is given for the kind {method.kind}; it must be left out "
+                f"there: only the kind schedule has it"
+            )
         if method.dropped == "forward_only" and method.solver != "dp":
             raise InputError(
                 f"methods[{i}].solver is {method.solver!r}; with dropped: forward_only it must be "
@@ -173,7 +216,14 @@ def _check(study: StudySchema) -> None:
             )
 
 
+def training_settings(study: StudySchema) -> dict[str, Any]:
+    """What all trainings of a study depend on; fields at their defaults are left out, so that a
+    new field makes no finished run another."""
+    return study.model_dump(
+        include={"data", "model", "minibatch", "training"}, exclude_defaults=True
+    )
+
+
 def settings_of(study: StudySchema, method: MethodSchema) -> dict[str, Any]:
-    """What a run's result depends on, besides cluster, budget and seed."""
-    shared = study.model_dump(include={"data", "model", "minibatch", "training"})
-    return shared | {"method": method.model_dump()}
+    """What a run's result depends on, besides cluster, budget and seed; as `training_settings`."""
+    return training_settings(study) | {"method": method.model_dump(exclude_defaults=True)}

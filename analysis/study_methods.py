@@ -9,64 +9,34 @@
   rescaling. ``random_heads``: the same for single subnets.
 - ``layer_selection``: in every mini-batch the blocks of most backward score are trained, the others
   FORWARD_ONLY: our reading of ALaST (arXiv 2408.08670) and GreenTrainer (arXiv 2309.13192).
-- ``schedule``: a solver of `d2ft_sched.solve` on the mini-batch's own scores.
+- ``schedule``: a solver of `d2ft_sched.solve` on scores, see `analysis.study_schedules`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from analysis.study_file import BudgetSchema, MethodSchema
-from analysis.target import plan_for_target
+from analysis.study_recipe import (
+    Recipe,
+    best_dense_step_s,
+    minibatch_order,
+    placement_of,
+)
+from analysis.study_schedules import scheduled
 from analysis.unequal_study import without
-from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.formulate import formulate
-from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.operations import Operation
-from d2ft_sched.place_balanced import place_balanced, place_candidates
-from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.placement import Placement
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores
 from d2ft_sched.solve import required_options
 from d2ft_sched.workload import Workload
-from runtime.data.minibatches import epoch_order
-from runtime.peers.training import Scored, Start, score_start
-from runtime.score_kinds import score_kind, weight_magnitude
-from sim.dense_baselines import data_parallel_step
-from sim.prediction import Prediction
+from runtime.peers.training import Start, score_start
+from runtime.score_kinds import score_kind
 from sim.step import simulate_step
-
-MAX_CANDIDATES = 3
-"""Placements that a schedule for a step time is tried on, besides the naive one."""
-_NEVER = -1e6
-"""Value of an operation that must not be chosen; scores have mean 1."""
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """What to train, where it would run.
-
-    Attributes:
-        schedules: of every step, int8 ``[num_steps, num_subnets, num_microbatches]``.
-        num_epochs: passes through the mini-batches.
-        leave_out: see `runtime.peers.training.train_peer`.
-        cluster: that it would run on.
-        placement: of subnets and owners; None for data parallel. Where micro-batches are left out,
-            its owners are those of the ones that run.
-        scored: scores that were taken, or None.
-        solve_s: seconds that solving took for all steps.
-    """
-
-    schedules: np.ndarray
-    num_epochs: int
-    leave_out: bool
-    cluster: Cluster
-    placement: Placement | None
-    scored: Scored | None = None
-    solve_s: float = 0.0
 
 
 def build_recipe(
@@ -81,7 +51,7 @@ def build_recipe(
         cluster = without(cluster, [d.name for d in cluster.devices].index(name))
     num_epochs = method.num_epochs or num_epochs
     if method.kind == "schedule":
-        return _scheduled(method, budget, cluster, start, num_epochs)
+        return scheduled(method, budget, cluster, start, num_epochs)
     dense = uniform_schedule(
         start.workload.num_subnets, start.workload.num_microbatches, Operation.FULL
     )
@@ -90,7 +60,7 @@ def build_recipe(
         num_epochs = max(1, round(_fraction(budget, method) * num_epochs))
         num_steps = num_epochs * start.num_minibatches
     if method.kind in ("dense", "data_parallel", "fewer_epochs"):
-        placement = _place(method, start.workload, cluster)
+        placement = placement_of(method, start.workload, cluster)
         everything = np.repeat(dense[None], num_steps, axis=0)
         is_split = method.kind == "data_parallel"
         return Recipe(everything, num_epochs, False, cluster, None if is_split else placement)
@@ -98,7 +68,7 @@ def build_recipe(
     if method.kind == "layer_selection" or method.select == "score":
         scored = score_start(start, method.forward_score, method.backward_score)
     rng = np.random.default_rng((start.seed, 1))
-    placement = _place(method, start.workload, cluster)
+    placement = placement_of(method, start.workload, cluster)
     schedules = np.zeros((num_steps, *dense.shape), dtype=np.int8)
     order = minibatch_order(start, num_epochs)
     if method.kind == "fewer_microbatches":
@@ -138,68 +108,6 @@ def check_names(method: MethodSchema, clusters: Sequence[Cluster]) -> None:
         raise InputError(f"method {method.name!r}: {error}") from None
 
 
-def minibatch_order(start: Start, num_epochs: int) -> np.ndarray:
-    """The mini-batch of every step, int ``[num_steps]``."""
-    return np.concatenate(
-        [epoch_order(start.num_minibatches, e + 1, start.seed) for e in range(num_epochs)]
-    )
-
-
-def _scheduled(
-    method: MethodSchema, budget: BudgetSchema, cluster: Cluster, start: Start, num_epochs: int
-) -> Recipe:
-    workload = start.workload
-    scored = score_start(start, method.forward_score, method.backward_score)
-    scores = [_prepared(s, method, workload) for s in scored.scores]
-    mean = Scores(
-        np.mean([s.forward for s in scores], axis=0), np.mean([s.backward for s in scores], axis=0)
-    )
-    placement = _place(method, workload, cluster)
-    limits = Budget(compute=budget.compute or 1.0, communication=budget.communication or 1.0)
-    if budget.step_time is not None:
-        placements = [_naive(workload, cluster)]
-        if method.placement == "best":
-            found = place_candidates(workload, cluster)[:MAX_CANDIDATES]
-            placements += [result.placement for result in found]
-        target_s = budget.step_time * best_dense_step_s(workload, cluster)
-        plan = plan_for_target(workload, cluster, mean, target_s, placements=placements)
-        placement, limits = plan.placement, plan.budget
-    formulation = formulate(workload, cluster, placement, mean, limits)
-    order = minibatch_order(start, num_epochs)
-    is_random = method.solver == "random"
-    wanted = order if is_random else range(len(scores))
-    values = [_values(scores[j], method) for j in wanted]
-    options = {}
-    if "magnitude" in required_options(method.solver):
-        options["magnitude"] = weight_magnitude(start.model, workload)
-    solved = solve_minibatches(formulation, values, method.solver, seed=start.seed, **options)
-    schedules = solved.operations if is_random else solved.operations[order]
-    schedules = schedules.copy()
-    schedules[: method.warmup_steps] = Operation.FULL
-    return Recipe(schedules, num_epochs, False, cluster, placement, scored, solved.solve_s)
-
-
-def _prepared(scores: Scores, method: MethodSchema, workload: Workload) -> Scores:
-    forward, backward = scores.forward, scores.backward
-    if method.normalize == "block":
-        block = workload.partition.block
-        totals = np.bincount(block, backward.sum(axis=1))
-        counts = np.bincount(block) * backward.shape[1]
-        mean = np.where(totals > 0, totals / counts, 1.0)
-        backward = backward / mean[block][:, None]
-    if method.aligned:
-        forward = np.broadcast_to(forward.mean(axis=0), forward.shape)
-        backward = np.broadcast_to(backward.mean(axis=0), backward.shape)
-    return Scores(forward, backward)
-
-
-def _values(scores: Scores, method: MethodSchema) -> np.ndarray:
-    values = scores.values()
-    if method.dropped == "forward_only":
-        values[..., Operation.SHORTCUT] = _NEVER
-    return values
-
-
 def _fraction(budget: BudgetSchema, method: MethodSchema) -> float:
     if budget.step_time is not None:
         raise InputError(
@@ -207,21 +115,6 @@ def _fraction(budget: BudgetSchema, method: MethodSchema) -> float:
             f"communication"
         )
     return min(budget.compute or 1.0, budget.communication or 1.0)
-
-
-def _naive(workload: Workload, cluster: Cluster) -> Placement:
-    return place_round_robin(workload.partition, workload.num_microbatches, len(cluster.devices))
-
-
-def _place(method: MethodSchema, workload: Workload, cluster: Cluster) -> Placement:
-    if method.placement == "naive":
-        return _naive(workload, cluster)
-    return place_balanced(workload, cluster).placement
-
-
-def best_dense_step_s(workload: Workload, cluster: Cluster) -> float:
-    """Seconds of the dense step with the best placement found; the unit of step-time budgets."""
-    return place_balanced(workload, cluster).dense_step_s
 
 
 def _most_microbatches(
@@ -233,11 +126,11 @@ def _most_microbatches(
         if number == 0:
             raise InputError(f"method {method.name!r}: the budget holds not one micro-batch")
         fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
-        return number, _place(method, fewer, cluster)
+        return number, placement_of(method, fewer, cluster)
     target_s = budget.step_time * best_dense_step_s(workload, cluster)
     for number in range(workload.num_microbatches, 0, -1):
         fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
-        placement = _place(method, fewer, cluster)
+        placement = placement_of(method, fewer, cluster)
         dense = uniform_schedule(fewer.num_subnets, number, Operation.FULL)
         if simulate_step(fewer, cluster, placement, dense).step_s <= target_s:
             return number, placement
@@ -267,43 +160,3 @@ def _select_blocks(scores: Scores, block: np.ndarray, budget: BudgetSchema) -> n
     trained = np.isin(block, np.argsort(-by_block, kind="stable")[:number])
     operation = np.where(trained, Operation.FULL, Operation.FORWARD_ONLY).astype(np.int8)
     return np.repeat(operation[:, None], scores.backward.shape[1], axis=1)
-
-
-class StepCosts:
-    """Predictions of a recipe's steps, each different one simulated once."""
-
-    def __init__(self, recipe: Recipe, workload: Workload) -> None:
-        self._recipe, self._workload = recipe, workload
-        self._known: dict[bytes, Prediction] = {}
-
-    def of(self, schedule: np.ndarray) -> Prediction:
-        """The step under a schedule."""
-        recipe, workload = self._recipe, self._workload
-        if recipe.placement is None:
-            key = b""
-        elif recipe.leave_out:
-            number = int((schedule != Operation.SHORTCUT).any(axis=0).sum())
-            key = bytes([number])
-        else:
-            key = schedule.astype(np.int8).tobytes()
-        if key not in self._known:
-            if recipe.placement is None:
-                self._known[key] = data_parallel_step(workload, recipe.cluster)
-            elif recipe.leave_out:
-                fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
-                dense = uniform_schedule(fewer.num_subnets, number, Operation.FULL)
-                self._known[key] = simulate_step(fewer, recipe.cluster, recipe.placement, dense)
-            else:
-                self._known[key] = simulate_step(
-                    workload, recipe.cluster, recipe.placement, schedule
-                )
-        return self._known[key]
-
-    def dense(self) -> Prediction:
-        """The dense step on all micro-batches in the recipe's placement, or the naive one."""
-        recipe, workload = self._recipe, self._workload
-        placement = recipe.placement
-        if placement is None or len(placement.owner) != workload.num_microbatches:
-            placement = _naive(workload, recipe.cluster)
-        dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-        return simulate_step(workload, recipe.cluster, placement, dense)

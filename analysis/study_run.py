@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.study_claims import claim
-from analysis.study_file import StudySchema
+from analysis.study_costs import StepCosts
+from analysis.study_file import StudySchema, training_settings
 from analysis.study_grid import Run, digest
-from analysis.study_methods import Recipe, StepCosts, build_recipe
+from analysis.study_methods import build_recipe
+from analysis.study_recipe import Recipe
 from analysis.study_table import CURVES, RUNS, Table
 from d2ft_sched.errors import InputError
 from d2ft_sched.partition import partition_by_heads
@@ -22,6 +24,7 @@ from runtime.device import device_name, float32_products, select_device
 from runtime.models import build_model, shape_of
 from runtime.peers.training import Start, common_start, train_peer
 from runtime.training import Evaluated, FineTuneSettings, Stepped
+from runtime.training_scores import scoring_flops
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,7 @@ class Worker:
             recipe = build_recipe(run.method, run.budget, run.cluster, start, training.num_epochs)
         except InputError as error:
             return self._put(head | {"note": str(error)}, [])
-        name = digest(
-            [
-                self._study.model_dump(include={"data", "model", "minibatch", "training"}),
-                run.seed,
-                recipe.leave_out,
-                hashlib.sha256(recipe.schedules.tobytes()).hexdigest(),
-            ]
-        )
+        name = self._training_name(run, recipe)
         with claim(self._out, name, wait=wait) as is_mine:
             if not is_mine:
                 return None
@@ -107,6 +103,21 @@ class Worker:
                 measured = train(start, recipe, run.seed, training.learning_rate, told)
             head |= {"training": name, "note": note}
             return self._put(*rows(head, recipe, start, measured, training.num_epochs))
+
+    def _training_name(self, run: Run, recipe: Recipe) -> str:
+        """The same for runs that train the same."""
+        if recipe.policy is not None:
+            return digest(["decided step by step", run.key])
+        return digest(
+            [
+                training_settings(self._study),
+                run.seed,
+                recipe.leave_out,
+                recipe.rescale,
+                recipe.lr_factor,
+                hashlib.sha256(recipe.schedules.tobytes()).hexdigest(),
+            ]
+        )
 
     def _put(self, row: dict[str, Any], curve: list[dict[str, Any]]) -> dict[str, Any]:
         facts = provenance(row["seed"])
@@ -171,22 +182,31 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
 
 
 Measured = list[tuple[int, int, float, float, float]]
-"""Epoch, steps behind, top-1, test loss and measured seconds of training, at every evaluation."""
+"""Epoch, steps behind, top-1, test loss and measured seconds of training without scoring, at every
+evaluation."""
 
 
 def train(
     start: Start, recipe: Recipe, seed: int, lr: float, told: Callable[[int], None]
 ) -> Measured:
     """Train a copy of the start's model by a recipe."""
-    settings = FineTuneSettings(num_epochs=recipe.num_epochs, lr=lr, seed=seed)
+    settings = FineTuneSettings(num_epochs=recipe.num_epochs, lr=lr * recipe.lr_factor, seed=seed)
     measured: Measured = []
     steps, seconds = 0, 0.0
-    for event in train_peer(start, recipe.schedules, settings, leave_out=recipe.leave_out):
+    events = train_peer(
+        start,
+        recipe.schedules if recipe.policy is None else recipe.policy,
+        settings,
+        leave_out=recipe.leave_out,
+        rescale=recipe.rescale,
+    )
+    for event in events:
         if isinstance(event, Stepped):
             steps, seconds = event.step, seconds + event.step_s
             told(steps)
         elif isinstance(event, Evaluated):
-            measured.append((event.epoch, steps, event.top1, event.loss, seconds))
+            scoring_s = recipe.policy.scoring_s if recipe.policy else 0.0
+            measured.append((event.epoch, steps, event.top1, event.loss, seconds - scoring_s))
     return measured
 
 
@@ -204,15 +224,47 @@ def known_training(
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What scoring cost, and when.
+
+    Attributes:
+        flops, seconds: of all passes.
+        share_spent: of the passes, by the time that so many steps are done, ``[num_steps + 1]``.
+    """
+
+    flops: float
+    seconds: float
+    share_spent: np.ndarray
+
+
+def scoring_of(recipe: Recipe, start: Start) -> Scoring:
+    """What scoring cost in a run that has been trained."""
+    policy, scored = recipe.policy, recipe.scored
+    if policy is None:
+        at_once = np.ones(len(recipe.schedules) + 1)
+        return Scoring(scored.flops, scored.seconds, at_once) if scored else Scoring(0, 0, at_once)
+    spent = np.cumsum([0, *policy.minibatches_scored])
+    if not spent[-1]:
+        return Scoring(0, policy.scoring_s, np.zeros(len(spent)))
+    each = scoring_flops(start.model, start.workload, *policy.score_names)
+    return Scoring(float(spent[-1]) * each, policy.scoring_s, spent / spent[-1])
+
+
 def rows(
     head: dict[str, Any], recipe: Recipe, start: Start, measured: Measured, num_epochs: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The row of a run and its curve, with `head` in front of both."""
+    scoring = scoring_of(recipe, start)
+    if recipe.policy is not None:
+        recipe = replace(
+            recipe, schedules=np.array(recipe.policy.schedules), solve_s=recipe.policy.solve_s
+        )
     costs = StepCosts(recipe, start.workload)
     predictions = [costs.of(schedule) for schedule in recipe.schedules]
     dense = costs.dense()
     dense_steps = num_epochs * start.num_minibatches
-    scoring_flops = recipe.scored.flops if recipe.scored else 0.0
+    scoring_flops = scoring.flops
     scoring_s = scoring_flops / dense.flops * dense.step_s
     step_s = np.array([p.step_s for p in predictions])
     flops = np.array([p.flops for p in predictions])
@@ -222,9 +274,10 @@ def rows(
     dense_flops = dense.flops * dense_steps
     curve = []
     for epoch, steps, top1, loss, seconds in measured:
+        scored = scoring.share_spent[steps]
         spent = {
-            "compute_fraction": (flops[:steps].sum() + scoring_flops) / dense_flops,
-            "simulated_s": step_s[:steps].sum() + scoring_s,
+            "compute_fraction": (flops[:steps].sum() + scored * scoring_flops) / dense_flops,
+            "simulated_s": step_s[:steps].sum() + scored * scoring_s,
             "measured_train_s": seconds,
         }
         facts = {"epoch": epoch, "num_steps": steps, "top1": top1, "test_loss": loss}
@@ -246,7 +299,7 @@ def rows(
         "simulated_total_s": last["simulated_s"],
         "workload_cv": float(busy_s.std() / busy_s.mean()),
         "measured_train_s": last["measured_train_s"],
-        "measured_scoring_s": recipe.scored.seconds if recipe.scored else 0.0,
+        "measured_scoring_s": scoring.seconds,
         "solver_s_per_step": recipe.solve_s / len(step_s),
         "solver_share_of_step": recipe.solve_s / last["measured_train_s"],
     }

@@ -1,6 +1,6 @@
 """Scores of every mini-batch that fine-tuning will go through, before it starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -25,6 +25,7 @@ def training_scores(
     device: torch.device,
     num_minibatches: int | None = None,
     *,
+    chosen: Sequence[int] | None = None,
     forward_score: str = FORWARD_SCORE,
     backward_score: str = BACKWARD_SCORE,
 ) -> Iterator[Scores]:
@@ -39,16 +40,18 @@ def training_scores(
         seed: of the fine-tuning.
         device: where the model is.
         num_minibatches: only the first of them; default all.
+        chosen: only these of them, by index; default all.
         forward_score, backward_score: names of `runtime.score_kinds.score_names`.
     """
     family = family_of(model)
-    for samples in training_minibatches(data.train, workload, seed)[:num_minibatches]:
-        chosen = torch.from_numpy(samples)
-        inputs = family.to_inputs(model, data.train.inputs[chosen].to(device))
+    minibatches = training_minibatches(data.train, workload, seed)[:num_minibatches]
+    for samples in minibatches if chosen is None else minibatches[list(chosen)]:
+        own = torch.from_numpy(samples)
+        inputs = family.to_inputs(model, data.train.inputs[own].to(device))
         yield score_minibatch(
             model,
             inputs,
-            data.train.labels[chosen].to(device),
+            data.train.labels[own].to(device),
             workload,
             forward_score=forward_score,
             backward_score=backward_score,

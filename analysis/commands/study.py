@@ -47,18 +47,18 @@ def run(
 ) -> None:
     """Train every method of a study for every budget and seed, and compare them.
 
-    Writes runs.csv (a row per run), curves.csv (a row per evaluation), provenance.json, summary.csv
-    and plots. Runs that are in runs.csv already are not repeated, and several of these commands may
-    work on one folder at once: start one with --threads 1 for each core. Seconds on the cluster
-    are predictions of the simulator.
+    Writes runs.csv (a row per run), curves.csv (a row per evaluation), provenance.json,
+    summary.csv, summary.md (the table) and plots. Runs that are in runs.csv already are not
+    repeated, and several of these commands may work on one folder at once: start one with
+    --threads 1 for each core. Seconds on the cluster are predictions of the simulator.
     """
-    from analysis.output import messages, percent, print_json, print_table, seconds
+    from analysis.output import messages, percent, print_columns, print_json
     from analysis.study import run_study
     from analysis.study_file import load_study
     from analysis.study_grid import Selection
     from analysis.study_progress import StudyProgress
     from analysis.study_run import Pictures
-    from analysis.study_summary import write_summary
+    from analysis.study_summary import COLUMNS, table_rows, write_summary
     from d2ft_sched.errors import InputError
     from runtime.device import set_threads
 
@@ -89,19 +89,9 @@ def run(
         print_json({"out": str(folder), "summary": rows})
         return
     for cluster_name, own in table.groupby("cluster", sort=False):
-        print_table(
-            f"{cluster_name}: mean and standard deviation over seeds; seconds are predictions",
-            ["method", "budget", "seeds", "top-1", "+-", "compute", "communication", "workload CV",
-             "step", "training", "solver"],
-            [
-                [
-                    row["method"], row["budget"], str(row["num_seeds"]), percent(row["top1_mean"]),
-                    "-" if row["num_seeds"] < 2 else percent(row["top1_std"]),
-                    percent(row["compute_fraction"]), percent(row["communication_fraction"]),
-                    f"{row['workload_cv']:.2f}", seconds(row["simulated_step_s"]),
-                    seconds(row["simulated_total_s"]), percent(row["solver_share_of_step"]),
-                ]
-                for row in own.to_dict("records")
-            ],
-        )  # fmt: skip
+        print_columns(
+            f"{cluster_name}: top-1 in percent, mean and standard deviation over seeds",
+            COLUMNS,
+            table_rows(own),
+        )
     typer.echo(f"Wrote {folder}")

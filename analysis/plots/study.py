@@ -8,6 +8,7 @@ from analysis.plots.style import GREY, new_figure, plot_style, run_styles
 
 LABELS = {
     "compute_fraction": "training compute, scoring included (fraction of the dense run)",
+    "measured_s": "measured seconds on the training device, scoring included (s)",
     "simulated_s": "simulated seconds on the cluster, scoring included (s)",
 }
 

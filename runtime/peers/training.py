@@ -2,8 +2,9 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
 from runtime.data.dataset import Dataset
-from runtime.finetune import train, training_minibatches
-from runtime.lane_slices import slice_schedule
+from runtime.finetune import ScheduleOf, train, training_minibatches
+from runtime.lane_hooks import TaylorWatch, hooked, rescaled
+from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
+from runtime.peers.stepwise import StepwiseSchedules
 from runtime.training import Event, FineTuneSettings, TrainedStep
 from runtime.training_scores import scoring_flops, training_scores
 from runtime.whole_model import WholeModel, lane_share
@@ -94,25 +97,83 @@ def score_start(start: Start, forward_score: str, backward_score: str) -> Scored
     return start.known_scores[names]
 
 
+def score_chosen(
+    start: Start,
+    forward_score: str,
+    backward_score: str,
+    model: nn.Module,
+    minibatches: Sequence[int],
+) -> list[Scores]:
+    """Scores of a few mini-batches, by index, on a model in training."""
+    return list(
+        training_scores(
+            model,
+            start.data,
+            start.workload,
+            start.seed,
+            start.device,
+            chosen=minibatches,
+            forward_score=forward_score,
+            backward_score=backward_score,
+        )
+    )
+
+
 def train_peer(
-    start: Start, schedules: np.ndarray, settings: FineTuneSettings, *, leave_out: bool
+    start: Start,
+    schedules: np.ndarray | StepwiseSchedules,
+    settings: FineTuneSettings,
+    *,
+    leave_out: bool = False,
+    rescale: bool = False,
 ) -> Iterator[Event]:
     """Fine-tune a copy of the start's model.
 
     Args:
         start: what all methods share.
-        schedules: of every step, int8 ``[num_steps, num_subnets, num_microbatches]``.
+        schedules: of every step, int8 ``[num_steps, num_subnets, num_microbatches]``, or what
+            decides them; its scoring and solving count as part of the step.
         settings: how; its seed must be the start's.
         leave_out: whether a micro-batch that no subnet runs is left out whole, trunk and loss
             included. Else the trunk runs on it.
+        rescale: see `runtime.lane_hooks.rescaled`.
     """
     model = copy.deepcopy(start.model)
-    kind = LeavingOut if leave_out else WholeModel
-    trainer = kind(model, start.data, start.workload, settings, start.device)
+    watch: TaylorWatch | None = None
+    if isinstance(schedules, StepwiseSchedules):
+        schedules.begin(model)
+        schedule_of: ScheduleOf = schedules
+        watch = schedules.watch
+    else:
+        steps = iter(schedules)
+        schedule_of = lambda _: next(steps)  # noqa: E731
+    arguments = model, start.data, start.workload, settings, start.device
+    trainer: WholeModel
+    if leave_out:
+        trainer = LeavingOut(*arguments)
+    else:
+        trainer = Hooked(*arguments, rescale=rescale, watch=watch)
     minibatches = training_minibatches(start.data.train, start.workload, start.seed)
-    steps = iter(schedules)
     settings = replace(settings, linear_probe=False)
-    yield from train(trainer, minibatches, start.workload, lambda _: next(steps), settings)
+    yield from train(trainer, minibatches, start.workload, schedule_of, settings)
+
+
+class Hooked(WholeModel):
+    """Lane groups with what `runtime.lane_hooks` adds."""
+
+    def __init__(
+        self, *arguments: Any, rescale: bool = False, watch: TaylorWatch | None = None
+    ) -> None:
+        super().__init__(*arguments)
+        self._rescale, self._watch = rescale, watch
+
+    def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
+        slices, share = super()._look_up(schedule)
+        if self._rescale:
+            slices = rescaled(slices, self._workload, schedule)
+        if self._watch is not None:
+            slices = hooked(slices, self._workload, self._watch.hook)
+        return slices, share
 
 
 class LeavingOut(WholeModel):

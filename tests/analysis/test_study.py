@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis.study_claims import claim
 from analysis.study_file import load_study
-from analysis.study_summary import seconds_to_accuracy
+from analysis.study_summary import markdown, seconds_to_accuracy, summary_table
 from d2ft_sched.errors import InputError
 
 CLUSTER = """
@@ -25,7 +25,7 @@ network: {kind: full_mesh, bandwidth_bytes_per_s: 1e10, latency_s: 1e-5}
 STUDY = """
 name: small
 data: {name: made, num_train: 24, num_test: 6, image_size: 32, num_classes: 2}
-model: {name: vit_tiny_patch16_224}
+model: {name: test_vit}
 minibatch: {num_microbatches: 3, microbatch_samples: 2, heads_per_subnet: 1}
 training: {num_epochs: 2, learning_rate: 1.0e-4}
 seeds: [0]
@@ -53,6 +53,13 @@ METHODS = """
   - {name: exact, kind: schedule}
   - {name: aligned, kind: schedule, aligned: true, normalize: block, warmup_steps: 2}
   - {name: forward only, kind: schedule, dropped: forward_only}
+  - {name: running, kind: schedule, scores: running}
+  - {name: refreshed, kind: schedule, scores: refreshed, refresh_every: 3}
+  - {name: random samples, kind: schedule, scores: random, aligned: true}
+  - {name: rescaled, kind: schedule, backward_score: uniform, rescale: true, lr_factor: 0.8}
+  - {name: covered, kind: schedule, solver: lagrangian, coverage: 1, backward_score: uniform}
+  - {name: sloping, kind: schedule, backward_score: uniform, block_slope: 0.4}
+  - {name: growing, kind: schedule, backward_score: uniform, growth: 0.49}
 """
 COLUMNS = ("compute_fraction", "scoring_compute_fraction", "simulated_step_s", "workload_cv")
 
@@ -91,16 +98,21 @@ def test_every_kind_of_method_costs_what_its_budget_says(d2ft, study, tmp_path):
     assert training[["dense", "best", "without", "data parallel"]].to_numpy() == pytest.approx(1)
     assert training["epochs"] == pytest.approx(0.5)
     cheaper = ["fewer", "fewer by score", "depth", "heads", "layers", "frozen", "magnitude",
-               "top-k", "random", "two-stage", "exact", "forward only"]  # fmt: skip
+               "top-k", "random", "two-stage", "exact", "forward only", "running", "refreshed",
+               "random samples", "rescaled", "covered", "sloping", "growing"]  # fmt: skip
     assert (training[cheaper] <= 0.72).all()
     assert training["fewer"] == pytest.approx(2 / 3)
     assert training["exact"] < training["aligned"] < 1
     assert (runs.loc[["dense", "fewer", "depth"], "scoring_compute_fraction"] == 0).all()
     assert (runs.loc[["exact", "layers"], "scoring_compute_fraction"] > 0).all()
-    assert runs.loc["best", "simulated_step_s"] < runs.loc["dense", "simulated_step_s"]
+    assert (runs.loc[["running", "random samples"], "scoring_compute_fraction"] == 0).all()
+    once = runs.loc["exact", "scoring_compute_fraction"]
+    assert runs.loc["refreshed", "scoring_compute_fraction"] == pytest.approx(2 * once, rel=0.5)
+    assert runs.loc["best", "simulated_step_s"] <= runs.loc["dense", "simulated_step_s"]
     curves = pd.read_csv(tmp_path / "out" / "curves.csv")
     assert (curves.groupby("key")["epoch"].nunique() == 3).sum() == len(runs) - 1
-    for name in ("accuracy_flops_two.png", "accuracy_seconds_two.svg", "summary.csv"):
+    for name in ("accuracy_flops_two.png", "accuracy_seconds_two.svg", "summary.csv",
+                 "summary.md", "accuracy_measured_two.png"):  # fmt: skip
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert (tmp_path / "out" / "provenance.json").exists()
 
@@ -148,6 +160,8 @@ def test_a_step_time_budget_is_kept_on_the_cluster(d2ft, study, tmp_path):
         ("{compute: 0.67}", "{}", r"budgets\[0\]"),
         ("kind: data_parallel", "kind: pipeline", r"methods\[3\].kind is 'pipeline'"),
         ("name: best,", "name: dense,", r"methods\[1\].name is 'dense'"),
+        ("solver: lagrangian, ", "", r"methods\[22\].solver is 'dp'; with coverage"),
+        ("kind: random_heads", "kind: random_heads, growth: 0.5", r"methods\[8\].growth is given"),
         ("solver: top_k", "solvr: top_k", "solvr is not a known field"),
     ],
 )
@@ -158,6 +172,30 @@ def test_a_wrong_study_file_is_one_line(study, tmp_path, old, new, message):
         load_study(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_the_summary_by_hand():
+    same = {"cluster": "c", "scoring_compute_fraction": 0.1, "simulated_step_s": 0.5,
+            "simulated_total_s": 3.0, "measured_train_s": 7.0, "measured_scoring_s": 1.0,
+            "solver_share_of_step": 0.002, "communication_fraction": 0.5}  # fmt: skip
+    rows = [
+        {"method": "full", "budget": "dense", "seed": 0, "top1": 0.8, "workload_cv": 0.0},
+        {"method": "full", "budget": "dense", "seed": 1, "top1": 0.6, "workload_cv": 0.0},
+        {"method": "plan", "budget": "b", "seed": 1, "top1": 0.55, "workload_cv": 0.2},
+        {"method": "none", "budget": "b", "seed": 1, "top1": np.nan, "workload_cv": np.nan},
+    ]
+    table = summary_table(pd.DataFrame([row | same | {"compute_fraction": 0.6} for row in rows]))
+    full, plan = table.to_dict("records")
+    assert full["top1_mean"] == pytest.approx(0.7)
+    assert full["top1_std"] == pytest.approx(0.02**0.5)
+    assert plan["top1_less_dense"] == pytest.approx(-0.05)
+    assert plan["workload_variance"] == pytest.approx(0.04)
+    assert plan["measured_s"] == 8
+    text = markdown(table)
+    assert "| full | dense | 2 | 70.0 \N{PLUS-MINUS SIGN} 14.1 | +0.0 |" in text
+    assert "| plan | b | 1 | 55.0 | -5.0 | 60.0\N{NO-BREAK SPACE}% |" in text
+    assert "0.040" in text
+    assert "0.20 %" in text
 
 
 def test_time_to_accuracy_is_read_off_the_mean_curve():

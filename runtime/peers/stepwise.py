@@ -1,0 +1,89 @@
+"""Schedules that are decided step by step during training."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import nn
+
+from d2ft_sched.formulate import Formulation
+from d2ft_sched.minibatch_schedules import solve_minibatches
+from d2ft_sched.operations import Operation
+from d2ft_sched.scores import Scores
+from runtime.lane_hooks import TaylorWatch
+from runtime.peers.score_sources import ScoreSource
+
+
+class StepwiseSchedules:
+    """From the mini-batch of the step that comes to its schedule; remembers what it decided.
+
+    Attributes:
+        watch: what must see every step's backward pass, or None.
+        score_names: see `__init__`.
+        schedules: of the steps so far, int8 ``[num_subnets, num_microbatches]`` each.
+        minibatches_scored: by passes of their own before each of these steps.
+        solve_s: seconds of solving so far.
+    """
+
+    def __init__(
+        self,
+        source: ScoreSource,
+        formulations: Sequence[Formulation],
+        value_of: Callable[[Scores], np.ndarray],
+        solver: str,
+        *,
+        score_names: tuple[str, str] = ("uniform", "uniform"),
+        warmup_steps: int = 0,
+        watch: TaylorWatch | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            source: of scores.
+            formulations: of every step; one object may stand for many.
+            value_of: from scores to values ``[num_subnets, num_microbatches, 3]``.
+            solver: a name that `d2ft_sched.solve` knows.
+            score_names: forward and backward score that the source takes by passes, if it does.
+            warmup_steps: steps that are all FULL.
+            watch: see above.
+            seed: for solvers with random choices.
+        """
+        self._source, self._formulations, self._value_of = source, formulations, value_of
+        self._solver, self._warmup_steps, self._seed = solver, warmup_steps, seed
+        self._model: nn.Module | None = None
+        self._last: int | None = None
+        self.watch, self.score_names = watch, score_names
+        self.schedules: list[np.ndarray] = []
+        self.minibatches_scored: list[int] = []
+        self.solve_s = 0.0
+
+    @property
+    def scoring_s(self) -> float:
+        """Seconds of scoring so far."""
+        return self._source.seconds
+
+    def begin(self, model: nn.Module) -> None:
+        """Told the model in training before the first step."""
+        self._model = model
+
+    def __call__(self, minibatch: int) -> np.ndarray:
+        """The schedule of the next step."""
+        assert self._model is not None
+        if self.watch is not None and self._last is not None:
+            self._source.see(self._last, self.watch.take(self.schedules[-1]))
+        step, before = len(self.schedules), self._source.minibatches_scored
+        scores = self._source.scores(self._model, step, minibatch)
+        begin = time.perf_counter()
+        if step < self._warmup_steps:
+            schedule = np.full(scores.backward.shape, Operation.FULL, dtype=np.int8)
+        else:
+            values = [self._value_of(scores)]
+            formulation = self._formulations[step]
+            solved = solve_minibatches(formulation, values, self._solver, seed=self._seed + step)
+            schedule = solved.operations[0]
+        self.solve_s += time.perf_counter() - begin
+        self.schedules.append(schedule)
+        self.minibatches_scored.append(self._source.minibatches_scored - before)
+        self._last = minibatch
+        return schedule
