@@ -57,7 +57,7 @@ class Case:
 def draw_case(seed: int, num_ranks: int) -> Case:
     """Unequal owners and subnets; one rank owns nothing, one holds nothing of a block."""
     rng = np.random.default_rng([seed, num_ranks])
-    model = small_model(layer_scale=[None, 0.3][seed % 2], qkv_bias=seed % 3 > 0)
+    model = _model(seed)
     shape = shape_of(model)
     sizes = rng.integers(1, 4, size=rng.integers(2, 6))
     workload = Workload(
@@ -110,6 +110,10 @@ def small_model(
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model.double()
+
+
+def _model(seed: int, device: str = "cpu") -> VisionTransformer:
+    return small_model([None, 0.3][seed % 2], seed % 3 > 0, device)
 
 
 def _partition(shape: Any, rng: np.random.Generator) -> Partition:
@@ -168,7 +172,7 @@ def equal_steps(rank: int, num_ranks: int, folder: Path, seeds: list[int]) -> No
 
 
 def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
-    on_meta = small_model(layer_scale=[None, 0.3][seed % 2], qkv_bias=seed % 3 > 0, device="meta")
+    on_meta = _model(seed, "meta")
     if seed % 2:
         path = folder / f"model-{seed}.safetensors"
         return read_rank_model(on_meta, path, case.workload, case.placement, ranks)
@@ -205,6 +209,33 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
         _step(case, model, schedule)
         optimizer.step()
     return gather_full_state(model)
+
+
+def tensor_parallel_step(
+    rank: int, num_ranks: int, folder: Path, num_heads: tuple[int, ...]
+) -> None:
+    """One dense step; what this rank got in ``tensor-parallel-RANK.safetensors``."""
+    ranks = join(rank, num_ranks, folder)
+    case = draw_case(1, num_ranks)
+    source = case.model if rank == 0 else _model(1, "meta")
+    model = scatter_tensor_parallel(source, case.workload, num_heads, ranks)
+    counted = SentBytes(num_ranks)
+    loss = tensor_parallel_forward_backward(model, case.images, case.labels, counted=counted)
+    result = {"bytes": torch.from_numpy(counted.all_reduce)}
+    if loss is not None:
+        result["loss"] = loss
+        for name, parameter in model.module.named_parameters():
+            result[f"gradient.{name}"] = parameter.grad.clone()
+    save_file(result, folder / f"tensor-parallel-{rank}.safetensors")
+    close_ranks(ranks)
+
+
+def tensor_parallel_shards(case: Case, num_heads: tuple[int, ...]) -> list[tuple[Shard, ...]]:
+    """What each rank holds."""
+    workload, placement = tensor_parallel_placement(case.workload, num_heads)
+    return [
+        rank_shards(case.model, workload, placement, rank) for rank in range(len(num_heads))
+    ]
 
 
 def fail(rank: int, num_ranks: int, folder: Path, culprit: int, how: str, timeout_s: float) -> None:
@@ -250,7 +281,7 @@ def come_alone(rank: int, num_ranks: int, folder: Path) -> None:
 
 
 JOBS: dict[str, Callable[..., None]] = {
-    job.__name__: job for job in (equal_steps, fail, disagree, come_alone)
+    job.__name__: job for job in (equal_steps, tensor_parallel_step, fail, disagree, come_alone)
 }
 
 if __name__ == "__rank__":
