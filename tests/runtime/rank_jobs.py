@@ -31,6 +31,12 @@ from runtime.rank_slices import slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
 from runtime.rank_wave import RankBatch
 from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks, job_facts
+from runtime.shards import Shard, rank_shards
+from runtime.tensor_parallel import (
+    scatter_tensor_parallel,
+    tensor_parallel_forward_backward,
+    tensor_parallel_placement,
+)
 
 NUM_STEPS = 5
 LEARNING_RATE = 1e-3
@@ -233,9 +239,7 @@ def tensor_parallel_step(
 def tensor_parallel_shards(case: Case, num_heads: tuple[int, ...]) -> list[tuple[Shard, ...]]:
     """What each rank holds."""
     workload, placement = tensor_parallel_placement(case.workload, num_heads)
-    return [
-        rank_shards(case.model, workload, placement, rank) for rank in range(len(num_heads))
-    ]
+    return [rank_shards(case.model, workload, placement, rank) for rank in range(len(num_heads))]
 
 
 def fail(rank: int, num_ranks: int, folder: Path, culprit: int, how: str, timeout_s: float) -> None:

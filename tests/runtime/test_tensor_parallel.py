@@ -17,9 +17,7 @@ WIDTHS = [(4,), (2, 2), (1, 3), (2, 0, 2)]
 @pytest.mark.parametrize("num_heads", WIDTHS)
 def test_loss_gradients_and_bytes(num_heads: tuple[int, ...], tmp_path: Path) -> None:
     num_ranks = len(num_heads)
-    processes = jobs.start_ranks(
-        "tensor_parallel_step", num_ranks, tmp_path, num_heads=num_heads
-    )
+    processes = jobs.start_ranks("tensor_parallel_step", num_ranks, tmp_path, num_heads=num_heads)
     for process in processes:
         process.join(100)
     assert [process.exitcode for process in processes] == [0] * num_ranks
