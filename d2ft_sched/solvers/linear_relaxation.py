@@ -8,6 +8,7 @@ of one small system per knapsack; all knapsacks advance together.
 import numpy as np
 
 MAX_ITERATIONS = 40
+RIDGE = 1e-14
 COMPLEMENTARITY = 1e-10
 """Mean product of a primal variable and its reduced cost, relative to the largest value."""
 STEP_FRACTION = 0.99
@@ -157,11 +158,17 @@ class _InteriorPoint:
 
 
 def _solve_small(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve ``matrix [n, r, r]`` x = ``right [r, n]``, singular ones by a tiny ridge."""
+    """Solve ``matrix [n, r, r]`` x = ``right [r, n]`` where the matrices are covariances.
+
+    Knapsacks that have converged go on with the others of their batch until rounding leaves a
+    diagonal at zero or below and correlations at one or above. So the diagonal is kept positive,
+    and correlations are cut and ridged, for which no matrix is singular.
+    """
     size = matrix.shape[1]
-    diagonal = np.einsum("krr->kr", matrix)
-    ridge = 1e-14 * (diagonal.max(axis=1) + 1e-300)
-    regular = matrix + ridge[:, None, None] * np.eye(size)
-    bad = ~np.isfinite(regular).all(axis=(1, 2))
-    regular[bad] = np.eye(size)
-    return np.linalg.solve(regular, right.T[..., None])[..., 0].T
+    finite = np.isfinite(matrix).all(axis=(1, 2))
+    matrix = np.where(finite[:, None, None], matrix, np.eye(size))
+    scale = np.sqrt(np.maximum(np.einsum("krr->kr", matrix), 1e-300))
+    correlation = np.clip(matrix / scale[:, :, None] / scale[:, None, :], -1, 1)
+    correlation[:, np.arange(size), np.arange(size)] = 1 + RIDGE
+    scaled = np.linalg.solve(correlation, (right.T / scale)[..., None])[..., 0]
+    return (scaled / scale).T
