@@ -12,7 +12,7 @@ from analysis.finetune_request import FineTuneRequest
 from analysis.progress import TerminalProgress
 from d2ft_sched.scores import Scores
 from runtime.agreement import sum_arrays, together
-from runtime.data.image_data import ImageData
+from runtime.data.dataset import Dataset
 from runtime.linear_probe import fit_classifier
 from runtime.ranks import Ranks
 from runtime.score_file import load_minibatch_scores, save_minibatch_scores
@@ -35,7 +35,7 @@ def score_minibatches(
     request: FineTuneRequest,
     ranks: Ranks,
     model: Any,
-    data: ImageData,
+    data: Dataset,
     num_minibatches: int,
     resumed: Path | None,
     progress: TerminalProgress,
