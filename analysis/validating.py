@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from analysis.validation import (
     validation_schedules,
     validation_table,
 )
+from analysis.validation_baselines import rank_baselines
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
@@ -37,6 +39,8 @@ from runtime.rank_part import build_on_meta
 from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks
 from sim.prediction import Prediction
 from sim.step import simulate_step
+
+UNTOUCHED = "untouched model"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Validated:
     Attributes:
         table: one row per plan, from `validation_table`.
         phases: one row per plan and phase, from `phase_table`.
+        baselines: like `table`, of dense steps that savings are held against.
         cluster: that the predictions were made for.
         placement: of subnets and owners.
         device: what it ran on.
@@ -92,6 +97,7 @@ class Validated:
 
     table: pd.DataFrame
     phases: pd.DataFrame
+    baselines: pd.DataFrame
     cluster: Cluster
     placement: Placement
     device: str
@@ -146,7 +152,7 @@ def _validate_alone(
         steps = measure_steps(
             model,
             workload,
-            schedules,
+            {**schedules, UNTOUCHED: None},
             device,
             num_waves=request.num_waves,
             num_repeats=request.num_repeats,
@@ -169,10 +175,12 @@ def _validate_alone(
         )
         for name, step in steps.items()
     }
+    untouched = {UNTOUCHED: measured.pop(UNTOUCHED)}
     phases = {name: direction_seconds(said) for name, said in predicted.items()}
     return Validated(
         table=validation_table(predicted, measured),
         phases=phase_table(phases, measured),
+        baselines=validation_table({UNTOUCHED: predicted["dense"]}, untouched),
         cluster=cluster,
         placement=placement,
         device=f"{device_name(device)}, {num_threads} threads",
@@ -198,7 +206,11 @@ def _validate_ranks(
         num_classes=request.num_classes,
         seed=request.seed,
     )
-    whole = build() if ranks.rank == 0 else build_on_meta(build)
+
+    def own() -> Any:
+        return build() if ranks.rank == 0 else build_on_meta(build)
+
+    whole = own()
     workload = request.workload(shape_of(whole))
     placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
     schedules = validation_schedules(workload, cluster, placement, request.seed)
@@ -217,6 +229,15 @@ def _validate_ranks(
             autocast_dtype=autocast_dtype(request.autocast, ranks.device),
             progress=tell,
         )
+    del model, whole
+    baselines = rank_baselines(
+        own,
+        workload,
+        cluster,
+        ranks,
+        num_repeats=request.num_repeats,
+        autocast_dtype=autocast_dtype(request.autocast, ranks.device),
+    )
     measured = {
         name: Measured(
             step_s=step.step_s,
@@ -232,6 +253,7 @@ def _validate_ranks(
     return Validated(
         table=validation_table(predicted, measured),
         phases=phase_table(phases, measured),
+        baselines=baselines,
         cluster=cluster,
         placement=placement,
         device=f"{ranks.num_ranks} ranks, {device_name(ranks.device)}",

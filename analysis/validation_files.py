@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from analysis.output import amount, finite, percent, print_table, seconds
 from analysis.plots.save import save_both
 from analysis.plots.validation import validation_scatter
@@ -29,6 +31,7 @@ def validation_summary(validated: Validated, seed: int) -> dict[str, Any]:
         },
         "plans": table.to_dict(orient="records"),
         "phases": validated.phases.to_dict(orient="records"),
+        "baselines": validated.baselines.to_dict(orient="records"),
         "subnet_device": list(validated.placement.subnet_device),
         "owner": list(validated.placement.owner),
         "provenance": provenance(seed, device=validated.device),
@@ -36,12 +39,13 @@ def validation_summary(validated: Validated, seed: int) -> dict[str, Any]:
 
 
 def save_validation(validated: Validated, folder: Path, seed: int) -> list[Path]:
-    """Write validation.json, plans.csv, phases.csv and the scatter plot; their paths."""
+    """Write validation.json, three tables and the scatter plot; their paths."""
     summary = finite(validation_summary(validated, seed))
     texts = {
         "validation.json": json.dumps(summary, indent=1) + "\n",
         "plans.csv": validated.table.to_csv(index=False),
         "phases.csv": validated.phases.to_csv(index=False),
+        "baselines.csv": validated.baselines.to_csv(index=False),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -53,20 +57,8 @@ def print_validation(validated: Validated) -> None:
     """Tables for people."""
     table, phases = validated.table, validated.phases
     shown = [q for q in QUANTITIES if table[f"measured_{q}"].any()]
-    print_table(
-        f"Predicted beside measured: {validated.device}",
-        ["plan", "step, predicted", "measured", "error", "FLOPs", "bytes", "memory"],
-        [
-            [
-                row["plan"],
-                seconds(row["predicted_step_s"]),
-                seconds(row["measured_step_s"]),
-                percent(row["error_step_s"]),
-                *(percent(row[f"error_{q}"]) for q in ("flops", "bytes", "peak_memory_bytes")),
-            ]
-            for row in table.to_dict(orient="records")
-        ],
-    )
+    _print_steps(f"Predicted beside measured: {validated.device}", "plan", table)
+    _print_steps("Dense steps to hold savings against", "step", validated.baselines)
     whole = phases.groupby("phase", sort=False)[["predicted_s", "measured_s"]].sum()
     all_s = table["measured_step_s"].sum()
     print_table(
@@ -96,5 +88,22 @@ def print_validation(validated: Validated) -> None:
                 f"{one.kendall_tau:.3f}",
             ]
             for quantity, one in agreed.items()
+        ],
+    )
+
+
+def _print_steps(title: str, name: str, table: pd.DataFrame) -> None:
+    print_table(
+        title,
+        [name, "seconds, predicted", "measured", "error", "FLOPs", "bytes", "memory"],
+        [
+            [
+                row["plan"],
+                seconds(row["predicted_step_s"]),
+                seconds(row["measured_step_s"]),
+                percent(row["error_step_s"]),
+                *(percent(row[f"error_{q}"]) for q in ("flops", "bytes", "peak_memory_bytes")),
+            ]
+            for row in table.to_dict(orient="records")
         ],
     )

@@ -101,7 +101,7 @@ def measure_steps(
         autocast_dtype: mixed precision, or None.
         progress: told how many of how many steps are done.
     """
-    inputs, labels = _random_batch(model, workload, device)
+    inputs, labels = random_batch(model, workload, device)
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
     slices = {
         name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
@@ -158,9 +158,10 @@ def measure_steps(
     return measured
 
 
-def _random_batch(
+def random_batch(
     model: nn.Module, workload: Workload, device: torch.device
 ) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a whole mini-batch, the same every time."""
     generator = torch.Generator().manual_seed(0)
     num_samples = int(workload.samples.sum())
     family = family_of(model)

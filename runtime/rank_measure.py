@@ -1,12 +1,12 @@
 """What a step really costs on partitioned ranks: seconds by phase, FLOPs, bytes and memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.agreement import gather_arrays, meet
 from runtime.device import Stopwatch, autocast
@@ -18,6 +18,10 @@ from runtime.rank_model import RankModel
 from runtime.rank_slices import RankSlices, slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
 from runtime.rank_wave import RankBatch
+from runtime.ranks import Ranks
+
+RankStep = Callable[[Stopwatch | None, SentBytes | None], None]
+"""One step of a rank: it adds its laps to the one and the bytes that it sends to the other."""
 
 PHASES = ("trunk", "dispatch", "lanes", "combine", "all-reduce", "optimizer")
 """Parts of a step in which a rank computes, or sends and waits for others."""
@@ -81,7 +85,7 @@ def measure_rank_steps(
     batch = _random_batch(model, any_slices)
     optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
 
-    def step(name: str, watch: Stopwatch | None = None, counted: SentBytes | None = None) -> None:
+    def step(name: str, watch: Stopwatch | None, counted: SentBytes | None) -> None:
         with autocast(ranks.device, autocast_dtype):
             rank_forward_backward(
                 model,
@@ -95,36 +99,61 @@ def measure_rank_steps(
         if watch is not None:
             watch.lap("optimizer")
 
-    total, done = len(slices) * (num_repeats + 1), 0
-    laps: dict[str, list[np.ndarray]] = {name: [] for name in slices}
+    steps = {name: partial(step, name) for name in slices}
+    held = [batch.inputs, batch.labels]
+    return measure_in_turns(ranks, steps, model.module, optimizer, held, num_repeats, progress)
+
+
+def measure_in_turns(
+    ranks: Ranks,
+    steps: Mapping[str, RankStep],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    held: Sequence[Tensor],
+    num_repeats: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, RankStepMeasurement]:
+    """Measure several kinds of step in turns.
+
+    Args:
+        ranks: all of which call this.
+        steps: by name.
+        module: whose parameters they train.
+        optimizer: which they use.
+        held: what else is there before a step.
+        num_repeats: timed steps of each kind, after one that is not.
+        progress: told how many of how many steps are done.
+    """
+    total, done = len(steps) * (num_repeats + 1), 0
+    laps: dict[str, list[np.ndarray]] = {name: [] for name in steps}
     for repeat in range(num_repeats + 1):
-        for name in slices:
+        for name, step in steps.items():
             meet(ranks, "the measurement of steps")
             watch = Stopwatch(ranks.device)
             watch.lap("start")
-            step(name, watch)
+            step(watch, None)
             if repeat > 0:
-                laps[name].append(_by_phase(watch.seconds()))
+                seconds = watch.seconds()
+                laps[name].append(np.append(_by_phase(seconds), sum(seconds.values())))
             done += 1
             progress(done, total)
 
     state = [t for values in optimizer.state.values() for t in values.values()]
-    held = [*model.module.parameters(), *(t for t in state if isinstance(t, Tensor))]
-    held += [batch.inputs, batch.labels]
+    held = [*module.parameters(), *(t for t in state if isinstance(t, Tensor)), *held]
     measured, what = {}, "the collection of measurements"
-    for name in slices:
+    for name, step in steps.items():
         all_laps = gather_arrays(ranks, np.stack(laps[name]), what)
-        seconds = all_laps.sum(axis=2).max(axis=0)
-        quartiles = np.percentile(seconds, [25, 75])
+        slowest_s = all_laps[:, :, -1].max(axis=0)
+        quartiles = np.percentile(slowest_s, [25, 75])
         counted = SentBytes(ranks.num_ranks)
-        flops = count_flops(partial(step, name, None, counted))
-        peak = peak_memory_bytes(partial(step, name), held, ranks.device)
+        flops = count_flops(partial(step, None, counted))
+        peak = peak_memory_bytes(partial(step, None, None), held, ranks.device)
         sent = counted.total() + counted.all_reduce
         facts = gather_arrays(ranks, np.array([flops, peak, *sent], dtype=float), what)
         measured[name] = RankStepMeasurement(
-            step_s=float(np.median(seconds)),
+            step_s=float(np.median(slowest_s)),
             step_spread_s=float(quartiles[1] - quartiles[0]),
-            phase_s=np.median(all_laps, axis=1).T,
+            phase_s=np.median(all_laps[:, :, :-1], axis=1).T,
             flops=int(facts[:, 0].sum()),
             pair_bytes=facts[:, 2:],
             peak_memory_bytes=facts[:, 1],

@@ -47,8 +47,7 @@ def tensor_parallel_step(
         split: whether heads follow the devices' speed.
     """
     shape, num_devices = workload.shape, len(cluster.devices)
-    device_of_head = _deal(np.ones(shape.num_heads), _speeds(workload, cluster, split))
-    num_heads = np.bincount(device_of_head, minlength=num_devices)
+    num_heads = tensor_parallel_heads(workload, cluster, split)
     members = np.flatnonzero(num_heads).tolist()
     bounds = np.cumsum(num_heads[members]) * shape.mlp_hidden // shape.num_heads
     alone = []
@@ -56,7 +55,7 @@ def tensor_parallel_step(
         heads = int(num_heads[member])
         thin = replace(shape, num_heads=heads, mlp_hidden=hidden)
         part = replace(workload, shape=thin, partition=partition_by_heads(thin, heads))
-        alone.append(_alone(part, cluster.devices[member]))
+        alone.append(alone_step(part, cluster.devices[member]))
 
     reduced = all_reduce(
         ExchangeTimes(cluster), members, float(workload.activation_bytes.sum()), algorithm
@@ -75,6 +74,14 @@ def tensor_parallel_step(
         flops=sum(a.flops for a in alone),
         memory=_memory(alone, members, reduced),
     )
+
+
+def tensor_parallel_heads(
+    workload: Workload, cluster: Cluster, split: Split = "speed"
+) -> np.ndarray:
+    """Heads of every block on each device of `tensor_parallel_step`, int ``[num_devices]``."""
+    device_of_head = _deal(np.ones(workload.shape.num_heads), _speeds(workload, cluster, split))
+    return np.bincount(device_of_head, minlength=len(cluster.devices))
 
 
 def data_parallel_step(
@@ -99,7 +106,7 @@ def data_parallel_step(
     for member in members:
         samples = tuple(workload.samples[device == member].tolist())
         part = replace(_whole(workload), microbatch_samples=samples)
-        alone.append(_alone(part, cluster.devices[member]))
+        alone.append(alone_step(part, cluster.devices[member]))
 
     gradient_bytes = trained_parameters(workload) * workload.element_bytes
     reduced = all_reduce(ExchangeTimes(cluster), members, gradient_bytes, algorithm)
@@ -123,7 +130,7 @@ def _whole(workload: Workload) -> Workload:
     return replace(workload, partition=partition_by_heads(shape, shape.num_heads))
 
 
-def _alone(workload: Workload, device: Device) -> Prediction:
+def alone_step(workload: Workload, device: Device) -> Prediction:
     """The dense step of a workload on one device."""
     num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
     return simulate_step(
@@ -140,7 +147,7 @@ def _speeds(workload: Workload, cluster: Cluster, split: str) -> np.ndarray:
         return np.ones(len(cluster.devices))
     if split != "speed":
         raise InputError(f"split is {split!r}; it must be 'speed' or 'even'")
-    return 1 / np.array([_alone(_whole(workload), device).step_s for device in cluster.devices])
+    return 1 / np.array([alone_step(_whole(workload), device).step_s for device in cluster.devices])
 
 
 def _deal(size: np.ndarray, speed: np.ndarray) -> np.ndarray:

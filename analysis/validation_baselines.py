@@ -1,0 +1,77 @@
+"""Dense steps that savings are held against, predicted and measured on the ranks of a job."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.validation import Measured, validation_table
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.workload import Workload
+from runtime.rank_baselines import measure_alone, measure_tensor_parallel
+from runtime.rank_measure import RankStepMeasurement
+from runtime.ranks import Ranks
+from sim.dense_baselines import alone_step, tensor_parallel_heads, tensor_parallel_step
+
+
+def rank_baselines(
+    build: Callable[[], Any],
+    workload: Workload,
+    cluster: Cluster,
+    ranks: Ranks,
+    *,
+    num_repeats: int,
+    autocast_dtype: Any,
+) -> pd.DataFrame:
+    """Tensor parallelism on all ranks, and the untouched model on the first device alone.
+
+    Args:
+        build: the model: whole on rank 0, on the meta device on others.
+        workload: model, mini-batch and optimizer.
+        cluster: whose devices are the ranks.
+        ranks: all of which call this.
+        num_repeats: timed steps of each.
+        autocast_dtype: mixed precision, or None.
+
+    Returns:
+        Rows like those of `analysis.validation.validation_table`, the same on all ranks.
+    """
+    options: dict[str, Any] = {"num_repeats": num_repeats, "autocast_dtype": autocast_dtype}
+    num_heads = tensor_parallel_heads(workload, cluster)
+    members = np.flatnonzero(num_heads)
+    parallel = "tensor parallel, ring all-reduce"
+    alone = f"untouched model, {cluster.devices[0].name} alone"
+    whole = replace(
+        workload, partition=partition_by_heads(workload.shape, workload.shape.num_heads)
+    )
+    predicted = {
+        parallel: tensor_parallel_step(workload, cluster),
+        alone: alone_step(whole, cluster.devices[0]),
+    }
+    runs = {
+        parallel: measure_tensor_parallel(build(), workload, num_heads.tolist(), ranks, **options),
+        alone: measure_alone(build(), workload, ranks, **options),
+    }
+    takes_part = {parallel: members, alone: np.array([0])}
+    measured = {name: _measured(run, takes_part[name]) for name, run in runs.items()}
+    for name, said in predicted.items():
+        if len(said.cluster.devices) > 1:
+            memory = said.memory
+            chosen = {purpose: values[members] for purpose, values in vars(memory).items()}
+            predicted[name] = replace(said, memory=replace(memory, **chosen))
+    return validation_table(predicted, measured)
+
+
+def _measured(run: RankStepMeasurement, takes_part: np.ndarray) -> Measured:
+    """A run as the ranks saw it that took part."""
+    return Measured(
+        step_s=run.step_s,
+        step_spread_s=run.step_spread_s,
+        phase_s={},
+        flops=run.flops,
+        pair_bytes=run.pair_bytes,
+        peak_memory_bytes=run.peak_memory_bytes[takes_part],
+    )
