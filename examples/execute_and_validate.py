@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="vit_small_patch14_dinov2")
     parser.add_argument("--image-size", type=int, default=56)
     parser.add_argument("--microbatch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each plan")
+    parser.add_argument("--repeats", type=int, default=5, help="of everything timed")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/examples/execute_and_validate"))
@@ -55,7 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     ).to(device)
     shape = shape_of(model)
     workload = Workload(shape, partition_by_heads(shape, 1), (given.microbatch_size,) * 5)
-    cluster = Cluster("this-device", (profile_device(model, workload, device),))
+    cluster = Cluster(
+        "this-device", (profile_device(model, workload, device, num_repeats=given.repeats),)
+    )
 
     size = (workload.num_subnets, workload.num_microbatches)
     rng = np.random.default_rng(given.seed)

@@ -5,11 +5,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.formatting import quantity
-from analysis.plots.style import BLUE, GREY, ORANGE, new_figure, plot_style
+from analysis.plots.style import BLACK, BLUE, GREY, ORANGE, new_figure, plot_style
+
+_ROOM = 55.0
+"""Length of a bar, in percent, that its label fits into."""
 
 
 def solver_comparison(comparison: pd.DataFrame) -> Figure:
-    """Objective as a share of the best proven bound (left), seconds to build and solve (right).
+    """Objective as a share of the best proven bound (left), seconds to build and solve (right;
+    none where nothing is built or solved).
 
     Args:
         comparison: one row per solver, columns as the fields of `analysis.run_records.SolverRow`.
@@ -24,9 +28,10 @@ def solver_comparison(comparison: pd.DataFrame) -> Figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.barh(position, share, 0.6, color=BLUE)
         for y, value, status in zip(position, share, comparison["status"], strict=True):
+            is_inside = value > _ROOM
             left.text(
-                2, y, f"{value:.2f} %, {status}", va="center", ha="left", color="white",
-                fontweight="bold",
+                2 if is_inside else value + 2, y, f"{value:.2f} %, {status}", va="center",
+                ha="left", color="white" if is_inside else BLACK, fontweight="bold",
             )  # fmt: skip
         left.set_xlim(0, max(104.0, 1.04 * share.max()))
         left.axvline(100, color=GREY, linestyle="--", linewidth=0.8)
@@ -42,13 +47,17 @@ def solver_comparison(comparison: pd.DataFrame) -> Figure:
             ("build_s", ORANGE, "D", "building the model"),
             ("solve_s", BLUE, "o", "solving"),
         ):
-            seconds = comparison[column].clip(lower=1e-6)
-            right.scatter(seconds, position, color=colour, marker=marker, label=label, zorder=3)
-        for y, seconds in zip(position, comparison["solve_s"], strict=True):
-            right.annotate(
-                quantity(seconds, "s"), (max(seconds, 1e-6), y), (0, 7), ha="center",
-                textcoords="offset points", fontsize=8,
+            takes = comparison[column].to_numpy() > 0
+            right.scatter(
+                comparison[column][takes], position[takes], color=colour, marker=marker,
+                label=label, zorder=3,
             )  # fmt: skip
+        for y, seconds in zip(position, comparison["solve_s"], strict=True):
+            if seconds > 0:
+                right.annotate(
+                    quantity(seconds, "s"), (seconds, y), (0, 7), ha="center",
+                    textcoords="offset points", fontsize=8,
+                )  # fmt: skip
         right.set_xscale("log")
         right.margins(x=0.15)
         right.grid(axis="both", color=GREY, alpha=0.25, linewidth=0.6)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.formatting import quantity
 from analysis.plots.style import (
@@ -70,6 +71,9 @@ def _lines(axes: Axes, rows: pd.DataFrame, column: str, with_labels: bool) -> No
         axes.set_ylabel("")
     if rows["predicted_step_s"].max() > _MUCH * rows["predicted_step_s"].min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0, 1.06 * factor * rows["predicted_step_s"].max())
     for index, (scale, own) in enumerate(rows.groupby("bandwidth_scale")):
