@@ -60,7 +60,7 @@ def main() -> None:
     scores = Scores(rng.lognormal(size=size), rng.lognormal(size=size))
     with tempfile.TemporaryDirectory() as folder:
         save_scores(scores, Path(folder) / "scores.csv")
-        common = Common(shape, 64, Path(folder) / "scores.csv", PlacementName.ROUND_ROBIN)
+        common = Common(shape, 64, Path(folder) / "scores.csv", placement=PlacementName.ROUND_ROBIN)
         started = time.perf_counter()
         sweep = Sweep(grid_points(axes, common), Path(folder))
         sweep.run(jobs=NUM_JOBS)
