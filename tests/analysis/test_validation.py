@@ -1,6 +1,9 @@
 """Predictions beside measurements: the tables, and the command on one device."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -117,6 +120,31 @@ def test_the_command_counts_what_was_predicted(d2ft, tmp_path):
     assert (table["error_flops"] == 0).all()
     assert (table["error_peak_memory_bytes"].abs() < 0.1).all()
     assert (tmp_path / "v/predicted_measured.png").stat().st_size > 5000
+    (untouched,) = result["baselines"]
+    assert untouched["plan"] == "untouched model"
+    assert untouched["error_flops"] == 0
+
+
+def test_ranks_run_the_plans_and_dense_baselines(tmp_path):
+    (tmp_path / "two.yaml").write_text(cluster_text("a", "b"))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone",
+        "-m", "analysis.cli", "validate", "--cluster", tmp_path / "two.yaml", "--model",
+        "vit_tiny_patch16_224", "--image-size", 32, "--microbatch-size", 1, "--microbatches", 2,
+        "--repeats", 1, "--device", "cpu", "--out", tmp_path / "v",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*map(str, command)], check=True, capture_output=True, env=environment)
+    plans, baselines = (pd.read_csv(tmp_path / f"v/{name}.csv") for name in ("plans", "baselines"))
+    for table in (plans, baselines):
+        assert (table["error_flops"] == 0).all()
+        assert (table["predicted_bytes"] == table["measured_bytes"]).all()
+        assert (table["error_peak_memory_bytes"].abs() < 0.1).all()
+    assert plans["plan"].str.startswith("dp, step").any()
+    assert baselines["plan"].tolist() == [
+        "tensor parallel, ring all-reduce",
+        "untouched model, a alone",
+    ]
 
 
 def test_several_devices_need_as_many_ranks(d2ft, tmp_path):
