@@ -16,8 +16,7 @@ from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.plan import Plan
-from d2ft_sched.plan_file import load_plan, save_plan
+from d2ft_sched.plan_file import save_plan
 from d2ft_sched.scores import save_scores
 from d2ft_sched.workload import Workload
 from runtime.checkpoint import MODEL
@@ -81,30 +80,40 @@ class ReplanStudy:
     seeds: tuple[int, ...] = (0,)
 
 
-def run_replan_study(study: ReplanStudy, out: Path, say: Callable[[str], object]) -> Plan:
+def run_replan_study(
+    study: ReplanStudy,
+    out: Path,
+    say: Callable[[str], object],
+    max_runs: int | None = None,
+) -> bool:
     """Run what `out` does not have yet; each run leaves its ``metrics.jsonl`` there.
 
     Args:
         study: what to run.
         out: folder of the plan, its scores and the runs.
         say: told what happens.
+        max_runs: trainings after which to stop; None for all.
 
     Returns:
-        The plan that all runs begin with.
+        Whether all runs are there.
 
     Raises:
         InputError: the testbed cannot be made here, or a run failed.
     """
-    plan = _plan(study, out)
+    if not (out / PLAN).exists():
+        _plan(study, out)
     os.environ |= ENVIRONMENT
-    for seed in study.seeds:
-        for name in RUNS:
-            folder = run_folder(out, name, seed)
-            if not (folder / "provenance.json").exists():
-                start = time.monotonic()
-                _run(study, name, seed, out, folder, say)
-                say(f"{name}, seed {seed}: {time.monotonic() - start:.0f} s")
-    return plan
+    pending = [
+        (name, seed)
+        for seed in study.seeds
+        for name in RUNS
+        if not (run_folder(out, name, seed) / "provenance.json").exists()
+    ]
+    for name, seed in pending[:max_runs]:
+        start = time.monotonic()
+        _run(study, name, seed, out, run_folder(out, name, seed), say)
+        say(f"{name}, seed {seed}: {time.monotonic() - start:.0f} s")
+    return max_runs is None or len(pending) <= max_runs
 
 
 def run_folder(out: Path, name: str, seed: int) -> Path:
@@ -112,10 +121,8 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
     return out / f"{name.replace(', ', '_').replace('-', '_')}_seed{seed}"
 
 
-def _plan(study: ReplanStudy, out: Path) -> Plan:
-    path = out / PLAN
-    if path.exists():
-        return load_plan(path)
+def _plan(study: ReplanStudy, out: Path) -> None:
+    """Score and plan."""
     out.mkdir(parents=True, exist_ok=True)
     _score(study, out)
     request = read_request(
@@ -130,8 +137,7 @@ def _plan(study: ReplanStudy, out: Path) -> Plan:
         budget=Budget(study.budget),
     )
     planned = plan_request(request, PlacementName.EVERY_DEVICE)
-    save_plan(planned.plan, path)
-    return planned.plan
+    save_plan(planned.plan, out / PLAN)
 
 
 def _score(study: ReplanStudy, out: Path) -> None:

@@ -1,9 +1,9 @@
 """Re-planning on a testbed: one of four ranks loses half its speed while a training runs.
 
-``python -m bench.bench_replan --out DIR [--seeds 0,1,2]`` (Linux, root, iproute2) writes the step
-times of an undisturbed training, of one that is disturbed and of one that is disturbed and
-re-planned, with plot, summary and provenance; what DIR already has is not run again. Without
-arguments the same to ``out/replan``.
+``python -m bench.bench_replan --out DIR [--seeds 0,1,2] [--max-runs 1]`` (Linux, root, iproute2)
+writes the step times of an undisturbed training, of one that is disturbed and of one that is
+disturbed and re-planned, with plot, summary and provenance; what DIR already has is not run again.
+Without arguments the same to ``out/replan``.
 """
 
 import argparse
@@ -27,10 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/replan"))
     parser.add_argument("--seeds", default="0", help="commas between them")
+    parser.add_argument("--max-runs", type=int, help="trainings after which to stop; default all")
     options = parser.parse_args()
     seeds = tuple(int(seed) for seed in options.seeds.split(","))
     study, out = ReplanStudy(CLUSTER, seeds=seeds), options.out
-    run_replan_study(study, out, messages.print)
+    if not run_replan_study(study, out, messages.print, options.max_runs):
+        return
     steps = read_steps(study, out)
     summary = summary_of(study, out, steps)
     write_text(out / "steps.csv", steps.to_csv(index=False))

@@ -50,8 +50,8 @@ class DevicePace:
     """How devices compute beside the first steps of a training, one entry per device.
 
     Attributes:
-        slowdown: seconds of lanes over those that the same operations took in the first steps on
-            a device that is as fast as planned; 2 at half the speed.
+        slowdown: seconds of lanes over those that the same operations took there in the first
+            steps; 2 at half the speed.
         later_s: seconds that the rest of the step and serving its messages take longer than then,
             in the time of the cluster file.
     """
@@ -65,12 +65,13 @@ class FirstTimes:
     """What the first steps took, to which later ones are held.
 
     Attributes:
-        second: measured seconds of lanes for each predicted one, median over the devices.
+        ratio: measured over predicted seconds of lanes, of each device; the median of the others
+            where none ran.
         rest_s: measured seconds of the rest of a step, of each device.
         exchange_s: measured seconds of messages on the device that waited least.
     """
 
-    second: float
+    ratio: tuple[float, ...]
     rest_s: tuple[float, ...]
     exchange_s: float
 
@@ -183,8 +184,9 @@ def first_times(measured: DeviceTimes) -> FirstTimes | None:
     """What to hold later steps to; None where no device ran a lane."""
     if np.isnan(measured.ratio).all():
         return None
+    middle = np.nanmedian(measured.ratio)
     return FirstTimes(
-        second=float(np.nanmedian(measured.ratio)),
+        ratio=tuple(np.where(np.isnan(measured.ratio), middle, measured.ratio).tolist()),
         rest_s=tuple(measured.rest_s.tolist()),
         exchange_s=float(measured.exchange_s.min()),
     )
@@ -201,10 +203,12 @@ def measured_pace(measured: DeviceTimes, first: FirstTimes) -> DevicePace:
     by_rest = np.divide(
         measured.rest_s, first_rest_s, out=np.ones(len(first_rest_s)), where=first_rest_s > 0
     )
-    slowdown = np.where(np.isnan(measured.ratio), by_rest, measured.ratio / first.second)
-    by_processor = np.maximum(0.0, slowdown - 1) * first.exchange_s
+    first_ratio = np.array(first.ratio)
+    slowdown = np.where(np.isnan(measured.ratio), by_rest, measured.ratio / first_ratio)
+    is_slower = slowdown > 1 + CHANGE_THAT_COUNTS
+    by_processor = np.where(is_slower, slowdown - 1, 0.0) * first.exchange_s
     serving_s = np.clip(measured.exchange_s - first.exchange_s, 0.0, by_processor)
-    later_s = (measured.rest_s - first_rest_s + serving_s) / first.second
+    later_s = (measured.rest_s - first_rest_s + serving_s) / first_ratio
     return DevicePace(tuple(slowdown.tolist()), tuple(later_s.tolist()))
 
 
@@ -235,7 +239,7 @@ def changed_pace(
 
 
 def as_planned(num_devices: int) -> DevicePace:
-    """The pace of devices that do what the cluster file says."""
+    """The pace of devices that go on as they began."""
     return DevicePace((1.0,) * num_devices, (0.0,) * num_devices)
 
 

@@ -62,7 +62,7 @@ class FileFacts(_Strict):
 
 
 class _FirstTimesSchema(_Strict):
-    second: float
+    ratio: list[float]
     rest_s: list[float]
     exchange_s: float
 
@@ -80,7 +80,7 @@ class _ReplanSchema(_Strict):
     def state(self) -> ReplanState:
         first, pace, rows = self.first, self.pace, self.schedule_rows
         return ReplanState(
-            first=FirstTimes(first.second, tuple(first.rest_s), first.exchange_s)
+            first=FirstTimes(tuple(first.ratio), tuple(first.rest_s), first.exchange_s)
             if first
             else None,
             pace=DevicePace(tuple(pace.slowdown), tuple(pace.later_s)),

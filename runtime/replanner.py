@@ -138,7 +138,8 @@ class Replanner:
         measured: DeviceTimes,
         before: np.ndarray | None,
     ) -> DeviceChange:
-        second = self._first.second if self._first else 1.0
+        assert self._first is not None
+        second = self._first.ratio[device]
         counts = [self._counts(device, schedule) for schedule in (self._schedules.lasting, before)]
         (num_full, num_forward_only), (full_before, forward_only_before) = counts
         return DeviceChange(

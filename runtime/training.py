@@ -133,8 +133,7 @@ class DeviceChange:
 
     Attributes:
         device: its name.
-        slowdown: seconds of its lanes over those that the same operations took in the first steps
-            on a device that is as fast as planned.
+        slowdown: seconds of its lanes over those that the same operations took in the first steps.
         slowdown_before: what the operations before were planned for.
         later_s: measured seconds that its trunk, optimizer and messages take longer than then, as
             far as its lanes have to make up for it.

@@ -108,7 +108,7 @@ def test_without_scores_the_plan_s_own_operations_stay_as_long_as_they_fit():
     assert (plan.schedule[fewer == Operation.FULL] == Operation.FULL).all()
 
 
-def test_first_times_are_those_of_the_middle_device():
+def test_every_device_is_held_to_its_own_first_times():
     first = first_times(
         DeviceTimes(
             np.ones(3),
@@ -118,9 +118,9 @@ def test_first_times_are_those_of_the_middle_device():
         )
     )
     assert first is not None
-    assert first.second == pytest.approx(1.6)
     assert first.exchange_s == 0.4
-    ratio, rest_s = np.array([1.6, np.nan, 4.8]), np.array([0.1, 0.4, 0.3])
+    assert first.ratio == pytest.approx((1.2, 1.6, 2.0))
+    ratio, rest_s = np.array([1.2, np.nan, 6.0]), np.array([0.1, 0.4, 0.3])
     pace = measured_pace(DeviceTimes(np.ones(3), ratio, rest_s, np.full(3, 0.4)), first)
     assert pace.slowdown == pytest.approx((1.0, 2.0, 3.0))
     assert pace.later_s == pytest.approx((0.0, 0.125, 0.0))
@@ -129,12 +129,12 @@ def test_first_times_are_those_of_the_middle_device():
 
 
 def test_exchanges_count_as_far_as_a_slower_processor_explains_them():
-    first = FirstTimes(2.0, (0.1,) * 3, exchange_s=0.4)
+    first = FirstTimes((2.0,) * 3, (0.1,) * 3, exchange_s=0.4)
     times = DeviceTimes(
-        np.ones(3), np.array([2.0, 3.0, 4.0]), np.full(3, 0.1), np.array([1.0, 1.0, 0.5])
+        np.ones(3), np.array([2.18, 3.0, 4.0]), np.full(3, 0.1), np.array([1.0, 1.0, 0.5])
     )
     pace = measured_pace(times, first)
-    assert pace.slowdown == pytest.approx((1.0, 1.5, 2.0))
+    assert pace.slowdown == pytest.approx((1.09, 1.5, 2.0))
     assert pace.later_s == pytest.approx((0.0, 0.1, 0.05))
 
 
