@@ -12,6 +12,8 @@ from analysis.plots.style import GREY, PALE, new_figure, plot_style, run_styles,
 from analysis.savings import Pair
 
 _BAND = 0.1
+_COLUMNS = 5
+"""Entries of a legend beside each other."""
 
 
 def predicted_against_measured(panels: Sequence[tuple[str, str, dict[str, Pair]]]) -> Figure:
@@ -23,7 +25,7 @@ def predicted_against_measured(panels: Sequence[tuple[str, str, dict[str, Pair]]
     names = list(dict.fromkeys(name for _, _, pairs in panels for name in pairs))
     styles = run_styles(names)
     with plot_style():
-        figure = new_figure(3.2)
+        figure = new_figure(3.4)
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, unit, pairs) in zip(grid, panels, strict=True):
             points = {
@@ -57,7 +59,9 @@ def predicted_against_measured(panels: Sequence[tuple[str, str, dict[str, Pair]]
         handles.extend(
             grid[0].plot([], [], color=GREY, linestyle="--", linewidth=0.8, label="exact")
         )
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=min(len(handles), _COLUMNS)
+        )
     return figure
 
 
@@ -70,7 +74,7 @@ def validation_scatter(table: pd.DataFrame) -> Figure:
     kinds = table["plan"].map(_kind)
     styles = run_styles(dict.fromkeys(kinds))
     with plot_style():
-        figure = new_figure(3.2)
+        figure = new_figure(3.4)
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (quantity, title, unit) in zip(grid, panels, strict=True):
             measured = table[f"measured_{quantity}"]
@@ -101,7 +105,9 @@ def validation_scatter(table: pd.DataFrame) -> Figure:
             for kind, (colour, marker, _) in styles.items()
         ]
         handles.append(grid[0].fill_between([], [], color=PALE, label="within 10 %"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=min(len(handles), _COLUMNS)
+        )
     return figure
 
 

@@ -26,7 +26,7 @@ from analysis.plots.validation import predicted_against_measured
 from analysis.plots.work_kinds import work_kinds
 from analysis.plots.workload import busy_seconds, workload_per_device
 from analysis.run_dir import Run
-from analysis.savings import QUANTITIES, device_pairs
+from analysis.savings import QUANTITIES, Pair, device_pairs
 from analysis.sweep import Sweep
 from analysis.sweep_grid import Axes, Common, grid_points
 from analysis.sweep_plots import one_of
@@ -118,6 +118,11 @@ def test_names_in_clusters_of_every_kind_are_apart(run: Run, kind: str) -> None:
     placement = place_round_robin(workload.partition, 4, len(names))
     schedule = np.full((workload.num_subnets, 4), 2, dtype=np.int8)
     _check_texts(cluster_topology(simulate_step(workload, cluster, placement, schedule)))
+
+
+def test_a_legend_of_many_runs_fits() -> None:
+    pairs = {f"compute {100 - 10 * i} %": Pair(9.0 - i, 9.5 - i) for i in range(7)}
+    _check_texts(predicted_against_measured([("Step time", "s", pairs), ("FLOPs", "FLOP", pairs)]))
 
 
 def _check_texts(figure: Figure) -> None:
