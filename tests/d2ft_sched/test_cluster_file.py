@@ -50,6 +50,7 @@ def test_what_the_examples_show():
     assert set(clusters) == {
         "homogeneous",
         "islands_ethernet",
+        "testbed_equal",
         "testbed_slow_device",
         "testbed_slow_link",
         "unequal_cpus",
