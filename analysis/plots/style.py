@@ -40,7 +40,16 @@ _RUN_STYLES = {
     "plan": (BLUE, "s", "-"),
     "random": (VERMILION, "^", "--"),
 }
-_MORE_RUN_STYLES = ((GREEN, "D", "-."), (PURPLE, "v", ":"), (ORANGE, "P", "--"), (GREY, "X", "-."))
+_MORE_RUN_STYLES = (
+    (GREEN, "D", "-."),
+    (PURPLE, "v", ":"),
+    (ORANGE, "P", "--"),
+    (GREY, "X", "-."),
+    (SKY_BLUE, "<", "-"),
+    (BLUE, ">", ":"),
+    (BLACK, "h", "--"),
+    (VERMILION, "p", "-."),
+)
 _RUN_TITLES = {"dense": "dense", "plan": "D2FT plan", "random": "random schedule"}
 
 _RC: Any = {
