@@ -14,6 +14,7 @@ from analysis.savings import (
     rank_correlation,
     worst_error,
 )
+from d2ft_sched.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ def answers(run: Run) -> tuple[Answer, Answer, Answer]:
 
 
 def _saving(run: Run) -> Answer:
-    cluster, device = cluster_savings(run), device_savings(run)
-    predicted = _changes(
+    cluster, device = cluster_savings(run.prediction.cluster), device_savings(run)
+    predicted = changes(
         ("FLOPs", cluster["flops"].predicted),
         ("bytes exchanged", cluster["exchange_bytes"].predicted),
         ("peak memory of the fullest device", cluster["peak_memory_bytes"].predicted),
     )
-    measured = _changes(
+    measured = changes(
         ("step time", device["step_s"].measured),
         ("FLOPs", device["flops"].measured),
         ("peak memory", device["peak_memory_bytes"].measured),
@@ -65,16 +66,16 @@ def _saving(run: Run) -> Answer:
         (
             f"Also predicted there: {predicted}.",
             f"Measured on one device ({run.measurement.device}): {measured}.",
-            _beside_one_device(run),
+            beside_one_device(run.plan, run.prediction.cluster["plan"].step_s),
         ),
     )
 
 
-def _beside_one_device(run: Run) -> str:
-    alone = fastest_alone(run.plan)
+def beside_one_device(plan: Plan, planned_s: float) -> str:
+    """What the fastest device that could hold the dense step alone would take for it."""
+    alone = fastest_alone(plan)
     if alone is None:
         return "No device of the cluster could hold the dense step alone."
-    planned_s = run.prediction.cluster["plan"].step_s
     verdict = "faster" if alone.step_s < planned_s else "slower"
     return (
         f"Dense on {alone.device} alone is predicted to take {quantity(alone.step_s, 's')} a step: "
@@ -82,7 +83,8 @@ def _beside_one_device(run: Run) -> str:
     )
 
 
-def _changes(*savings: tuple[str, float | None]) -> str:
+def changes(*savings: tuple[str, float | None]) -> str:
+    """Savings in words, those that are known."""
     return ", ".join(
         f"{title} {less_or_more(saving)}" for title, saving in savings if saving is not None
     )

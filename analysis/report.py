@@ -1,4 +1,4 @@
-"""One self-contained HTML file, and its pictures, from a run directory."""
+"""One self-contained HTML file, and its pictures, from whatever results a directory holds."""
 
 import base64
 import io
@@ -10,29 +10,24 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis.formatting import percent, points, quantity
-from analysis.headline import answers, question
-from analysis.plots.accuracy import accuracy_curves
-from analysis.plots.schedule_heatmap import schedule_heatmap
-from analysis.plots.solvers import solver_comparison
-from analysis.plots.timeline import block_gantt, step_gantt
-from analysis.plots.validation import predicted_against_measured
-from analysis.plots.workload import network_seconds, workload_per_device
-from analysis.report_tables import (
-    accuracy_table,
-    link_table,
-    provenance_table,
-    savings_table,
-    solver_table,
-    workload_table,
-)
-from analysis.run_dir import Run, load_run
-from analysis.run_records import solver_rows
-from analysis.savings import QUANTITIES, accuracy_interval, cluster_savings, device_pairs
+from analysis.formatting import percent
+from analysis.report_demo import demo_part
+from analysis.report_part import Part, first_screen
+from analysis.report_plan import plan_part
+from analysis.report_study import study_part
+from analysis.report_validation import validation_part
 from d2ft_sched.atomic_write import write_atomically, write_text
+from d2ft_sched.errors import InputError
 
 REPORT = "report.html"
 PICTURES = "pictures"
+KINDS: dict[str, tuple[Callable[[Path], Part | None], str, str]] = {
+    "demo": (demo_part, "demo", "a whole job: scores, plan, measured steps and trainings"),
+    "plan": (plan_part, "plan", "a plan and its predicted step"),
+    "validate": (validation_part, "validate", "predictions held against measurements"),
+    "study": (study_part, "study", "methods, budgets and seeds compared by training"),
+}
+"""By command: what reads its results, the folder in which they may lie, and what they are."""
 _PNG_DPI = 160
 _LARGEST_SVG_BYTES = 300_000
 
@@ -55,25 +50,53 @@ class Picture:
 def write_report(run_dir: Path) -> Path:
     """Make ``report.html`` and ``pictures/*.png`` in a run directory from its other files.
 
+    Results of a command are looked for in the directory itself and in its folder of the command's
+    name, such as ``validate``.
+
     Returns:
         The path of the HTML file.
 
     Raises:
-        InputError: as `analysis.run_dir.load_run`; then nothing is written.
+        InputError: there are no results, or damaged ones; then nothing is written.
     """
     run_dir = Path(run_dir)
-    run = load_run(run_dir)
+    parts, missing = find_parts(run_dir)
     pictures = {}
-    for name, (make, alt) in _pictures(run).items():
-        png, svg = _render(make())
-        _write_bytes(run_dir / PICTURES / f"{name}.png", png)
-        pictures[name] = Picture(name, alt, _data_uri(png, svg))
+    for part in parts:
+        for name, (make, alt) in part.drawings.items():
+            png, svg = _render(make())
+            _write_bytes(run_dir / PICTURES / f"{name}.png", png)
+            pictures[name] = Picture(name, alt, _data_uri(png, svg))
     path = run_dir / REPORT
-    write_text(path, render_html(run, pictures))
+    write_text(path, render_html(parts, missing, pictures))
     return path
 
 
-def render_html(run: Run, pictures: dict[str, Picture]) -> str:
+def find_parts(run_dir: Path) -> tuple[list[Part], list[str]]:
+    """What there is to report, and a line for each kind of results that is not there.
+
+    Raises:
+        InputError: no directory, no results in it, or damaged ones.
+    """
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir}: is not a run directory; make one with 'd2ft demo --out DIR'")
+    parts, missing = [], []
+    for command, (read, folder, what) in KINDS.items():
+        found = read(run_dir) or read(run_dir / folder)
+        if found:
+            parts.append(found)
+        else:
+            missing.append(f"{what} (d2ft {command})")
+    if not parts:
+        raise InputError(
+            f"{run_dir}: has no results; d2ft demo, plan, validate and study write some with --out"
+        )
+    if parts[0].name == "demo":
+        missing = [line for line in missing if not line.endswith("(d2ft plan)")]
+    return parts, missing
+
+
+def render_html(parts: list[Part], missing: list[str], pictures: dict[str, Picture]) -> str:
     """The report's text with its pictures inside."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis"),
@@ -82,97 +105,15 @@ def render_html(run: Run, pictures: dict[str, Picture]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    dense, plan = run.prediction.cluster["dense"], run.prediction.cluster["plan"]
-    scoring, training = run.measurement.scoring, run.measurement.training
     return environment.get_template("report.html.j2").render(
-        model=run.plan.workload.shape.name,
-        cluster=run.plan.cluster.name,
-        device=run.measurement.device,
-        question=question(run),
-        answers=answers(run),
+        title="; ".join(part.title for part in parts),
+        questions=[part.question for part in parts],
+        answers=first_screen(parts),
+        parts=parts,
+        missing=missing,
         pictures=pictures,
-        savings=savings_table(run),
-        accuracy=accuracy_table(run),
-        workload=workload_table(run),
-        links=link_table(run),
-        solvers=solver_table(run.comparison),
-        methods=solver_rows(run.comparison),
-        provenance=provenance_table(run),
-        calibrated=plan.calibrated,
-        exchanged=[quantity(p.exchange_bytes, "B") for p in (dense, plan)],
-        network=[quantity(network_seconds(run.timelines[name]), "s") for name in ("dense", "plan")],
-        scoring=(
-            quantity(scoring.seconds, "s"),
-            quantity(scoring.flops, "FLOP"),
-            percent(scoring.flops / training["dense"].flops),
-        ),
-        budget=run.plan.budget,
-        spread=[
-            quantity(run.measurement.steps[name].step_s_spread, "s") for name in ("dense", "plan")
-        ],
-        chance=points(
-            accuracy_interval(
-                training["dense"].test_accuracy,
-                training["plan"].test_accuracy,
-                run.measurement.data.num_test,
-            )
-        ).lstrip("+"),
-        num_test=run.measurement.data.num_test,
-        solver=run.plan.solver,
-        num_waves=run.plan.num_waves,
         percent=percent,
     )
-
-
-def _pictures(run: Run) -> dict[str, tuple[Callable[[], Figure], str]]:
-    cluster = run.plan.cluster.name
-    step = cluster_savings(run)["step_s"]
-    times = (
-        f"{quantity(step.dense.predicted, 's')} dense, {quantity(step.plan.predicted, 's')} planned"
-    )
-    block = run.plan.workload.shape.num_blocks // 2
-    training = run.measurement.training
-    reached = ", ".join(f"{name} {percent(t.test_accuracy)}" for name, t in training.items())
-    compared = [q for q in QUANTITIES if q[1] != "exchange_bytes"]
-    return {
-        "predicted_measured": (
-            lambda: predicted_against_measured(
-                [(title, unit, device_pairs(run, name)) for title, name, unit in compared]
-            ),
-            "Predicted against measured FLOPs, step time and peak memory of every run on one "
-            "device, with the line of exact prediction.",
-        ),
-        "accuracy": (
-            lambda: accuracy_curves(training, run.measurement.data.num_test),
-            f"Test accuracy of every run against epochs and against training FLOPs. "
-            f"After the last epoch: {reached}.",
-        ),
-        "schedule": (
-            lambda: schedule_heatmap(run.plan),
-            "The operation of every subnet and micro-batch: FULL, FORWARD_ONLY or SHORTCUT.",
-        ),
-        "timeline": (
-            lambda: step_gantt(run.timelines),
-            f"What every device of {cluster} and its network do during one step: {times}.",
-        ),
-        "timeline_block": (
-            lambda: block_gantt(run.timelines, block),
-            f"The same for block {block} alone, forward and backward.",
-        ),
-        "workload": (
-            lambda: workload_per_device(run.timelines),
-            f"Busy and idle time of every device of {cluster} in one step: {times}.",
-        ),
-        "solvers": (
-            lambda: solver_comparison(run.comparison),
-            "Objective and time of every solver: "
-            + ", ".join(
-                f"{row.solver} {row.status} in {quantity(row.solve_s, 's')}"
-                for row in solver_rows(run.comparison)
-            )
-            + ".",
-        ),
-    }
 
 
 def _render(figure: Figure) -> tuple[bytes, bytes]:

@@ -1,6 +1,6 @@
 """The tables of the report as plain cells: text to show and value to sort by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,7 +16,7 @@ from analysis.formatting import (
 from analysis.plots.style import run_title
 from analysis.plots.workload import busy_seconds
 from analysis.run_dir import Run
-from analysis.run_records import solver_rows
+from analysis.run_records import StepPrediction, solver_rows
 from analysis.savings import Pair, Saving, cluster_savings, device_savings
 
 
@@ -62,27 +62,27 @@ def savings_table(run: Run) -> Table:
             ),
             (
                 f"Cluster {name}, predicted only; memory of the fullest device",
-                tuple(_saving_row(s) for s in cluster_savings(run).values()),
+                tuple(_saving_row(s) for s in cluster_savings(run.prediction.cluster).values()),
             ),
         ),
     )
 
 
 def _saving_row(saving: Saving) -> tuple[Cell, ...]:
-    cells = [_text(saving.title)]
+    cells = [text_cell(saving.title)]
     for pair in (saving.dense, saving.plan):
         cells.extend(_pair_cells(pair, saving.unit))
-    cells.append(_cell(saving.predicted, percent))
-    cells.append(_cell(saving.measured, percent))
-    cells.append(_cell(saving.error, signed_points))
+    cells.append(number_cell(saving.predicted, percent))
+    cells.append(number_cell(saving.measured, percent))
+    cells.append(number_cell(saving.error, signed_points))
     return tuple(cells)
 
 
 def _pair_cells(pair: Pair, unit: str) -> list[Cell]:
     return [
-        _amount(pair.predicted, unit),
-        _cell(pair.measured, lambda value: quantity(value, unit)),
-        _cell(pair.error, signed_percent),
+        amount_cell(pair.predicted, unit),
+        number_cell(pair.measured, lambda value: quantity(value, unit)),
+        number_cell(pair.error, signed_percent),
     ]
 
 
@@ -95,14 +95,14 @@ def accuracy_table(run: Run) -> Table:
         simulated = run.prediction.cluster.get(name)
         rows.append(
             (
-                _text(sentence_start(run_title(name))),
-                _cell(result.test_accuracy_before, percent),
-                _cell(result.test_accuracy, percent),
-                _cell(result.test_accuracy - dense.test_accuracy, points),
+                text_cell(sentence_start(run_title(name))),
+                number_cell(result.test_accuracy_before, percent),
+                number_cell(result.test_accuracy, percent),
+                number_cell(result.test_accuracy - dense.test_accuracy, points),
                 Cell(str(len(result.epochs)), float(len(result.epochs))),
-                _amount(result.flops, "FLOP"),
-                _amount(result.train_s, "s"),
-                _cell(simulated.step_s if simulated else None, lambda v: quantity(v, "s")),
+                amount_cell(result.flops, "FLOP"),
+                amount_cell(result.train_s, "s"),
+                number_cell(simulated.step_s if simulated else None, lambda v: quantity(v, "s")),
                 Cell(str(result.seed), float(result.seed)),
             )
         )
@@ -123,10 +123,12 @@ def accuracy_table(run: Run) -> Table:
     )
 
 
-def workload_table(run: Run) -> Table:
+def workload_table(
+    cluster: str, predictions: Mapping[str, StepPrediction], timelines: Mapping[str, pd.DataFrame]
+) -> Table:
     """Busy and idle time and peak memory of every device of the cluster, before and after."""
-    dense, plan = run.prediction.cluster["dense"], run.prediction.cluster["plan"]
-    busy = {name: busy_seconds(table) for name, table in run.timelines.items()}
+    dense, plan = predictions["dense"], predictions["plan"]
+    busy = {name: busy_seconds(table) for name, table in timelines.items()}
     rows = []
     for before, after in zip(dense.devices, plan.devices, strict=True):
         lanes = [
@@ -135,19 +137,19 @@ def workload_table(run: Run) -> Table:
         ]
         rows.append(
             (
-                _text(after.name),
-                _amount(before.busy_s, "s"),
-                _amount(after.busy_s, "s"),
-                _cell(lanes[1] / lanes[0] if lanes[0] else None, percent),
-                _cell(before.idle_s / dense.step_s, percent),
-                _cell(after.idle_s / plan.step_s, percent),
-                _amount(before.peak_memory_bytes, "B"),
-                _amount(after.peak_memory_bytes, "B"),
-                _amount(after.memory_bytes, "B"),
+                text_cell(after.name),
+                amount_cell(before.busy_s, "s"),
+                amount_cell(after.busy_s, "s"),
+                number_cell(lanes[1] / lanes[0] if lanes[0] else None, percent),
+                number_cell(before.idle_s / dense.step_s, percent),
+                number_cell(after.idle_s / plan.step_s, percent),
+                amount_cell(before.peak_memory_bytes, "B"),
+                amount_cell(after.peak_memory_bytes, "B"),
+                amount_cell(after.memory_bytes, "B"),
             )
         )
     return Table(
-        f"Devices of {run.plan.cluster.name} in one step, predicted",
+        f"Devices of {cluster} in one step, predicted",
         (
             "Device",
             "Busy, dense",
@@ -163,11 +165,10 @@ def workload_table(run: Run) -> Table:
     )
 
 
-def link_table(run: Run) -> Table | None:
+def link_table(cluster: str, predictions: Mapping[str, StepPrediction]) -> Table | None:
     """Bytes and utilisation of every link; None where nothing is exchanged."""
     dense, plan = (
-        {link.link: link for link in run.prediction.cluster[name].links}
-        for name in ("dense", "plan")
+        {link.link: link for link in predictions[name].links} for name in ("dense", "plan")
     )
     if not dense and not plan:
         return None
@@ -176,15 +177,15 @@ def link_table(run: Run) -> Table | None:
         before, after = dense.get(name), plan.get(name)
         rows.append(
             (
-                _text(name),
-                _amount(before.bytes if before else 0.0, "B"),
-                _amount(after.bytes if after else 0.0, "B"),
-                _cell(before.utilisation if before else 0.0, percent),
-                _cell(after.utilisation if after else 0.0, percent),
+                text_cell(name),
+                amount_cell(before.bytes if before else 0.0, "B"),
+                amount_cell(after.bytes if after else 0.0, "B"),
+                number_cell(before.utilisation if before else 0.0, percent),
+                number_cell(after.utilisation if after else 0.0, percent),
             )
         )
     return Table(
-        f"Links of {run.plan.cluster.name} in one step, predicted",
+        f"Links of {cluster} in one step, predicted",
         ("Link", "Bytes, dense", "Bytes, plan", "Used, dense", "Used, plan"),
         (("", tuple(rows)),),
     )
@@ -194,16 +195,16 @@ def solver_table(comparison: pd.DataFrame) -> Table:
     """Quality, time and effect of every solver's schedule."""
     rows = tuple(
         (
-            _text(row.solver),
-            _text(row.status),
+            text_cell(row.solver),
+            text_cell(row.status),
             Cell(f"{row.objective:.6g}", row.objective),
-            _cell(row.upper_bound, lambda value: f"{value:.6g}"),
-            _cell(row.gap, lambda value: percent(value, 3)),
-            _amount(row.build_s, "s"),
-            _amount(row.solve_s, "s"),
-            _cell(row.compute_fraction, percent),
-            _cell(row.communication_fraction, percent),
-            _amount(row.predicted_step_s, "s"),
+            number_cell(row.upper_bound, lambda value: f"{value:.6g}"),
+            number_cell(row.gap, lambda value: percent(value, 3)),
+            amount_cell(row.build_s, "s"),
+            amount_cell(row.solve_s, "s"),
+            number_cell(row.compute_fraction, percent),
+            number_cell(row.communication_fraction, percent),
+            amount_cell(row.predicted_step_s, "s"),
             Cell(f"{row.workload_cv:.3f}", row.workload_cv),
         )
         for row in solver_rows(comparison)
@@ -227,22 +228,40 @@ def solver_table(comparison: pd.DataFrame) -> Table:
     )
 
 
-def provenance_table(run: Run) -> Table:
-    """Every fact that was recorded."""
+def predicted_savings_table(cluster: str, predictions: Mapping[str, StepPrediction]) -> Table:
+    """Dense, plan and saving of one step, predicted."""
+    rows = tuple(
+        (
+            text_cell(saving.title),
+            amount_cell(saving.dense.predicted, saving.unit),
+            amount_cell(saving.plan.predicted, saving.unit),
+            number_cell(saving.predicted, percent),
+        )
+        for saving in cluster_savings(predictions).values()
+    )
     return Table(
-        "Where these results come from",
-        ("Fact", "Value"),
-        (("", tuple((_text(k), _text(str(v))) for k, v in run.provenance.items())),),
+        f"One step on {cluster}, predicted; memory of the fullest device",
+        ("Per step", "Dense", "Plan", "Saving"),
+        (("", rows),),
     )
 
 
-def _text(text: str) -> Cell:
+def provenance_table(title: str, facts: Mapping[str, object]) -> Table:
+    """Every fact that was recorded."""
+    rows = tuple((text_cell(name), text_cell(str(value))) for name, value in facts.items())
+    return Table(f"Where the results come from: {title}", ("Fact", "Value"), (("", rows),))
+
+
+def text_cell(text: str) -> Cell:
+    """A cell of words."""
     return Cell(text, text)
 
 
-def _amount(value: float, unit: str) -> Cell:
+def amount_cell(value: float, unit: str) -> Cell:
+    """A value with its unit."""
     return Cell(quantity(value, unit), float(value))
 
 
-def _cell(value: float | None, show: Callable[[float], str]) -> Cell:
+def number_cell(value: float | None, show: Callable[[float], str]) -> Cell:
+    """A number as it is shown; a dash where there is none."""
     return Cell("—", "") if value is None else Cell(show(value), float(value))

@@ -92,7 +92,7 @@ def load_run(run_dir: Path) -> Run:
         prediction=_load_versioned(run_dir / PREDICTION, PredictionFile),
         measurement=_load_versioned(run_dir / MEASUREMENT, MeasurementFile),
         timelines={name: _load_timeline(run_dir / file) for name, file in TIMELINES.items()},
-        provenance=_load_provenance(run_dir / PROVENANCE),
+        provenance=load_provenance(run_dir / PROVENANCE),
     )
     _check_same_runs(run, run_dir)
     return run
@@ -128,7 +128,12 @@ def _read(path: Path) -> str:
         raise InputError(f"{path}: is damaged: not UTF-8 text") from None
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON file that must hold an object.
+
+    Raises:
+        InputError: it is missing, cannot be read, or holds something else.
+    """
     try:
         content = parse_json(_read(path))
     except InputError as error:
@@ -142,7 +147,7 @@ _File = TypeVar("_File", PredictionFile, MeasurementFile)
 
 
 def _load_versioned(path: Path, schema: type[_File]) -> _File:
-    content = _read_json_object(path)
+    content = read_json_object(path)
     expected, version = (schema.model_fields[name].default for name in ("format", "version"))
     if content.get("format") != expected:
         raise InputError(f"{path}: format is {content.get('format')!r}; it must be {expected!r}")
@@ -193,8 +198,13 @@ def _load_timeline(path: Path) -> pd.DataFrame:
     return table
 
 
-def _load_provenance(path: Path) -> dict[str, str | int | float]:
-    content = _read_json_object(path)
+def load_provenance(path: Path) -> dict[str, str | int | float]:
+    """Facts that were recorded beside results.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = read_json_object(path)
     for name, value in content.items():
         if not isinstance(value, str | int | float):
             raise InputError(f"{path}: {name} is {value!r}; it must be a text or a number")

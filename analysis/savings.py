@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from analysis.run_dir import Run
+from analysis.run_records import StepPrediction
 
 QUANTITIES = (
     ("FLOPs", "flops", "FLOP"),
@@ -80,10 +81,10 @@ def device_savings(run: Run) -> dict[str, Saving]:
     }
 
 
-def cluster_savings(run: Run) -> dict[str, Saving]:
-    """By attribute of `QUANTITIES`: on the plan's cluster, predicted; memory of the fullest
-    device."""
-    dense, plan = (run.prediction.cluster[name] for name in ("dense", "plan"))
+def cluster_savings(predictions: Mapping[str, StepPrediction]) -> dict[str, Saving]:
+    """By attribute of `QUANTITIES`: on the plan's cluster, predicted for the runs "dense" and
+    "plan"; memory of the fullest device."""
+    dense, plan = (predictions[name] for name in ("dense", "plan"))
     return {
         attribute: Saving(
             title, unit, Pair(getattr(dense, attribute)), Pair(getattr(plan, attribute))

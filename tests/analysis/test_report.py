@@ -115,7 +115,7 @@ def test_the_tables_hold_the_numbers_of_the_files(run: Run, page: _Page) -> None
     for key, value in run.provenance.items():
         assert {key, str(value)} <= cells
     text = "".join(page.text)
-    assert percent(cluster_savings(run)["step_s"].predicted) in text
+    assert percent(cluster_savings(run.prediction.cluster)["step_s"].predicted) in text
     assert quantity(run.prediction.cluster["dense"].exchange_bytes, "B") in text
 
 

@@ -42,10 +42,10 @@ def test_one_device_exchanges_nothing_and_so_saves_no_bytes(run: Run) -> None:
 
 
 def test_the_cluster_is_only_predicted(run: Run) -> None:
-    for saving in cluster_savings(run).values():
+    for saving in cluster_savings(run.prediction.cluster).values():
         assert saving.measured is None
         assert saving.error is None
-    memory = cluster_savings(run)["peak_memory_bytes"].dense.predicted
+    memory = cluster_savings(run.prediction.cluster)["peak_memory_bytes"].dense.predicted
     devices = run.prediction.cluster["dense"].devices
     assert memory == max(d.peak_memory_bytes for d in devices)
 
