@@ -1,6 +1,7 @@
 # make demo   set up .venv, run the main job, name the report
 # make test   set up the same .venv if need be, run the tests
 # make lint   ruff, mypy, package rule
+# make docs   the API reference, from the docstrings, into out/docs/api
 # make bench  speed and memory, as ratios measured side by side
 PYTHON ?= python3
 VENV   := .venv
@@ -8,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= out/demo
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format docs bench clean
 
 demo: $(READY)
 	$(BIN)/d2ft demo --out $(OUT)
@@ -25,6 +26,12 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# pdoc leaves modules out that a package's __all__ does not name: these are named one by one.
+MODULES := $(subst /,.,$(basename $(filter-out d2ft_sched/solve.py,$(wildcard d2ft_sched/[a-z]*.py sim/[a-z]*.py))))
+
+docs: $(READY)
+	$(BIN)/pdoc --docformat google --output-directory out/docs/api d2ft_sched sim $(MODULES) runtime analysis
 
 bench: $(READY)
 	$(BIN)/python -m bench

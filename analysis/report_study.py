@@ -1,21 +1,26 @@
 """The report's part on a study: many methods, budgets and seeds on one data set."""
 
+import math
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.formatting import less_or_more, percent, points
+from analysis.formatting import less_or_more, percent, points, signed_points
 from analysis.headline import Answer
 from analysis.plots.study import accuracy_against
 from analysis.report_part import ACCURACY, CERTAINTY, SAVING, Drawing, Part
 from analysis.report_tables import Table, amount_cell, number_cell, provenance_table, text_cell
 from analysis.run_dir import PROVENANCE, load_provenance
 from analysis.study_grid import ANY_BUDGET
-from analysis.study_summary import GROUP, MEANS, PLOTS, summary_table
-from analysis.study_table import CURVES, RUNS, load_table
+from analysis.study_summary import PLOTS, load_results, summary_table
+from analysis.study_table import RUNS
 
-_PICTURES = {"compute_fraction": "Accuracy against compute", "simulated_s": "Accuracy against time"}
+_PICTURES = {
+    "compute_fraction": "Accuracy against compute",
+    "simulated_s": "Accuracy against predicted time on the cluster",
+    "measured_s": "Accuracy against measured time here",
+}
 
 
 def study_part(folder: Path) -> Part | None:
@@ -26,8 +31,7 @@ def study_part(folder: Path) -> Part | None:
     """
     if not (folder / RUNS).exists():
         return None
-    runs = load_table(folder / RUNS, [*GROUP, "seed", "top1", *MEANS])
-    curves = load_table(folder / CURVES, [*GROUP, "epoch", "top1", *PLOTS])
+    runs, curves = load_results(folder)
     provenance = load_provenance(folder / PROVENANCE)
     summary = summary_table(runs)
     name = str(provenance.get("study", folder.name))
@@ -52,7 +56,6 @@ def study_part(folder: Path) -> Part | None:
         _answers(name, summary),
         provenance_table(title, provenance),
         {
-            "name": name,
             "table": _table(summary),
             "pictures": titles,
             "left_out": _left_out(runs),
@@ -129,16 +132,17 @@ def _table(summary: pd.DataFrame) -> Table:
                 text_cell(str(row["budget"])),
                 number_cell(float(row["num_seeds"]), lambda v: f"{v:.0f}"),
                 number_cell(row["top1_mean"], percent),
+                number_cell(_known(row["top1_less_dense"]), signed_points),
                 number_cell(
                     None if row["num_seeds"] < 2 else row["top1_std"],
                     lambda v: f"{100 * v:.1f}",
                 ),
                 number_cell(row["compute_fraction"], percent),
                 number_cell(row["communication_fraction"], percent),
-                number_cell(row["workload_cv"], lambda v: f"{v:.2f}"),
+                number_cell(row["workload_variance"], lambda v: f"{v:.3f}"),
                 amount_cell(row["simulated_step_s"], "s"),
                 amount_cell(row["simulated_total_s"], "s"),
-                amount_cell(row["measured_train_s"], "s"),
+                amount_cell(row["measured_s"], "s"),
                 number_cell(row["solver_share_of_step"], lambda v: percent(v, 2)),
             )
             for row in own.to_dict("records")
@@ -151,14 +155,19 @@ def _table(summary: pd.DataFrame) -> Table:
             "Budget",
             "Seeds",
             "Top-1",
+            "Against dense (points)",
             "Spread (points)",
             "Compute, of dense",
             "Communication, of dense",
-            "Imbalance (CV of busy time)",
+            "Workload variance (of busy time over its mean)",
             "Step on the cluster, predicted",
             "Training on the cluster, predicted",
-            "Training here, measured",
+            "Training and scoring here, measured",
             "Solver, of a step",
         ),
         tuple(groups),
     )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,5 +1,6 @@
 """The report's part on a validation: predictions of many plans beside their measurement."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from analysis.headline import Answer
 from analysis.plots.validation import validation_scatter
 from analysis.report_part import CERTAINTY, SAVING, Part
 from analysis.report_tables import (
+    Cell,
     Table,
     amount_cell,
     number_cell,
@@ -58,6 +60,7 @@ class ValidationFile(_Record):
     cluster: str
     agreement: dict[str, AgreementRecord]
     plans: list[dict[str, Any]] = Field(min_length=1)
+    baselines: list[dict[str, Any]]
     phases: list[PhaseRecord]
     provenance: dict[str, str | int | float]
 
@@ -71,18 +74,18 @@ def validation_part(folder: Path) -> Part | None:
     path = folder / VALIDATION
     if not path.exists():
         return None
-    file, table = _load(path)
+    file, table, baselines = _load(path)
     title = f"predictions for {file.cluster}, held against {file.device}"
     return Part(
         "validation",
         title,
         f"How well are steps of {len(table)} plans predicted on {file.device}?",
-        tuple(a for a in (_saving(file, table), _certainty(file, table)) if a),
+        tuple(a for a in (_saving(file, table, baselines), _certainty(file, table)) if a),
         provenance_table(title, file.provenance),
         {
             "device": file.device,
             "agreement": _agreement_table(file),
-            "plans": _plan_table(table),
+            "plans": _plan_table(table, baselines),
             "phases": _phase_table(file),
         },
         {
@@ -95,24 +98,26 @@ def validation_part(folder: Path) -> Part | None:
     )
 
 
-def _load(path: Path) -> tuple[ValidationFile, pd.DataFrame]:
+def _load(path: Path) -> tuple[ValidationFile, pd.DataFrame, pd.DataFrame]:
     try:
         file = ValidationFile.model_validate(read_json_object(path))
     except ValidationError as error:
         raise InputError(f"{path}: {describe_first_error(error)}") from None
-    table = pd.DataFrame(file.plans)
-    for column in [
-        "plan",
-        *(f"{side}_{q}" for q in QUANTITIES for side in ("predicted", "measured")),
-    ]:
+    return file, _table(path, "plans", file.plans), _table(path, "baselines", file.baselines)
+
+
+def _table(path: Path, name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    columns = ["plan", *(f"{side}_{q}" for q in QUANTITIES for side in ("predicted", "measured"))]
+    table = pd.DataFrame(rows, columns=None if rows else columns)
+    for column in columns:
         if column not in table or table[column].isna().any():
-            raise InputError(f"{path}: plans: a plan has no {column}")
-        if column != "plan" and not pd.api.types.is_numeric_dtype(table[column]):
-            raise InputError(f"{path}: plans: {column} is not a number in every plan")
-    return file, table
+            raise InputError(f"{path}: {name}: one has no {column}")
+        if column != "plan" and rows and not pd.api.types.is_numeric_dtype(table[column]):
+            raise InputError(f"{path}: {name}: {column} is not a number in every one")
+    return table
 
 
-def _saving(file: ValidationFile, table: pd.DataFrame) -> Answer | None:
+def _saving(file: ValidationFile, table: pd.DataFrame, baselines: pd.DataFrame) -> Answer | None:
     """Of the quickest plan that still trains something everywhere, measured."""
     rows = {str(row["plan"]): row for row in table.to_dict("records")}
     dense = rows.get(DENSE)
@@ -130,7 +135,13 @@ def _saving(file: ValidationFile, table: pd.DataFrame) -> Answer | None:
         f"up to {less_or_more(saved[0])} step time",
         f"measured on {file.device}: dense {quantity(dense_s, 's')}, plan “{quickest['plan']}” "
         f"{quantity(float(quickest['measured_step_s']), 's')}",
-        (f"Predicted for that plan: {less_or_more(saved[1])}.",),
+        (
+            f"Predicted for that plan: {less_or_more(saved[1])}.",
+            *(
+                f"Dense as {row['plan']}, measured: {quantity(float(row['measured_step_s']), 's')}."
+                for row in baselines.to_dict("records")
+            ),
+        ),
     )
 
 
@@ -179,25 +190,28 @@ def _agreement_table(file: ValidationFile) -> Table:
     )
 
 
-def _plan_table(table: pd.DataFrame) -> Table:
-    shown = [name for name in _TITLES if table[f"measured_{name}"].any()]
+def _plan_table(plans: pd.DataFrame, baselines: pd.DataFrame) -> Table:
+    shown = [name for name in _TITLES if plans[f"measured_{name}"].any()]
     columns = ["Plan"]
     for name in shown:
         title = _TITLES[name][0]
         columns += [f"{title}, predicted", f"{title}, measured", f"{title}, error"]
-    rows = []
-    for row in table.to_dict("records"):
-        cells = [text_cell(str(row["plan"]))]
-        for name in shown:
-            predicted, measured = float(row[f"predicted_{name}"]), float(row[f"measured_{name}"])
-            cells += [
-                amount_cell(predicted, _TITLES[name][1]),
-                amount_cell(measured, _TITLES[name][1]),
-            ]
-            error = predicted / measured - 1 if measured else None
-            cells.append(number_cell(error, signed_percent))
-        rows.append(tuple(cells))
-    return Table("Every plan, predicted beside measured", tuple(columns), (("", tuple(rows)),))
+    groups = [("Plans", tuple(_plan_row(row, shown) for row in plans.to_dict("records")))]
+    if len(baselines):
+        rows = tuple(_plan_row(row, shown) for row in baselines.to_dict("records"))
+        groups.append(("Dense steps to hold savings against", rows))
+    return Table("Every plan, predicted beside measured", tuple(columns), tuple(groups))
+
+
+def _plan_row(row: Mapping[Any, Any], shown: Sequence[str]) -> tuple[Cell, ...]:
+    cells = [text_cell(str(row["plan"]))]
+    for name in shown:
+        predicted, measured = float(row[f"predicted_{name}"]), float(row[f"measured_{name}"])
+        unit = _TITLES[name][1]
+        cells += [amount_cell(predicted, unit), amount_cell(measured, unit)]
+        error = predicted / measured - 1 if measured else None
+        cells.append(number_cell(error, signed_percent))
+    return tuple(cells)
 
 
 def _phase_table(file: ValidationFile) -> Table:

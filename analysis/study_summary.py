@@ -128,21 +128,31 @@ def _first(x: pd.Series, y: pd.Series, level: float) -> float:
     return float(xs[i - 1] + part * (xs[i] - xs[i - 1]))
 
 
-def write_summary(out: Path) -> pd.DataFrame:
-    """Write ``summary.csv``, ``summary.md`` and the plots of a study's folder; the table."""
+def load_results(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs and curves of a study's folder; ``measured_s`` of the curves includes scoring.
+
+    Raises:
+        InputError: a file is missing or damaged, or no run has an accuracy.
+    """
     runs = load_table(out / RUNS, [*GROUP, "seed"])
     if "top1" not in runs:
         why = f": {runs['note'].iloc[0]}" if "note" in runs else ""
         raise InputError(f"{out / RUNS}: no run has an accuracy{why}")
     runs = load_table(out / RUNS, [*GROUP, "key", "seed", "top1", *SPENT, *SAVED])
-    table = summary_table(runs)
     known = [column for column in PLOTS if column != "measured_s"]
     columns = [*GROUP, "key", "epoch", "top1", "measured_train_s", *known]
     curves = load_table(out / CURVES, columns)
+    scoring_s = runs.drop_duplicates("key").set_index("key")["measured_scoring_s"]
+    curves["measured_s"] = curves["measured_train_s"] + scoring_s.reindex(curves["key"]).to_numpy()
+    return runs, curves
+
+
+def write_summary(out: Path) -> pd.DataFrame:
+    """Write ``summary.csv``, ``summary.md`` and the plots of a study's folder; the table."""
+    runs, curves = load_results(out)
+    table = summary_table(runs)
     write_text(out / "summary.csv", table.to_csv(index=False))
     write_text(out / "summary.md", markdown(table))
-    scoring_s = runs.set_index("key")["measured_scoring_s"]
-    curves["measured_s"] = curves["measured_train_s"] + scoring_s.reindex(curves["key"]).to_numpy()
     for cluster, own in curves.groupby("cluster", sort=False):
         for column, name in PLOTS.items():
             save_both(accuracy_against(own, column), out, f"{name}_{cluster}")

@@ -1,4 +1,4 @@
-"""``d2ft report``: one HTML file from a run directory."""
+"""``d2ft report``: one HTML file from whatever results a folder holds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +10,20 @@ from analysis import options
 
 def run(
     run_dir: Annotated[
-        Path, typer.Argument(metavar="RUN_DIR", help="A folder that 'd2ft demo' wrote.")
+        Path,
+        typer.Argument(
+            metavar="RUN_DIR", help="A folder with results of demo, plan, validate or study."
+        ),
     ],
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Make the report of a run again: report.html, self-contained, and its pictures."""
+    """Make one page of whatever results a folder holds: report.html and its pictures.
+
+    Results of 'd2ft validate' or 'd2ft study' are also looked for in RUN_DIR/validate and
+    RUN_DIR/study. The page is self-contained; what is not in the folder is said, with the command
+    that would add it.
+    """
     from analysis.output import print_json
     from analysis.report import write_report
     from d2ft_sched.provenance import provenance

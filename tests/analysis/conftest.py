@@ -1,18 +1,19 @@
 """A run directory whose plan, solvers and simulations are real and whose measurements are given."""
 
+import json
 import math
-import sys
-from collections.abc import Callable
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import cli
 from analysis.report import write_report
 from analysis.run_dir import Run, save_run
 from analysis.run_records import MeasurementFile, PredictionFile
+from analysis.study_summary import SAVED, SPENT
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
@@ -164,17 +165,77 @@ def report_dir(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _validated(name: str, predicted_s: float, measured_s: float) -> dict[str, Any]:
+    values: dict[str, Any] = {"plan": name, "step_spread_s": 0.01}
+    for quantity_name, predicted, measured in (
+        ("step_s", predicted_s, measured_s), ("flops", 1e9, 1e9), ("bytes", 0.0, 0.0),
+        ("peak_memory_bytes", 2e8, 1.9e8),
+    ):  # fmt: skip
+        values[f"predicted_{quantity_name}"] = predicted
+        values[f"measured_{quantity_name}"] = measured
+        values[f"error_{quantity_name}"] = predicted / measured - 1 if measured else 0.0
+    return values
+
+
 @pytest.fixture
-def d2ft(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process; gives exit code, standard output, standard error."""
+def validation() -> dict[str, Any]:
+    """``validation.json`` of four plans, with given measurements."""
+    return {
+        "device": "four threads & no GPU",
+        "cluster": "this-device",
+        "agreement": {
+            "step_s": {"mean": 0.03, "largest": 0.11, "worst_plan": "dp, 0.6", "kendall_tau": 0.91},
+            "flops": {"mean": 0.0, "largest": 0.0, "worst_plan": "dense", "kendall_tau": None},
+        },
+        "plans": [
+            _validated("dense", 1.0, 1.1), _validated("all SHORTCUT", 0.1, 0.1),
+            _validated("dp, 0.6", 0.6, 0.55),
+        ],
+        "baselines": [_validated("untouched model", 1.0, 1.2)],
+        "phases": [
+            {"plan": "dense", "phase": "forward", "predicted_s": 0.3, "measured_s": 0.32,
+             "error_of_step": -0.018},
+        ],
+        "provenance": {"seed": 3, "d2ft_version": "0.1.0"},
+    }  # fmt: skip
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d2ft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
 
-    return call
+METHODS = {
+    "dense": ("dense", 0.70, 9.0),
+    "d2ft": ("60 % compute", 0.69, 5.0),
+    "random": ("60 % compute", 0.52, 5.0),
+}
+"""Of a study: budget, top-1 and predicted seconds."""
+
+
+@pytest.fixture
+def study_results(tmp_path: Path) -> Path:
+    """A folder as 'd2ft study' writes it: two clusters, two seeds, given accuracies."""
+    runs, curves = [], []
+    for cluster, seed in ((c, s) for c in ("one slow", "mix") for s in (0, 1)):
+        for method, (budget, top1, seconds) in METHODS.items():
+            head = {"cluster": cluster, "budget": budget, "method": method, "seed": seed}
+            head["key"] = f"{cluster}{seed}{method}"
+            row = dict.fromkeys((*SAVED, *SPENT), 0.5) | {"top1": top1 + 0.02 * seed, "note": ""}
+            runs.append(head | row | {"simulated_total_s": seconds})
+            for epoch in (0, 1, 2):
+                spent = {"compute_fraction": epoch / 2, "simulated_s": seconds * epoch / 2}
+                spent["measured_train_s"] = 3 * spent["simulated_s"]
+                curves.append(head | {"epoch": epoch, "top1": top1 * (1 + epoch) / 3} | spent)
+    runs.append(head | {"key": "x", "method": "too tight", "note": "not one micro-batch is done"})
+    folder = tmp_path / "study_results"
+    folder.mkdir()
+    pd.DataFrame(runs).to_csv(folder / "runs.csv", index=False)
+    pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
+    facts = provenance(0, ["d2ft", "study"], study="small & quick")
+    (folder / "provenance.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture
+def full_report(run_dir: Path, validation: dict[str, Any], study_results: Path) -> Path:
+    """The report of a folder with a demo, a validation and a study."""
+    (run_dir / "validate").mkdir()
+    (run_dir / "validate" / "validation.json").write_text(json.dumps(validation))
+    shutil.copytree(study_results, run_dir / "study")
+    return write_report(run_dir)

@@ -65,13 +65,17 @@ def _open(page: Path, profile: Path, width: int) -> tuple[dict[str, Any], list[s
     return json.loads(html.unescape(seen[1])), console
 
 
+def _with_script(html: str, script: str, folder: Path) -> Path:
+    page = folder / "clicked.html"
+    run = f"<script>window.addEventListener('load', () => {{{script}}});</script></body>"
+    page.write_text(html.replace("</body>", run))
+    return page
+
+
 @pytest.mark.parametrize("width", [1280, 500])
 def test_the_report_works_in_a_browser(report_dir: Path, tmp_path: Path, width: int) -> None:
-    page = report_dir / "report.html"
-    clicked = tmp_path / "clicked.html"
-    script = f"<script>window.addEventListener('load', () => {{{CLICKS}}});</script></body>"
-    clicked.write_text(page.read_text(encoding="utf-8").replace("</body>", script))
-    seen, console = _open(clicked, tmp_path / "profile", width)
+    html = (report_dir / "report.html").read_text(encoding="utf-8")
+    seen, console = _open(_with_script(html, CLICKS, tmp_path), tmp_path / "profile", width)
     assert console == []
     assert seen["ascending"] == sorted(seen["ascending"])
     assert seen["sort"] == "ascending"
@@ -83,3 +87,51 @@ def test_the_report_works_in_a_browser(report_dir: Path, tmp_path: Path, width: 
     assert seen["closed"]
     assert seen["images"]
     assert seen["overflow"] <= 0
+
+
+ALL_TABLES = """
+const seen = {bad: [], tables: 0, zoomable: 0};
+for (const table of document.querySelectorAll("table.sortable")) {
+  seen.tables += 1;
+  const count = () => [...table.tBodies].map((body) => body.rows.length).join();
+  const before = count();
+  table.querySelectorAll("thead button").forEach((button) => { button.click(); button.click(); });
+  if (count() !== before) seen.bad.push(table.ariaLabel);
+}
+for (const button of document.querySelectorAll(".enlarge")) {
+  button.click();
+  const shown = document.querySelector("#viewer .stage img");
+  if (shown.src === button.querySelector("img").src) seen.zoomable += 1;
+  document.querySelector("[data-close]").click();
+}
+const summary = document.getElementById("summary").getBoundingClientRect();
+seen.first_screen = summary.top;
+seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.body.dataset.seen = JSON.stringify(seen);
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_report_of_everything_works_too(full_report: Path, tmp_path: Path, width: int) -> None:
+    html = full_report.read_text(encoding="utf-8")
+    seen, console = _open(_with_script(html, ALL_TABLES, tmp_path), tmp_path / "profile", width)
+    assert console == []
+    assert seen["bad"] == []
+    assert seen["tables"] == html.count('class="sortable"')
+    assert seen["zoomable"] == html.count('class="enlarge"') == 14
+    assert seen["first_screen"] < 900
+    assert seen["overflow"] <= 0
+
+
+def test_it_prints(full_report: Path, tmp_path: Path) -> None:
+    pdf = tmp_path / "report.pdf"
+    subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer",
+            f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={pdf}",
+            full_report.as_uri(),
+        ],
+        capture_output=True, timeout=120, check=True, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf.read_bytes())) >= 4
