@@ -28,6 +28,7 @@ from runtime.data.load import load_data
 from runtime.data.minibatches import draw_minibatches
 from runtime.device import autocast_dtype, device_name
 from runtime.finetune import training_minibatches
+from runtime.lora import add_adapters
 from runtime.models import build_model, shape_of
 from runtime.rank_model import read_rank_model, scatter_rank_model
 from runtime.rank_part import RankPart, build_on_meta, testing_owners, training_owners
@@ -70,8 +71,11 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     check_schedule_options(request)
     plan = request.plan
     num_devices = len(plan.cluster.devices)
-    if plan.workload.lora is not None:
-        raise InputError("the plan is for LoRA; fine-tuning cannot train adapters yet")
+    if plan.workload.lora is not None and ranks.num_ranks > 1:
+        raise InputError(
+            "the plan trains adapters (LoRA), which ranks cannot yet: run it without torchrun, or "
+            "make it without --lora-rank"
+        )
     if ranks.num_ranks not in (1, num_devices):
         raise InputError(
             f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "
@@ -125,6 +129,8 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         is_whole = ranks.num_ranks == 1 or (ranks.rank == 0 and not found)
         model = build() if is_whole else build_on_meta(build)
     _check_same_model(plan, shape_of(model))
+    if plan.workload.lora is not None:
+        add_adapters(model, plan.workload.lora, request.seed)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
     return _Inputs(found, settings, image_size, data, minibatches, model)
 
@@ -229,9 +235,12 @@ def _lasting_settings(
     request: FineTuneRequest, settings: FineTuneSettings, data: Dataset, image_size: int
 ) -> dict[str, Setting]:
     """What must not change while a training lasts; plan, placement and devices may."""
+    lora = request.plan.workload.lora
     return {
         "model": request.plan.workload.shape.name,
         "optimizer": request.plan.workload.optimizer,
+        "lora_rank": lora.rank if lora else None,
+        "lora_alpha": lora.alpha if lora else None,
         "minibatch_samples": int(request.plan.workload.samples.sum()),
         "data": data.name,
         "num_train": len(data.train),

@@ -21,7 +21,6 @@ from analysis.progress import TerminalProgress
 from analysis.training_run import CheckpointPolicy, Outcome, follow
 from d2ft_sched.atomic_write import write_text
 from runtime.agreement import together
-from runtime.checkpoint import MODEL
 from runtime.device import keep_freed_memory
 from runtime.finetune import train
 from runtime.ranks import Ranks, close_ranks, init_ranks
@@ -44,7 +43,7 @@ class FineTuneResult:
 
 
 def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress) -> FineTuneResult:
-    """Train, write ``metrics.jsonl``, checkpoints, ``provenance.json`` and ``model.safetensors``.
+    """Train, write ``metrics.jsonl``, checkpoints, ``provenance.json`` and what was trained.
 
     Under torchrun every rank calls this and holds its part of the plan; otherwise all subnets are
     here. SIGINT and SIGTERM let the running step end, and leave a checkpoint.
@@ -104,7 +103,7 @@ def _run(
             events, job.trainer, job.state, policy, on_event, begun_with, ranks, job.replanner
         )
     if outcome.signal is None:
-        job.trainer.save_model(out / MODEL)
+        job.trainer.save_result(out)
         if is_first:
             write_text(out / "provenance.json", json.dumps(facts, indent=1) + "\n")
     if metrics is None:

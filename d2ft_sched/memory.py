@@ -58,7 +58,7 @@ def device_memory(
     activations = np.zeros(placement.num_devices)
     workspace = np.zeros(placement.num_devices)
     exchange_buffers = np.zeros(placement.num_devices)
-    largest = parameters.copy()
+    largest = gradients.copy()
     gradients_before = np.zeros_like(block_gradients)
     for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
@@ -67,15 +67,16 @@ def device_memory(
         kept = _kept_per_block(workload, placement, in_wave, exchange, microbatches)
         kept_up_to = np.cumsum(kept, axis=0)
         owned = _owned_bytes(workload, placement, microbatches)
+        last_norm = (2 if workload.lora is None or gradients_made.any() else 1) * owned
         forward, backward = _workspace_per_block(workload, placement, in_wave, owned, microbatches)
 
         before = gradients_before.sum(axis=0) + (trunk_gradients if wave > 0 else 0)
         in_forward = before + (kept_up_to + forward).max(axis=0)
         new = np.where(gradients_before > 0, 0, gradients_made)
         in_addition = np.cumsum(new[::-1], axis=0)[::-1] + (gradients_made - new)
-        in_backward = before + 2 * owned + (kept_up_to + backward + in_addition).max(axis=0)
+        in_backward = before + last_norm + (kept_up_to + backward + in_addition).max(axis=0)
         largest = np.maximum(largest, np.maximum(in_forward, in_backward))
-        activations = np.maximum(activations, kept_up_to[-1] + 2 * owned)
+        activations = np.maximum(activations, kept_up_to[-1] + last_norm)
         workspace = np.maximum(workspace, np.maximum(forward, backward).max(axis=0))
         exchange_buffers = np.maximum(exchange_buffers, _exchange_buffers(exchange))
         gradients_before = np.maximum(gradients_before, gradients_made)

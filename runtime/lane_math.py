@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from runtime.lane_slices import LaneSlice, SublayerLanes, Units
+from runtime.lane_slices import LaneSlice, Run, SublayerLanes, Units
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -63,6 +63,20 @@ def add_product_of_own(
     """``out = y @ matrix`` on the group's tokens, added to what `out` holds if `keep`."""
     for of_all, of_own in group.token_runs:
         add_product(out_all[of_all], y_own[of_own], matrix, keep=keep)
+
+
+def add_product_on_runs(
+    out_all: Tensor, x_all: Tensor, matrix: Tensor, runs: tuple[Run, ...], *, keep: bool = True
+) -> None:
+    """``out = x @ matrix`` on some runs of tokens, added to what `out` holds if `keep`."""
+    for start, stop in runs:
+        add_product(out_all[start:stop], x_all[start:stop], matrix, keep=keep)
+
+
+def add_product_of_all(y_own: Tensor, x_all: Tensor, matrix: Tensor, group: LaneSlice) -> None:
+    """Add ``x @ matrix`` of the group's tokens to `y`, ``[own T, matrix.shape[1]]``."""
+    for of_all, of_own in group.token_runs:
+        add_product(y_own[of_own], x_all[of_all], matrix)
 
 
 def add_input_weight_gradient(

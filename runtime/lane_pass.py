@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.lane_adapters import AdapterSums
 from runtime.lane_math import (
     add_input_weight_gradient,
     add_output_weight_gradient,
@@ -102,6 +103,7 @@ def lanes_forward(
     num_tokens: int,
     key_mask: Tensor | None,
     out: Tensor,
+    adapters: AdapterSums | None = None,
 ) -> list[CoreGraph]:
     """Add the results of all groups to `out`; what the FULL ones keep for backward.
 
@@ -113,12 +115,16 @@ def lanes_forward(
         num_tokens: N.
         key_mask: which tokens attention may look at, bool ``[B, N]``; None for all.
         out: ``[T, D]`` of the type of `x`.
+        adapters: begun with `x`; filled for backward.
     """
     linears = linears.to(x.dtype)
-    run = partial(_forward, x, linears, core)
+    run = partial(_forward, x, linears, core, adapters)
     for group in lanes.forward_only:
         run(group, num_tokens, key_mask, out, keep_graph=False)
-    return [run(group, num_tokens, key_mask, out, keep_graph=True) for group in lanes.full]
+    graphs = [run(group, num_tokens, key_mask, out, keep_graph=True) for group in lanes.full]
+    if adapters is not None:
+        adapters.finish(out)
+    return graphs
 
 
 @torch.no_grad()
@@ -176,6 +182,7 @@ def _forward(
     x: Tensor,
     linears: Linears,
     core: Core,
+    adapters: AdapterSums | None,
     group: LaneSlice,
     num_tokens: int,
     key_mask: Tensor | None,
@@ -187,11 +194,16 @@ def _forward(
     rows = group.rows.take(linears.weight_in, 0)
     bias = None if linears.bias_in is None else group.rows.take(linears.bias_in, 0)
     projected = product_of_all(x, rows.t(), group, bias)
+    if adapters is not None:
+        adapters.add_to_projected(projected, group)
     projected = projected.view(group.num_samples, num_tokens, -1).requires_grad_(keep_graph)
     if key_mask is not None:
         key_mask = group.of_samples(key_mask, num_tokens)
     with torch.set_grad_enabled(keep_graph):
         result = core(projected, key_mask)
     columns = group.columns.take(linears.weight_out, 1)
-    add_product_of_own(out, result.detach().flatten(0, 1), columns.t(), group)
+    own_result = result.detach().flatten(0, 1)
+    add_product_of_own(out, own_result, columns.t(), group)
+    if adapters is not None:
+        adapters.add_result(own_result, group, is_full=keep_graph)
     return CoreGraph(projected, result)

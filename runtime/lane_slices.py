@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2ft_sched.input_gradients import needs_input_gradient
 from d2ft_sched.lanes import LaneGroup, lane_groups
 from d2ft_sched.operations import Operation
 from d2ft_sched.schedule import check_schedule
@@ -81,6 +82,7 @@ class LaneSlice:
         rows: the group's rows of the input weight: queries, keys and values of its heads, or its
             hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
+        tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
         gradient_scale: what the gradient of its result is multiplied by, per column or for all;
             None for 1.
         watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
@@ -90,6 +92,7 @@ class LaneSlice:
     tokens: tuple[Run, ...]
     rows: Units
     columns: Units
+    tokens_with_dx: tuple[Run, ...]
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
 
@@ -100,6 +103,16 @@ class LaneSlice:
         for start, stop in self.tokens:
             pairs.append((slice(start, stop), slice(offset, offset + stop - start)))
             offset += stop - start
+        return tuple(pairs)
+
+    @cached_property
+    def dx_runs(self) -> tuple[tuple[slice, slice], ...]:
+        """The runs of `tokens_with_dx`, as `token_runs`."""
+        pairs = []
+        for start, stop in self.tokens_with_dx:
+            of_all, of_own = next(p for p in self.token_runs if p[0].start <= start < p[0].stop)
+            first = of_own.start + start - of_all.start
+            pairs.append((slice(start, stop), slice(first, first + stop - start)))
         return tuple(pairs)
 
     def of_samples(self, values: Tensor, num_tokens: int) -> Tensor:
@@ -117,12 +130,18 @@ class SublayerLanes:
         forward_only: groups that run without autograd.
         full_is_disjoint: whether no token is in two of the `full` groups.
         tokens_without_full: runs of tokens that are in none of them.
+        tokens_with_full: runs of the others.
+        tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
+        tokens_active: runs of tokens in any group.
     """
 
     full: tuple[LaneSlice, ...]
     forward_only: tuple[LaneSlice, ...]
     full_is_disjoint: bool
     tokens_without_full: tuple[Run, ...]
+    tokens_with_full: tuple[Run, ...]
+    tokens_with_dx: tuple[Run, ...]
+    tokens_active: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
@@ -177,7 +196,7 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
             f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
         )
     bounds = np.concatenate([[0], np.cumsum(workload.samples)])
-    units = all_units(workload)
+    units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
     waves = []
     for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
         first, stop = int(bounds[microbatches[0]]), int(bounds[microbatches[-1] + 1])
@@ -188,6 +207,7 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
                 bounds[:-1] - first,
                 stop - first,
                 units,
+                needs_dx[block],
             )
             for block in range(workload.shape.num_blocks)
         )
@@ -201,6 +221,7 @@ def block_lanes(
     first_sample: np.ndarray,
     num_samples: int,
     held: HeldUnits,
+    needs_dx: np.ndarray,
 ) -> BlockLanes:
     """The lane groups of one block as slices of the weights held and of the samples of a pass.
 
@@ -211,39 +232,45 @@ def block_lanes(
             those of micro-batches of `groups` count.
         num_samples: of the pass.
         held: heads and hidden units that the weights have.
+        needs_dx: whose gradient goes on, bool ``[2 sublayers, num_microbatches]``.
     """
     partition, head_dim = workload.partition, workload.shape.head_dim
     num_tokens = num_samples * workload.shape.num_tokens
     attention, mlp = [], []
     for group in groups:
         members = [partition.subnets[s] for s in group.subnets]
-        samples = np.sort(
-            np.concatenate(
-                [first_sample[i] + np.arange(workload.samples[i]) for i in group.microbatches]
-            )
-        )
+        microbatches = np.array(group.microbatches)
+        samples = _samples_of(workload, first_sample, microbatches)
         tokens = _token_runs(samples, workload.shape.num_tokens)
+        with_dx = [
+            _token_runs(
+                _samples_of(workload, first_sample, microbatches[needed[microbatches]]),
+                workload.shape.num_tokens,
+            )
+            for needed in needs_dx
+        ]
         heads = np.array([head for m in members for head in m.heads], dtype=np.int64)
         heads = np.searchsorted(held.heads, np.sort(heads))
         channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
         if len(channels):
             columns = _units(channels, len(held.heads) * head_dim)
-            lane = LaneSlice(len(samples), tokens, replace(columns, num_parts=3), columns)
+            rows = replace(columns, num_parts=3)
+            lane = LaneSlice(len(samples), tokens, rows, columns, with_dx[0])
             attention.append((group.operation, lane))
         hidden = np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
         hidden = np.searchsorted(held.hidden, np.sort(hidden))
         if len(hidden):
             units = _units(hidden, len(held.hidden))
-            mlp.append((group.operation, LaneSlice(len(samples), tokens, units, units)))
+            lane = LaneSlice(len(samples), tokens, units, units, with_dx[1])
+            mlp.append((group.operation, lane))
     return BlockLanes(_sublayer(attention, num_tokens), _sublayer(mlp, num_tokens))
 
 
 def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) -> SublayerLanes:
     full = tuple(lane for operation, lane in groups if operation == Operation.FULL)
-    num_full_groups = np.zeros(num_tokens, dtype=int)
-    for lane in full:
-        for start, stop in lane.tokens:
-            num_full_groups[start:stop] += 1
+    num_full_groups = _num_covering(num_tokens, [lane.tokens for lane in full])
+    num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in full])
+    num_groups = _num_covering(num_tokens, [lane.tokens for _, lane in groups])
     return SublayerLanes(
         full=full,
         forward_only=tuple(
@@ -251,7 +278,27 @@ def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) ->
         ),
         full_is_disjoint=bool((num_full_groups <= 1).all()),
         tokens_without_full=index_runs(np.flatnonzero(num_full_groups == 0)),
+        tokens_with_full=index_runs(np.flatnonzero(num_full_groups)),
+        tokens_with_dx=index_runs(np.flatnonzero(num_with_dx)),
+        tokens_active=index_runs(np.flatnonzero(num_groups)),
     )
+
+
+def _num_covering(num_tokens: int, runs_of: Sequence[tuple[Run, ...]]) -> np.ndarray:
+    """How many of several sets of tokens each token is in, int ``[num_tokens]``."""
+    number = np.zeros(num_tokens, dtype=int)
+    for runs in runs_of:
+        for start, stop in runs:
+            number[start:stop] += 1
+    return number
+
+
+def _samples_of(
+    workload: Workload, first_sample: np.ndarray, microbatches: np.ndarray
+) -> np.ndarray:
+    """Samples of some micro-batches, int, sorted."""
+    parts = [first_sample[i] + np.arange(workload.samples[i]) for i in microbatches]
+    return np.sort(np.concatenate(parts)) if parts else np.array([], dtype=np.int64)
 
 
 def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:

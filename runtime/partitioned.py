@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.adapted_lanes import AdaptedMaps, adapted_lanes
 from runtime.device import Stopwatch
 from runtime.families.registry import family_of
 from runtime.families.sublayer import Sublayer
@@ -36,7 +37,8 @@ def forward_backward(
     """Run one mini-batch and add its gradients to those of the parameters.
 
     The loss is the mean cross-entropy of the mini-batch, whatever the waves. Parameters that no
-    micro-batch trains get zeros, so that the optimizer treats them as in any other step.
+    micro-batch trains get zeros, unless they are frozen, so that the optimizer treats them as in
+    any other step.
 
     Args:
         model: one that `runtime.models.check_supported` accepts.
@@ -94,5 +96,9 @@ def run_lanes(
 ) -> Tensor:
     """`sublayer_lanes` of a sub-layer that is whole on this device, ``[B, N, D]``."""
     linears, bias_out = sublayer.linears(), sublayer.bias_out
+    adapters = sublayer.adapters()
+    if adapters is not None:
+        maps = AdaptedMaps(linears, bias_out, sublayer.core)
+        return adapted_lanes(x, maps, adapters, lanes, key_mask)
     weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
     return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)

@@ -143,6 +143,9 @@ class RankPart:
             for _ in self._whole_tensors():
                 pass
 
+    def save_result(self, folder: Path) -> None:
+        self.save_model(folder / MODEL)
+
     def save_state(self, folder: Path) -> tuple[str, ...]:
         self.save_model(folder / MODEL)
         ranks = self._model.ranks

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.exchange import DIRECTIONS, plan_exchange
+from d2ft_sched.input_gradients import needs_input_gradient
 from d2ft_sched.lanes import lane_groups
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
@@ -151,6 +152,7 @@ def _rank_wave(
     foreign = microbatches[owner[microbatches] != rank]
     foreign = foreign[np.argsort(owner[foreign], kind="stable")]
     held = np.array(placement.subnet_device) == rank
+    needs_dx = needs_input_gradient(workload, schedule)
     num_own = int(workload.samples[own].sum())
     first_of_all = np.cumsum(workload.samples) - workload.samples
 
@@ -168,7 +170,9 @@ def _rank_wave(
         groups = lane_groups(workload.partition, schedule, block, held, microbatches)
         blocks.append(
             RankBlock(
-                lanes=block_lanes(workload, groups, first_sample, int(counts.sum()), block_units),
+                lanes=block_lanes(
+                    workload, groups, first_sample, int(counts.sum()), block_units, needs_dx[block]
+                ),
                 lane_tokens=_joined_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),

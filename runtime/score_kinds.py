@@ -45,14 +45,17 @@ class ScoreKind:
 def fisher(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
     """Squared norm of the gradient of a sample's loss with respect to the subnet's parameters.
 
+    Those that train: with adapters its rows and columns of them, without what its block shares.
     The mean over samples is the trace of the empirical Fisher information. Norms of per-sample
     weight gradients come from Gram matrices over tokens (arXiv 1510.01799, 2110.05679).
     """
     own = _columns(subnet.heads, head_dim)
     rows = torch.cat([own + k * trace.heads_out.x.shape[-1] for k in range(3)])
     units = slice(subnet.hidden_start, subnet.hidden_stop)
-    total = _rows_and_bias(trace.heads_in, rows) + _weight_columns(trace.heads_out, own)
-    return total + _rows_and_bias(trace.hidden_in, units) + _weight_columns(trace.hidden_out, units)
+    heads = _rows_and_bias(trace.heads_in.trained_rows, rows)
+    heads = heads + _weight_columns(trace.heads_out.trained_columns, own)
+    hidden = _rows_and_bias(trace.hidden_in.trained_rows, units)
+    return heads + hidden + _weight_columns(trace.hidden_out.trained_columns, units)
 
 
 def gradient_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
@@ -106,7 +109,7 @@ def fisher_of_microbatches(
     for part, targets in zip(inputs.split(sizes), labels.split(sizes), strict=True):
         model.zero_grad()
         F.cross_entropy(model(part), targets).backward()
-        columns.append(sum_per_subnet(model, workload, _squared_gradient))
+        columns.append(sum_per_subnet(model, workload, _squared_gradient, trained=True))
     model.zero_grad()
     return np.stack(columns, axis=1)
 
@@ -150,16 +153,26 @@ def register_score(name: str, kind: ScoreKind) -> None:
 
 
 def sum_per_subnet(
-    model: nn.Module, workload: Workload, of: Callable[[Tensor], Tensor]
+    model: nn.Module, workload: Workload, of: Callable[[Tensor], Tensor], *, trained: bool = False
 ) -> np.ndarray:
-    """Sum of ``of(parameter)`` over every subnet's part of each parameter, ``[num_subnets]``."""
+    """Sum of ``of(parameter)`` over every subnet's part of each parameter, ``[num_subnets]``.
+
+    Args:
+        model: with or without adapters.
+        workload: subnets.
+        of: from a parameter to values of its shape.
+        trained: whether the parameters are those that train, adapters where there are any; else
+            those of the maps themselves.
+    """
     num_heads = workload.shape.num_heads
     per_head, per_unit = [], []
     for attention, mlp in family_of(model).blocks(model):
-        heads = of(attention.map_out.weight).unflatten(1, (num_heads, -1)).sum((0, 2))
-        heads = heads + _sum_of_rows(attention, of).unflatten(0, (3, num_heads, -1)).sum((0, 2))
-        per_head.append(heads)
-        per_unit.append(_sum_of_rows(mlp, of) + of(mlp.map_out.weight).sum(0))
+        (rows, columns), (hidden_rows, hidden_columns) = (
+            _sums_of_units(sublayer, of, trained) for sublayer in (attention, mlp)
+        )
+        heads = columns.unflatten(0, (num_heads, -1)).sum(1)
+        per_head.append(heads + rows.unflatten(0, (3, num_heads, -1)).sum((0, 2)))
+        per_unit.append(hidden_rows + hidden_columns)
     head_sums = torch.stack(per_head).double().cpu().numpy()
     unit_sums = torch.stack(per_unit).double().cpu().numpy()
     return np.array(
@@ -171,13 +184,19 @@ def sum_per_subnet(
     )
 
 
-def _sum_of_rows(sublayer: Sublayer, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sum of ``of(parameter)`` over each row of the maps in, bias included, ``[rows]``."""
+def _sums_of_units(
+    sublayer: Sublayer, of: Callable[[Tensor], Tensor], trained: bool
+) -> tuple[Tensor, Tensor]:
+    """Sum of ``of(parameter)`` over each row of the maps in, bias included, and over each column
+    of the map out; ``[rows]`` and ``[columns]``."""
+    adapters = sublayer.adapters()
+    if trained and adapters is not None:
+        return of(adapters.up_in).sum(1), of(adapters.down_out).sum(0)
     parts = []
     for linear in sublayer.maps_in:
         rows = of(linear.weight).sum(1)
         parts.append(rows if linear.bias is None else rows + of(linear.bias))
-    return torch.cat(parts)
+    return torch.cat(parts), of(sublayer.map_out.weight).sum(0)
 
 
 def _squared_gradient(parameter: Tensor) -> Tensor:

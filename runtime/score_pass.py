@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.families.registry import family_of
+from runtime.low_rank import LowRank, low_rank_of
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,30 @@ class LinearTrace:
             pass without backward.
         grad_x: the same with respect to the input, where it was asked for.
         has_bias: whether a bias was added.
+        adapter: what trains in place of the map itself, if it has one.
     """
 
     x: Tensor
     grad_out: Tensor | None = None
     grad_x: Tensor | None = None
     has_bias: bool = True
+    adapter: LowRank | None = None
+
+    @cached_property
+    def trained_rows(self) -> "LinearTrace":
+        """What the parameters of the outputs saw that train: the map's own, or B of an adapter."""
+        if self.adapter is None:
+            return self
+        low = self.adapter.scale * (self.x @ self.adapter.down.detach().t())
+        return LinearTrace(low, self.grad_out, has_bias=False)
+
+    @cached_property
+    def trained_columns(self) -> "LinearTrace":
+        """What the parameters of the inputs saw that train: the map's own, or A of an adapter."""
+        if self.adapter is None or self.grad_out is None:
+            return self
+        low = self.adapter.scale * (self.grad_out @ self.adapter.up.detach())
+        return LinearTrace(self.x, low, has_bias=False)
 
     @cached_property
     def gram_x(self) -> Tensor:
@@ -83,8 +102,8 @@ def trace_blocks(
         model.train(was_training)
 
 
-_Seen = tuple[Tensor, Tensor, bool]
-"""Input and output of a linear map, and whether it has a bias."""
+_Seen = tuple[Tensor, Tensor, nn.Linear]
+"""Input and output of a linear map, and the map."""
 
 _Records = list[dict[str, list[_Seen]]]
 """Of every block, by the names of `BlockTrace`: what the maps that stand side by side saw."""
@@ -111,7 +130,7 @@ def _recorded(model: nn.Module) -> Iterator[_Records]:
 
 def _keep(seen: list[_Seen]) -> Any:
     def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((inputs[0], output, module.bias is not None))
+        seen.append((inputs[0], output, module))
 
     return hook
 
@@ -131,11 +150,12 @@ def _traces(records: _Records, grads: Mapping[int, Tensor]) -> list[BlockTrace]:
 
 
 def _trace(seen: list[_Seen], grads: Mapping[int, Tensor]) -> LinearTrace:
-    x, _, has_bias = seen[0]
+    x, _, linear = seen[0]
     grads_out = [grads[id(output)] for _, output, _ in seen] if grads else []
     return LinearTrace(
         x.detach(),
         torch.cat(grads_out, -1) if len(grads_out) > 1 else next(iter(grads_out), None),
         grads.get(id(x)),
-        has_bias,
+        linear.bias is not None,
+        low_rank_of(linear),
     )

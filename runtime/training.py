@@ -231,6 +231,10 @@ class Trainer(Protocol):
         """Write all parameters as one safetensors file in the model's own layout, atomically."""
         ...
 
+    def save_result(self, folder: Path) -> None:
+        """Write what was trained: all parameters, or adapters in the format of `peft`."""
+        ...
+
     def save_state(self, folder: Path) -> tuple[str, ...]:
         """Write parameters and optimizer state; the names of the files that this rank wrote."""
         ...

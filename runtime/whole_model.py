@@ -18,6 +18,7 @@ from runtime.device import Stopwatch, autocast, synchronize
 from runtime.families.registry import family_of
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
+from runtime.lora import ADAPTER, has_adapters, save_adapter
 from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
 from runtime.optimizers import create_optimizer, set_learning_rate
 from runtime.partitioned import forward_backward
@@ -90,6 +91,12 @@ class WholeModel:
 
     def save_model(self, path: Path) -> None:
         save_weights(self._model, path)
+
+    def save_result(self, folder: Path) -> None:
+        if has_adapters(self._model):
+            save_adapter(self._model, folder / ADAPTER)
+        else:
+            self.save_model(folder / MODEL)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
         self.save_model(folder / MODEL)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from runtime.lane_adapters import Adapters
 from runtime.lane_pass import Core, Linears
+from runtime.low_rank import low_rank_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,13 @@ class Sublayer:
             None if biases[0] is None else _stacked(biases),
             self.map_out.weight,
         )
+
+    def adapters(self) -> Adapters | None:
+        """The low-rank factors held, of maps that `peft` has wrapped; None if it has not."""
+        of_in, of_out = low_rank_of(self.maps_in[0]), low_rank_of(self.map_out)
+        if of_in is None or of_out is None:
+            return None
+        return Adapters(of_in.down, of_in.up, of_out.down, of_out.up, of_in.scale)
 
     def parameters(self) -> list[nn.Parameter]:
         """Those of the maps, the output bias included."""

@@ -1,0 +1,97 @@
+"""Low-rank adapters (LoRA) of a sub-layer's two linear maps, and what lane groups share of them.
+
+To a map in, ``x W^T``, an adapter adds ``scale (x A^T) B^T``; to a map out the same. Heads and
+hidden units have their rows of the first B and their columns of the second A; the first A and the
+second B are the block's. So ``x A^T`` of the map in is computed once for all groups, and what the
+groups give to the second A is summed before it is multiplied with B.
+Shapes: T tokens, D width, r rank.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from runtime.lane_math import add_product_of_all, add_product_of_own, add_product_on_runs
+from runtime.lane_slices import LaneSlice, SublayerLanes
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The factors of a sub-layer or the part of them that is held, or their gradients.
+
+    Attributes:
+        down_in: A of the map in, ``[r, D]``.
+        up_in: B of the map in, ``[rows, r]``.
+        down_out: A of the map out, ``[r, columns]``.
+        up_out: B of the map out, ``[D, r]``.
+        scale: alpha / r.
+    """
+
+    down_in: Tensor
+    up_in: Tensor
+    down_out: Tensor
+    up_out: Tensor
+    scale: float
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.down_in, self.up_in, self.down_out, self.up_out
+
+    def to(self, dtype: torch.dtype) -> "Adapters":
+        """In another type; themselves if they have it."""
+        down_in, up_in, down_out, up_out = (tensor.to(dtype) for tensor in self.tensors)
+        return Adapters(down_in, up_in, down_out, up_out, self.scale)
+
+    def gradient_buffers(self) -> "Adapters":
+        """Zeros to add gradients to."""
+        down_in, up_in, down_out, up_out = (torch.zeros_like(t) for t in self.tensors)
+        return Adapters(down_in, up_in, down_out, up_out, self.scale)
+
+
+class AdapterSums:
+    """Products with the shared factors, scaled, of all tokens of a pass, ``[T, r]`` each.
+
+    Attributes:
+        low_in: ``scale x A^T`` of the map in.
+        low_out: what the FULL groups give to A of the map out, summed; scaled by `finish`.
+        low_trained: the same, with every group's result times its ``gradient_scale``.
+    """
+
+    def __init__(self, x: Tensor, adapters: Adapters, lanes: SublayerLanes) -> None:
+        """Begin with `x`, ``[T, D]``, before any group runs."""
+        self._adapters, self._lanes = adapters.to(x.dtype), lanes
+        size = (len(x), len(adapters.down_in))
+        self.low_in, self.low_out = x.new_zeros(size), x.new_zeros(size)
+        self._low_constant = x.new_zeros(size) if lanes.forward_only else None
+        is_rescaled = any(group.gradient_scale is not None for group in lanes.full)
+        self.low_trained = x.new_zeros(size) if is_rescaled else self.low_out
+        down = self._adapters.down_in.t()
+        add_product_on_runs(self.low_in, x, down, lanes.tokens_active, keep=False)
+        self.low_in.mul_(adapters.scale)
+
+    def add_to_projected(self, projected: Tensor, group: LaneSlice) -> None:
+        """Add the map in's adapter to ``[own T, own rows]``."""
+        up = group.rows.take(self._adapters.up_in, 0)
+        add_product_of_all(projected, self.low_in, up.t(), group)
+
+    def add_result(self, result: Tensor, group: LaneSlice, *, is_full: bool) -> None:
+        """Take in what a group gives to the map out, ``[own T, own columns]``."""
+        low = self.low_out if is_full else self._low_constant
+        assert low is not None
+        down = group.columns.take(self._adapters.down_out, 1).t()
+        add_product_of_own(low, result, down, group)
+        if is_full and self.low_trained is not self.low_out:
+            factor = 1.0 if group.gradient_scale is None else group.gradient_scale
+            add_product_of_own(self.low_trained, result * factor, down, group)
+
+    def finish(self, out: Tensor) -> None:
+        """Add the map out's adapter to `out`, ``[T, D]``, after all groups have run."""
+        self.low_out.mul_(self._adapters.scale)
+        if self.low_trained is not self.low_out:
+            self.low_trained.mul_(self._adapters.scale)
+        low = self.low_out
+        if self._low_constant is not None:
+            low = low.add(self._low_constant, alpha=self._adapters.scale)
+            self._low_constant = None
+        add_product_on_runs(out, low, self._adapters.up_out.t(), self._lanes.tokens_active)
