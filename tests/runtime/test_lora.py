@@ -174,7 +174,7 @@ def test_all_full_trains_as_peft_does(
         assert_same({"logits": model(images)}, {"logits": plain(images)})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None:
     model = vit(seed=data.draw(st.integers(0, 99)), init_values=0.3)
@@ -224,8 +224,7 @@ def test_a_dense_step_counts_as_pefts_own() -> None:
 @pytest.mark.parametrize(
     "shares", [(0, 0, 1), (0.5, 0, 0.5), (0.3, 0.4, 0.3), (0, 0.9, 0.1), (0.9, 0, 0.1)]
 )
-@pytest.mark.parametrize("num_waves", [1, 3])
-@pytest.mark.parametrize("layer_scale", [None, 0.1])
+@pytest.mark.parametrize(("num_waves", "layer_scale"), [(1, 0.1), (3, None)])
 def test_memory_is_within_eight_percent_of_the_closed_form(
     shares: tuple[float, float, float], num_waves: int, layer_scale: float | None
 ) -> None:
