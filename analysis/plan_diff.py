@@ -7,6 +7,7 @@ import numpy as np
 
 from d2ft_sched.capacity import Budget
 from d2ft_sched.errors import InputError
+from d2ft_sched.lora import Lora
 from d2ft_sched.operations import Operation
 from d2ft_sched.plan import Plan
 from sim.prediction import Prediction
@@ -115,6 +116,7 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
         ("cluster", lambda plan: plan.cluster.name),
         ("micro-batch samples", lambda plan: plan.workload.microbatch_samples),
         ("optimizer", lambda plan: plan.workload.optimizer),
+        ("adapters", lambda plan: _adapters(plan.workload.lora)),
         ("waves", lambda plan: plan.num_waves),
         ("solver", lambda plan: plan.solver.name),
         ("method", lambda plan: plan.solver.method),
@@ -122,6 +124,10 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
     ):
         pairs[name] = (get(first), get(second))
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _adapters(lora: Lora | None) -> str:
+    return "none" if lora is None else f"rank {lora.rank}, alpha {lora.alpha:g}"
 
 
 def _num_different(first: tuple[int, ...], second: tuple[int, ...]) -> int:

@@ -44,8 +44,9 @@ class StepCosts:
         return self._known[key]
 
     def dense(self) -> Prediction:
-        """The dense step on all micro-batches in the recipe's placement, or the naive one."""
-        recipe, workload = self._recipe, self._workload
+        """The dense step on all micro-batches that trains all parameters, in the recipe's placement
+        or the naive one."""
+        recipe, workload = self._recipe, replace(self._workload, lora=None)
         placement = recipe.placement
         if placement is None or len(placement.owner) != workload.num_microbatches:
             placement = naive_placement(workload, recipe.cluster)

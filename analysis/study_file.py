@@ -18,6 +18,7 @@ Kind = Literal[
     "stochastic_depth",
     "random_heads",
     "layer_selection",
+    "smaller_rank",
     "schedule",
 ]
 
@@ -113,6 +114,9 @@ class MethodSchema(StrictModel):
         warmup_steps: steps that are dense.
         lr_factor: of the study's learning rate, to match it to the samples that a subnet trains on.
         num_epochs: in place of the study's; costs stay fractions of the study's dense run.
+        lora_rank: train adapters (LoRA) of this rank and the classifier, not all parameters; costs
+            and budgets stay fractions of the dense run that trains all.
+        lora_alpha: scale of the adapters times their rank; default the rank.
     """
 
     name: str
@@ -135,6 +139,8 @@ class MethodSchema(StrictModel):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     lr_factor: Annotated[float, Field(gt=0)] = 1.0
     num_epochs: Count | None = None
+    lora_rank: Count | None = None
+    lora_alpha: Annotated[float, Field(gt=0)] | None = None
 
 
 _OF_SCHEDULES = {
@@ -200,6 +206,9 @@ def _check(study: StudySchema) -> None:
         if method.name in names:
             raise InputError(f"methods[{i}].name is {method.name!r}, as another; names must differ")
         names.add(method.name)
+        if method.lora_rank is None and (method.lora_alpha or method.kind == "smaller_rank"):
+            needs = "lora_alpha" if method.lora_alpha else "the kind smaller_rank"
+            raise InputError(f"methods[{i}].lora_rank is missing; {needs} needs it")
         if method.coverage and method.solver != "lagrangian":
             raise InputError(
                 f"methods[{i}].solver is {method.solver!r}; with coverage it must be lagrangian"

@@ -9,7 +9,10 @@
   rescaling. ``random_heads``: the same for single subnets.
 - ``layer_selection``: in every mini-batch the blocks of most backward score are trained, the others
   FORWARD_ONLY: our reading of ALaST (arXiv 2408.08670) and GreenTrainer (arXiv 2309.13192).
+- ``smaller_rank``: dense with adapters of the largest rank that the budget holds.
 - ``schedule``: a solver of `d2ft_sched.solve` on scores, see `analysis.study_schedules`.
+
+Any of them may train adapters (LoRA) in place of all parameters.
 """
 
 from collections.abc import Sequence
@@ -22,12 +25,14 @@ from analysis.study_recipe import (
     Recipe,
     best_dense_step_s,
     minibatch_order,
+    own_budget,
     placement_of,
 )
 from analysis.study_schedules import scheduled
 from analysis.unequal_study import without
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.flops import operation_flops
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.schedule import uniform_schedule
@@ -44,9 +49,23 @@ def build_recipe(
 ) -> Recipe:
     """The recipe of one method, whose names are known (`check_names`), at one budget.
 
+    Args:
+        method: what to do.
+        budget: as in the study's file.
+        cluster: where it would run.
+        start: with the adapters that the method trains, if any.
+        num_epochs: of the study.
+
     Raises:
         InputError: the method cannot meet the budget.
     """
+    recipe = _recipe(method, own_budget(budget, start.workload), cluster, start, num_epochs)
+    return replace(recipe, lr_factor=method.lr_factor)
+
+
+def _recipe(
+    method: MethodSchema, budget: BudgetSchema, cluster: Cluster, start: Start, num_epochs: int
+) -> Recipe:
     for name in method.without:
         cluster = without(cluster, [d.name for d in cluster.devices].index(name))
     num_epochs = method.num_epochs or num_epochs
@@ -59,7 +78,7 @@ def build_recipe(
     if method.kind == "fewer_epochs":
         num_epochs = max(1, round(_fraction(budget, method) * num_epochs))
         num_steps = num_epochs * start.num_minibatches
-    if method.kind in ("dense", "data_parallel", "fewer_epochs"):
+    if method.kind in ("dense", "data_parallel", "fewer_epochs", "smaller_rank"):
         placement = placement_of(method, start.workload, cluster)
         everything = np.repeat(dense[None], num_steps, axis=0)
         is_split = method.kind == "data_parallel"
@@ -83,7 +102,7 @@ def build_recipe(
     for step, minibatch in enumerate(order):
         if method.kind == "layer_selection":
             assert scored
-            schedules[step] = _select_blocks(scored.scores[minibatch], block, budget)
+            schedules[step] = _select_blocks(scored.scores[minibatch], start.workload, budget)
         else:
             units = block if method.kind == "stochastic_depth" else np.arange(len(block))
             schedules[step] = _drop_at_random(units, dense.shape[1], fraction, rng)
@@ -147,12 +166,16 @@ def _drop_at_random(
     return kept.reshape(-1, num_microbatches)[units]
 
 
-def _select_blocks(scores: Scores, block: np.ndarray, budget: BudgetSchema) -> np.ndarray:
+def _select_blocks(scores: Scores, workload: Workload, budget: BudgetSchema) -> np.ndarray:
     """FULL in the blocks of most backward score, FORWARD_ONLY in the others."""
-    num_blocks = int(block.max()) + 1
+    block, num_blocks = workload.partition.block, workload.shape.num_blocks
+    of_forward = 1 / 3
+    if workload.lora is not None:
+        flops = operation_flops(workload).sum(axis=(0, 1))
+        of_forward = flops[Operation.FORWARD_ONLY] / flops[Operation.FULL]
     shares = [
         (fraction - forward) / (1 - forward)
-        for fraction, forward in ((budget.compute, 1 / 3), (budget.communication, 1 / 2))
+        for fraction, forward in ((budget.compute, of_forward), (budget.communication, 1 / 2))
         if fraction is not None
     ]
     number = max(0, int(min(shares) * num_blocks + 1e-9))

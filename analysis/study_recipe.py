@@ -1,13 +1,18 @@
 """What a method of a study comes to: schedules, where they run, and what finding them took."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.study_file import MethodSchema
+from analysis.study_file import BudgetSchema, MethodSchema
 from d2ft_sched.cluster import Cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.flops import operation_flops, step_flops
+from d2ft_sched.lora import Lora
+from d2ft_sched.operations import Operation
 from d2ft_sched.place_balanced import place_balanced
 from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
 from runtime.data.minibatches import epoch_order
 from runtime.peers.stepwise import StepwiseSchedules
@@ -65,5 +70,44 @@ def placement_of(method: MethodSchema, workload: Workload, cluster: Cluster) -> 
 
 
 def best_dense_step_s(workload: Workload, cluster: Cluster) -> float:
-    """Seconds of the dense step with the best placement found; the unit of step-time budgets."""
-    return place_balanced(workload, cluster).dense_step_s
+    """Seconds of the dense step that trains all parameters, with the best placement found; the unit
+    of step-time budgets."""
+    return place_balanced(replace(workload, lora=None), cluster).dense_step_s
+
+
+def own_budget(budget: BudgetSchema, workload: Workload) -> BudgetSchema:
+    """The budget as fractions of the workload's own dense run, not of one that trains all
+    parameters."""
+    if workload.lora is None or budget.compute is None:
+        return budget
+    dense_flops, own_flops = (
+        operation_flops(w)[..., Operation.FULL].sum()
+        for w in (replace(workload, lora=None), workload)
+    )
+    fraction = min(1.0, float(budget.compute * dense_flops / own_flops))
+    return budget.model_copy(update={"compute": fraction})
+
+
+def adapters_of(method: MethodSchema, budget: BudgetSchema, workload: Workload) -> Lora | None:
+    """What a method trains; of the kind ``smaller_rank`` the largest rank within the budget.
+
+    Raises:
+        InputError: the method cannot meet the budget.
+    """
+    if method.lora_rank is None:
+        return None
+    scale = 1.0 if method.lora_alpha is None else method.lora_alpha / method.lora_rank
+    if method.kind != "smaller_rank":
+        return Lora(method.lora_rank, scale * method.lora_rank)
+    if budget.compute is None or budget.communication is not None:
+        raise InputError(
+            f"method {method.name!r} has a rank for compute alone; give it a budget of compute"
+        )
+    num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
+    dense = uniform_schedule(num_subnets, num_microbatches, Operation.FULL)
+    most_flops = budget.compute * step_flops(workload, dense)
+    for rank in range(method.lora_rank, 0, -1):
+        lora = Lora(rank, scale * rank)
+        if step_flops(replace(workload, lora=lora), dense) <= most_flops:
+            return lora
+    raise InputError(f"method {method.name!r}: no rank is within the budget, not even 1")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from analysis.study_costs import StepCosts
 from analysis.study_file import StudySchema, training_settings
 from analysis.study_grid import Run, digest
 from analysis.study_methods import build_recipe
-from analysis.study_recipe import Recipe
+from analysis.study_recipe import Recipe, adapters_of
 from analysis.study_table import CURVES, RUNS, Table
 from d2ft_sched.errors import InputError
+from d2ft_sched.lora import Lora
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.provenance import provenance
 from d2ft_sched.workload import Workload
 from runtime.data.load import load_data
 from runtime.device import device_name, float32_products, select_device
 from runtime.models import build_model, shape_of
-from runtime.peers.training import Start, common_start, train_peer
+from runtime.peers.training import Start, common_start, train_peer, with_adapters
 from runtime.training import Evaluated, FineTuneSettings, Stepped
 from runtime.training_scores import scoring_flops
 
@@ -89,10 +90,13 @@ class Worker:
         training = self._study.training
         start = self.prepare(run.seed)
         try:
+            lora = adapters_of(run.method, run.budget, start.workload)
+            if lora is not None:
+                start = with_adapters(start, lora)
             recipe = build_recipe(run.method, run.budget, run.cluster, start, training.num_epochs)
         except InputError as error:
             return self._put(head | {"note": str(error)}, [])
-        name = self._training_name(run, recipe)
+        name = self._training_name(run, recipe, lora)
         with claim(self._out, name, wait=wait) as is_mine:
             if not is_mine:
                 return None
@@ -104,7 +108,7 @@ class Worker:
             head |= {"training": name, "note": note}
             return self._put(*rows(head, recipe, start, measured, training.num_epochs))
 
-    def _training_name(self, run: Run, recipe: Recipe) -> str:
+    def _training_name(self, run: Run, recipe: Recipe, lora: Lora | None) -> str:
         """The same for runs that train the same."""
         if recipe.policy is not None:
             return digest(["decided step by step", run.key])
@@ -116,6 +120,7 @@ class Worker:
                 recipe.rescale,
                 recipe.lr_factor,
                 hashlib.sha256(recipe.schedules.tobytes()).hexdigest(),
+                *([] if lora is None else [asdict(lora)]),
             ]
         )
 

@@ -81,7 +81,6 @@ def scheduled(
         placement,
         scored,
         rescale=method.rescale,
-        lr_factor=method.lr_factor,
     )
     if method.scores != "before":
         policy = StepwiseSchedules(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from d2ft_sched.lora import Lora
 from d2ft_sched.operations import Operation
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
@@ -18,6 +19,7 @@ from runtime.finetune import ScheduleOf, train, training_minibatches
 from runtime.lane_hooks import TaylorWatch, hooked, rescaled
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
+from runtime.lora import add_adapters
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.training import Event, FineTuneSettings, TrainedStep
 from runtime.training_scores import scoring_flops, training_scores
@@ -35,6 +37,7 @@ class Start:
         seed: of the mini-batches and their order.
         device: where to train.
         known_scores: what `score_start` has computed so far, by the names of the two scores.
+        adapted: what `with_adapters` has made so far.
     """
 
     model: nn.Module
@@ -43,6 +46,7 @@ class Start:
     seed: int
     device: torch.device
     known_scores: dict[tuple[str, str], "Scored"] = field(default_factory=dict)
+    adapted: dict[Lora, "Start"] = field(default_factory=dict)
 
     @property
     def num_minibatches(self) -> int:
@@ -73,6 +77,17 @@ def common_start(
     if linear_probe:
         fit_classifier(model, data.train.to(device))
     return Start(model, data, workload, seed, device)
+
+
+def with_adapters(start: Start, lora: Lora) -> Start:
+    """The start of methods that train adapters on the same model."""
+    if lora not in start.adapted:
+        model = copy.deepcopy(start.model)
+        add_adapters(model, lora, start.seed)
+        model.to(start.device)
+        workload = replace(start.workload, lora=lora)
+        start.adapted[lora] = Start(model, start.data, workload, start.seed, start.device)
+    return start.adapted[lora]
 
 
 def score_start(start: Start, forward_score: str, backward_score: str) -> Scored:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -41,18 +42,27 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def plan(d2ft, tmp_path):
-    """A plan for a tiny ViT with LayerScale: 9 blocks of 3 heads, three devices."""
-    cluster, shape, path = (tmp_path / name for name in ("c.yaml", "shape.json", "plan.json"))
-    cluster.write_text(CLUSTER)
-    facts = ShapeSchema.from_shape(shape_of(build_model("test_vit4", image_size=32, num_classes=2)))
-    shape.write_text(facts.model_dump_json())
-    code, _, err = d2ft(
-        "plan", "--cluster", cluster, "--model", shape, "--microbatches", 4,
-        "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
-    )  # fmt: skip
-    assert code == 0, err
-    return path
+def make_plan(d2ft, tmp_path):
+    """Plans for a tiny ViT with LayerScale: 9 blocks of 3 heads, three devices."""
+
+    def make(*more: object) -> Path:
+        cluster, shape, path = (tmp_path / name for name in ("c.yaml", "shape.json", "plan.json"))
+        cluster.write_text(CLUSTER)
+        model = build_model("test_vit4", image_size=32, num_classes=2)
+        shape.write_text(ShapeSchema.from_shape(shape_of(model)).model_dump_json())
+        code, _, err = d2ft(
+            "plan", "--cluster", cluster, "--model", shape, "--microbatches", 4,
+            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *more,
+        )  # fmt: skip
+        assert code == 0, err
+        return path
+
+    return make
+
+
+@pytest.fixture
+def plan(make_plan):
+    return make_plan()
 
 
 @pytest.fixture
@@ -202,3 +212,36 @@ def wait_for_step(out: Path, number: int) -> None:
             return
         time.sleep(0.01)
     raise TimeoutError(f"no step {number} in {metrics}")
+
+
+def test_a_plan_of_adapters_leaves_an_adapter_that_peft_loads(d2ft, make_plan, options, tmp_path):
+    plan, out = make_plan("--lora-rank", 2, "--lora-alpha", 4), tmp_path / "out"
+    arguments = ["finetune", plan, *options, "--epochs", 2, "--no-linear-probe", "--out", out]
+    code, _, err = d2ft(*arguments, "--checkpoint-every", 5)
+    assert code == 0, err
+    steps = [e for e in events(out) if e["event"] == "step"]
+    assert len({e["flops"] for e in steps}) == 1
+    assert not (out / "model.safetensors").exists()
+    base = build_model("test_vit4", image_size=32, num_classes=2)
+    loaded = PeftModel.from_pretrained(base, str(out / "adapter"))
+    assert loaded.peft_config["default"].r == 2
+    factors = load_file(out / "adapter" / "adapter_model.safetensors")
+    moved = [name for name, t in factors.items() if "lora_B" in name and t.any()]
+    assert moved
+    again = tmp_path / "again"
+    shutil.copytree(out / "checkpoints" / "step-000005", again / "checkpoints" / "step-000005")
+    code, _, err = d2ft(*arguments[:-1], again, "--resume", "latest")
+    assert code == 0, err
+    resumed = load_file(again / "adapter" / "adapter_model.safetensors")
+    assert all(resumed[name].equal(tensor) for name, tensor in factors.items())
+    other = make_plan("--lora-rank", 4)
+    code, _, err = d2ft("finetune", other, *options, "--out", out, "--resume", "latest")
+    assert code == 2
+    assert "lora" in err
+
+
+def test_an_alpha_without_a_rank_is_refused(d2ft, tmp_path):
+    (tmp_path / "c.yaml").write_text(CLUSTER)
+    code, _, err = d2ft("plan", "--cluster", tmp_path / "c.yaml", "--lora-alpha", 8)
+    assert code == 2
+    assert "--lora-alpha is 8 without --lora-rank" in err

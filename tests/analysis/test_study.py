@@ -117,6 +117,35 @@ def test_every_kind_of_method_costs_what_its_budget_says(d2ft, study, tmp_path):
     assert (tmp_path / "out" / "provenance.json").exists()
 
 
+def test_methods_that_train_adapters_cost_fractions_of_full_fine_tuning(d2ft, study, tmp_path):
+    methods = """
+  - {name: full, kind: dense}
+  - {name: lora, kind: dense, lora_rank: 16, lr_factor: 20}
+  - {name: d2ft, kind: schedule, lora_rank: 16, lr_factor: 20}
+  - {name: fisher, kind: schedule, lora_rank: 16, backward_score: fisher_of_microbatches}
+  - {name: running, kind: schedule, lora_rank: 16, scores: running, rescale: true}
+  - {name: smaller, kind: smaller_rank, lora_rank: 16, lora_alpha: 32}
+  - {name: layers, kind: layer_selection, lora_rank: 16}
+  - {name: fewer, kind: fewer_microbatches, lora_rank: 16}
+"""
+    code, _, err = d2ft(*study(methods, "{compute: 0.8}"))
+    assert code == 0, err
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv").set_index("method")
+    assert runs["top1"].notna().all(), runs["note"]
+    training = runs["compute_fraction"] - runs["scoring_compute_fraction"]
+    assert training["full"] == pytest.approx(1)
+    assert 0.8 < training["lora"] < 1
+    assert (training[["d2ft", "fisher", "running", "smaller", "layers", "fewer"]] <= 0.82).all()
+    assert training["smaller"] > 0.7
+    assert runs["training"].nunique() == len(runs)
+    code, _, err = d2ft(*study("  - {name: none, kind: smaller_rank, lora_rank: 4}", "{compute: 0.3}"))
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv").set_index("method")
+    assert "no rank is within the budget" in runs.loc["none", "note"]
+    code, _, err = d2ft(*study("  - {name: bad, kind: smaller_rank}"))
+    assert code == 2
+    assert "methods[0].lora_rank is missing; the kind smaller_rank needs it" in err
+
+
 def test_the_same_training_is_done_once_and_a_second_run_goes_on(d2ft, study, tmp_path):
     methods = "\n".join(METHODS.splitlines()[:3]) + "\n  - {name: fewer, kind: fewer_microbatches}"
     arguments = study(methods)
