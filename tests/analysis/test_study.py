@@ -138,7 +138,9 @@ def test_methods_that_train_adapters_cost_fractions_of_full_fine_tuning(d2ft, st
     assert (training[["d2ft", "fisher", "running", "smaller", "layers", "fewer"]] <= 0.82).all()
     assert training["smaller"] > 0.7
     assert runs["training"].nunique() == len(runs)
-    code, _, err = d2ft(*study("  - {name: none, kind: smaller_rank, lora_rank: 4}", "{compute: 0.3}"))
+    code, _, err = d2ft(
+        *study("  - {name: none, kind: smaller_rank, lora_rank: 4}", "{compute: 0.3}")
+    )
     runs = pd.read_csv(tmp_path / "out" / "runs.csv").set_index("method")
     assert "no rank is within the budget" in runs.loc["none", "note"]
     code, _, err = d2ft(*study("  - {name: bad, kind: smaller_rank}"))
