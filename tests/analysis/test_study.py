@@ -120,13 +120,13 @@ def test_every_kind_of_method_costs_what_its_budget_says(d2ft, study, tmp_path):
 def test_methods_that_train_adapters_cost_fractions_of_full_fine_tuning(d2ft, study, tmp_path):
     methods = """
   - {name: full, kind: dense}
-  - {name: lora, kind: dense, lora_rank: 16, lr_factor: 20}
-  - {name: d2ft, kind: schedule, lora_rank: 16, lr_factor: 20}
-  - {name: fisher, kind: schedule, lora_rank: 16, backward_score: fisher_of_microbatches}
-  - {name: running, kind: schedule, lora_rank: 16, scores: running, rescale: true}
-  - {name: smaller, kind: smaller_rank, lora_rank: 16, lora_alpha: 32}
-  - {name: layers, kind: layer_selection, lora_rank: 16}
-  - {name: fewer, kind: fewer_microbatches, lora_rank: 16}
+  - {name: lora, kind: dense, lora_rank: 8, lr_factor: 20}
+  - {name: d2ft, kind: schedule, lora_rank: 8, lr_factor: 20}
+  - {name: fisher, kind: schedule, lora_rank: 8, backward_score: fisher_of_microbatches}
+  - {name: running, kind: schedule, lora_rank: 8, scores: running, rescale: true}
+  - {name: smaller, kind: smaller_rank, lora_rank: 8, lora_alpha: 16}
+  - {name: layers, kind: layer_selection, lora_rank: 8}
+  - {name: fewer, kind: fewer_microbatches, lora_rank: 8}
 """
     code, _, err = d2ft(*study(methods, "{compute: 0.8}"))
     assert code == 0, err
