@@ -88,8 +88,13 @@ def own_budget(budget: BudgetSchema, workload: Workload) -> BudgetSchema:
     return budget.model_copy(update={"compute": fraction})
 
 
-def adapters_of(method: MethodSchema, budget: BudgetSchema, workload: Workload) -> Lora | None:
+def adapters_of(
+    method: MethodSchema, budget: BudgetSchema, workload: Workload, cluster: Cluster
+) -> Lora | None:
     """What a method trains; of the kind ``smaller_rank`` the largest rank within the budget.
+
+    Every device pays for the factors that a block shares, so the rank depends on the placement:
+    that of the step that trains all parameters.
 
     Raises:
         InputError: the method cannot meet the budget.
@@ -105,9 +110,10 @@ def adapters_of(method: MethodSchema, budget: BudgetSchema, workload: Workload) 
         )
     num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
     dense = uniform_schedule(num_subnets, num_microbatches, Operation.FULL)
+    placement = placement_of(method, workload, cluster)
     most_flops = budget.compute * step_flops(workload, dense)
     for rank in range(method.lora_rank, 0, -1):
         lora = Lora(rank, scale * rank)
-        if step_flops(replace(workload, lora=lora), dense) <= most_flops:
+        if step_flops(replace(workload, lora=lora), dense, placement) <= most_flops:
             return lora
     raise InputError(f"method {method.name!r}: no rank is within the budget, not even 1")

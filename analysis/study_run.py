@@ -90,7 +90,7 @@ class Worker:
         training = self._study.training
         start = self.prepare(run.seed)
         try:
-            lora = adapters_of(run.method, run.budget, start.workload)
+            lora = adapters_of(run.method, run.budget, start.workload, run.cluster)
             if lora is not None:
                 start = with_adapters(start, lora)
             recipe = build_recipe(run.method, run.budget, run.cluster, start, training.num_epochs)
