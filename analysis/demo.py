@@ -37,6 +37,7 @@ from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores, save_scores
 from d2ft_sched.solve import solve
 from d2ft_sched.workload import Workload
+from runtime.data.input_format import PictureFormat
 from runtime.data.load import load_data
 from runtime.device import device_name, keep_freed_memory, select_device
 from runtime.finetune import fine_tune, training_minibatches
@@ -114,7 +115,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
     with progress.stage("Read pictures") as tell:
         data = load_data(
             options.data,
-            image_size=options.image_size,
+            PictureFormat(options.image_size),
             num_train=options.num_train,
             num_test=options.num_test,
             seed=options.seed,

@@ -24,12 +24,13 @@ from runtime.checkpoint import (
 )
 from runtime.checkpoint_facts import Setting, TrainingState
 from runtime.data.dataset import Dataset
+from runtime.data.input_format import InputFormat
 from runtime.data.load import load_data
 from runtime.data.minibatches import draw_minibatches
 from runtime.device import autocast_dtype, device_name
 from runtime.finetune import training_minibatches
 from runtime.lora import add_adapters
-from runtime.models import build_model, shape_of
+from runtime.models import build_model, input_format_of, shape_of
 from runtime.rank_model import read_rank_model, scatter_rank_model
 from runtime.rank_part import RankPart, build_on_meta, testing_owners, training_owners
 from runtime.ranks import Ranks, check_agreement, job_facts
@@ -61,7 +62,7 @@ class _Inputs:
 
     found: Found | None
     settings: FineTuneSettings
-    image_size: int
+    input_format: InputFormat
     data: Dataset
     minibatches: np.ndarray
     model: Any
@@ -86,7 +87,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         check_no_newer(request.checkpoint_dir, -1)
     else:
         found = resolve_checkpoint(request.resume, request.checkpoint_dir)
-    image_size = request.image_size or _image_size_of(plan)
+    input_format = input_format_of(plan.workload.shape, request.image_size)
     settings = FineTuneSettings(
         num_epochs=request.num_epochs,
         lr=request.learning_rate,
@@ -96,29 +97,29 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         seed=request.seed,
     )
 
-    def own_pictures(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
+    def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
         minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
         train_owner = training_owners(num_train, minibatches, plan.workload, plan.placement)
         return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
 
     scores_here = request.per_minibatch and not found and ranks.rank == 0
-    with progress.stage("Read pictures") as tell:
+    with progress.stage("Read data") as tell:
         data = load_data(
             request.data,
-            image_size=image_size,
+            input_format,
             num_train=request.num_train,
             num_test=request.num_test,
             seed=request.seed,
             data_root=request.data_root,
             download=request.download,
             progress=tell,
-            wanted=own_pictures if ranks.num_ranks > 1 and not scores_here else None,
+            wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
         )
 
     def build() -> Any:
         return build_model(
             plan.workload.shape.name,
-            image_size=image_size,
+            **input_format.sizes,
             num_classes=data.num_classes,
             weights=None if found or ranks.rank > 0 else request.weights,
             pretrained=request.pretrained and not found and ranks.rank == 0,
@@ -132,7 +133,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     if plan.workload.lora is not None:
         add_adapters(model, plan.workload.lora, request.seed)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
-    return _Inputs(found, settings, image_size, data, minibatches, model)
+    return _Inputs(found, settings, input_format, data, minibatches, model)
 
 
 def prepare_finetune(
@@ -156,7 +157,7 @@ def prepare_finetune(
         epoch=1,
         position=0,
         seed=request.seed,
-        settings=_lasting_settings(request, settings, inputs.data, inputs.image_size),
+        settings=_lasting_settings(request, inputs),
         plan_sha256=json.loads(dump_plan(plan))["sha256"],
         num_ranks=ranks.num_ranks,
         provenance=provenance(request.seed, device=device_name(ranks.device)),
@@ -231,11 +232,9 @@ def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer
     return RankPart(part, data, inputs.minibatches, settings)
 
 
-def _lasting_settings(
-    request: FineTuneRequest, settings: FineTuneSettings, data: Dataset, image_size: int
-) -> dict[str, Setting]:
+def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Setting]:
     """What must not change while a training lasts; plan, placement and devices may."""
-    lora = request.plan.workload.lora
+    settings, data, lora = inputs.settings, inputs.data, request.plan.workload.lora
     return {
         "model": request.plan.workload.shape.name,
         "optimizer": request.plan.workload.optimizer,
@@ -245,7 +244,7 @@ def _lasting_settings(
         "data": data.name,
         "num_train": len(data.train),
         "num_classes": data.num_classes,
-        "image_size": image_size,
+        **inputs.input_format.sizes,
         "num_epochs": settings.num_epochs,
         "lr": settings.lr,
         "lr_decay": settings.lr_decay,
@@ -258,18 +257,6 @@ def _lasting_settings(
     }
 
 
-def _image_size_of(plan: Plan) -> int:
-    """The pixels of the plan's images: an embedding of P patches of E elements has E x P inputs."""
-    shape = plan.workload.shape
-    num_inputs = shape.embed_flops / (2 * shape.width)
-    size = round((num_inputs / 3) ** 0.5)
-    if 3 * size**2 != num_inputs:
-        raise InputError(
-            f"the plan is for {shape.name!r}, which does not say its image size; give --image-size"
-        )
-    return size
-
-
 def _check_same_model(plan: Plan, built: Any) -> None:
     planned = plan.workload.shape
     for name in (
@@ -280,6 +267,7 @@ def _check_same_model(plan: Plan, built: Any) -> None:
         "mlp_hidden",
         "num_tokens",
         "layer_scale",
+        "norm_first",
     ):
         ours, theirs = getattr(planned, name), getattr(built, name)
         if ours != theirs:

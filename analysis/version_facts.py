@@ -6,7 +6,7 @@ from pathlib import Path
 
 from d2ft_sched.provenance import package_version, processor_name
 
-PACKAGES = ("torch", "torchvision", "timm", "ortools", "numpy", "pydantic", "typer")
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "ortools", "numpy", "pydantic", "typer")
 _NVIDIA = Path("/proc/driver/nvidia")
 
 

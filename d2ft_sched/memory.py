@@ -67,16 +67,17 @@ def device_memory(
         kept = _kept_per_block(workload, placement, in_wave, exchange, microbatches)
         kept_up_to = np.cumsum(kept, axis=0)
         owned = _owned_bytes(workload, placement, microbatches)
-        last_norm = (2 if workload.lora is None or gradients_made.any() else 1) * owned
+        last_norm = workload.shape.norm_first and (workload.lora is None or gradients_made.any())
+        at_ends = (1 + int(last_norm)) * owned  # at the embedding, and in a last norm
         forward, backward = _workspace_per_block(workload, placement, in_wave, owned, microbatches)
 
         before = gradients_before.sum(axis=0) + (trunk_gradients if wave > 0 else 0)
         in_forward = before + (kept_up_to + forward).max(axis=0)
         new = np.where(gradients_before > 0, 0, gradients_made)
         in_addition = np.cumsum(new[::-1], axis=0)[::-1] + (gradients_made - new)
-        in_backward = before + last_norm + (kept_up_to + backward + in_addition).max(axis=0)
+        in_backward = before + at_ends + (kept_up_to + backward + in_addition).max(axis=0)
         largest = np.maximum(largest, np.maximum(in_forward, in_backward))
-        activations = np.maximum(activations, kept_up_to[-1] + last_norm)
+        activations = np.maximum(activations, kept_up_to[-1] + at_ends)
         workspace = np.maximum(workspace, np.maximum(forward, backward).max(axis=0))
         exchange_buffers = np.maximum(exchange_buffers, _exchange_buffers(exchange))
         gradients_before = np.maximum(gradients_before, gradients_made)
@@ -203,9 +204,10 @@ def _kept_per_block(
     """Bytes kept for backward by each block, float ``[num_blocks, num_devices]``.
 
     Lanes keep what their operations keep, both sub-layers' inputs and their products with shared
-    factors of adapters. Where any device trains the block, owners keep the inputs of the norms
-    whose gradient goes on; where LayerScale trains, and any device runs the block, both branches
-    before it.
+    factors of adapters. Owners keep the inputs of norms that a gradient goes through: where the
+    norm comes first, in blocks that any device trains; where it comes last, everywhere if the norms
+    train, else from the first block that any device trains on. Where LayerScale trains, and any
+    device runs the block, they keep both branches before it.
     """
     num_devices = placement.num_devices
     device, block = np.array(placement.subnet_device), workload.partition.block
@@ -218,8 +220,12 @@ def _kept_per_block(
     received = exchange.received_bytes()[0]
     products = 0 if workload.lora is None else 2 * workload.lora.rank / workload.shape.width
     kept += 2 * (1 + products) * np.where(trains.any(axis=2), owned + received, 0)
-    norms = needs_input_gradient(workload, schedule).any(axis=2).sum(axis=1)
-    kept += np.where(trains.any(axis=(1, 2)), norms, 0)[:, None] * owned
+    is_trained = trains.any(axis=(1, 2))
+    if workload.shape.norm_first:
+        norms = is_trained * needs_input_gradient(workload, schedule).any(axis=2).sum(axis=1)
+    else:
+        norms = 2 * (np.logical_or.accumulate(is_trained) | (workload.lora is None))
+    kept += norms[:, None] * owned
     if workload.shape.layer_scale and workload.lora is None:
         kept += 2 * np.where(runs.any(axis=(1, 2)), 1, 0)[:, None] * owned
     return kept

@@ -26,6 +26,8 @@ class ModelShape:
         mlp_bias: whether the first MLP layer has a bias (it belongs to subnets).
         layer_scale: whether each sub-layer's output is scaled by a learned vector (LayerScale,
             arXiv 2103.17239); the scale belongs to the trunk, and its gradient needs that output.
+        norm_first: whether a sub-layer is ``x + f(norm(x))`` (pre-norm) or ``norm(x + f(x))``
+            (post-norm, whose norms run even where no subnet does).
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelShape:
     qkv_bias: bool = True
     mlp_bias: bool = True
     layer_scale: bool = False
+    norm_first: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -116,4 +119,47 @@ def vision_transformer_shape(
         trunk_parameters=embedding + num_blocks * per_block + 2 * width + classifier,
         classifier_parameters=classifier,
         layer_scale=layer_scale,
+    )
+
+
+def bert_shape(
+    name: str,
+    *,
+    num_tokens: int,
+    width: int,
+    num_blocks: int,
+    num_heads: int,
+    mlp_hidden: int,
+    vocabulary_size: int,
+    num_positions: int,
+    num_classes: int,
+    num_token_types: int = 2,
+) -> ModelShape:
+    """The shape of a BERT (arXiv 1810.04805) under one linear classifier, without pooler.
+
+    Its embedding looks tokens up, which costs no FLOPs.
+
+    Raises:
+        InputError: more tokens than positions, or heads that do not divide the width.
+    """
+    if not 1 <= num_tokens <= num_positions:
+        raise InputError(
+            f"the number of tokens is {num_tokens}; {name} has positions for 1 to {num_positions}"
+        )
+    if num_heads < 1 or width % num_heads:
+        raise InputError(f"{name}: {num_heads} heads do not divide the width {width}")
+    embedding = (vocabulary_size + num_positions + num_token_types + 2) * width
+    classifier = (width + 1) * num_classes
+    return ModelShape(
+        name=name,
+        num_blocks=num_blocks,
+        num_heads=num_heads,
+        head_dim=width // num_heads,
+        width=width,
+        mlp_hidden=mlp_hidden,
+        num_tokens=num_tokens,
+        classifier_flops=2 * width * num_classes,
+        trunk_parameters=embedding + num_blocks * 6 * width + classifier,
+        classifier_parameters=classifier,
+        norm_first=False,
     )

@@ -1,6 +1,7 @@
 """Model shapes by name or from a YAML or JSON file."""
 
 from dataclasses import asdict
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
 from d2ft_sched.file_schema import read_yaml
-from d2ft_sched.model_shape import ModelShape, vision_transformer_shape
+from d2ft_sched.model_shape import ModelShape, bert_shape, vision_transformer_shape
 
 
 class ShapeSchema(BaseModel):
@@ -33,6 +34,7 @@ class ShapeSchema(BaseModel):
     qkv_bias: bool = True
     mlp_bias: bool = True
     layer_scale: bool = False
+    norm_first: bool = True
 
     def to_shape(self) -> ModelShape:
         return ModelShape(**self.model_dump())
@@ -44,29 +46,60 @@ class ShapeSchema(BaseModel):
 
 def known_vision_transformers() -> dict[str, dict[str, Any]]:
     """Names and sizes of the shipped table."""
-    table = files("d2ft_sched").joinpath("data/vision_transformers.yaml").read_text()
-    return yaml.safe_load(table)
+    return _table("vision_transformers.yaml")
+
+
+def known_bert_models() -> dict[str, dict[str, Any]]:
+    """Names and sizes of the shipped table."""
+    return _table("bert_models.yaml")
+
+
+@cache
+def _table(file: str) -> dict[str, dict[str, Any]]:
+    return yaml.safe_load(files("d2ft_sched").joinpath("data", file).read_text())
 
 
 def load_model_shape(
-    model: str, *, image_size: int | None = None, num_classes: int = 10
+    model: str,
+    *,
+    image_size: int | None = None,
+    num_tokens: int | None = None,
+    num_classes: int = 10,
 ) -> ModelShape:
-    """The shape of a known ViT at an image size, or the one a file describes.
+    """The shape of a known model at an input size, or the one a file describes.
 
     Args:
         model: a name of the shipped table, or a path that ends in .yaml, .yml or .json.
-        image_size: pixels; default that of the pretrained weights. Not for a file.
+        image_size: pixels, of a ViT; default that of the pretrained weights. Not for a file.
+        num_tokens: of a sample, of a BERT; default that of the table. Not for a file.
         num_classes: outputs of the classifier. Not for a file.
 
     Raises:
-        InputError: unknown name, or a file that is not such a shape.
+        InputError: unknown name, a size of another kind of input, or a file that is not such a
+            shape.
     """
     if model.endswith((".yaml", ".yml", ".json")):
         return _shape_from_file(Path(model))
     known = known_vision_transformers()
+    if model in known_bert_models():
+        if image_size is not None:
+            raise InputError(
+                f"model {model!r} reads tokens, and the image size is {image_size}; give a number "
+                f"of tokens instead"
+            )
+        sizes = dict(known_bert_models()[model])
+        default_num_tokens = sizes.pop("num_tokens")
+        num_tokens = default_num_tokens if num_tokens is None else num_tokens
+        return bert_shape(model, num_tokens=num_tokens, num_classes=num_classes, **sizes)
+    if num_tokens is not None and model in known:
+        raise InputError(
+            f"model {model!r} reads images, and the number of tokens is {num_tokens}; give an "
+            f"image size instead"
+        )
     if model not in known:
         raise InputError(
-            f"model {model!r} is not in the table of known shapes ({', '.join(known)}); "
+            f"model {model!r} is not in the table of known shapes "
+            f"({', '.join([*known, *known_bert_models()])}); "
             f"describe it in a .yaml file with the fields of ModelShape, or let "
             f"'d2ft profile --model {model} --shape-out FILE' write one"
         )

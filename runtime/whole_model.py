@@ -25,7 +25,7 @@ from runtime.partitioned import forward_backward
 from runtime.schedule_memo import ScheduleMemo
 from runtime.shards import Shard, read_shards
 from runtime.training import Evaluated, FineTuneSettings, StepTimes, TrainedStep
-from runtime.weights import save_weights
+from runtime.weights import save_weights, write_companions
 
 
 class WholeModel:
@@ -89,8 +89,9 @@ class WholeModel:
     def evaluate(self, epoch: int) -> Evaluated:
         return evaluate(self._model, self._test, epoch)
 
-    def save_model(self, path: Path) -> None:
+    def save_model(self, path: Path) -> tuple[str, ...]:
         save_weights(self._model, path)
+        return path.name, *write_companions(self._model, path.parent)
 
     def save_result(self, folder: Path) -> None:
         if has_adapters(self._model):
@@ -99,11 +100,11 @@ class WholeModel:
             self.save_model(folder / MODEL)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
-        self.save_model(folder / MODEL)
+        written = self.save_model(folder / MODEL)
         parameters, name = dict(self._model.named_parameters()), optimizer_file(0, 1)
         state = state_by_name(self._optimizer, parameters)
         save_optimizer(folder / name, self._shards(), state)
-        return MODEL, name
+        return *written, name
 
     def load_state(self, folder: Path) -> None:
         parameters = dict(self._model.named_parameters())

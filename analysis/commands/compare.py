@@ -22,6 +22,7 @@ def run(
     ] = None,
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
+    num_tokens: options.NumTokens = None,
     num_classes: options.NumClasses = 10,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
@@ -112,6 +113,7 @@ def run(
         request = read_request(
             model=model,
             image_size=image_size,
+            num_tokens=num_tokens,
             num_classes=num_classes,
             heads_per_subnet=heads_per_subnet,
             microbatches=microbatches,

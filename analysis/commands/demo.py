@@ -46,10 +46,11 @@ def run(
     from importlib.resources import files
 
     from analysis.demo import DemoOptions, run_demo
-    from analysis.options import default_weights, parse_heads
+    from analysis.options import parse_heads
     from analysis.output import messages, print_json
     from analysis.progress import TerminalProgress
     from d2ft_sched.capacity import Budget
+    from runtime.models import default_weights
 
     default_cluster = Path(str(files("d2ft_sched"))).parent / "examples/clusters/unequal_cpus.yaml"
     report = run_demo(

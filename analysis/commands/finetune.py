@@ -131,16 +131,16 @@ def run(
     Alone, all subnets are on this device; under torchrun with a rank for each device of the plan,
     each rank holds its own: torchrun --nproc-per-node 3 -m analysis.cli finetune PLAN.
 
-    Writes metrics.jsonl, checkpoints, provenance.json and the weights in timm's own layout; of a
-    plan with --lora-rank the adapters, in peft's own format in OUT/adapter. Ctrl-C ends the running
-    step and leaves a checkpoint; a second one ends at once.
+    Writes metrics.jsonl, checkpoints, provenance.json and the weights in the layout of timm or
+    transformers; of a plan with --lora-rank the adapters, in peft's own format in OUT/adapter.
+    Ctrl-C ends the running step and leaves a checkpoint; a second one ends at once.
     """
     from analysis.finetune_request import FineTuneRequest
     from analysis.finetuning import run_finetune
-    from analysis.options import default_weights
     from analysis.output import messages, percent, print_json, print_table, seconds
     from analysis.progress import TerminalProgress
     from d2ft_sched.plan_file import load_plan
+    from runtime.models import default_weights
 
     plan = load_plan(plan_file)
     result = run_finetune(

@@ -21,6 +21,7 @@ def run(
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
     image_size: options.ImageSize = None,
+    num_tokens: options.NumTokens = None,
     num_classes: options.NumClasses = 10,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
@@ -76,7 +77,7 @@ def run(
     from runtime.data.load import load_data
     from runtime.device import keep_freed_memory, select_device
     from runtime.linear_probe import fit_classifier
-    from runtime.models import build_model, shape_of
+    from runtime.models import build_model, input_format_of, shape_of
     from runtime.profile import profile_device
     from runtime.scores import mean_scores
     from runtime.training_scores import training_scores
@@ -88,9 +89,10 @@ def run(
 
         ranks = init_ranks(device)
     torch_device = ranks.device if ranks else select_device(device)
-    built: Any = build_model(
+    built = build_model(
         model,
         image_size=image_size,
+        num_tokens=num_tokens,
         num_classes=num_classes,
         weights=weights,
         pretrained=pretrained,
@@ -110,7 +112,7 @@ def run(
         with progress.stage("Score subnets") as tell:
             images = load_data(
                 data,
-                image_size=built.patch_embed.img_size[0],
+                input_format_of(shape),
                 num_train=num_train,
                 seed=seed,
                 data_root=data_root,

@@ -1,4 +1,4 @@
-"""Data sets by name: chosen, resized and held in memory as bytes."""
+"""Data sets by name: chosen, brought into a model's input format and held in memory."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +14,21 @@ from d2ft_sched.errors import InputError
 from runtime.data.dataset import Dataset, Split
 from runtime.data.image_data import Pictures, Source
 from runtime.data.image_folder import PREFIX, image_folder
+from runtime.data.input_format import InputFormat, PictureFormat, TokenFormat
 from runtime.data.mnist_subset import MNIST_SUBSET, mnist_subset
+from runtime.data.texts import TABLES, Texts, TextSource, is_text_name, text_source, tokenize
 from runtime.data.torchvision_sets import torchvision_source
 from runtime.device import memory_bytes
 
+_TEXT_NAMES = ", ".join(f"{prefix}:PATH" for prefix in TABLES)
 TEST_SHARE = 0.2
-"""Share of the pictures that are for testing where neither source nor user says."""
+"""Share of the samples that are for testing where neither source nor user says."""
 
 
 def load_data(
     name: str,
+    input_format: InputFormat,
     *,
-    image_size: int,
     num_train: int | None = None,
     num_test: int | None = None,
     seed: int = 0,
@@ -35,31 +38,46 @@ def load_data(
     progress: Callable[[int, int], None] | None = None,
     wanted: Callable[[int, int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Dataset:
-    """A data set in memory: ``3 * image_size ** 2`` bytes a picture.
+    """A data set in memory: ``3 * image_size ** 2`` bytes a picture, ``4 * num_tokens`` a text.
 
     Args:
-        name: ``mnist-subset``, ``imagefolder:PATH`` or a data set of torchvision (``cifar10``).
-        image_size: pictures are cropped to a square at their middle and resized to it.
-        num_train, num_test: how many pictures of each part, classes as equal as they can be;
+        name: ``mnist-subset``, ``imagefolder:PATH`` or a data set of torchvision (``cifar10``);
+            for texts ``newsgroups20:PATH`` and what else `runtime.data.texts` knows.
+        input_format: pictures are cropped to a square at their middle and resized; texts become
+            token numbers, cut or filled up.
+        num_train, num_test: how many samples of each part, classes as equal as they can be;
             default all of them.
         seed: of that choice, and of the split where the source has none.
         data_root: folder of a torchvision data set; default ``data``.
         download: let torchvision fetch it.
-        held_out: leave the test pictures alone and split the training pictures instead, so that
-            settings can be chosen without a look at the test pictures.
-        progress: told how many pictures of how many are read.
-        wanted: from the numbers of training and test pictures to which of each are read, bool
-            ``[num_pictures]``; the others are left blank. Default all.
+        held_out: leave the test samples alone and split the training samples instead, so that
+            settings can be chosen without a look at the test samples.
+        progress: told how many samples of how many are read.
+        wanted: from the numbers of training and test samples to which pictures of each are read,
+            bool ``[num_samples]``; the others are left blank. Default all. Texts are all read: to
+            know where the others' are padded, every rank needs them.
 
     Raises:
-        InputError: unknown or unreadable data, a broken picture, fewer pictures than asked for, or
-            more than memory can hold.
+        InputError: unknown or unreadable data, data of another kind than the model takes, a broken
+            picture, fewer samples than asked for, or more than memory can hold.
     """
+    report = progress or (lambda done, total: None)
+    if is_text_name(name):
+        if not isinstance(input_format, TokenFormat):
+            raise InputError(f"data {name!r} are texts; the model takes pictures")
+        texts = text_source(name)
+        if held_out:
+            texts = replace(texts, test=None)
+        return _load_texts(texts, input_format, num_train, num_test, seed, report)
+    if not isinstance(input_format, PictureFormat):
+        raise InputError(f"data {name!r} are no texts ({_TEXT_NAMES}); the model takes texts")
+    image_size = input_format.image_size
     source = _source(name, data_root or Path("data"), download)
     if held_out:
         source = replace(source, test=None)
     rng = np.random.default_rng(seed)
-    train, test = _choose(source, num_train, num_test, rng)
+    test_labels = None if source.test is None else source.test.labels
+    train, test = _choose(source.train.labels, test_labels, num_train, num_test, rng)
     test_pictures = source.train if source.test is None else source.test
     read = (np.ones(len(train), bool), np.ones(len(test), bool))
     if wanted is not None:
@@ -72,7 +90,6 @@ def load_data(
             f"{num_all} pictures of {image_size} pixels take {needed / 1e9:.1f} GB, over half of "
             f"this machine's {there_are / 1e9:.1f} GB; choose fewer"
         )
-    report = progress or (lambda done, total: None)
     return Dataset(
         name=source.name,
         train=_read(source.train, train, read[0], image_size, lambda n: report(n, num_all)),
@@ -91,14 +108,47 @@ def _source(name: str, data_root: Path, download: bool) -> Source:
     return torchvision_source(name, data_root, download)
 
 
+def _load_texts(
+    source: TextSource,
+    token_format: TokenFormat,
+    num_train: int | None,
+    num_test: int | None,
+    seed: int,
+    report: Callable[[int, int], None],
+) -> Dataset:
+    test_labels = None if source.test is None else source.test.labels
+    rng = np.random.default_rng(seed)
+    train, test = _choose(source.train.labels, test_labels, num_train, num_test, rng)
+    num_all = len(train) + len(test)
+
+    def read(texts: Texts, indices: np.ndarray, num_before: int) -> Split:
+        inputs = tokenize(
+            [texts.texts[i] for i in indices],
+            token_format,
+            lambda done: report(num_before + done, num_all),
+        )
+        return Split(inputs, torch.from_numpy(texts.labels[indices].astype(np.int64)))
+
+    test_texts = source.train if source.test is None else source.test
+    return Dataset(
+        name=source.name,
+        train=read(source.train, train, 0),
+        test=read(test_texts, test, len(train)),
+        class_names=source.class_names,
+    )
+
+
 def _choose(
-    source: Source, num_train: int | None, num_test: int | None, rng: np.random.Generator
+    labels: np.ndarray,
+    test_labels: np.ndarray | None,
+    num_train: int | None,
+    num_test: int | None,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into the training and into the test pictures; the same pictures if not split."""
-    labels = source.train.labels
-    if source.test is not None:
+    """Indices into the training and into the test samples; the same samples if not split."""
+    if test_labels is not None:
         train = choose_balanced(labels, num_train, rng, "training")
-        return train, choose_balanced(source.test.labels, num_test, rng, "test")
+        return train, choose_balanced(test_labels, num_test, rng, "test")
     if num_test is None:
         num_test = max(1, round(TEST_SHARE * len(labels)))
     test = choose_balanced(labels, num_test, rng, "test")
@@ -125,7 +175,7 @@ def choose_balanced(
         num_samples = len(labels)
     if not 1 <= num_samples <= len(labels):
         raise InputError(
-            f"{num_samples} pictures for {purpose} are asked for; there are {len(labels)}, "
+            f"{num_samples} samples for {purpose} are asked for; there are {len(labels)}, "
             f"and at least 1 is needed"
         )
     rank_in_class = np.empty(len(labels), dtype=int)

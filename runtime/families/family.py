@@ -3,6 +3,7 @@
 The guide is docs/add-a-model-family.md. Shapes: B samples, N tokens, D width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ft_sched.model_shape import ModelShape
+from runtime.data.input_format import InputFormat
 from runtime.families.sublayer import Sublayer
 
 
@@ -38,6 +40,10 @@ class ModelFamily(Protocol):
     *inputs* as the model takes them.
     """
 
+    def knows(self, name: str) -> bool:
+        """Whether `build` builds models of that name."""
+        ...
+
     def owns(self, model: nn.Module) -> bool:
         """Whether a model is of this family; others must not be touched."""
         ...
@@ -47,12 +53,24 @@ class ModelFamily(Protocol):
         name: str,
         *,
         image_size: int | None,
+        num_tokens: int | None,
         num_classes: int,
         weights: str | Path | None,
         pretrained: bool,
         seed: int,
     ) -> nn.Module:
         """As `runtime.models.build_model`, which has checked the numbers."""
+        ...
+
+    def default_weights(self, name: str) -> str | None:
+        """The pretrained weights that come with a name and need no network, or None."""
+        ...
+
+    def input_format(self, shape: ModelShape) -> InputFormat:
+        """What samples a model takes that has been planned for as `shape`.
+
+        Raises InputError if the shape does not say it.
+        """
         ...
 
     def model_name(self, model: nn.Module) -> str:
@@ -98,6 +116,10 @@ class ModelFamily(Protocol):
         self, model: nn.Module, num_samples: int, generator: torch.Generator
     ) -> Tensor:
         """Inputs to time a step with, on the generator's device."""
+        ...
+
+    def companion_files(self, model: nn.Module) -> Mapping[str, str]:
+        """Texts by file name that the family's library wants beside a file of weights."""
         ...
 
     def unit_axis(self, parameter: str) -> UnitAxis | None:

@@ -3,15 +3,17 @@
 from torch import nn
 
 from d2ft_sched.errors import InputError
+from runtime.families.bert import BertFamily
 from runtime.families.family import ModelFamily
 from runtime.families.vit import VitFamily
 
-FAMILIES: tuple[ModelFamily, ...] = (VitFamily(),)
+FAMILIES: tuple[ModelFamily, ...] = (BertFamily(), VitFamily())
+"""The last one is asked for every name that no other knows, and says what is wrong with it."""
 
 
 def family_named(name: str) -> ModelFamily:
-    """The family that builds models of that name, or says that there is none."""
-    return FAMILIES[0]
+    """The family that builds models of that name, or that refuses it."""
+    return next((family for family in FAMILIES if family.knows(name)), FAMILIES[-1])
 
 
 def family_of(model: nn.Module) -> ModelFamily:
@@ -26,6 +28,6 @@ def family_of(model: nn.Module) -> ModelFamily:
     config = getattr(model, "pretrained_cfg", None) or {}
     name = config.get("architecture") or type(model).__name__
     raise InputError(
-        f"model {name!r} is a {type(model).__name__}; only timm's VisionTransformer can run in "
-        f"lanes"
+        f"model {name!r} is a {type(model).__name__}; only timm's VisionTransformer and "
+        f"transformers' BERT can run in lanes"
     )

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model_shape import ModelShape
+from runtime.data.input_format import InputFormat, PictureFormat
 from runtime.families.family import UnitAxis
+from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.families.sublayer import Sublayer
 from runtime.families.vit_weights import load_vit_weights
 from runtime.lane_pass import attention_core, elementwise_core
 
+_NUM_CHANNELS = 3
 _UNIT_AXES = {
     "attn.qkv.weight": UnitAxis(0, "heads", 0, num_parts=3),
     "attn.qkv.bias": UnitAxis(0, "heads", 0, num_parts=3),
@@ -33,6 +36,9 @@ _UNIT_AXES = {
 class VitFamily:
     """A `runtime.families.family.ModelFamily`; stored pictures are uint8 ``[B, 3, H, W]``."""
 
+    def knows(self, name: str) -> bool:
+        return timm.is_model(name)
+
     def owns(self, model: nn.Module) -> bool:
         return type(model) is VisionTransformer
 
@@ -41,11 +47,17 @@ class VitFamily:
         name: str,
         *,
         image_size: int | None,
+        num_tokens: int | None,
         num_classes: int,
         weights: str | Path | None,
         pretrained: bool,
         seed: int,
     ) -> nn.Module:
+        if num_tokens is not None:
+            raise InputError(
+                f"model {name!r} reads images, and the number of tokens is {num_tokens}; give an "
+                f"image size instead"
+            )
         if not timm.is_model(name):
             close = get_close_matches(name, timm.list_models("*vit*"), n=3)
             hint = f"; close to it are {', '.join(close)}" if close else ""
@@ -55,6 +67,19 @@ class VitFamily:
             self.check_supported(model)
             load_vit_weights(cast(VisionTransformer, model), weights)
         return model
+
+    def default_weights(self, name: str) -> str | None:
+        return FOCUS_WEIGHTS if name == FOCUS_MODEL else None
+
+    def input_format(self, shape: ModelShape) -> InputFormat:
+        num_inputs = shape.embed_flops / (2 * shape.width)
+        image_size = round((num_inputs / _NUM_CHANNELS) ** 0.5)
+        if _NUM_CHANNELS * image_size**2 != num_inputs:
+            raise InputError(
+                f"the plan is for {shape.name!r}, which does not say its image size; give "
+                f"--image-size"
+            )
+        return PictureFormat(image_size)
 
     def model_name(self, model: nn.Module) -> str:
         config: Any = getattr(model, "pretrained_cfg", None) or {}
@@ -123,6 +148,9 @@ class VitFamily:
         dtype = next((p.dtype for p in model.parameters()), torch.float32)
         sizes = (num_samples, embed.proj.in_channels, *embed.img_size)
         return torch.randn(*sizes, generator=generator, dtype=dtype)
+
+    def companion_files(self, model: nn.Module) -> dict[str, str]:
+        return {}
 
     def unit_axis(self, parameter: str) -> UnitAxis | None:
         root, _, rest = parameter.partition(".")

@@ -10,7 +10,7 @@ from runtime.families.focus_weights import (
     find_focus_weights,
     read_focus_weights,
 )
-from runtime.weights import check_fit, keep_classifier, read_safetensors
+from runtime.families.read_weights import check_fit, keep_classifier, read_safetensors
 
 _RESIZED = ("pos_embed", "patch_embed.proj.weight")
 _CLASSIFIER = ("head.weight", "head.bias")

@@ -314,12 +314,25 @@ TABLE: dict[str, Row] = {
         "testbed --cluster cluster.yaml --cores-per-unit 2 -- true",
         "cores",
     ),
+    "tokens for pictures": (f"{PLAN} --num-tokens 8 --out p.json", "reads images"),
+    "pixels for tokens": (
+        "plan --cluster cluster.yaml --model minilm-l6 --image-size 32 --out p.json",
+        "reads tokens, and the image size is 32",
+    ),
+    "more tokens than positions": (
+        "plan --cluster cluster.yaml --model minilm-l6 --num-tokens 600 --out p.json",
+        "the number of tokens is 600; minilm-l6 has positions for 1 to 512",
+    ),
     # finetune
+    "texts for a model of pictures": (
+        "finetune plan.json --data texts:a.tab",
+        "are texts; the model takes pictures",
+    ),
     "pictures of another size": (f"{FINETUNE} --image-size 64", "the plan is for another model"),
     "unknown data": ("finetune plan.json --data no-such-data", "no-such-data"),
     "pictures that are nowhere": ("finetune plan.json --data imagefolder:none", "none"),
     "a picture cut off": ("finetune plan.json --data imagefolder:cut", "0.png"),
-    "more pictures than there are": (f"{FINETUNE} --num-train 1000", "1000 pictures"),
+    "more pictures than there are": (f"{FINETUNE} --num-train 1000", "1000 samples"),
     "fewer pictures than none": (f"{FINETUNE} --num-train -1", "--num-train is '-1'"),
     "no weights": (f"{FINETUNE} --weights none.safetensors", "none.safetensors"),
     "weights that are none": (
@@ -374,9 +387,14 @@ TABLE: dict[str, Row] = {
         "data.num_train",
         study("num_train: 12", "num_train: 0"),
     ),
+    "study of samples of two sizes": (
+        BAD_STUDY,
+        "data.image_size is 32 and data.num_tokens 8",
+        study("image_size: 32", "image_size: 32, num_tokens: 8"),
+    ),
     "fewer pictures than a mini-batch": (
         BAD_STUDY,
-        "the 6 pictures",
+        "the 6 samples",
         study("num_train: 12", "num_train: 4"),
     ),
     "another number of classes": (

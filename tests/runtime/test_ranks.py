@@ -21,7 +21,7 @@ from runtime.weights import save_weights
 
 jobs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
 
-SEEDS = list(range(6))
+SEEDS = list(range(8))
 WORLDS = [2, 3, 4]
 CASES = [(num_ranks, seed) for num_ranks in WORLDS for seed in SEEDS]
 
@@ -68,7 +68,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def assert_close(got: Tensor, wanted: Tensor, name: str) -> None:
     assert got.shape == wanted.shape, name
     if wanted.numel():
-        scale = max(float(wanted.abs().max()), 1e-12)
+        scale = max(float(wanted.abs().max()), 1e-9)
         assert float((got - wanted).abs().max()) <= 1e-6 * scale, name
 
 
@@ -78,7 +78,7 @@ def test_loss_and_gradients_equal_those_of_one_process(
 ) -> None:
     case = jobs.draw_case(seed, num_ranks)
     slices = slice_schedule(case.workload, case.schedules[0], case.num_waves)
-    loss = forward_backward(case.model, case.images, case.labels, slices)
+    loss = forward_backward(case.model, case.inputs, case.labels, slices)
     wanted = {name: p.grad for name, p in case.model.named_parameters()}
     for rank, got in enumerate(results(num_ranks, seed)):
         assert float(got["loss"]) == pytest.approx(float(loss), rel=1e-9)
@@ -87,7 +87,7 @@ def test_loss_and_gradients_equal_those_of_one_process(
         assert held == {f"gradient.{shard.name}" for shard in shards}
         for shard in shards:
             whole = wanted[shard.name]
-            part, scale = got[f"gradient.{shard.name}"], max(float(whole.abs().max()), 1e-12)
+            part, scale = got[f"gradient.{shard.name}"], max(float(whole.abs().max()), 1e-9)
             assert part.shape == shard.shape
             assert float((part - shard.take(whole)).abs().max()) <= 1e-6 * scale, shard.name
 
@@ -109,7 +109,7 @@ def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int,
     for schedule in case.schedules:
         optimizer.zero_grad()
         slices = slice_schedule(case.workload, schedule, case.num_waves)
-        forward_backward(case.model, case.images, case.labels, slices)
+        forward_backward(case.model, case.inputs, case.labels, slices)
         optimizer.step()
     first, *others = results(num_ranks, seed)
     for name, wanted in case.model.named_parameters():

@@ -23,7 +23,7 @@ def test_loss_gradients_and_bytes(num_heads: tuple[int, ...], tmp_path: Path) ->
     assert [process.exitcode for process in processes] == [0] * num_ranks
 
     case = jobs.draw_case(1, num_ranks)
-    loss = F.cross_entropy(case.model(case.images), case.labels)
+    loss = F.cross_entropy(case.model(case.inputs), case.labels)
     loss.backward()
     wanted = {name: p.grad for name, p in case.model.named_parameters()}
     members = [rank for rank, num in enumerate(num_heads) if num]
@@ -41,7 +41,7 @@ def test_loss_gradients_and_bytes(num_heads: tuple[int, ...], tmp_path: Path) ->
             assert part.shape == whole.shape
             assert float((part - whole).abs().max()) <= 1e-6 * scale, shard.name
             seen.add(shard.name)
-        activations = case.images.shape[0] * case.workload.shape.num_tokens * 32 * 8
+        activations = case.inputs.shape[0] * case.workload.shape.num_tokens * 32 * 8
         per_all_reduce = 2 * (len(members) - 1) / len(members) * activations
         sent = 4 * case.workload.shape.num_blocks * per_all_reduce
         assert float(got["bytes"].sum()) == pytest.approx(sent)

