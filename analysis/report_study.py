@@ -11,7 +11,7 @@ from analysis.headline import Answer
 from analysis.plots.study import accuracy_against
 from analysis.report_part import ACCURACY, CERTAINTY, SAVING, Drawing, Part
 from analysis.report_tables import Table, amount_cell, number_cell, provenance_table, text_cell
-from analysis.run_dir import PROVENANCE, load_provenance
+from analysis.run_dir import PROVENANCE, read_json_object
 from analysis.study_grid import ANY_BUDGET
 from analysis.study_summary import PLOTS, load_results, summary_table
 from analysis.study_table import RUNS
@@ -32,7 +32,7 @@ def study_part(folder: Path) -> Part | None:
     if not (folder / RUNS).exists():
         return None
     runs, curves = load_results(folder)
-    provenance = load_provenance(folder / PROVENANCE)
+    provenance = read_json_object(folder / PROVENANCE)
     summary = summary_table(runs)
     name = str(provenance.get("study", folder.name))
     clusters = list(dict.fromkeys(summary["cluster"]))

@@ -1,6 +1,6 @@
 """The tables of the report as plain cells: text to show and value to sort by."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -247,9 +247,17 @@ def predicted_savings_table(cluster: str, predictions: Mapping[str, StepPredicti
 
 
 def provenance_table(title: str, facts: Mapping[str, object]) -> Table:
-    """Every fact that was recorded."""
-    rows = tuple((text_cell(name), text_cell(str(value))) for name, value in facts.items())
+    """Every fact that was recorded; one that has parts gets a row for each."""
+    rows = tuple((text_cell(name), text_cell(str(value))) for name, value in _flat(facts))
     return Table(f"Where the results come from: {title}", ("Fact", "Value"), (("", rows),))
+
+
+def _flat(facts: Mapping[str, object], start: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{start}{name}.")
+        else:
+            yield f"{start}{name}", value
 
 
 def text_cell(text: str) -> Cell:

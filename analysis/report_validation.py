@@ -60,7 +60,7 @@ class ValidationFile(_Record):
     cluster: str
     agreement: dict[str, AgreementRecord]
     plans: list[dict[str, Any]] = Field(min_length=1)
-    baselines: list[dict[str, Any]]
+    baselines: list[dict[str, Any]] = Field(default_factory=list)
     phases: list[PhaseRecord]
     provenance: dict[str, str | int | float]
 

@@ -92,7 +92,7 @@ def load_run(run_dir: Path) -> Run:
         prediction=_load_versioned(run_dir / PREDICTION, PredictionFile),
         measurement=_load_versioned(run_dir / MEASUREMENT, MeasurementFile),
         timelines={name: _load_timeline(run_dir / file) for name, file in TIMELINES.items()},
-        provenance=load_provenance(run_dir / PROVENANCE),
+        provenance=_load_provenance(run_dir / PROVENANCE),
     )
     _check_same_runs(run, run_dir)
     return run
@@ -198,12 +198,7 @@ def _load_timeline(path: Path) -> pd.DataFrame:
     return table
 
 
-def load_provenance(path: Path) -> dict[str, str | int | float]:
-    """Facts that were recorded beside results.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+def _load_provenance(path: Path) -> dict[str, str | int | float]:
     content = read_json_object(path)
     for name, value in content.items():
         if not isinstance(value, str | int | float):

@@ -228,7 +228,8 @@ def study_results(tmp_path: Path) -> Path:
     pd.DataFrame(runs).to_csv(folder / "runs.csv", index=False)
     pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
     facts = provenance(0, ["d2ft", "study"], study="small & quick")
-    (folder / "provenance.json").write_text(json.dumps(facts))
+    settings = {"data": {"name": "digits", "num_train": 20}}
+    (folder / "provenance.json").write_text(json.dumps(facts | {"settings": settings}))
     return folder
 
 

@@ -55,6 +55,7 @@ def test_a_study_says_what_accuracy_costs(study_results: Path) -> None:
     assert "±1.4 points over 2 seeds" in text
     assert "too tight at 60 % compute on mix, seed 1: not one micro-batch is done" in text
     assert "small &amp; quick" in text
+    assert "settings.data.num_train 20" in text
     assert len(list((study_results / "pictures").iterdir())) == 6
 
 
