@@ -65,8 +65,8 @@ def exchange_seconds(cluster: Cluster, pair_bytes: np.ndarray) -> float:
 def exchange_bounds(cluster: Cluster, pair_bytes: np.ndarray) -> tuple[float, float]:
     """Least and most seconds that an exchange may take under max-min fair sharing.
 
-    Least: every link carries its load after the shortest latency of its messages, and no message
-    beats its narrowest link. Most: a message never gets less than the smallest of the equal shares
+    Least: of the messages on a link, those that arrive there after a latency have all their bytes
+    carried after it, whichever latency is looked at; so fewer bytes never raise it. Most: a message never gets less than the smallest of the equal shares
     of the links on its route among all that ever cross them, for in a max-min fair allocation its
     bottleneck gives it no less than it gives any other (Bertsekas and Gallager, Data Networks,
     1992, section 6.5).
@@ -83,14 +83,17 @@ def exchange_bounds(cluster: Cluster, pair_bytes: np.ndarray) -> tuple[float, fl
     channel = cluster.link_channel[routes.links]
     bandwidth = cluster.link_bandwidth_bytes_per_s
 
-    load = np.bincount(channel, weights=size[message], minlength=len(bandwidth))
-    begin_s = np.full(len(bandwidth), np.inf)
-    np.minimum.at(begin_s, channel, latency_s[message])
-    busiest_s = (begin_s + load / bandwidth)[load > 0].max()
-    alone_s = latency_s + size / np.minimum.reduceat(bandwidth[channel], first)
+    begin_s = latency_s[message]
+    late_first = np.lexsort((-begin_s, channel))
+    on_link = channel[late_first]
+    carried = np.cumsum(size[message][late_first])
+    starts = np.flatnonzero(np.diff(on_link, prepend=-1))
+    before = np.concatenate([[0.0], carried])[starts]
+    carried -= np.repeat(before, np.diff(starts, append=len(on_link)))
+    least_s = begin_s[late_first] + carried / bandwidth[on_link]
     crossing = np.bincount(channel, minlength=len(bandwidth))
     fair_s = latency_s + size * np.maximum.reduceat((crossing / bandwidth)[channel], first)
-    return float(max(busiest_s, alone_s.max())), float(fair_s.max())
+    return float(least_s.max()), float(fair_s.max())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched import topology
@@ -130,6 +130,7 @@ def test_every_link_carries_the_bytes_of_the_pairs_that_cross_it(kind, num_devic
 
 
 @settings(deadline=None, max_examples=120)
+@example("ring", 6, 3806)
 @given(st.sampled_from(sorted(BUILDERS)), numbers, seeds)
 def test_bounds_fall_with_bandwidth_and_with_bytes(kind, num_devices, seed):
     here, pair_bytes = cluster(kind, num_devices), messages_of(seed, num_devices)
