@@ -66,10 +66,10 @@ def exchange_bounds(cluster: Cluster, pair_bytes: np.ndarray) -> tuple[float, fl
     """Least and most seconds that an exchange may take under max-min fair sharing.
 
     Least: of the messages on a link, those that arrive there after a latency have all their bytes
-    carried after it, whichever latency is looked at; so fewer bytes never raise it. Most: a message never gets less than the smallest of the equal shares
-    of the links on its route among all that ever cross them, for in a max-min fair allocation its
-    bottleneck gives it no less than it gives any other (Bertsekas and Gallager, Data Networks,
-    1992, section 6.5).
+    carried after it, whichever latency is looked at; so fewer bytes never raise it. Most: a message
+    never gets less than the smallest of the equal shares of the links on its route among all that
+    ever cross them, for in a max-min fair allocation its bottleneck gives it no less than it gives
+    any other (Bertsekas and Gallager, Data Networks, 1992, section 6.5).
 
     Args:
         cluster: links and routes.
