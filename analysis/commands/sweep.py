@@ -51,6 +51,7 @@ def run(
     ] = "1",
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
+    num_tokens: options.NumTokens = None,
     num_classes: options.NumClasses = 10,
     minibatch_size: Annotated[
         int,
@@ -128,7 +129,9 @@ def run(
         solvers=names("--solvers", solvers, solver_names()),
     )
     common = Common(
-        shape=load_model_shape(model, image_size=image_size, num_classes=num_classes),
+        shape=load_model_shape(
+            model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
+        ),
         minibatch_samples=minibatch_size,
         scores_file=scores,
         lora=read_lora(lora_rank, lora_alpha),
