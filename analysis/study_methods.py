@@ -59,15 +59,16 @@ def build_recipe(
     Raises:
         InputError: the method cannot meet the budget.
     """
-    recipe = _recipe(method, own_budget(budget, start.workload), cluster, start, num_epochs)
+    for name in method.without:
+        cluster = without(cluster, [d.name for d in cluster.devices].index(name))
+    budget = own_budget(method, budget, start.workload, cluster)
+    recipe = _recipe(method, budget, cluster, start, num_epochs)
     return replace(recipe, lr_factor=method.lr_factor)
 
 
 def _recipe(
     method: MethodSchema, budget: BudgetSchema, cluster: Cluster, start: Start, num_epochs: int
 ) -> Recipe:
-    for name in method.without:
-        cluster = without(cluster, [d.name for d in cluster.devices].index(name))
     num_epochs = method.num_epochs or num_epochs
     if method.kind == "schedule":
         return scheduled(method, budget, cluster, start, num_epochs)

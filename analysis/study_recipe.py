@@ -7,7 +7,7 @@ import numpy as np
 from analysis.study_file import BudgetSchema, MethodSchema
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.flops import operation_flops, step_flops
+from d2ft_sched.flops import step_flops, trunk_flops
 from d2ft_sched.lora import Lora
 from d2ft_sched.operations import Operation
 from d2ft_sched.place_balanced import place_balanced
@@ -75,13 +75,17 @@ def best_dense_step_s(workload: Workload, cluster: Cluster) -> float:
     return place_balanced(replace(workload, lora=None), cluster).dense_step_s
 
 
-def own_budget(budget: BudgetSchema, workload: Workload) -> BudgetSchema:
+def own_budget(
+    method: MethodSchema, budget: BudgetSchema, workload: Workload, cluster: Cluster
+) -> BudgetSchema:
     """The budget as fractions of the workload's own dense run, not of one that trains all
-    parameters."""
+    parameters; trunk left out, and every device paying for the factors that a block shares."""
     if workload.lora is None or budget.compute is None:
         return budget
+    placement = placement_of(method, workload, cluster)
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     dense_flops, own_flops = (
-        operation_flops(w)[..., Operation.FULL].sum()
+        step_flops(w, dense, placement) - (trunk_flops(w).forward + trunk_flops(w).backward).sum()
         for w in (replace(workload, lora=None), workload)
     )
     fraction = min(1.0, float(budget.compute * dense_flops / own_flops))
