@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -178,6 +179,7 @@ def _run(
         "--image-size", study.image_size, "--epochs", study.num_epochs, "--device", "cpu",
         "--learning-rate", study.learning_rate, "--seed", seed, "--out", folder,
     ]  # fmt: skip
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
     if name == REPLANNED:
         command += ["--replan-every", study.every, "--scores", out / SCORES]
     with open_testbed(load_cluster(study.cluster)) as testbed:
