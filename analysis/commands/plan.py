@@ -170,6 +170,10 @@ def run(
 
         print_explanation(explanation)
     typer.echo(f"Placement {placement}: {placed.describe(len(plan.cluster.devices))}")
+    if len(set(plan.placement.subnet_device)) < len(plan.cluster.devices):
+        typer.echo(
+            "More devices were found to slow the dense step; --placement every-device uses all"
+        )
     if planned.target:
         typer.echo(f"Target step time: {planned.target}")
     record = plan.solver
