@@ -10,6 +10,7 @@ from rich.console import Console
 from analysis.finetune_job import FineTuneJob, prepare_finetune
 from analysis.finetune_request import FineTuneRequest
 from analysis.metrics_file import (
+    METRICS,
     MetricsFile,
     Record,
     epoch_rows,
@@ -18,8 +19,10 @@ from analysis.metrics_file import (
     started,
 )
 from analysis.progress import TerminalProgress
+from analysis.run_dir import PLAN, PROVENANCE
 from analysis.training_run import CheckpointPolicy, Outcome, follow
 from d2ft_sched.atomic_write import write_text
+from d2ft_sched.plan_file import save_plan
 from runtime.agreement import together
 from runtime.device import keep_freed_memory
 from runtime.finetune import train
@@ -43,7 +46,8 @@ class FineTuneResult:
 
 
 def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress) -> FineTuneResult:
-    """Train, write ``metrics.jsonl``, checkpoints, ``provenance.json`` and what was trained.
+    """Train; write ``metrics.jsonl``, the plan, checkpoints, ``provenance.json``, and what was
+    trained.
 
     Under torchrun every rank calls this and holds its part of the plan; otherwise all subnets are
     here. SIGINT and SIGTERM let the running step end, and leave a checkpoint.
@@ -71,8 +75,11 @@ def _run(
     is_first = ranks.rank == 0
 
     def open_metrics() -> MetricsFile | None:
-        path = out / "metrics.jsonl"
-        return MetricsFile(path, _first_records(path, job)) if is_first else None
+        if not is_first:
+            return None
+        first = _first_records(out / METRICS, job)
+        save_plan(request.plan, out / PLAN)
+        return MetricsFile(out / METRICS, first)
 
     metrics = together(ranks, open_metrics, "the opening of the file of metrics")
     if metrics is not None:
@@ -105,7 +112,7 @@ def _run(
     if outcome.signal is None:
         job.trainer.save_result(out)
         if is_first:
-            write_text(out / "provenance.json", json.dumps(facts, indent=1) + "\n")
+            write_text(out / PROVENANCE, json.dumps(facts, indent=1) + "\n")
     if metrics is None:
         return FineTuneResult(None, outcome, ())
     metrics.close()

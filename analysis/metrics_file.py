@@ -6,18 +6,22 @@ checkpoint. Every step is in the file once, in order.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis.output import finite
 from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
-from runtime.training import Event
+from d2ft_sched.file_schema import parse_json
 
+if TYPE_CHECKING:
+    from runtime.training import Event
+
+METRICS = "metrics.jsonl"
 FORMAT = "d2ft-metrics"
 VERSION = 1
 
@@ -33,7 +37,7 @@ class MetricsFile:
         self.records = list(records)
         self._file = path.open("a", encoding="utf-8")
 
-    def add(self, event: Event) -> None:
+    def add(self, event: "Event") -> None:
         """Append a line."""
         record = {"event": type(event).__name__.lower(), **asdict(event)}
         self.records.append(record)
@@ -49,35 +53,47 @@ def started(**facts: Any) -> Record:
     return {"event": "started", "format": FORMAT, "version": VERSION, **facts}
 
 
-def records_until(path: Path, step: int) -> list[Record]:
-    """What a training had written when `step` steps were done; nothing if there is no such file.
+def read_records(path: Path) -> Iterator[Record]:
+    """Every line, as it is asked for.
 
     A last line that was not written to its end is left out.
 
     Raises:
-        InputError: the file is damaged, or not one of metrics.
+        InputError: the file cannot be read, is damaged, or not one of metrics.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path}: cannot be read") from None
-    records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            event = record["event"]
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):
-                break
-            raise InputError(f"{path}: line {number}: is not an event as a JSON object") from None
+            record = parse_json(line)
+        except InputError:
+            record = None
+        if not isinstance(record, dict) or "event" not in record:
+            if number == len(lines) > 1:
+                return
+            raise InputError(f"{path}: line {number}: is not an event as a JSON object")
         if number == 1 and record.get("format") != FORMAT:
             raise InputError(f"{path}: line 1: format is not {FORMAT!r}")
         if number == 1 and record.get("version") != VERSION:
             raise InputError(
                 f"{path}: is of version {record.get('version')!r}; this d2ft reads {VERSION}"
             )
+        yield record
+
+
+def records_until(path: Path, step: int) -> list[Record]:
+    """What a training had written when `step` steps were done; nothing if there is no such file.
+
+    Raises:
+        InputError: as `read_records`.
+    """
+    if not path.exists():
+        return []
+    records: list[Record] = []
+    for record in read_records(path):
+        event = record["event"]
         is_later = event == "stepped" and record["step"] > step
         if is_later or (event == "evaluated" and step == 0):
             break

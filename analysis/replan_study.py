@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.metrics_file import METRICS
 from analysis.placement_names import PlacementName
 from analysis.plan_request import plan_request
 from analysis.request import read_request
+from analysis.run_dir import PLAN, SCORES
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
@@ -32,7 +34,6 @@ from runtime.training_scores import training_scores
 
 UNDISTURBED, FIXED, REPLANNED = "undisturbed", "disturbed", "disturbed, re-planned"
 RUNS = (UNDISTURBED, FIXED, REPLANNED)
-PLAN, SCORES, METRICS = "plan.json", "scores.csv", "metrics.jsonl"
 
 ENVIRONMENT = {"MKL_CBWR": "COMPATIBLE"}
 """Of the ranks: products without wide vector units, so that a host of the testbed computes slowly

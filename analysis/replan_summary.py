@@ -1,11 +1,12 @@
 """What a study of re-planning shows: step times of every run, and how soon they came back."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.replan_study import METRICS, REPLANNED, RUNS, ReplanStudy, run_folder
+from analysis.finetune_run import steps_of
+from analysis.metrics_file import METRICS, read_records
+from analysis.replan_study import REPLANNED, RUNS, ReplanStudy, run_folder
 
 WITHIN = 0.15
 """How close to its first step time a training has to come back."""
@@ -22,37 +23,16 @@ def read_steps(study: ReplanStudy, out: Path) -> pd.DataFrame:
     tables = []
     for seed in study.seeds:
         for name in RUNS:
-            table = steps_of(run_folder(out, name, seed) / METRICS)
+            table = steps_of(read_records(run_folder(out, name, seed) / METRICS))
             table.insert(0, "seed", seed)
             table.insert(0, "run", name)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def steps_of(metrics: Path) -> pd.DataFrame:
-    """Columns of a run: step, step_s, loss, the seconds of rank 0, solve_s, replanned."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    reasons = {r["step"]: r["reason"] for r in records if r["event"] == "replanned"}
-    return pd.DataFrame(
-        {
-            "step": r["step"],
-            "step_s": r["step_s"],
-            "loss": r["loss"],
-            "flops": r["flops"],
-            "lanes_s": r["times"]["lanes_s"],
-            "rest_s": r["times"]["rest_s"],
-            "exchange_s": r["times"]["exchange_s"],
-            "replanned": reasons.get(r["step"], ""),
-        }
-        for r in records
-        if r["event"] == "stepped"
-    )
-
-
 def final_top1(metrics: Path) -> float:
     """Test accuracy at the end of a training."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return float([r["top1"] for r in records if r["event"] == "evaluated"][-1])
+    return float([r["top1"] for r in read_records(metrics) if r["event"] == "evaluated"][-1])
 
 
 def summary_of(study: ReplanStudy, out: Path, steps: pd.DataFrame) -> pd.DataFrame:

@@ -1,22 +1,23 @@
 """One self-contained HTML file, and its pictures, from whatever results a directory holds."""
 
 import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import matplotlib
 from matplotlib.figure import Figure
 
 from analysis.formatting import percent
+from analysis.plots.save import BOTH, render
 from analysis.report_demo import demo_part
+from analysis.report_finetune import finetune_part
 from analysis.report_part import Part, first_screen
 from analysis.report_plan import plan_part
 from analysis.report_study import study_part
+from analysis.report_sweep import sweep_part
 from analysis.report_validation import validation_part
-from d2ft_sched.atomic_write import write_atomically, write_text
+from d2ft_sched.atomic_write import write_bytes, write_text
 from d2ft_sched.errors import InputError
 
 REPORT = "report.html"
@@ -26,9 +27,12 @@ KINDS: dict[str, tuple[Callable[[Path], Part | None], str, str]] = {
     "plan": (plan_part, "plan", "a plan and its predicted step"),
     "validate": (validation_part, "validate", "predictions held against measurements"),
     "study": (study_part, "study", "methods, budgets and seeds compared by training"),
+    "finetune": (finetune_part, "finetune", "a training by a plan: what it took and reached"),
+    "sweep": (sweep_part, "sweep", "a grid of budgets, solvers and bandwidths, predicted"),
 }
 """By command: what reads its results, the folder in which they may lie, and what they are."""
-_PNG_DPI = 160
+IN_DEMO = ("plan", "finetune")
+"""Commands whose results are part of a demo's."""
 _LARGEST_SVG_BYTES = 300_000
 
 
@@ -61,15 +65,16 @@ def write_report(run_dir: Path) -> Path:
     """
     run_dir = Path(run_dir)
     parts, missing = find_parts(run_dir)
-    pictures = {}
-    for part in parts:
-        for name, (make, alt) in part.drawings.items():
-            png, svg = _render(make())
-            _write_bytes(run_dir / PICTURES / f"{name}.png", png)
-            pictures[name] = Picture(name, alt, _data_uri(png, svg))
-    path = run_dir / REPORT
-    write_text(path, render_html(parts, missing, pictures))
-    return path
+    drawings = {name: drawing for part in parts for name, drawing in part.drawings.items()}
+    rendered = {name: _rendered(draw()) for name, (draw, _) in drawings.items()}
+    pictures = {
+        name: Picture(name, alt, _data_uri(*rendered[name])) for name, (_, alt) in drawings.items()
+    }
+    html = render_html(parts, missing, pictures)
+    for name, (png, _) in rendered.items():
+        write_bytes(run_dir / PICTURES / f"{name}.png", png)
+    write_text(run_dir / REPORT, html)
+    return run_dir / REPORT
 
 
 def find_parts(run_dir: Path) -> tuple[list[Part], list[str]]:
@@ -80,20 +85,22 @@ def find_parts(run_dir: Path) -> tuple[list[Part], list[str]]:
     """
     if not run_dir.is_dir():
         raise InputError(f"{run_dir}: is not a run directory; make one with 'd2ft demo --out DIR'")
-    parts, missing = [], []
+    parts: list[Part] = []
+    missing: dict[str, str] = {}
     for command, (read, folder, what) in KINDS.items():
         found = read(run_dir) or read(run_dir / folder)
         if found:
             parts.append(found)
         else:
-            missing.append(f"{what} (d2ft {command})")
+            missing[command] = f"{what} (d2ft {command})"
     if not parts:
         raise InputError(
-            f"{run_dir}: has no results; d2ft demo, plan, validate and study write some with --out"
+            f"{run_dir}: has no results; d2ft {', '.join(KINDS)} write some with --out"
         )
-    if parts[0].name == "demo":
-        missing = [line for line in missing if not line.endswith("(d2ft plan)")]
-    return parts, missing
+    is_demo = parts[0].name == "demo"
+    return parts, [
+        line for command, line in missing.items() if not (is_demo and command in IN_DEMO)
+    ]
 
 
 def render_html(parts: list[Part], missing: list[str], pictures: dict[str, Picture]) -> str:
@@ -116,20 +123,9 @@ def render_html(parts: list[Part], missing: list[str], pictures: dict[str, Pictu
     )
 
 
-def _render(figure: Figure) -> tuple[bytes, bytes]:
-    """The figure as PNG and as SVG, the same bytes each time."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "d2ft"}):
-        figure.savefig(png, format="png", dpi=_PNG_DPI)
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    return png.getvalue(), svg.getvalue()
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(data)
-
-    write_atomically(path, write)
+def _rendered(figure: Figure) -> tuple[bytes, ...]:
+    """As PNG and as SVG."""
+    return tuple(render(figure, kind) for kind in BOTH)
 
 
 def _data_uri(png: bytes, svg: bytes) -> str:

@@ -6,12 +6,13 @@ from pathlib import Path
 from analysis.formatting import percent, points, quantity
 from analysis.headline import answers, question
 from analysis.plots.accuracy import accuracy_curves
+from analysis.plots.save import Drawing
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.solvers import solver_comparison
 from analysis.plots.timeline import block_gantt, step_gantt
 from analysis.plots.validation import predicted_against_measured
 from analysis.plots.workload import network_seconds, workload_per_device
-from analysis.report_part import Drawing, Part
+from analysis.report_part import Part
 from analysis.report_tables import (
     accuracy_table,
     link_table,

@@ -1,20 +1,16 @@
 """What a report is made of: parts, each from the results of one command."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from analysis.headline import Answer
+from analysis.plots.save import Drawing
 from analysis.report_tables import Table
 
 SAVING = "What will I save?"
 CERTAINTY = "How sure is that?"
 ACCURACY = "What does it cost in accuracy?"
-
-Drawing = tuple[Callable[[], Figure], str]
-"""What makes a picture, and what it shows, for those who do not see it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """The report's part on a study: many methods, budgets and seeds on one data set."""
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import pandas as pd
 
 from analysis.formatting import less_or_more, percent, points, signed_points
 from analysis.headline import Answer
+from analysis.plots.save import Drawing
 from analysis.plots.study import accuracy_against
-from analysis.report_part import ACCURACY, CERTAINTY, SAVING, Drawing, Part
+from analysis.report_part import ACCURACY, CERTAINTY, SAVING, Part
 from analysis.report_tables import Table, amount_cell, number_cell, provenance_table, text_cell
 from analysis.run_dir import PROVENANCE, read_json_object
 from analysis.study_grid import ANY_BUDGET
@@ -132,11 +132,8 @@ def _table(summary: pd.DataFrame) -> Table:
                 text_cell(str(row["budget"])),
                 number_cell(float(row["num_seeds"]), lambda v: f"{v:.0f}"),
                 number_cell(row["top1_mean"], percent),
-                number_cell(_known(row["top1_less_dense"]), signed_points),
-                number_cell(
-                    None if row["num_seeds"] < 2 else row["top1_std"],
-                    lambda v: f"{100 * v:.1f}",
-                ),
+                number_cell(row["top1_less_dense"], signed_points),
+                number_cell(row["top1_std"], lambda v: f"{100 * v:.1f}"),
                 number_cell(row["compute_fraction"], percent),
                 number_cell(row["communication_fraction"], percent),
                 number_cell(row["workload_variance"], lambda v: f"{v:.3f}"),
@@ -167,7 +164,3 @@ def _table(summary: pd.DataFrame) -> Table:
         ),
         tuple(groups),
     )
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value

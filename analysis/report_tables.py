@@ -1,5 +1,6 @@
 """The tables of the report as plain cells: text to show and value to sort by."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -271,5 +272,7 @@ def amount_cell(value: float, unit: str) -> Cell:
 
 
 def number_cell(value: float | None, show: Callable[[float], str]) -> Cell:
-    """A number as it is shown; a dash where there is none."""
-    return Cell("—", "") if value is None else Cell(show(value), float(value))
+    """A number as it is shown; a dash where there is none, or NaN."""
+    if value is None or math.isnan(value):
+        return Cell("—", "")
+    return Cell(show(value), float(value))

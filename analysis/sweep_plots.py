@@ -1,32 +1,52 @@
 """The pictures of a sweep, beside its table."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.plots.save import save_both
+from analysis.plots.save import Drawing, save_both
 from analysis.plots.step_budget import step_time_against_budget
 from analysis.plots.tradeoff import compute_communication_tradeoff
 from analysis.sweep_table import CHOSEN, GIVEN
 
+_KINDS = {
+    "tradeoff": (
+        compute_communication_tradeoff,
+        GIVEN,
+        "What plans spend against the share of the score that they keep, with the plans that no "
+        "other beats",
+    ),
+    "step_time": (
+        step_time_against_budget,
+        CHOSEN,
+        "Predicted step time of plans against their budget, a line for every bandwidth",
+    ),
+}
 
-def save_sweep_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write a trade-off and step times for every cluster that has plans; the paths.
+
+def sweep_drawings(table: pd.DataFrame) -> dict[str, Drawing]:
+    """A trade-off and step times for every cluster that has plans, by the names of their files.
 
     Of scales, and for step times of solvers and cuts, the value nearest to 1 or the first is drawn;
     ``d2ft plot`` draws the others.
     """
-    written: list[Path] = []
+    drawings: dict[str, Drawing] = {}
     for cluster, own in table.groupby("cluster", sort=False):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(cluster))
-        figures = {
-            "tradeoff": (compute_communication_tradeoff, one_of(own, GIVEN)),
-            "step_time": (step_time_against_budget, one_of(own, CHOSEN)),
-        }
-        for kind, (draw, rows) in figures.items():
+        for kind, (draw, agree_in, what) in _KINDS.items():
+            rows = one_of(own, agree_in)
             if rows["retained_score_fraction"].notna().any():
-                written += save_both(draw(rows), folder, f"{kind}_{name}")
+                drawings[f"{kind}_{name}"] = (partial(draw, rows), f"{what} on {cluster}.")
+    return drawings
+
+
+def save_sweep_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write `sweep_drawings`; the paths."""
+    written: list[Path] = []
+    for name, (draw, _) in sweep_drawings(table).items():
+        written += save_both(draw(), folder, name)
     return written
 
 

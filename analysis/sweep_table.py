@@ -11,6 +11,7 @@ from analysis.pareto import pareto_front
 from analysis.sweep_point import COLUMNS
 from analysis.table_file import read_table
 from d2ft_sched.atomic_write import write_atomically, write_text
+from d2ft_sched.errors import InputError
 
 GIVEN = ("cluster", "bandwidth_scale", "compute_scale", "model", "minibatch_samples")
 """Columns that are facts to a user rather than choices: plans compete where these agree."""
@@ -19,6 +20,12 @@ CHOSEN = (
     "num_microbatches",
 )  # fmt: skip
 """Columns besides budgets and bandwidth."""
+_OF_EVERY_PLAN = (
+    "budget_compute_fraction", "budget_communication_fraction", "budget_memory_fraction",
+    "compute_fraction", "exchange_bytes", "predicted_step_s", "predicted_dense_step_s",
+    "predicted_exchange_wait_s", "predicted_peak_memory_bytes", "step_fraction",
+    "peak_memory_fraction",
+)  # fmt: skip
 TEXTS = ("cluster", "model", "heads_per_subnet", "placement", "solver", "status", "note")
 
 
@@ -49,10 +56,25 @@ def load_table(path: Path) -> pd.DataFrame:
     """Read what `save_table` wrote.
 
     Raises:
-        InputError: not there, not a table, or without one of its columns.
+        InputError: not there, not a table, without one of its columns, or with a row that has a
+            plan and not what it costs.
     """
     table = read_table(path, (*COLUMNS, "is_pareto"), "d2ft sweep", TEXTS)
+    if not pd.api.types.is_bool_dtype(table["is_pareto"]):
+        raise InputError(f"{path}: is_pareto must be True or False in every row")
+    for name in (*GIVEN, *CHOSEN, *_OF_EVERY_PLAN):
+        rows = table.index[table["retained_score_fraction"].notna() & table[name].isna()]
+        if len(rows):
+            raise InputError(
+                f"{path}: line {rows[0] + 2}: {name} is missing, though there is a plan"
+            )
     return table.assign(note=table["note"].fillna(""))
+
+
+def thinned(front: pd.DataFrame, at_most: int) -> pd.DataFrame:
+    """So many rows of a front at equal distances, the last among them."""
+    every = -(-len(front) // at_most)
+    return front[::-1][::every][::-1]
 
 
 def describe_given(table: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.compare_tables import table_rows
 from analysis.output import console, percent, print_columns, seconds
-from analysis.sweep_table import GIVEN
+from analysis.sweep_table import GIVEN, thinned
 
 MAX_SHOWN = 12
 """Plans of a front that are printed, the fastest and the best among them."""
@@ -39,7 +39,6 @@ def print_front(table: pd.DataFrame) -> None:
         if front.empty:
             console.print(f"{title}: no point has a plan ({own['note'].iloc[0]})", markup=False)
             continue
-        every = -(-len(front) // MAX_SHOWN)
         print_columns(
             f"{title}: best of {len(own)} points ({num_without} without a plan), predicted",
             ["step", "of dense", "score kept", "FLOPs", "bytes", "memory", "budgets C/B/M",
@@ -54,7 +53,7 @@ def print_front(table: pd.DataFrame) -> None:
                     str(row["solver"]), str(row["num_microbatches"]),
                     str(row["heads_per_subnet"]),
                 ]
-                for row in front[::-1][::every].to_dict("records")[::-1]
+                for row in thinned(front, MAX_SHOWN).to_dict("records")
             ],
         )  # fmt: skip
 

@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from analysis.output import messages, percent, print_table, seconds
-from analysis.plots.replan import step_times
+from analysis.plots.save import save_figure
+from analysis.plots.step_times import step_times
 from analysis.replan_study import ENVIRONMENT, ReplanStudy, run_replan_study
 from analysis.replan_summary import read_steps, summary_of
 from d2ft_sched.atomic_write import write_text
@@ -39,8 +40,9 @@ def main() -> None:
     write_text(out / "summary.csv", summary.to_csv(index=False))
     device = device_name(select_device("cpu"))
     title = f"{study.device} at {study.factor:g} of its speed; {device}, four ranks on one machine"
-    figure = step_times(steps, study.from_step, study.until_step, title)
-    figure.savefig(out / "steps.png", dpi=150)
+    first = steps[steps["seed"] == seeds[0]]
+    figure = step_times(first, title, slower=(study.from_step, study.until_step))
+    save_figure(figure, out / "steps.png")
     facts = provenance(seeds[0], device=device)
     settings = asdict(replace(study, cluster=Path(study.cluster.name)))
     record = {"provenance": facts, "study": settings, "environment": ENVIRONMENT}

@@ -1,13 +1,16 @@
-"""What tests of several packages share: the command line, a BERT of two blocks, tables of texts."""
+"""What tests of several packages share: the command line, small models, data, cluster and plan."""
 
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from analysis import cli
+from d2ft_sched.shape_file import ShapeSchema
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("puck", "goal", "skate", "rocket", "orbit", "moon", "the", "a", "of", "and", "is")
@@ -22,6 +25,14 @@ CONFIG = {
     "hidden_dropout_prob": 0.1,
     "pad_token_id": 0,
 }
+
+TWO_EQUAL = """
+name: two
+devices:
+  - {name: a, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e12}
+  - {name: b, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e12}
+network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
+"""
 
 
 @pytest.fixture
@@ -67,17 +78,81 @@ def two_topics() -> Callable[[int], list[tuple[str, str]]]:
     return texts
 
 
+@pytest.fixture(scope="session")
+def d2ft_code() -> Callable[..., int]:
+    """Run the command line in this process; gives the exit code."""
+
+    def call(*arguments: object) -> int:
+        with (
+            patch.object(sys, "argv", ["d2ft", *map(str, arguments)]),
+            pytest.raises(SystemExit) as caught,
+        ):
+            cli.main()
+        return int(caught.value.code or 0)
+
+    return call
+
+
 @pytest.fixture
 def d2ft(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    d2ft_code: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; gives exit code, standard output, standard error."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["d2ft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
+        code = d2ft_code(*arguments)
         captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
+        return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def noise_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of fourteen pictures of 32 px that nothing tells apart."""
+    from PIL import Image
+
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        for i in range(14):
+            pixels = rng.integers(256, size=(32, 32, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shape of a ViT with LayerScale for `noise_pictures`: 9 blocks of 3 heads."""
+    from runtime.models import build_model, shape_of
+
+    path = tmp_path_factory.mktemp("tiny_vit") / "shape.json"
+    shape = shape_of(build_model("test_vit4", image_size=32, num_classes=2))
+    path.write_text(ShapeSchema.from_shape(shape).model_dump_json())
+    return path
+
+
+@pytest.fixture(scope="session")
+def two_equal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cluster file of two equal devices."""
+    path = tmp_path_factory.mktemp("two_equal") / "two.yaml"
+    path.write_text(TWO_EQUAL)
+    return path
+
+
+@pytest.fixture(scope="session")
+def even_plan(
+    d2ft_code: Callable[..., int],
+    two_equal: Path,
+    tiny_vit: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A plan of `tiny_vit` on `two_equal` at 0.7 of the dense compute, five micro-batches."""
+    path = tmp_path_factory.mktemp("even_plan") / "plan.json"
+    code = d2ft_code(
+        "plan", "--cluster", two_equal, "--model", tiny_vit, "--microbatches", 5,
+        "--microbatch-size", 1, "--budget-compute", 0.7, "--placement", "every-device",
+        "--out", path,
+    )  # fmt: skip
+    assert code == 0
+    return path

@@ -131,8 +131,9 @@ def run(
     Alone, all subnets are on this device; under torchrun with a rank for each device of the plan,
     each rank holds its own: torchrun --nproc-per-node 3 -m analysis.cli finetune PLAN.
 
-    Writes metrics.jsonl, checkpoints, provenance.json and the weights in the layout of timm or
-    transformers; of a plan with --lora-rank the adapters, in peft's own format in OUT/adapter.
+    Writes metrics.jsonl, the plan, checkpoints, provenance.json and the weights in the layout of
+    timm or transformers; of a plan with --lora-rank the adapters, in peft's own format in
+    OUT/adapter.
     Ctrl-C ends the running step and leaves a checkpoint; a second one ends at once.
     """
     from analysis.finetune_request import FineTuneRequest

@@ -11,17 +11,16 @@ from analysis import options
 def run(
     run_dir: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN_DIR", help="A folder with results of demo, plan, validate or study."
-        ),
+        typer.Argument(metavar="RUN_DIR", help="A folder with results of other commands."),
     ],
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Make one page of whatever results a folder holds: report.html and its pictures.
 
-    Results of 'd2ft validate' or 'd2ft study' are also looked for in RUN_DIR/validate and
-    RUN_DIR/study. The page is self-contained; what is not in the folder is said, with the command
+    Results of demo, plan, validate, study, finetune and sweep are also looked for in the folder of
+    that name in RUN_DIR, and a dense training to hold another against in its folder 'dense'. The
+    page is self-contained; what is not in the folder is said, with the command
     that would add it.
     """
     from analysis.output import print_json

@@ -1,26 +1,34 @@
 """Pictures as files: PNG for screens and text processors, SVG and PDF for print."""
 
-from functools import partial
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from d2ft_sched.atomic_write import write_atomically
+from d2ft_sched.atomic_write import write_bytes
 from d2ft_sched.errors import InputError
 
 BOTH = ("png", "svg")
 KINDS = (*BOTH, "pdf")
 PNG_DPI = 160
+Drawing = tuple[Callable[[], Figure], str]
+"""What makes a picture, and what it shows, for those who do not see it."""
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a picture of the kind of the path's ending, atomically and the same bytes each time."""
-    kind = path.suffix[1:]
-    write = partial(figure.savefig, format=kind, dpi=PNG_DPI, metadata=_UNDATED.get(kind))
+def render(figure: Figure, kind: str) -> bytes:
+    """The content of a picture file of one of `KINDS`, the same bytes each time."""
+    content = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "d2ft"}):
-        write_atomically(path, write)
+        figure.savefig(content, format=kind, dpi=PNG_DPI, metadata=_UNDATED.get(kind))
+    return content.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a picture of the kind of the path's ending, atomically."""
+    write_bytes(path, render(figure, path.suffix[1:]))
     return path
 
 

@@ -75,7 +75,8 @@ def _resources(figure: Figure, axes: Axes, solved: pd.DataFrame) -> None:
             label=f"least for {100 * level:.0f} % of the score",
         )  # fmt: skip
     axes.set_xlabel("compute (% of the dense FLOPs)")
-    axes.set_ylim(bottom=0 if column == "exchange_bytes" else None)
+    if column == "exchange_bytes":
+        axes.set_ylim(bottom=-0.03 * spent.max())
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
 
 

@@ -1,8 +1,10 @@
-"""A run directory whose plan, solvers and simulations are real and whose measurements are given."""
+"""Folders of results: a demo and others whose measurements are given, a real training and sweep."""
 
 import json
 import math
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -234,9 +236,76 @@ def study_results(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def full_report(run_dir: Path, validation: dict[str, Any], study_results: Path) -> Path:
-    """The report of a folder with a demo, a validation and a study."""
+def report_text() -> Callable[[Path], str]:
+    """Makes the report of a folder; gives what its page says, without tags."""
+
+    def make(folder: Path) -> str:
+        html = write_report(folder).read_text(encoding="utf-8")
+        html = re.sub(r"<(style|script).*?</\1>", "", html, flags=re.S)
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
+
+    return make
+
+
+@pytest.fixture
+def refused_report(d2ft: Callable[..., tuple[int, str, str]]) -> Callable[[Path, str], None]:
+    """Asserts that a folder's report is refused in one line, and that nothing is written."""
+
+    def check(folder: Path, said: str) -> None:
+        before = sorted(folder.rglob("*"))
+        code, printed, err = d2ft("report", folder)
+        assert (code, printed) == (2, "")
+        assert err.startswith("d2ft: ")
+        assert said in err
+        assert err.count("\n") == 1
+        assert sorted(folder.rglob("*")) == before
+
+    return check
+
+
+@pytest.fixture
+def full_report(
+    run_dir: Path, validation: dict[str, Any], study_results: Path, trained: Path, swept: Path
+) -> Path:
+    """The report of a folder with results of every command."""
     (run_dir / "validate").mkdir()
     (run_dir / "validate" / "validation.json").write_text(json.dumps(validation))
     shutil.copytree(study_results, run_dir / "study")
+    shutil.copytree(trained, run_dir / "finetune")
+    shutil.copytree(swept, run_dir / "sweep")
     return write_report(run_dir)
+
+
+@pytest.fixture(scope="session")
+def trained(
+    d2ft_code: Callable[..., int],
+    noise_pictures: Path,
+    even_plan: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A folder as 'd2ft finetune' writes it: scored, two epochs of four steps; to read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    code = d2ft_code(
+        "finetune", even_plan, "--data", f"imagefolder:{noise_pictures}", "--num-train", 20,
+        "--num-test", 8, "--image-size", 32, "--device", "cpu", "--learning-rate", 1e-3,
+        "--epochs", 2, "--checkpoint-every", 5, "--keep", 1, "--schedule", "per-minibatch",
+        "--out", folder / "run",
+    )  # fmt: skip
+    assert code == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def swept(
+    d2ft_code: Callable[..., int], two_equal: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder as 'd2ft sweep' writes it, of twelve points; to read only."""
+    folder = tmp_path_factory.mktemp("swept")
+    code = d2ft_code(
+        "sweep", "--cluster", two_equal, "--model", "vit_tiny_patch16_224", "--image-size", 32,
+        "--minibatch-size", 6, "--microbatches", 3, "--budget-compute", "0.4,0.7,1",
+        "--budget-comm", "0.6,1", "--scale-bandwidth", "0.1,1", "--placement", "every-device",
+        "--jobs", 1, "--no-plots", "--out", folder / "out",
+    )  # fmt: skip
+    assert code == 0
+    return folder / "out"

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from peft import PeftModel
-from PIL import Image
 from safetensors.torch import load_file
 
-from d2ft_sched.shape_file import ShapeSchema
-from runtime.models import build_model, shape_of
+from runtime.models import build_model
 
 CLUSTER = """
 name: three
@@ -28,30 +26,15 @@ network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 """
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Two classes of twelve pictures, bright and dark."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("pictures")
-    for name, level in (("bright", 160), ("dark", 90)):
-        (folder / name).mkdir(parents=True)
-        for i in range(12):
-            pixels = rng.integers(level - 90, level + 90, (32, 32, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
-
-
 @pytest.fixture
-def make_plan(d2ft, tmp_path):
-    """Plans for a tiny ViT with LayerScale: 9 blocks of 3 heads, three devices."""
+def make_plan(d2ft, tiny_vit, tmp_path):
+    """Plans for a tiny ViT on three devices."""
 
     def make(*more: object) -> Path:
-        cluster, shape, path = (tmp_path / name for name in ("c.yaml", "shape.json", "plan.json"))
+        cluster, path = tmp_path / "c.yaml", tmp_path / "plan.json"
         cluster.write_text(CLUSTER)
-        model = build_model("test_vit4", image_size=32, num_classes=2)
-        shape.write_text(ShapeSchema.from_shape(shape_of(model)).model_dump_json())
         code, _, err = d2ft(
-            "plan", "--cluster", cluster, "--model", shape, "--microbatches", 4,
+            "plan", "--cluster", cluster, "--model", tiny_vit, "--microbatches", 4,
             "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *more,
         )  # fmt: skip
         assert code == 0, err
@@ -66,10 +49,10 @@ def plan(make_plan):
 
 
 @pytest.fixture
-def options(pictures):
+def options(noise_pictures):
     """Five steps an epoch."""
     return [
-        "--data", f"imagefolder:{pictures}", "--num-train", 20, "--num-test", 4,
+        "--data", f"imagefolder:{noise_pictures}", "--num-train", 20, "--num-test", 4,
         "--image-size", 32, "--device", "cpu", "--learning-rate", 1e-3,
     ]  # fmt: skip
 

@@ -9,14 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
 
-from d2ft_sched.shape_file import ShapeSchema
 from runtime.checkpoint import find_checkpoint
-from runtime.models import build_model, shape_of
 
 DEVICE = (
     "{{name: {name}, compute_flops_per_s: {rate}, memory_bytes: 8 GB, "
@@ -25,22 +21,8 @@ DEVICE = (
 NETWORK = "network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two classes that are hard to tell apart, and the shape of a tiny ViT with LayerScale."""
-    folder, rng = tmp_path_factory.mktemp("ranks"), np.random.default_rng(0)
-    for name in ("a", "b"):
-        (folder / "pictures" / name).mkdir(parents=True)
-        for i in range(14):
-            pixels = rng.integers(256, size=(32, 32, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
-    shape = shape_of(build_model("test_vit4", image_size=32, num_classes=2))
-    (folder / "shape.json").write_text(ShapeSchema.from_shape(shape).model_dump_json())
-    return folder
-
-
 @pytest.fixture
-def plan_for(d2ft, folder, tmp_path):
+def plan_for(d2ft, tiny_vit, tmp_path):
     """A plan for devices of these rates; mini-batches of five samples."""
 
     def plan(*rates: float) -> Path:
@@ -48,7 +30,7 @@ def plan_for(d2ft, folder, tmp_path):
         cluster, path = tmp_path / "cluster.yaml", tmp_path / f"plan{len(rates)}.json"
         cluster.write_text(f"name: test\ndevices: [{', '.join(devices)}]\n{NETWORK}\n")
         code, _, err = d2ft(
-            "plan", "--cluster", cluster, "--model", folder / "shape.json", "--microbatches", 5,
+            "plan", "--cluster", cluster, "--model", tiny_vit, "--microbatches", 5,
             "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
         )  # fmt: skip
         assert code == 0, err
@@ -57,10 +39,11 @@ def plan_for(d2ft, folder, tmp_path):
     return plan
 
 
-def options(folder: Path) -> list[object]:
+@pytest.fixture
+def options(noise_pictures) -> list[object]:
     """Four steps an epoch; three pictures are in no mini-batch."""
     return [
-        "--data", f"imagefolder:{folder / 'pictures'}", "--num-train", 23, "--num-test", 5,
+        "--data", f"imagefolder:{noise_pictures}", "--num-train", 23, "--num-test", 5,
         "--image-size", 32, "--device", "cpu", "--learning-rate", 3e-3,
     ]  # fmt: skip
 
@@ -106,10 +89,10 @@ def wait_for_step(out: Path, number: int) -> None:
     raise TimeoutError(f"no step {number} in {metrics}")
 
 
-def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, folder, tmp_path):
+def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options, tmp_path):
     three, two = plan_for(1e11, 5e10, 3e10), plan_for(5e10, 1e11)
     alone, ranks, fewer, one = (tmp_path / name for name in ("alone", "ranks", "fewer", "one"))
-    given = [*options(folder), "--epochs", 2]
+    given = [*options, "--epochs", 2]
     assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
     wanted = numbers(alone)
     assert len(wanted) == 8 + 3
@@ -138,9 +121,9 @@ def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, folder,
     assert {key: numbers(fewer)[key] for key in after} == pytest.approx(after, rel=1e-5, abs=1e-5)
 
 
-def test_a_rank_that_dies_leaves_a_whole_checkpoint(d2ft, plan_for, folder, tmp_path):
+def test_a_rank_that_dies_leaves_a_whole_checkpoint(d2ft, plan_for, options, tmp_path):
     plan, out = plan_for(1e11, 1e11), tmp_path / "out"
-    given = [plan, *options(folder), "--no-linear-probe", "--epochs", 40, "--out", out]
+    given = [plan, *options, "--no-linear-probe", "--epochs", 40, "--out", out]
     process = torchrun(2, *given, "--checkpoint-every", 2, "--keep", 2)
     wait_for_step(out, 5)
     os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
@@ -155,9 +138,9 @@ def test_a_rank_that_dies_leaves_a_whole_checkpoint(d2ft, plan_for, folder, tmp_
     assert found.state.num_ranks == 2
 
 
-def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(plan_for, folder, tmp_path):
+def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(plan_for, options, tmp_path):
     plan, out = plan_for(1e11, 1e11), tmp_path / "out"
-    given = [plan, *options(folder), "--no-linear-probe", "--epochs", 40]
+    given = [plan, *options, "--no-linear-probe", "--epochs", 40]
     process = torchrun(2, *given, "--out", out)
     wait_for_step(out, 2)
     process.terminate()

@@ -8,58 +8,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from d2ft_sched.shape_file import ShapeSchema
 from runtime import whole_model
 from runtime.device import Stopwatch
 from runtime.flop_counting import flop_counter
-from runtime.models import build_model, shape_of
-
-CLUSTER = """
-name: two
-devices:
-  - {name: a, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e12}
-  - {name: b, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e12}
-network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
-"""
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """Two classes of twelve pictures of noise."""
-    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("pictures")
-    for name in ("a", "b"):
-        (folder / name).mkdir()
-        for i in range(12):
-            pixels = rng.integers(256, size=(32, 32, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
 
 
 @pytest.fixture
-def plan(d2ft, tmp_path) -> Path:
-    """A tiny ViT on two equal devices at 0.7 of the dense compute."""
-    cluster, shape, path = (tmp_path / name for name in ("c.yaml", "shape.json", "plan.json"))
-    cluster.write_text(CLUSTER)
-    facts = ShapeSchema.from_shape(shape_of(build_model("test_vit4", image_size=32, num_classes=2)))
-    shape.write_text(facts.model_dump_json())
-    code, _, err = d2ft(
-        "plan", "--cluster", cluster, "--model", shape, "--microbatches", 5,
-        "--microbatch-size", 1, "--budget-compute", 0.7, "--placement", "every-device",
-        "--out", path,
-    )  # fmt: skip
-    assert code == 0, err
-    return path
-
-
-@pytest.fixture
-def options(pictures) -> list[object]:
+def options(noise_pictures) -> list[object]:
     """Four steps an epoch."""
     return [
-        "--data", f"imagefolder:{pictures}", "--num-train", 20, "--num-test", 4,
+        "--data", f"imagefolder:{noise_pictures}", "--num-train", 20, "--num-test", 4,
         "--image-size", 32, "--device", "cpu", "--learning-rate", 1e-3,
     ]  # fmt: skip
 
@@ -74,10 +34,10 @@ def losses(out: Path) -> list[float]:
 
 
 def test_each_mini_batch_has_its_schedule_alone_on_ranks_and_after_a_checkpoint(
-    d2ft, plan, options, tmp_path
+    d2ft, even_plan, options, tmp_path
 ):
     alone, ranks, resumed = (tmp_path / name for name in ("alone", "ranks", "resumed"))
-    given = [plan, *options, "--epochs", 2, "--schedule", "per-minibatch"]
+    given = [even_plan, *options, "--epochs", 2, "--schedule", "per-minibatch"]
     code, printed, err = d2ft("finetune", *given, "--checkpoint-every", 3, "--out", alone, "--json")
     assert code == 0, err
     (scored,), (probed,) = events(alone, "scored"), events(alone, "probed")
@@ -90,7 +50,7 @@ def test_each_mini_batch_has_its_schedule_alone_on_ranks_and_after_a_checkpoint(
     by_minibatch = {}
     for step in steps:
         assert by_minibatch.setdefault(step["minibatch"], step["flops"]) == step["flops"]
-    assert d2ft("finetune", plan, *options, "--epochs", 2, "--out", tmp_path / "fixed")[0] == 0
+    assert d2ft("finetune", even_plan, *options, "--epochs", 2, "--out", tmp_path / "fixed")[0] == 0
     assert losses(alone) != losses(tmp_path / "fixed")
 
     (resumed / "checkpoints").mkdir(parents=True)
@@ -141,10 +101,10 @@ def flop_clock(monkeypatch) -> Iterator[dict[str, float]]:
 
 
 def test_one_device_that_slows_down_gets_less_and_goes_on_so_from_a_checkpoint(
-    d2ft, plan, options, tmp_path, flop_clock
+    d2ft, even_plan, options, tmp_path, flop_clock
 ):
     out, again = tmp_path / "out", tmp_path / "again"
-    given = [plan, *options, "--epochs", 5, "--no-linear-probe", "--checkpoint-every", 1]
+    given = [even_plan, *options, "--epochs", 5, "--no-linear-probe", "--checkpoint-every", 1]
     code, _, err = d2ft("finetune", *given, "--replan-every", 2, "--out", out)
     assert code == 0, err
     flops = [s["flops"] for s in events(out, "stepped")]
@@ -176,8 +136,8 @@ def test_one_device_that_slows_down_gets_less_and_goes_on_so_from_a_checkpoint(
         (["--schedule", "per-minibatch", "--forward-score", "luck"], "score 'luck' is unknown"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(d2ft, plan, options, tmp_path, given, said):
-    code, _, err = d2ft("finetune", plan, *options, "--out", tmp_path / "out", *given)
+def test_what_does_not_go_together_is_one_line(d2ft, even_plan, options, tmp_path, given, said):
+    code, _, err = d2ft("finetune", even_plan, *options, "--out", tmp_path / "out", *given)
     assert code == 2
     assert said in err
     assert not (tmp_path / "out").exists()

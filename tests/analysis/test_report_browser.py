@@ -118,7 +118,7 @@ def test_a_report_of_everything_works_too(full_report: Path, tmp_path: Path, wid
     assert console == []
     assert seen["bad"] == []
     assert seen["tables"] == html.count('class="sortable"')
-    assert seen["zoomable"] == html.count('class="enlarge"') == 14
+    assert seen["zoomable"] == html.count('class="enlarge"') == 18
     assert seen["first_screen"] < 900
     assert seen["overflow"] <= 0
 

@@ -51,6 +51,7 @@ def test_what_the_examples_show():
         "homogeneous",
         "islands_ethernet",
         "testbed_equal",
+        "testbed_one_slow_of_six",
         "testbed_slow_device",
         "testbed_slow_link",
         "unequal_cpus",
