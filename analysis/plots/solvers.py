@@ -50,7 +50,7 @@ def solver_comparison(comparison: pd.DataFrame) -> Figure:
             takes = comparison[column].to_numpy() > 0
             right.scatter(
                 comparison[column][takes], position[takes], color=colour, marker=marker,
-                label=label, zorder=3,
+                label=label if takes.any() else None, zorder=3,
             )  # fmt: skip
         for y, seconds in zip(position, comparison["solve_s"], strict=True):
             if seconds > 0:
