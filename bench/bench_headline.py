@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.finetune_run import steps_of
+from analysis.metrics_file import METRICS, read_records
 from analysis.output import messages, print_table, seconds
-from analysis.replan_summary import METRICS, steps_of
 from d2ft_sched.atomic_write import write_text
 from d2ft_sched.provenance import provenance
 from runtime.device import device_name, select_device
@@ -115,7 +116,7 @@ def row(method: Method, measured: Path, out: Path, target_s: float) -> dict[str,
             "--num-train", NUM_STEPS * MICROBATCH_SAMPLES * method.microbatches, "--num-test", 20,
             "--epochs", 1, "--no-linear-probe", "--out", folder,
         )  # fmt: skip
-    steps = steps_of(folder / METRICS)
+    steps = steps_of(read_records(folder / METRICS))
     return {
         "method": method.name,
         "predicted_step_s": predicted["step_s"],
