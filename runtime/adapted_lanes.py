@@ -9,11 +9,12 @@ from torch.autograd.function import once_differentiable
 
 from runtime.lane_adapters import Adapters, AdapterSums
 from runtime.lane_math import (
+    add_input_weight_gradient,
+    add_output_weight_gradient,
     add_product,
     add_product_of_all,
     add_product_of_own,
     add_product_on_runs,
-    add_weight_gradient,
     branch_buffer,
     compute_dtype,
     product_of_all,
@@ -83,36 +84,25 @@ def adapted_lanes_backward(
     for group in lanes.full:
         graph = graphs.pop(0)
         result = graph.result.detach().flatten(0, 1)
-        grad_result = product_of_all(grad_branch, linears.weight_out.t(), group.columns, group)
-        down_out = adapters.down_out.t()
-        add_product_of_all(grad_result, grad_low_out, down_out, group.columns, group)
+        grad_result = product_of_all(grad_branch, group.columns.take(linears.weight_out, 1), group)
+        down_out = group.columns.take(adapters.down_out, 1)
+        add_product_of_all(grad_result, grad_low_out, down_out, group)
         if group.watch is not None:
             group.watch(result, grad_result)
         if group.gradient_scale is not None:
             result, grad_result = result * group.gradient_scale, grad_result * group.gradient_scale
-        add_weight_gradient(
-            gradients.down_out.t(),
-            result,
-            grad_low_out,
-            group.column_gradients,
-            group,
-            overwrite=False,
-        )
+        add_output_weight_gradient(gradients.down_out, grad_low_out, result, group, overwrite=False)
         grad_projected = graph.backward(grad_result)
         del graph, result, grad_result
-        add_weight_gradient(
-            gradients.up_in,
-            grad_projected,
-            sums.low_in,
-            group.row_gradients,
-            group,
-            overwrite=False,
+        add_input_weight_gradient(
+            gradients.up_in, grad_projected, sums.low_in, group, overwrite=False
         )
-        add_product_of_own(
-            grad_low_in, grad_projected, adapters.up_in, group.rows, group.token_runs
-        )
+        up_in = group.rows.take(adapters.up_in, 0)
+        add_product_of_own(grad_low_in, grad_projected, up_in, group)
         if grad_x is not None:
-            add_product_of_own(grad_x, grad_projected, linears.weight_in, group.rows, group.dx_runs)
+            rows = group.rows.take(linears.weight_in, 0)
+            for of_all, of_own in group.dx_runs:
+                add_product(grad_x[of_all], grad_projected[of_own], rows)
         del grad_projected
     grad_low_in.mul_(adapters.scale)
     for start, stop in with_full:

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from runtime.device import backend_of
+from runtime.lane_slices import Run
 from runtime.ranks import Pending, Ranks
-from runtime.units import Run
 
 
 class ExchangePhase(NamedTuple):

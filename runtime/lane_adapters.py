@@ -72,19 +72,18 @@ class AdapterSums:
 
     def add_to_projected(self, projected: Tensor, group: LaneSlice) -> None:
         """Add the map in's adapter to ``[own T, own rows]``."""
-        add_product_of_all(projected, self.low_in, self._adapters.up_in, group.rows, group)
+        up = group.rows.take(self._adapters.up_in, 0)
+        add_product_of_all(projected, self.low_in, up.t(), group)
 
     def add_result(self, result: Tensor, group: LaneSlice, *, is_full: bool) -> None:
         """Take in what a group gives to the map out, ``[own T, own columns]``."""
         low = self.low_out if is_full else self._low_constant
         assert low is not None
-        down = self._adapters.down_out.t()
-        add_product_of_own(low, result, down, group.columns, group.token_runs)
+        down = group.columns.take(self._adapters.down_out, 1).t()
+        add_product_of_own(low, result, down, group)
         if is_full and self.low_trained is not self.low_out:
             factor = 1.0 if group.gradient_scale is None else group.gradient_scale
-            add_product_of_own(
-                self.low_trained, result * factor, down, group.columns, group.token_runs
-            )
+            add_product_of_own(self.low_trained, result * factor, down, group)
 
     def finish(self, out: Tensor) -> None:
         """Add the map out's adapter to `out`, ``[T, D]``, after all groups have run."""

@@ -1,7 +1,6 @@
 """Matrix products between all tokens of a pass and those of one lane group, slice by slice.
 
 "All" are matrices ``[T, features]`` of every token of the pass, "own" those of a group's tokens.
-Runs of tokens times runs of units are views everywhere: no weight and no gradient is copied.
 """
 
 import contextlib
@@ -10,8 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from runtime.lane_slices import LaneSlice, SublayerLanes
-from runtime.units import Piece, Run, Units
+from runtime.lane_slices import LaneSlice, Run, SublayerLanes, Units
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -43,48 +41,28 @@ def add_product(out: Tensor, a: Tensor, b: Tensor, *, keep: bool = True) -> None
 
 
 def product_of_all(
-    x_all: Tensor, weight: Tensor, units: Units, group: LaneSlice, bias: Tensor | None = None
+    x_all: Tensor, matrix: Tensor, group: LaneSlice, bias: Tensor | None = None
 ) -> Tensor:
-    """``x @ weight.t() + bias`` of the group's tokens and units, ``[own T, own units]``.
-
-    Here and below `weight` is ``[all units, features]``, a view where units are columns.
-    """
-    y_own = x_all.new_empty(group.num_tokens, units.num_own)
-    for of_all, of_own in group.token_runs:
-        x_run, y_run = x_all[of_all], y_own[of_own]
-        for in_weight, in_own in units.pieces:
-            matrix = weight[in_weight].t()
-            if bias is None:
-                torch.mm(x_run, matrix, out=y_run[:, in_own])
-            else:
-                torch.addmm(bias[in_weight], x_run, matrix, out=y_run[:, in_own])
+    """``x @ matrix + bias`` of the group's tokens, ``[own T, matrix.shape[1]]``."""
+    runs = group.token_runs
+    if len(runs) == 1:
+        x_own = x_all[runs[0][0]]
+        return x_own @ matrix if bias is None else torch.addmm(bias, x_own, matrix)
+    y_own = x_all.new_empty(runs[-1][1].stop, matrix.shape[1])
+    for of_all, of_own in runs:
+        if bias is None:
+            torch.mm(x_all[of_all], matrix, out=y_own[of_own])
+        else:
+            torch.addmm(bias, x_all[of_all], matrix, out=y_own[of_own])
     return y_own
 
 
-def add_product_of_all(
-    y_own: Tensor, x_all: Tensor, weight: Tensor, units: Units, group: LaneSlice
-) -> None:
-    """Add ``x @ weight.t()`` of the group's tokens and units to `y`, ``[own T, own units]``."""
-    for of_all, of_own in group.token_runs:
-        x_run, y_run = x_all[of_all], y_own[of_own]
-        for in_weight, in_own in units.pieces:
-            add_product(y_run[:, in_own], x_run, weight[in_weight].t())
-
-
 def add_product_of_own(
-    out_all: Tensor,
-    y_own: Tensor,
-    weight: Tensor,
-    units: Units,
-    token_runs: tuple[Piece, ...],
-    *,
-    keep: bool = True,
+    out_all: Tensor, y_own: Tensor, matrix: Tensor, group: LaneSlice, *, keep: bool = True
 ) -> None:
-    """``out = y @ weight`` on runs of the group's tokens, added to what `out` holds if `keep`."""
-    for of_all, of_own in token_runs:
-        out_run, y_run = out_all[of_all], y_own[of_own]
-        for i, (in_weight, in_own) in enumerate(units.pieces):
-            add_product(out_run, y_run[:, in_own], weight[in_weight], keep=keep or i > 0)
+    """``out = y @ matrix`` on the group's tokens, added to what `out` holds if `keep`."""
+    for of_all, of_own in group.token_runs:
+        add_product(out_all[of_all], y_own[of_own], matrix, keep=keep)
 
 
 def add_product_on_runs(
@@ -95,29 +73,43 @@ def add_product_on_runs(
         add_product(out_all[start:stop], x_all[start:stop], matrix, keep=keep)
 
 
-def add_weight_gradient(
-    gradient: Tensor,
-    y_own: Tensor,
-    x_all: Tensor,
-    pieces: tuple[tuple[Piece, bool], ...],
-    group: LaneSlice,
-    *,
-    overwrite: bool,
-) -> None:
-    """Add ``y.t() @ x`` of the group's tokens to its units of `gradient`.
+def add_product_of_all(y_own: Tensor, x_all: Tensor, matrix: Tensor, group: LaneSlice) -> None:
+    """Add ``x @ matrix`` of the group's tokens to `y`, ``[own T, matrix.shape[1]]``."""
+    for of_all, of_own in group.token_runs:
+        add_product(y_own[of_own], x_all[of_all], matrix)
 
-    Args:
-        gradient: of the weight, ``[all units, features]``.
-        y_own: ``[own T, own units]``.
-        x_all: ``[T, features]``.
-        pieces: `LaneSlice.row_gradients` or `LaneSlice.column_gradients`.
-        group: whose tokens they are.
-        overwrite: what `gradient` holds is of no account where a piece is trained first.
+
+def add_input_weight_gradient(
+    gradient: Tensor, grad_own: Tensor, x_all: Tensor, group: LaneSlice, *, overwrite: bool
+) -> None:
+    """Add the dW of a linear map from all tokens to the group's rows of `gradient`.
+
+    With `overwrite` the group has all rows, and what `gradient` holds is of no account.
     """
-    for (in_weight, in_own), is_first in pieces:
-        target, keep = gradient[in_weight], not (overwrite and is_first)
-        for i, (of_all, of_own) in enumerate(group.token_runs):
-            add_product(target, y_own[of_own, in_own].t(), x_all[of_all], keep=keep or i > 0)
+    pairs = [(grad_own[of_own].t(), x_all[of_all]) for of_all, of_own in group.token_runs]
+    _add_weight_gradient(gradient, 0, group.rows, pairs, overwrite)
+
+
+def add_output_weight_gradient(
+    gradient: Tensor, grad_all: Tensor, y_own: Tensor, group: LaneSlice, *, overwrite: bool
+) -> None:
+    """The same for a linear map from the group's tokens, and columns of `gradient`."""
+    pairs = [(grad_all[of_all].t(), y_own[of_own]) for of_all, of_own in group.token_runs]
+    _add_weight_gradient(gradient, 1, group.columns, pairs, overwrite)
+
+
+def _add_weight_gradient(
+    gradient: Tensor, dim: int, units: Units, pairs: list[tuple[Tensor, Tensor]], overwrite: bool
+) -> None:
+    if units.is_one_run:
+        target = units.take(gradient, dim)
+        for i, (left, right) in enumerate(pairs):
+            add_product(target, left, right, keep=not overwrite or i > 0)
+        return
+    product = pairs[0][0] @ pairs[0][1]
+    for left, right in pairs[1:]:
+        add_product(product, left, right)
+    units.add_to(gradient, dim, product)
 
 
 def branch_buffer(x: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,25 +129,6 @@ def input_gradient_buffer(x: Tensor, lanes: SublayerLanes) -> Tensor:
     return gradient
 
 
-def parameter_gradient_buffer(parameter: Tensor, dim: int, untrained: Units | None) -> Tensor:
-    """What lane groups write dW to: zeros for the units along `dim` that none of them trains."""
-    if untrained is None:
-        return torch.zeros_like(parameter)
-    gradient = torch.empty_like(parameter)
-    for in_weight, _ in untrained.pieces:
-        gradient.narrow(dim, in_weight.start, in_weight.stop - in_weight.start).zero_()
-    return gradient
-
-
-def sums_over_tokens(grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """``grad.sum(0)`` and ``(grad * values).sum(0)``, ``[D]`` each, of ``[T, D]`` in one pass.
-
-    A norm whose mean is 0 and deviation 1 has them as the gradients of its bias and weight.
-    """
-    width = grad.shape[1]
-    mean, inverse_deviation = grad.new_zeros(len(grad), 1), grad.new_ones(len(grad), 1)
-    vector = grad.new_empty(width)
-    _, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-        grad, values, [width], mean, inverse_deviation, vector, vector, [False, True, True]
-    )
-    return of_bias, of_weight
+def parameter_gradient_buffer(parameter: Tensor, overwrite: bool) -> Tensor:
+    """What lane groups add dW to; with `overwrite` the first of them fills all of it."""
+    return torch.empty_like(parameter) if overwrite else torch.zeros_like(parameter)

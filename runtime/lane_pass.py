@@ -17,8 +17,9 @@ from torch import Tensor
 
 from runtime.lane_adapters import AdapterSums
 from runtime.lane_math import (
+    add_input_weight_gradient,
+    add_output_weight_gradient,
     add_product_of_own,
-    add_weight_gradient,
     input_gradient_buffer,
     parameter_gradient_buffer,
     product_of_all,
@@ -64,12 +65,12 @@ class Linears:
         bias_in = None if self.bias_in is None else self.bias_in.to(dtype)
         return Linears(self.weight_in.to(dtype), bias_in, self.weight_out.to(dtype))
 
-    def gradient_buffers(self, lanes: SublayerLanes) -> "Linears":
-        """What `lanes_backward` of these lanes writes to, if it is told to overwrite."""
+    def gradient_buffers(self, *, overwrite: bool) -> "Linears":
+        """What `lanes_backward` adds to: zeros, or anything if it is told to overwrite."""
         return Linears(
-            parameter_gradient_buffer(self.weight_in, 0, lanes.rows_untrained),
+            parameter_gradient_buffer(self.weight_in, overwrite),
             None if self.bias_in is None else torch.zeros_like(self.bias_in),
-            parameter_gradient_buffer(self.weight_out, 1, lanes.columns_untrained),
+            parameter_gradient_buffer(self.weight_out, overwrite),
         )
 
 
@@ -86,6 +87,11 @@ class CoreGraph:
         torch.autograd.backward(self.result, grad_result, inputs=[self.projected])
         assert self.projected.grad is not None
         return self.projected.grad.flatten(0, 1)
+
+
+def can_overwrite(lanes: SublayerLanes) -> bool:
+    """Whether the first FULL group fills the whole gradient of the weights held."""
+    return bool(lanes.full) and lanes.full[0].columns.is_all
 
 
 @torch.no_grad()
@@ -108,7 +114,7 @@ def lanes_forward(
         lanes: who runs on which samples.
         num_tokens: N.
         key_mask: which tokens attention may look at, bool ``[B, N]``; None for all.
-        out: ``[T, D]`` of the type of `x` or a wider one.
+        out: ``[T, D]`` of the type of `x`.
         adapters: begun with `x`; filled for backward.
     """
     linears = linears.to(x.dtype)
@@ -142,48 +148,32 @@ def lanes_backward(
         graphs: what forward returned; emptied one by one, so that memory is freed early.
         lanes: as in forward, with at least one FULL group.
         gradients: of the weights held, in the weights' type.
-        overwrite: the gradients are new from `Linears.gradient_buffers` and hold nothing yet.
+        overwrite: the gradients hold nothing yet; only where `can_overwrite` says so.
     """
     linears = linears.to(x.dtype)
     grad_x = input_gradient_buffer(x, lanes)
-    for group in lanes.full:
+    for i, group in enumerate(lanes.full):
+        first = overwrite and i == 0
         graph = graphs.pop(0)
         result = graph.result.detach().flatten(0, 1)
-        grad_result = product_of_all(grad_branch, linears.weight_out.t(), group.columns, group)
+        columns = group.columns.take(linears.weight_out, 1)
+        grad_result = product_of_all(grad_branch, columns, group)
         if group.watch is not None:
             group.watch(result, grad_result)
         if group.gradient_scale is not None:
             result, grad_result = result * group.gradient_scale, grad_result * group.gradient_scale
-        add_weight_gradient(
-            gradients.weight_out.t(),
-            result,
-            grad_branch,
-            group.column_gradients,
-            group,
-            overwrite=overwrite,
+        add_output_weight_gradient(
+            gradients.weight_out, grad_branch, result, group, overwrite=first
         )
         grad_projected = graph.backward(grad_result)
         del graph, result, grad_result
-        add_weight_gradient(
-            gradients.weight_in,
-            grad_projected,
-            x,
-            group.row_gradients,
-            group,
-            overwrite=overwrite,
-        )
+        add_input_weight_gradient(gradients.weight_in, grad_projected, x, group, overwrite=first)
         if gradients.bias_in is not None:
             part = grad_projected.sum(0, dtype=gradients.bias_in.dtype)
-            for in_weight, in_own in group.rows.pieces:
-                gradients.bias_in[in_weight].add_(part[in_own])
-        add_product_of_own(
-            grad_x,
-            grad_projected,
-            linears.weight_in,
-            group.rows,
-            group.token_runs,
-            keep=not lanes.full_is_disjoint,
-        )
+            group.rows.add_to(gradients.bias_in, 0, part)
+        rows = group.rows.take(linears.weight_in, 0)
+        keep = not lanes.full_is_disjoint
+        add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
         del grad_projected
     return grad_x
 
@@ -201,7 +191,9 @@ def _forward(
     keep_graph: bool,
 ) -> CoreGraph:
     """Add the group's output to `out`; `x` and `out` are ``[T, D]`` of all tokens."""
-    projected = product_of_all(x, linears.weight_in, group.rows, group, linears.bias_in)
+    rows = group.rows.take(linears.weight_in, 0)
+    bias = None if linears.bias_in is None else group.rows.take(linears.bias_in, 0)
+    projected = product_of_all(x, rows.t(), group, bias)
     if adapters is not None:
         adapters.add_to_projected(projected, group)
     projected = projected.view(group.num_samples, num_tokens, -1).requires_grad_(keep_graph)
@@ -209,8 +201,9 @@ def _forward(
         key_mask = group.of_samples(key_mask, num_tokens)
     with torch.set_grad_enabled(keep_graph):
         result = core(projected, key_mask)
+    columns = group.columns.take(linears.weight_out, 1)
     own_result = result.detach().flatten(0, 1)
-    add_product_of_own(out, own_result, linears.weight_out.t(), group.columns, group.token_runs)
+    add_product_of_own(out, own_result, columns.t(), group)
     if adapters is not None:
         adapters.add_result(own_result, group, is_full=keep_graph)
     return CoreGraph(projected, result)

@@ -19,7 +19,57 @@ from d2ft_sched.schedule import check_schedule
 from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import Workload
 from runtime.held_units import HeldUnits, all_units
-from runtime.units import Piece, Run, Units, index_runs, packed_pieces, run_indices
+
+Run = tuple[int, int]
+"""First index, and one past the last, of neighbours."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Some rows, or columns, of a weight.
+
+    Attributes:
+        runs: where they are in every part of the weight, in order; at least one.
+        is_all: whether the weight has no others.
+        num_parts: equal parts that the weight is stacked of: 3 for queries, keys and values.
+    """
+
+    runs: tuple[Run, ...]
+    is_all: bool
+    num_parts: int = 1
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether they neighbour one another in the whole weight."""
+        return len(self.runs) == 1 and (self.num_parts == 1 or self.is_all)
+
+    def take(self, tensor: Tensor, dim: int) -> Tensor:
+        """Their part of `tensor` along `dim`: a view if they are one run, else a copy."""
+        if self.is_all:
+            return tensor
+        if self.num_parts == 1:
+            return self._join(tensor, dim)
+        return self._join(tensor.unflatten(dim, (self.num_parts, -1)), dim + 1).flatten(
+            dim, dim + 1
+        )
+
+    def add_to(self, tensor: Tensor, dim: int, own: Tensor) -> None:
+        """Add `own` to their part of `tensor` along `dim`, in place."""
+        if self.num_parts > 1:
+            tensor = tensor.unflatten(dim, (self.num_parts, -1))
+            own = own.unflatten(dim, (self.num_parts, -1))
+            dim += 1
+        views = self._views(tensor, dim)
+        pieces = own.split([view.shape[dim] for view in views], dim)
+        for view, piece in zip(views, pieces, strict=True):
+            view.add_(piece)
+
+    def _join(self, tensor: Tensor, dim: int) -> Tensor:
+        views = self._views(tensor, dim)
+        return views[0] if len(views) == 1 else torch.cat(views, dim)
+
+    def _views(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        return [tensor.narrow(dim, start, stop - start) for start, stop in self.runs]
 
 
 @dataclass(frozen=True)
@@ -33,7 +83,6 @@ class LaneSlice:
             hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
         tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
-        trained_first: runs of units that no FULL group before this one trains, if it is FULL.
         gradient_scale: what the gradient of its result is multiplied by, per column or for all;
             None for 1.
         watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
@@ -44,38 +93,27 @@ class LaneSlice:
     rows: Units
     columns: Units
     tokens_with_dx: tuple[Run, ...]
-    trained_first: tuple[Run, ...] = ()
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(stop - start for start, stop in self.tokens)
-
     @cached_property
-    def token_runs(self) -> tuple[Piece, ...]:
+    def token_runs(self) -> tuple[tuple[slice, slice], ...]:
         """Each run among the tokens of the pass, and in a buffer that has only the group's."""
-        return packed_pieces(self.tokens)
+        pairs, offset = [], 0
+        for start, stop in self.tokens:
+            pairs.append((slice(start, stop), slice(offset, offset + stop - start)))
+            offset += stop - start
+        return tuple(pairs)
 
     @cached_property
-    def dx_runs(self) -> tuple[Piece, ...]:
+    def dx_runs(self) -> tuple[tuple[slice, slice], ...]:
         """The runs of `tokens_with_dx`, as `token_runs`."""
-        pieces = []
+        pairs = []
         for start, stop in self.tokens_with_dx:
             of_all, of_own = next(p for p in self.token_runs if p[0].start <= start < p[0].stop)
             first = of_own.start + start - of_all.start
-            pieces.append(Piece(slice(start, stop), slice(first, first + stop - start)))
-        return tuple(pieces)
-
-    @cached_property
-    def row_gradients(self) -> tuple[tuple[Piece, bool], ...]:
-        """Pieces of `rows`, and whether their gradient has nothing yet."""
-        return self.rows.split(self.trained_first)
-
-    @cached_property
-    def column_gradients(self) -> tuple[tuple[Piece, bool], ...]:
-        """The same for `columns`."""
-        return self.columns.split(self.trained_first)
+            pairs.append((slice(start, stop), slice(first, first + stop - start)))
+        return tuple(pairs)
 
     def of_samples(self, values: Tensor, num_tokens: int) -> Tensor:
         """The group's part of one value, or row, per sample of the pass."""
@@ -95,8 +133,6 @@ class SublayerLanes:
         tokens_with_full: runs of the others.
         tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
         tokens_active: runs of tokens in any group.
-        rows_untrained, columns_untrained: of the two weights, in none of the `full` groups; None
-            if there are no such groups.
     """
 
     full: tuple[LaneSlice, ...]
@@ -106,8 +142,6 @@ class SublayerLanes:
     tokens_with_full: tuple[Run, ...]
     tokens_with_dx: tuple[Run, ...]
     tokens_active: tuple[Run, ...]
-    rows_untrained: Units | None
-    columns_untrained: Units | None
 
 
 @dataclass(frozen=True)
@@ -233,16 +267,10 @@ def block_lanes(
 
 
 def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) -> SublayerLanes:
-    full = _trained_in_order([lane for operation, lane in groups if operation == Operation.FULL])
+    full = tuple(lane for operation, lane in groups if operation == Operation.FULL)
     num_full_groups = _num_covering(num_tokens, [lane.tokens for lane in full])
     num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in full])
     num_groups = _num_covering(num_tokens, [lane.tokens for _, lane in groups])
-    rows_untrained = columns_untrained = None
-    if full:
-        num_trained = _num_covering(full[0].columns.num_all, [lane.columns.runs for lane in full])
-        untrained = index_runs(np.flatnonzero(num_trained == 0))
-        rows_untrained = replace(full[0].rows, runs=untrained)
-        columns_untrained = replace(full[0].columns, runs=untrained)
     return SublayerLanes(
         full=full,
         forward_only=tuple(
@@ -253,25 +281,12 @@ def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) ->
         tokens_with_full=index_runs(np.flatnonzero(num_full_groups)),
         tokens_with_dx=index_runs(np.flatnonzero(num_with_dx)),
         tokens_active=index_runs(np.flatnonzero(num_groups)),
-        rows_untrained=rows_untrained,
-        columns_untrained=columns_untrained,
     )
 
 
-def _trained_in_order(full: Sequence[LaneSlice]) -> tuple[LaneSlice, ...]:
-    """FULL groups of one sub-layer, each told which of its units it trains first."""
-    told, is_trained = [], np.zeros(full[0].columns.num_all if full else 0, dtype=bool)
-    for lane in full:
-        units = run_indices(lane.columns.runs)
-        first = index_runs(units[~is_trained[units]])
-        told.append(replace(lane, trained_first=first))
-        is_trained[units] = True
-    return tuple(told)
-
-
-def _num_covering(size: int, runs_of: Sequence[tuple[Run, ...]]) -> np.ndarray:
-    """How many of several sets of tokens, or units, each of `size` is in, int ``[size]``."""
-    number = np.zeros(size, dtype=int)
+def _num_covering(num_tokens: int, runs_of: Sequence[tuple[Run, ...]]) -> np.ndarray:
+    """How many of several sets of tokens each token is in, int ``[num_tokens]``."""
+    number = np.zeros(num_tokens, dtype=int)
     for runs in runs_of:
         for start, stop in runs:
             number[start:stop] += 1
@@ -291,4 +306,12 @@ def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
 
 
 def _units(indices: np.ndarray, num_all: int) -> Units:
-    return Units(index_runs(indices), num_all)
+    return Units(index_runs(indices), is_all=len(indices) == num_all)
+
+
+def index_runs(indices: np.ndarray) -> tuple[Run, ...]:
+    """Runs of neighbours among sorted indices, in order."""
+    if len(indices) == 0:
+        return ()
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(indices, cuts))

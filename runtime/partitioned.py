@@ -80,24 +80,25 @@ def _sublayer(
 
 
 def _add_branch(
-    stream: Tensor, x: Tensor, sublayer: Sublayer, lanes: SublayerLanes, key_mask: Tensor | None
+    x: Tensor, lane_input: Tensor, sublayer: Sublayer, lanes: SublayerLanes, key_mask: Tensor | None
 ) -> Tensor:
+    """``x + scale * (lanes(lane_input) + bias)``."""
+    delta: Tensor | None = sublayer.bias_out
     if lanes.full or lanes.forward_only:
-        return run_lanes(stream, x, sublayer, lanes, key_mask)
-    bias_out, scale = sublayer.bias_out, sublayer.scale
-    if bias_out is None:
-        return stream
-    return stream + (bias_out if scale is None else bias_out * scale)
+        delta = run_lanes(sublayer, lanes, lane_input, key_mask)
+    if delta is None:
+        return x
+    return x + (delta if sublayer.scale is None else delta * sublayer.scale)
 
 
 def run_lanes(
-    stream: Tensor, x: Tensor, sublayer: Sublayer, lanes: SublayerLanes, key_mask: Tensor | None
+    sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
 ) -> Tensor:
-    """``stream + scale * (lanes(x) + bias)`` of a sub-layer that is whole here, ``[B, N, D]``."""
-    linears, bias_out, scale = sublayer.linears(), sublayer.bias_out, sublayer.scale
+    """`sublayer_lanes` of a sub-layer that is whole on this device, ``[B, N, D]``."""
+    linears, bias_out = sublayer.linears(), sublayer.bias_out
     adapters = sublayer.adapters()
-    if adapters is None:
-        return sublayer_lanes(stream, x, linears, bias_out, scale, sublayer.core, lanes, key_mask)
-    maps = AdaptedMaps(linears, bias_out, sublayer.core)
-    branch = adapted_lanes(x, maps, adapters, lanes, key_mask)
-    return stream + branch if scale is None else torch.addcmul(stream, branch, scale)
+    if adapters is not None:
+        maps = AdaptedMaps(linears, bias_out, sublayer.core)
+        return adapted_lanes(x, maps, adapters, lanes, key_mask)
+    weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
+    return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)

@@ -20,8 +20,7 @@ from d2ft_sched.schedule import check_schedule
 from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import Workload
 from runtime.held_units import HeldUnits, held_units
-from runtime.lane_slices import BlockLanes, block_lanes
-from runtime.units import Run
+from runtime.lane_slices import BlockLanes, Run, block_lanes
 
 
 @dataclass(frozen=True)

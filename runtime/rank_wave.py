@@ -21,10 +21,11 @@ from runtime.exchange import (
     start_all_to_all,
 )
 from runtime.families.sublayer import Sublayer
-from runtime.lane_math import compute_dtype, sums_over_tokens, without_autocast
+from runtime.lane_math import compute_dtype, without_autocast
 from runtime.lane_pass import (
     CoreGraph,
     Linears,
+    can_overwrite,
     lanes_backward,
     lanes_forward,
 )
@@ -283,9 +284,9 @@ class WavePass:
     ) -> Tensor:
         assert kept.lane_input is not None
         x, made = kept.lane_input, self._gradients.get(sublayer)
-        overwrite = made is None
+        overwrite = made is None and can_overwrite(lanes)
         if made is None:
-            made = self._gradients[sublayer] = sublayer.new_gradients(lanes)
+            made = self._gradients[sublayer] = sublayer.new_gradients(overwrite=overwrite)
         with torch.no_grad(), without_autocast(x):
             return lanes_backward(
                 grad_branch, x, sublayer.linears(), kept.graphs, lanes, made, overwrite=overwrite
@@ -300,9 +301,7 @@ class WavePass:
             delta = branch if delta is None else branch + delta
         if delta is None:
             return stream
-        if sublayer.scale is None:
-            return stream + delta
-        return torch.addcmul(stream, delta.to(stream.dtype), sublayer.scale)
+        return stream + (delta if sublayer.scale is None else delta * sublayer.scale)
 
     @torch.no_grad()
     def _branch_backward(
@@ -311,13 +310,12 @@ class WavePass:
         """The gradient of the branch ``[B N, D]`` if it trains; adds those of bias and scale."""
         bias, scale = sublayer.bias_out, sublayer.scale
         grad_stream = grad_stream.contiguous().flatten(0, 1)
-        if scale is not None and branch is not None:
-            total, product = sums_over_tokens(grad_stream, branch.to(grad_stream.dtype))
-            _gradient_of(scale).add_(product)
-        else:
-            total = grad_stream.sum(0)
-        if scale is not None and bias is not None:
-            _gradient_of(scale).addcmul_(total, bias)
+        total = grad_stream.sum(0)
+        if scale is not None:
+            if branch is not None:
+                _gradient_of(scale).add_((grad_stream * branch).sum(0))
+            if bias is not None:
+                _gradient_of(scale).addcmul_(total, bias)
         if bias is not None:
             _gradient_of(bias).add_(total if scale is None else total * scale)
         if not trains:

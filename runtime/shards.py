@@ -21,7 +21,7 @@ from d2ft_sched.workload import Workload
 from runtime.families.family import UnitAxis
 from runtime.families.registry import family_of
 from runtime.held_units import HeldUnits, held_units
-from runtime.units import index_runs
+from runtime.lane_slices import index_runs
 
 
 @dataclass(frozen=True, eq=False)

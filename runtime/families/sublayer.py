@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from runtime.lane_adapters import Adapters
 from runtime.lane_pass import Core, Linears
-from runtime.lane_slices import SublayerLanes
 from runtime.low_rank import low_rank_of
 
 
@@ -67,13 +66,13 @@ class Sublayer:
         """Those of the maps, the output bias included."""
         return [p for linear in (*self.maps_in, self.map_out) for p in linear.parameters()]
 
-    def new_gradients(self, lanes: SublayerLanes) -> Linears:
+    def new_gradients(self, *, overwrite: bool) -> Linears:
         """New gradients of the weights held, made as `Linears.gradient_buffers` makes them.
 
         Those of several maps are parts of one tensor, so that lanes add to all of them at once.
         """
         with torch.no_grad():
-            made = self.linears().gradient_buffers(lanes)
+            made = self.linears().gradient_buffers(overwrite=overwrite)
         sizes = [linear.weight.shape[0] for linear in self.maps_in]
         for linear, part in zip(self.maps_in, made.weight_in.split(sizes), strict=True):
             linear.weight.grad = part
