@@ -72,12 +72,12 @@ def rank_forward_backward(
         _in_turns([one.forward() for one in group])
         for one in group:
             loss += one.loss
-        if group is groups[-1]:
-            loss_sum = start_sum(model.ranks, loss, "the sum of the loss")
         _in_turns([one.backward() for one in group])
     for parameter in model.module.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+    # After backward, so that a step ends on no rank, idle ones included, before it ends on all.
+    loss_sum = start_sum(model.ranks, loss, "the sum of the loss")
     _sum_trunk_gradients(model, trunk_gradient, counted)
     loss_sum.wait()
     if watch is not None:
