@@ -1,5 +1,6 @@
 """One look for all pictures: a colour-blind safe palette, fonts that print, units on axes."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,16 +41,9 @@ _RUN_STYLES = {
     "plan": (BLUE, "s", "-"),
     "random": (VERMILION, "^", "--"),
 }
-_MORE_RUN_STYLES = (
-    (GREEN, "D", "-."),
-    (PURPLE, "v", ":"),
-    (ORANGE, "P", "--"),
-    (GREY, "X", "-."),
-    (SKY_BLUE, "<", "-"),
-    (BLUE, ">", ":"),
-    (BLACK, "h", "--"),
-    (VERMILION, "p", "-."),
-)
+_MORE_COLOURS = (GREEN, PURPLE, ORANGE, GREY, SKY_BLUE, BLUE, BLACK, VERMILION)
+_MORE_MARKERS = ("D", "v", "P", "X", "<", ">", "h", "p", "s", "^", "d")
+_MORE_LINES = ("-.", ":", "--", "-.", "-", ":", "--", "-.")
 _RUN_TITLES = {"dense": "dense", "plan": "D2FT plan", "random": "random schedule"}
 
 _RC: Any = {
@@ -84,9 +78,18 @@ def run_title(name: str) -> str:
 
 
 def run_styles(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and line style of each run."""
-    more = iter(_MORE_RUN_STYLES * 8)
+    """Colour, marker and line style of each run, no two alike up to 88 runs of other names."""
+    more = map(_more_style, itertools.count())
     return {name: _RUN_STYLES.get(name) or next(more) for name in names}
+
+
+def _more_style(index: int) -> tuple[str, str, str]:
+    around = index // len(_MORE_COLOURS)
+    return (
+        _MORE_COLOURS[index % len(_MORE_COLOURS)],
+        _MORE_MARKERS[index % len(_MORE_MARKERS)],
+        _MORE_LINES[(index + around) % len(_MORE_LINES)],
+    )
 
 
 def scaled_axis(axes: Axes, which: str, largest: float, quantity: str, unit: str) -> float:
