@@ -18,6 +18,7 @@ Kind = Literal[
     "stochastic_depth",
     "random_heads",
     "layer_selection",
+    "frozen_prefix",
     "smaller_rank",
     "schedule",
 ]

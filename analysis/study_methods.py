@@ -9,6 +9,8 @@
   rescaling. ``random_heads``: the same for single subnets.
 - ``layer_selection``: in every mini-batch the blocks of most backward score are trained, the others
   FORWARD_ONLY: our reading of ALaST (arXiv 2408.08670) and GreenTrainer (arXiv 2309.13192).
+- ``frozen_prefix``: as many of the last blocks as the budget holds are trained, the others
+  FORWARD_ONLY.
 - ``smaller_rank``: dense with adapters of the largest rank that the budget holds.
 - ``schedule``: a solver of `d2ft_sched.solve` on scores, see `analysis.study_schedules`.
 
@@ -36,7 +38,6 @@ from d2ft_sched.flops import operation_flops
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.schedule import uniform_schedule
-from d2ft_sched.scores import Scores
 from d2ft_sched.solve import required_options
 from d2ft_sched.workload import Workload
 from runtime.peers.training import Start, score_start
@@ -103,7 +104,10 @@ def _recipe(
     for step, minibatch in enumerate(order):
         if method.kind == "layer_selection":
             assert scored
-            schedules[step] = _select_blocks(scored.scores[minibatch], start.workload, budget)
+            by_block = np.bincount(block, scored.scores[minibatch].backward.sum(axis=1))
+            schedules[step] = _train_blocks(by_block, start.workload, budget)
+        elif method.kind == "frozen_prefix":
+            schedules[step] = _train_blocks(np.arange(block.max() + 1), start.workload, budget)
         else:
             units = block if method.kind == "stochastic_depth" else np.arange(len(block))
             schedules[step] = _drop_at_random(units, dense.shape[1], fraction, rng)
@@ -167,8 +171,8 @@ def _drop_at_random(
     return kept.reshape(-1, num_microbatches)[units]
 
 
-def _select_blocks(scores: Scores, workload: Workload, budget: BudgetSchema) -> np.ndarray:
-    """FULL in the blocks of most backward score, FORWARD_ONLY in the others."""
+def _train_blocks(by_block: np.ndarray, workload: Workload, budget: BudgetSchema) -> np.ndarray:
+    """FULL in the blocks of most value, FORWARD_ONLY in the others."""
     block, num_blocks = workload.partition.block, workload.shape.num_blocks
     of_forward = 1 / 3
     if workload.lora is not None:
@@ -180,7 +184,6 @@ def _select_blocks(scores: Scores, workload: Workload, budget: BudgetSchema) -> 
         if fraction is not None
     ]
     number = max(0, int(min(shares) * num_blocks + 1e-9))
-    by_block = np.bincount(block, scores.backward.sum(axis=1))
     trained = np.isin(block, np.argsort(-by_block, kind="stable")[:number])
     operation = np.where(trained, Operation.FULL, Operation.FORWARD_ONLY).astype(np.int8)
-    return np.repeat(operation[:, None], scores.backward.shape[1], axis=1)
+    return np.repeat(operation[:, None], workload.num_microbatches, axis=1)

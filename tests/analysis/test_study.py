@@ -45,7 +45,7 @@ METHODS = """
   - {name: depth, kind: stochastic_depth}
   - {name: heads, kind: random_heads}
   - {name: layers, kind: layer_selection}
-  - {name: frozen, kind: schedule, solver: frozen_prefix}
+  - {name: frozen, kind: frozen_prefix}
   - {name: magnitude, kind: schedule, solver: magnitude}
   - {name: top-k, kind: schedule, solver: top_k}
   - {name: random, kind: schedule, solver: random}
@@ -102,6 +102,8 @@ def test_every_kind_of_method_costs_what_its_budget_says(d2ft, study, tmp_path):
                "random samples", "rescaled", "covered", "sloping", "growing"]  # fmt: skip
     assert (training[cheaper] <= 0.72).all()
     assert training["fewer"] == pytest.approx(2 / 3)
+    assert training["frozen"] == pytest.approx(training["layers"])
+    assert training["frozen"] > 0.6
     assert training["exact"] < training["aligned"] < 1
     assert (runs.loc[["dense", "fewer", "depth"], "scoring_compute_fraction"] == 0).all()
     assert (runs.loc[["exact", "layers"], "scoring_compute_fraction"] > 0).all()
