@@ -174,10 +174,8 @@ def _drop_at_random(
 def _train_blocks(by_block: np.ndarray, workload: Workload, budget: BudgetSchema) -> np.ndarray:
     """FULL in the blocks of most value, FORWARD_ONLY in the others."""
     block, num_blocks = workload.partition.block, workload.shape.num_blocks
-    of_forward = 1 / 3
-    if workload.lora is not None:
-        flops = operation_flops(workload).sum(axis=(0, 1))
-        of_forward = flops[Operation.FORWARD_ONLY] / flops[Operation.FULL]
+    flops = operation_flops(workload).sum(axis=(0, 1))
+    of_forward = flops[Operation.FORWARD_ONLY] / flops[Operation.FULL]
     shares = [
         (fraction - forward) / (1 - forward)
         for fraction, forward in ((budget.compute, of_forward), (budget.communication, 1 / 2))

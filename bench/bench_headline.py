@@ -30,8 +30,6 @@ MICROBATCH_SAMPLES = 16
 NUM_STEPS = 13
 NUM_FIRST = 3
 """Steps at the beginning that count for nothing: they set much up."""
-STEP_TIME = 0.63
-"""Of the dense step with the best placement, as in the study."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +37,26 @@ class Method:
     """A row of the table.
 
     Attributes:
+        placement: as `d2ft plan --placement` takes it.
         microbatches: of a mini-batch.
-        options: of ``d2ft plan``; ``TARGET`` stands for the step time aimed at.
+        step_time: that its plan is made for, of the predicted step of `METHODS[0]`; None for a
+            dense step.
     """
 
     name: str
-    options: tuple[str, ...]
+    placement: str
     microbatches: int = 5
+    step_time: float | None = None
 
 
-BEST = Method("dense, best placement", ("--placement", "balanced"))
 METHODS = (
-    BEST,
-    Method("dense, naive placement", ("--placement", "round-robin")),
-    Method("2 of 5 micro-batches, best placement", ("--placement", "balanced"), 2),
-    Method("3 of 5 micro-batches, best placement", ("--placement", "balanced"), 3),
-    Method(
-        "D2FT exact, naive placement",
-        ("--placement", "round-robin", "--target-step-time", "TARGET"),
-    ),
+    Method("dense, best placement", "balanced"),
+    Method("dense, naive placement", "round-robin"),
+    Method("2 of 5 micro-batches, best placement", "balanced", 2),
+    Method("3 of 5 micro-batches, best placement", "balanced", 3),
+    Method("D2FT exact, naive placement", "round-robin", step_time=0.63),
 )
+"""Those of the study, at its step time."""
 
 
 def main() -> None:
@@ -73,8 +71,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for method in METHODS:
         messages.print(method.name)
-        target_s = rows[0]["predicted_step_s"] * STEP_TIME if rows else 0.0
-        rows.append(row(method, measured, out, target_s))
+        options = ["--placement", method.placement]
+        if method.step_time is not None:
+            target_s = method.step_time * rows[0]["predicted_step_s"]
+            options += ["--target-step-time", f"{target_s}s"]
+        rows.append(row(method, options, measured, out))
     table = pd.DataFrame(rows)
     for kind in ("predicted", "measured"):
         of_dense = table[f"{kind}_step_s"].iloc[0] / table[f"{kind}_step_s"]
@@ -99,12 +100,11 @@ def main() -> None:
     )
 
 
-def row(method: Method, measured: Path, out: Path, target_s: float) -> dict[str, Any]:
+def row(method: Method, options: list[str], measured: Path, out: Path) -> dict[str, Any]:
     """Plan, predict and run one method."""
     name = method.name.replace(", ", "_").replace(" ", "_").replace("-", "_")
     plan, folder = out / f"{name}.json", out / name
     if not plan.exists():
-        options = [f"{target_s}s" if option == "TARGET" else option for option in method.options]
         d2ft(
             "plan", "--cluster", measured, *MODEL, "--microbatches", method.microbatches,
             "--microbatch-size", MICROBATCH_SAMPLES, *options, "--out", plan,
