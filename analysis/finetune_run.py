@@ -4,108 +4,25 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from analysis.metrics_file import METRICS, Record, read_records
+from analysis.metrics_records import (
+    BegunRecord,
+    EvaluatedRecord,
+    ProbedRecord,
+    ReplannedRecord,
+    ResumedRecord,
+    ScoredRecord,
+    StartedRecord,
+    checked_event,
+)
 from analysis.run_dir import PLAN
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan import Plan
 from d2ft_sched.plan_file import dump_plan, load_plan
-from d2ft_sched.shape_file import describe_first_error
-
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Started(_Record):
-    event: Literal["started"]
-    settings: dict[str, str | int | float | bool | None]
-    plan_sha256: str
-    num_ranks: Annotated[int, Field(ge=1)]
-    provenance: dict[str, str | int | float]
-
-
-class Resumed(_Record):
-    event: Literal["resumed"]
-    step: Count
-    plan_sha256: str
-    num_ranks: Annotated[int, Field(ge=1)]
-    provenance: dict[str, str | int | float]
-
-
-class ProbedRecord(_Record):
-    event: Literal["probed"]
-    train_top1: Share
-    seconds: Amount
-
-
-class ScoredRecord(_Record):
-    event: Literal["scored"]
-    num_minibatches: Count
-    forward_score: str
-    backward_score: str
-    flops: Amount
-    seconds: Amount
-
-
-class StepTimesRecord(_Record):
-    lanes_s: Amount
-    rest_s: Amount
-    exchange_s: Amount
-
-
-class SteppedRecord(_Record):
-    event: Literal["stepped"]
-    step: Annotated[int, Field(ge=1)]
-    num_steps: Annotated[int, Field(ge=1)]
-    epoch: Annotated[int, Field(ge=1)]
-    loss: float | None
-    flops: Amount
-    step_s: Amount
-    solve_s: Amount
-    times: StepTimesRecord
-
-
-class ChangeRecord(_Record):
-    device: str
-    slowdown: Amount
-    slowdown_before: Amount
-    num_full: Count | None
-    num_full_before: Count | None
-    num_forward_only: Count | None
-    num_forward_only_before: Count | None
-
-
-class ReplannedRecord(_Record):
-    event: Literal["replanned"]
-    step: Count
-    reason: str
-    changes: tuple[ChangeRecord, ...]
-    seconds: Amount
-
-
-class EvaluatedRecord(_Record):
-    event: Literal["evaluated"]
-    epoch: Count
-    top1: Share
-    loss: float | None
-    num_samples: Annotated[int, Field(ge=1)]
-    seconds: Amount
-
-
-_Known = (
-    Started | Resumed | ProbedRecord | ScoredRecord | SteppedRecord | ReplannedRecord
-    | EvaluatedRecord
-)  # fmt: skip
-_EVENT: TypeAdapter[_Known] = TypeAdapter(Annotated[_Known, Field(discriminator="event")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +52,7 @@ class FineTuneRun:
     steps: pd.DataFrame
     evaluations: tuple[EvaluatedRecord, ...]
     replanned: tuple[ReplannedRecord, ...]
-    resumed: tuple[Resumed, ...]
+    resumed: tuple[ResumedRecord, ...]
     probed: ProbedRecord | None
     scored: ScoredRecord | None
 
@@ -167,9 +84,9 @@ def load_finetune_run(folder: Path) -> FineTuneRun:
     """
     path = folder / METRICS
     records = list(read_records(path))
-    events = [_event(path, number, record) for number, record in enumerate(records, start=1)]
-    began = [e for e in events if isinstance(e, Started | Resumed)]
-    if not events or not isinstance(events[0], Started):
+    events = [checked_event(path, number, record) for number, record in enumerate(records, start=1)]
+    began = [e for e in events if isinstance(e, BegunRecord)]
+    if not events or not isinstance(events[0], StartedRecord):
         raise InputError(f"{path}: line 1: event must be 'started'")
     steps = steps_of(records)
     if steps.empty:
@@ -191,7 +108,7 @@ def load_finetune_run(folder: Path) -> FineTuneRun:
         steps=steps,
         evaluations=tuple(e for e in events if isinstance(e, EvaluatedRecord)),
         replanned=tuple(e for e in events if isinstance(e, ReplannedRecord)),
-        resumed=tuple(e for e in events if isinstance(e, Resumed)),
+        resumed=tuple(e for e in events if isinstance(e, ResumedRecord)),
         probed=next((e for e in events if isinstance(e, ProbedRecord)), None),
         scored=next((e for e in events if isinstance(e, ScoredRecord)), None),
     )
@@ -220,10 +137,3 @@ def steps_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         ]
     )
     return table.astype({"loss": float}) if len(table) else table
-
-
-def _event(path: Path, number: int, record: Record) -> _Known:
-    try:
-        return _EVENT.validate_python(record)
-    except ValidationError as error:
-        raise InputError(f"{path}: line {number}: {describe_first_error(error)}") from None

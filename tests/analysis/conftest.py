@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,18 @@ def swept(
     )  # fmt: skip
     assert code == 0
     return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def wait_for_step() -> Callable[[Path, int], None]:
+    """Wait until a training in a folder has done so many steps; at most two minutes."""
+
+    def wait(out: Path, number: int) -> None:
+        metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_text().count('"stepped"') >= number:
+                return
+            time.sleep(0.02)
+        raise TimeoutError(f"no step {number} in {metrics}")
+
+    return wait

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +139,7 @@ def test_what_does_not_fit_together_is_refused(d2ft, plan, options, tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_checkpoint(d2ft, plan, options, tmp_path, sent, code):
+def test_a_signal_leaves_a_checkpoint(d2ft, plan, options, tmp_path, wait_for_step, sent, code):
     out = tmp_path / "out"
     command = ["finetune", plan, *options, "--no-linear-probe", "--epochs", 8, "--out", out]
     process = start(command)
@@ -186,15 +185,6 @@ def start(arguments: list[object]) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-
-
-def wait_for_step(out: Path, number: int) -> None:
-    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count('"stepped"') >= number:
-            return
-        time.sleep(0.01)
-    raise TimeoutError(f"no step {number} in {metrics}")
 
 
 def test_a_plan_of_adapters_leaves_an_adapter_that_peft_loads(d2ft, make_plan, options, tmp_path):

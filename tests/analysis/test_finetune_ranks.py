@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,15 +79,6 @@ def said(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("d2ft: ")]
 
 
-def wait_for_step(out: Path, number: int) -> None:
-    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count('"stepped"') >= number:
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"no step {number} in {metrics}")
-
-
 def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options, tmp_path):
     three, two = plan_for(1e11, 5e10, 3e10), plan_for(5e10, 1e11)
     alone, ranks, fewer, one = (tmp_path / name for name in ("alone", "ranks", "fewer", "one"))
@@ -121,7 +111,9 @@ def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options
     assert {key: numbers(fewer)[key] for key in after} == pytest.approx(after, rel=1e-5, abs=1e-5)
 
 
-def test_a_rank_that_dies_leaves_a_whole_checkpoint(d2ft, plan_for, options, tmp_path):
+def test_a_rank_that_dies_leaves_a_whole_checkpoint(
+    d2ft, plan_for, options, tmp_path, wait_for_step
+):
     plan, out = plan_for(1e11, 1e11), tmp_path / "out"
     given = [plan, *options, "--no-linear-probe", "--epochs", 40, "--out", out]
     process = torchrun(2, *given, "--checkpoint-every", 2, "--keep", 2)
@@ -138,7 +130,9 @@ def test_a_rank_that_dies_leaves_a_whole_checkpoint(d2ft, plan_for, options, tmp
     assert found.state.num_ranks == 2
 
 
-def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(plan_for, options, tmp_path):
+def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(
+    plan_for, options, tmp_path, wait_for_step
+):
     plan, out = plan_for(1e11, 1e11), tmp_path / "out"
     given = [plan, *options, "--no-linear-probe", "--epochs", 40]
     process = torchrun(2, *given, "--out", out)
