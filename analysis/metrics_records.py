@@ -101,8 +101,6 @@ MetricsRecord = (
 _EVENT: TypeAdapter[MetricsRecord] = TypeAdapter(
     Annotated[MetricsRecord, Field(discriminator="event")]
 )
-    Annotated[MetricsRecord, Field(discriminator="event")]
-)
 
 
 def checked_event(path: Path, number: int, record: Record) -> MetricsRecord:
