@@ -6,27 +6,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.plots.save import save_both
-from analysis.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY_BLUE,
-    VERMILION,
-    new_figure,
-    plot_style,
-)
+from analysis.plots.style import GREY, new_figure, plot_style, run_styles
 
-_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK, GREY)
-_MARKERS = "osD^vPX*<>"
 SHOWN_ZERO = 1e-8
 """Where a distance of 0 is drawn on a logarithmic axis."""
 _PANELS = (
     ("seconds", "build and solve (s)"),
-    ("below_best_bound", "below the best bound"),
-    ("workload_cv", "CV of devices' busy time"),
+    ("below_best_bound", "below the best bound (fraction)"),
+    ("workload_cv", "CV of devices' busy time (fraction)"),
 )
 
 
@@ -42,15 +29,17 @@ def solver_scaling(table: pd.DataFrame, tightness: float) -> Figure:
         seconds=rows["build_s"] + rows["solve_s"],
         below_best_bound=rows["below_best_bound"].clip(lower=SHOWN_ZERO),
     )
+    styles = run_styles(map(str, rows["solver"].unique()))
     with plot_style():
-        figure = new_figure(3.2, 10.0)
+        figure = new_figure(3.4, 10.0)
         panels = figure.subplots(1, len(_PANELS))
         for axes, (column, label) in zip(panels, _PANELS, strict=True):
-            for index, (solver, own) in enumerate(rows.groupby("solver", sort=False)):
+            for solver, own in rows.groupby("solver", sort=False):
                 own = own.dropna(subset=[column]).sort_values("num_devices")
-                colour = _COLOURS[index % len(_COLOURS)]
-                marker = _MARKERS[index % len(_MARKERS)]
-                axes.plot(own["num_devices"], own[column], color=colour, linewidth=1)
+                colour, marker, line = styles[str(solver)]
+                axes.plot(
+                    own["num_devices"], own[column], color=colour, linewidth=1, linestyle=line
+                )
                 fill = [colour if status == "OPTIMAL" else "white" for status in own["status"]]
                 axes.scatter(
                     own["num_devices"], own[column], color=fill, edgecolor=colour, marker=marker,
@@ -59,15 +48,15 @@ def solver_scaling(table: pd.DataFrame, tightness: float) -> Figure:
                 if axes is panels[0]:
                     axes.scatter([], [], color=colour, marker=marker, s=24, label=str(solver))
             axes.set_xscale("log")
-            axes.set_xlabel("devices")
+            axes.set_xlabel("devices (number)")
             axes.set_ylabel(label)
             axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
         panels[0].set_yscale("log")
         panels[1].set_yscale("log")
-        panels[1].set_title(f"relative; 0 is drawn at {SHOWN_ZERO:g}", fontsize=8)
-        panels[2].set_ylim(bottom=0)
+        panels[1].set_title(f"0 is drawn at {SHOWN_ZERO:g}", fontsize=8)
+        panels[2].set_ylim(0, 1.1 * rows["workload_cv"].max())
         panels[0].set_title(f"tightness {tightness:g}; hollow: no proof", fontsize=8)
-        figure.legend(loc="outside upper center", ncols=8)
+        figure.legend(loc="outside upper center", ncols=9)
     return figure
 
 
