@@ -6,7 +6,7 @@ all. Shapes: B samples owned in the wave, N tokens, D width.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from runtime.exchange import (
 from runtime.families.sublayer import Sublayer
 from runtime.lane_math import compute_dtype, without_autocast
 from runtime.lane_pass import (
-    CoreGraph,
     Linears,
     can_overwrite,
     lanes_backward,
@@ -32,6 +31,14 @@ from runtime.lane_pass import (
 from runtime.lane_slices import SublayerLanes
 from runtime.rank_model import RankModel
 from runtime.rank_slices import RankBlock, RankWave
+from runtime.rank_trunk import (
+    Kept,
+    add_branch,
+    add_branch_gradients,
+    gradient_of,
+    into_branch,
+    through_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -48,26 +55,6 @@ class RankBatch:
     inputs: Tensor
     labels: Tensor
     key_mask: Tensor | None = None
-
-
-@dataclass
-class _Kept:
-    """What a sub-layer keeps for backward.
-
-    Attributes:
-        norm_input: what the norm sees, a leaf ``[B, N, D]``; None if its gradient is not needed.
-        norm_graph: the norm's result with its graph. Where the norm comes first that is the lanes'
-            input.
-        lane_input: what the lanes saw, ``[T, D]``, owned before received, if any are FULL.
-        graphs: of the cores of the FULL groups.
-        branch: sum of all ranks' results ``[B N, D]`` where LayerScale needs it.
-    """
-
-    norm_input: Tensor | None = None
-    norm_graph: Tensor | None = None
-    lane_input: Tensor | None = None
-    graphs: list[CoreGraph] = field(default_factory=list)
-    branch: Tensor | None = None
 
 
 Gradients = dict[Sublayer, Linears]
@@ -99,7 +86,7 @@ class WavePass:
         self._num_own = wave.num_samples * shape.num_tokens
         self._probe = torch.empty(0, dtype=model.dtype, device=model.ranks.device)
         self._dtype = compute_dtype(self._probe)
-        self._kept: list[_Kept] = []
+        self._kept: list[Kept] = []
         self.loss = self._probe.new_zeros(())
 
     def forward(self) -> Iterator[None]:
@@ -127,7 +114,7 @@ class WavePass:
         grad_stream = self._probe
         if self._num_own:
             self._loss_graph.backward()
-            grad_stream = _gradient_of(self._last)
+            grad_stream = gradient_of(self._last)
             del self._loss_graph, self._last
         for index in reversed(range(len(self._wave.blocks))):
             block = self._wave.blocks[index]
@@ -150,7 +137,7 @@ class WavePass:
         phase: ExchangePhase,
     ) -> Generator[None, None, Tensor]:
         """The stream after the sub-layer, ``[B, N, D]``."""
-        route, own, kept = block.routes[0], self._num_own, _Kept()
+        route, own, kept = block.routes[0], self._num_own, Kept()
         lane_input = self._lane_input(stream, sublayer, block, kept)
         self._lap("forward trunk")
 
@@ -191,7 +178,7 @@ class WavePass:
         return self._after_lanes(stream, branch, sublayer, kept) if own else stream
 
     def _lane_input(
-        self, stream: Tensor, sublayer: Sublayer, block: RankBlock, kept: _Kept
+        self, stream: Tensor, sublayer: Sublayer, block: RankBlock, kept: Kept
     ) -> Tensor | None:
         """What the lanes see, ``[T, D]``, with room for what is received; None for nothing."""
         num_received = block.routes[0].num_received
@@ -211,10 +198,10 @@ class WavePass:
         return lane_input
 
     def _after_lanes(
-        self, stream: Tensor, branch: Tensor | None, sublayer: Sublayer, kept: _Kept
+        self, stream: Tensor, branch: Tensor | None, sublayer: Sublayer, kept: Kept
     ) -> Tensor:
         """The stream after the sub-layer, of what it was and the sum of all results."""
-        total = self._add_branch(stream.detach(), branch, sublayer)
+        total = add_branch(stream.detach(), branch, sublayer)
         if sublayer.norm_first:
             return total
         kept.norm_input = total.requires_grad_()
@@ -233,9 +220,12 @@ class WavePass:
         route, own, kept = block.routes[1], self._num_own, self._kept.pop()
         grad_branch = self._rows(0)
         if own and not sublayer.norm_first:
-            grad_stream = _through_norm(kept, grad_stream)
+            grad_stream = through_norm(kept, grad_stream)
         if own:
-            grad_branch = self._branch_backward(grad_stream, kept.branch, sublayer, block.trains)
+            flat = grad_stream.contiguous().flatten(0, 1)
+            add_branch_gradients(flat, kept.branch, sublayer)
+            if block.trains:
+                grad_branch = into_branch(flat, sublayer).to(self._dtype)
         self._lap("backward trunk")
 
         if not route.is_idle:
@@ -276,11 +266,11 @@ class WavePass:
         if not block.trains:
             return grad_stream
         if sublayer.norm_first:
-            return grad_stream + _through_norm(kept, grad_input)
+            return grad_stream + through_norm(kept, grad_input)
         return grad_stream + grad_input[:own].view_as(grad_stream)
 
     def _lanes_backward(
-        self, grad_branch: Tensor, sublayer: Sublayer, lanes: SublayerLanes, kept: _Kept
+        self, grad_branch: Tensor, sublayer: Sublayer, lanes: SublayerLanes, kept: Kept
     ) -> Tensor:
         assert kept.lane_input is not None
         x, made = kept.lane_input, self._gradients.get(sublayer)
@@ -291,36 +281,6 @@ class WavePass:
             return lanes_backward(
                 grad_branch, x, sublayer.linears(), kept.graphs, lanes, made, overwrite=overwrite
             )
-
-    @torch.no_grad()
-    def _add_branch(self, stream: Tensor, branch: Tensor | None, sublayer: Sublayer) -> Tensor:
-        """``stream + scale * (branch + bias)``; the branch is ``[B N, D]`` or None for zeros."""
-        delta: Tensor | None = sublayer.bias_out
-        if branch is not None:
-            branch = branch.view_as(stream)
-            delta = branch if delta is None else branch + delta
-        if delta is None:
-            return stream
-        return stream + (delta if sublayer.scale is None else delta * sublayer.scale)
-
-    @torch.no_grad()
-    def _branch_backward(
-        self, grad_stream: Tensor, branch: Tensor | None, sublayer: Sublayer, trains: bool
-    ) -> Tensor:
-        """The gradient of the branch ``[B N, D]`` if it trains; adds those of bias and scale."""
-        bias, scale = sublayer.bias_out, sublayer.scale
-        grad_stream = grad_stream.contiguous().flatten(0, 1)
-        total = grad_stream.sum(0)
-        if scale is not None:
-            if branch is not None:
-                _gradient_of(scale).add_((grad_stream * branch).sum(0))
-            if bias is not None:
-                _gradient_of(scale).addcmul_(total, bias)
-        if bias is not None:
-            _gradient_of(bias).add_(total if scale is None else total * scale)
-        if not trains:
-            return self._rows(0)
-        return (grad_stream if scale is None else grad_stream * scale).to(self._dtype)
 
     def _start(
         self,
@@ -353,16 +313,3 @@ class WavePass:
     def _lap(self, name: str) -> None:
         if self._watch is not None:
             self._watch.lap(name)
-
-
-def _through_norm(kept: _Kept, grad: Tensor) -> Tensor:
-    """The gradient of the norm's input from that of its result; adds those of its parameters."""
-    assert kept.norm_graph is not None
-    assert kept.norm_input is not None
-    kept.norm_graph.backward(grad)
-    return _gradient_of(kept.norm_input)
-
-
-def _gradient_of(tensor: Tensor) -> Tensor:
-    assert tensor.grad is not None
-    return tensor.grad

@@ -19,7 +19,12 @@ PROBE_S = 0.5
 MESSAGE_BYTES = 256 * 1024
 """Size of the messages of a plan, in the order of magnitude."""
 
+SETTLE_S = 0.1
+"""Before a share is measured: until the group's quota holds."""
 BUSY_S = 3.0
+"""Over which it is measured."""
+PAUSE_S = 0.005
+"""Between messages, so that none waits for what the last left in a queue."""
 
 _NUM_PINGS = 40
 _NUM_MESSAGES = 7
@@ -109,7 +114,7 @@ def _median_s(
     seconds = []
     message = bytes(num_bytes)
     for _ in range(num_times):
-        time.sleep(0.005)
+        time.sleep(PAUSE_S)
         start = time.perf_counter()
         sender.sendall(message)
         _receive(sender, 1)
@@ -150,7 +155,7 @@ def check_shares(testbed: Testbed) -> list[ShareCheck]:
 
 def _be_busy(group: Path, result: Connection) -> None:
     (group / "cgroup.procs").write_text(str(os.getpid()))
-    time.sleep(0.1)
+    time.sleep(SETTLE_S)
     start, start_cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() - start < BUSY_S:
         sum(range(1000))
