@@ -1,8 +1,9 @@
 """Capacities that follow what devices turn out to do: the seconds stay, the operations change.
 
 The first schedule sets a level: the seconds of lanes that a block takes on the device that it keeps
-busiest. A device that computes slower than then has to fit its operations into the same seconds,
-less what the rest of its step (trunk, optimizer) now takes longer.
+busiest. A device that computes slower than then has to fit its operations into the seconds that
+keep the step within `HELD_WITHIN` of the first ones; any other gives up what the rest of its step
+(trunk, optimizer) takes longer.
 """
 
 from dataclasses import dataclass, replace
@@ -20,6 +21,10 @@ from d2ft_sched.workload import Workload
 CHANGE_THAT_COUNTS = 0.1
 """Relative change of a device's time below which its operations stay: medians of a few steps
 scatter by about as much, and a block's operations are few."""
+
+HELD_WITHIN = 0.1
+"""How much longer than the first steps a step may take for the sake of a device's operations. A
+device that gets next to none costs accuracy, and scatter of a few percent is not told from it."""
 
 PREFERENCE = {Operation.FULL: 1.0, Operation.FORWARD_ONLY: 0.6, Operation.SHORTCUT: 0.5}
 """What training a subnet on a micro-batch is worth by its operation in the first schedule, where
@@ -44,6 +49,11 @@ class DeviceTimes:
     rest_s: np.ndarray
     exchange_s: np.ndarray
 
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step, on the device that takes longest."""
+        return float((self.lanes_s + self.rest_s + self.exchange_s).max())
+
 
 @dataclass(frozen=True)
 class DevicePace:
@@ -52,8 +62,9 @@ class DevicePace:
     Attributes:
         slowdown: seconds of lanes over those that the same operations took there in the first
             steps; 2 at half the speed.
-        later_s: seconds that the rest of the step and serving its messages take longer than then,
-            in the time of the cluster file.
+        later_s: seconds that its lanes have to give up beside that, for a rest of the step and
+            messages that take longer than then; below 0 where they may take longer, too. In the
+            time of the cluster file.
     """
 
     slowdown: tuple[float, ...]
@@ -69,11 +80,13 @@ class FirstTimes:
             where none ran.
         rest_s: measured seconds of the rest of a step, of each device.
         exchange_s: measured seconds of messages on the device that waited least.
+        step_s: measured seconds of a step.
     """
 
     ratio: tuple[float, ...]
     rest_s: tuple[float, ...]
     exchange_s: float
+    step_s: float
 
 
 @dataclass(frozen=True)
@@ -189,15 +202,22 @@ def first_times(measured: DeviceTimes) -> FirstTimes | None:
         ratio=tuple(np.where(np.isnan(measured.ratio), middle, measured.ratio).tolist()),
         rest_s=tuple(measured.rest_s.tolist()),
         exchange_s=float(measured.exchange_s.min()),
+        step_s=measured.step_s,
     )
 
 
-def measured_pace(measured: DeviceTimes, first: FirstTimes) -> DevicePace:
+def measured_pace(measured: DeviceTimes, first: FirstTimes, total_s: float) -> DevicePace:
     """The pace of every device; one that ran no lane is judged by the rest of its step.
 
-    The seconds of exchanges hold waits for slower devices, so they say little of a device by
-    themselves. Of one that computes slower, that serves its messages slower, too, they count as far
-    as its processor can explain them.
+    A device that computes slower serves its messages slower, too, and the seconds of exchanges hold
+    waits for others, so they say little of how much. So its lanes are moved by what the step is
+    short of `HELD_WITHIN` of the first ones: they give up at most what its processor can explain of
+    exchanges, and get at most that much more than the level.
+
+    Args:
+        measured: of the last steps.
+        first: what they are held to.
+        total_s: `HeldLevels.total_s`.
     """
     first_rest_s = np.array(first.rest_s)
     by_rest = np.divide(
@@ -205,10 +225,16 @@ def measured_pace(measured: DeviceTimes, first: FirstTimes) -> DevicePace:
     )
     first_ratio = np.array(first.ratio)
     slowdown = np.where(np.isnan(measured.ratio), by_rest, measured.ratio / first_ratio)
+    longer_s = measured.rest_s - first_rest_s
+    allowed_s = HELD_WITHIN * first.step_s
+    lanes_s = measured.lanes_s + first.step_s + allowed_s - measured.step_s
+    given_up_s = np.clip(
+        total_s * first_ratio - lanes_s,
+        longer_s - allowed_s,
+        longer_s + np.maximum(slowdown - 1, 0.0) * first.exchange_s,
+    )
     is_slower = slowdown > 1 + CHANGE_THAT_COUNTS
-    by_processor = np.where(is_slower, slowdown - 1, 0.0) * first.exchange_s
-    serving_s = np.clip(measured.exchange_s - first.exchange_s, 0.0, by_processor)
-    later_s = (measured.rest_s - first_rest_s + serving_s) / first_ratio
+    later_s = np.where(is_slower, given_up_s, longer_s) / first_ratio
     return DevicePace(tuple(slowdown.tolist()), tuple(later_s.tolist()))
 
 

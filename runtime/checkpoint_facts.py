@@ -65,6 +65,7 @@ class _FirstTimesSchema(_Strict):
     ratio: list[float]
     rest_s: list[float]
     exchange_s: float
+    step_s: float
 
 
 class _PaceSchema(_Strict):
@@ -80,7 +81,9 @@ class _ReplanSchema(_Strict):
     def state(self) -> ReplanState:
         first, pace, rows = self.first, self.pace, self.schedule_rows
         return ReplanState(
-            first=FirstTimes(tuple(first.ratio), tuple(first.rest_s), first.exchange_s)
+            first=FirstTimes(
+                tuple(first.ratio), tuple(first.rest_s), first.exchange_s, first.step_s
+            )
             if first
             else None,
             pace=DevicePace(tuple(pace.slowdown), tuple(pace.later_s)),

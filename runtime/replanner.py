@@ -100,7 +100,7 @@ class Replanner:
             self._first = first_times(measured)
             if self._first is None:
                 return None
-        now = measured_pace(measured, self._first)
+        now = measured_pace(measured, self._first, self._levels.total_s)
         pace, changed = changed_pace(self._pace, now, self._levels.total_s)
         if not changed:
             return None
@@ -170,8 +170,8 @@ def _describe(change: DeviceChange) -> str:
     )
     if change.later_s or change.later_before_s:
         text += (
-            f", the rest {1e3 * change.later_s:+.0f} ms (planned for "
-            f"{1e3 * change.later_before_s:+.0f} ms)"
+            f", with {_moved(change.later_s)} for them (planned for "
+            f"{_moved(change.later_before_s)})"
         )
     if change.num_full is None:
         return text
@@ -179,3 +179,7 @@ def _describe(change: DeviceChange) -> str:
         f"{text}: {change.num_full_before} -> {change.num_full} FULL, "
         f"{change.num_forward_only_before} -> {change.num_forward_only} FORWARD_ONLY"
     )
+
+
+def _moved(later_s: float) -> str:
+    return f"{1e3 * abs(later_s):.0f} ms {'less' if later_s > 0 else 'more'}"

@@ -135,9 +135,9 @@ class DeviceChange:
         device: its name.
         slowdown: seconds of its lanes over those that the same operations took in the first steps.
         slowdown_before: what the operations before were planned for.
-        later_s: measured seconds that its trunk, optimizer and messages take longer than then, as
-            far as its lanes have to make up for it.
-        later_before_s: what the operations before made up for.
+        later_s: measured seconds that its lanes have to give up beside that, for what else takes
+            longer than then; below 0 where they may take longer.
+        later_before_s: what the operations before gave up.
         lanes_s: measured seconds of its lanes, a step.
         rest_s: measured seconds of its trunk and optimizer.
         num_full, num_forward_only: its operations from now on; None where each mini-batch has a
