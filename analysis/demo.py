@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ from d2ft_sched.workload import Workload
 from runtime.data.input_format import PictureFormat
 from runtime.data.load import load_data
 from runtime.device import device_name, keep_freed_memory, select_device
-from runtime.finetune import fine_tune, training_minibatches
+from runtime.finetune import ScheduleOf, fine_tune, training_minibatches
 from runtime.linear_probe import fit_classifier
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
@@ -181,7 +181,12 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
     for name in shown:
         with progress.stage(f"Fine-tune: {name}") as tell:
             events = fine_tune(
-                copy.deepcopy(model), data, workload, schedules[name].__getitem__, settings, device
+                copy.deepcopy(model),
+                data,
+                workload,
+                _of_minibatch(schedules[name]),
+                settings,
+                device,
             )
             training[name] = _training_record(events, options.seed, tell)
     with progress.stage("Write the report"):
@@ -212,6 +217,10 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         save_run(run, out)
         save_scores(request.scores, out / SCORES)
         return write_report(out)
+
+
+def _of_minibatch(schedules: Sequence[np.ndarray]) -> ScheduleOf:
+    return lambda step, minibatch: schedules[minibatch]
 
 
 def _schedules(

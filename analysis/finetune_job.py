@@ -10,6 +10,7 @@ from analysis.finetune_request import FineTuneRequest, check_schedule_options
 from analysis.finetune_schedules import plan_schedules
 from analysis.finetune_scores import score_minibatches
 from analysis.progress import TerminalProgress
+from analysis.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan import Plan
 from d2ft_sched.plan_file import dump_plan
@@ -102,7 +103,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         train_owner = training_owners(num_train, minibatches, plan.workload, plan.placement)
         return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
 
-    scores_here = request.per_minibatch and not found and ranks.rank == 0
+    scores_here = request.schedule is ScheduleName.PER_MINIBATCH and not found and ranks.rank == 0
     with progress.stage("Read data") as tell:
         data = load_data(
             request.data,
@@ -171,7 +172,7 @@ def prepare_finetune(
             "the comparison of plans",
         )
     scored = None
-    if request.per_minibatch:
+    if request.schedule is ScheduleName.PER_MINIBATCH:
         scored = score_minibatches(
             request,
             ranks,
@@ -252,7 +253,7 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "weight_decay": settings.weight_decay,
         "linear_probe": settings.linear_probe,
         "dense": request.dense,
-        "per_minibatch": request.per_minibatch,
+        "schedule": request.schedule.value,
         "seed": settings.seed,
     }
 

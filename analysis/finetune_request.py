@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan import Plan
 from runtime.score_kinds import score_kind
@@ -35,7 +36,7 @@ class FineTuneRequest:
     seed: int
     replan_every: int | None = None
     scores: Path | None = None
-    per_minibatch: bool = False
+    schedule: ScheduleName = ScheduleName.FIXED
     forward_score: str = FORWARD_SCORE
     backward_score: str = BACKWARD_SCORE
 
@@ -46,11 +47,14 @@ def check_schedule_options(request: FineTuneRequest) -> None:
     Raises:
         InputError: naming them, or a kind of scores that there is not.
     """
-    if request.per_minibatch and request.dense:
-        raise InputError("--dense leaves nothing to choose; leave --schedule per-minibatch out")
-    if request.per_minibatch and request.scores is not None:
+    changes = request.schedule is not ScheduleName.FIXED
+    if changes and request.dense:
         raise InputError(
-            "--scores is for one schedule; with --schedule per-minibatch each mini-batch is scored"
+            f"--dense leaves nothing to choose; leave --schedule {request.schedule} out"
+        )
+    if changes and request.scores is not None:
+        raise InputError(
+            f"--scores is for one schedule; with --schedule {request.schedule} it is left out"
         )
     if request.scores is not None and request.replan_every is None:
         raise InputError("--scores is for re-planning; give --replan-every, or leave it out")

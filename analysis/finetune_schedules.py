@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.finetune_request import FineTuneRequest
 from analysis.output import outside_calibration
+from analysis.schedule_names import ScheduleName
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.formulate import formulate
@@ -20,12 +21,12 @@ from d2ft_sched.replanning import (
     hold_levels,
     values_of_schedule,
 )
-from d2ft_sched.scores import Scores, load_scores
+from d2ft_sched.scores import Scores, drawn_scores, load_scores, uniform_scores
 from runtime.checkpoint_facts import TrainingState
 from runtime.device import memory_bytes
 from runtime.ranks import Ranks
 from runtime.replanner import Replanner
-from runtime.schedules import OneSchedule, ScheduleOfEach, Schedules
+from runtime.schedules import OneSchedule, Schedules, SolvedSchedules
 
 INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
 """Solvers that may end with another schedule on another rank, and the one that stands in."""
@@ -46,7 +47,7 @@ def plan_schedules(
     resumed: TrainingState | None,
     minibatch_scores: Sequence[Scores] | None,
 ) -> Scheduling:
-    """The plan's schedule, or all FULL, or one for each mini-batch; re-planned or not.
+    """The plan's schedule, or all FULL, or one for each mini-batch or step; re-planned or not.
 
     Args:
         request: what was asked for.
@@ -67,10 +68,10 @@ def plan_schedules(
         with outside_calibration():
             levels = _levels(plan, schedule, ranks, dense=request.dense)
     schedules: Schedules
-    if minibatch_scores is None:
+    if request.schedule is ScheduleName.FIXED:
         schedules = _one_schedule(request, schedule)
     else:
-        schedules = _schedule_of_each(request, levels, minibatch_scores)
+        schedules = _solved_schedules(request, levels, minibatch_scores)
     if levels is None or request.replan_every is None:
         return Scheduling(schedules, None, ())
     schedules.keep_pace(levels, as_planned(levels.num_devices), ())
@@ -92,20 +93,30 @@ def _one_schedule(request: FineTuneRequest, schedule: np.ndarray) -> OneSchedule
     return OneSchedule(schedule, value, _solver(request), request.seed)
 
 
-def _schedule_of_each(
-    request: FineTuneRequest, levels: HeldLevels | None, scores: Sequence[Scores]
-) -> ScheduleOfEach:
+def _solved_schedules(
+    request: FineTuneRequest, levels: HeldLevels | None, minibatch_scores: Sequence[Scores] | None
+) -> SolvedSchedules:
     plan = request.plan
+    num_subnets, num_microbatches = plan.schedule.shape
+    if minibatch_scores is None:
+        first = uniform_scores(num_subnets, num_microbatches)
+
+        def value_of(step: int, minibatch: int) -> np.ndarray:
+            return drawn_scores(num_subnets, num_microbatches, request.seed, step).values()
+    else:
+        first = minibatch_scores[0]
+        values = [one.values() for one in minibatch_scores]
+
+        def value_of(step: int, minibatch: int) -> np.ndarray:
+            return values[minibatch]
+
     if levels is not None:
         formulation = levels.formulation_at(as_planned(levels.num_devices))
     else:
         with outside_calibration():
-            formulation = formulate(
-                plan.workload, plan.cluster, plan.placement, scores[0], plan.budget
-            )
-    values = [one.values() for one in scores]
-    schedules = ScheduleOfEach(formulation, values, _solver(request), request.seed)
-    schedules(0)
+            formulation = formulate(plan.workload, plan.cluster, plan.placement, first, plan.budget)
+    schedules = SolvedSchedules(formulation, value_of, _solver(request), request.seed)
+    schedules(0, 0)
     return schedules
 
 

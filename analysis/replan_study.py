@@ -13,24 +13,15 @@ from analysis.metrics_file import METRICS
 from analysis.placement_names import PlacementName
 from analysis.plan_request import plan_request
 from analysis.request import read_request
-from analysis.run_dir import PLAN, SCORES
+from analysis.run_dir import PLAN
+from analysis.schedule_names import ScheduleName
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.plan_file import save_plan
-from d2ft_sched.scores import save_scores
-from d2ft_sched.workload import Workload
 from runtime.checkpoint import MODEL
-from runtime.data.input_format import PictureFormat
-from runtime.data.load import load_data
-from runtime.device import select_device
-from runtime.linear_probe import fit_classifier
-from runtime.models import build_model, default_weights, shape_of
-from runtime.scores import mean_scores
 from runtime.testbed.ranks import run_ranks
 from runtime.testbed.testbed import open_testbed
-from runtime.training_scores import training_scores
 
 UNDISTURBED, FIXED, REPLANNED = "undisturbed", "disturbed", "disturbed, re-planned"
 RUNS = (UNDISTURBED, FIXED, REPLANNED)
@@ -38,9 +29,6 @@ RUNS = (UNDISTURBED, FIXED, REPLANNED)
 ENVIRONMENT = {"MKL_CBWR": "COMPATIBLE"}
 """Of the ranks: products without wide vector units, so that a host of the testbed computes slowly
 beside its network, as devices do that are worth joining."""
-
-NUM_SCORED = 4
-"""Mini-batches whose scores are averaged."""
 
 POLL_S = 0.05
 
@@ -71,7 +59,7 @@ class ReplanStudy:
     budget: float = 0.7
     data: str = "mnist-subset"
     num_train: int = 500
-    num_test: int = 200
+    num_test: int = 400
     num_epochs: int = 4
     learning_rate: float = 1e-5
     device: str = "host2"
@@ -92,7 +80,7 @@ def run_replan_study(
 
     Args:
         study: what to run.
-        out: folder of the plan, its scores and the runs.
+        out: folder of the plan and the runs.
         say: told what happens.
         max_runs: trainings after which to stop; None for all.
 
@@ -124,9 +112,7 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 
 def _plan(study: ReplanStudy, out: Path) -> None:
-    """Score and plan."""
     out.mkdir(parents=True, exist_ok=True)
-    _score(study, out)
     request = read_request(
         model=study.model,
         image_size=study.image_size,
@@ -135,35 +121,11 @@ def _plan(study: ReplanStudy, out: Path) -> None:
         microbatches=study.num_microbatches,
         microbatch_size=study.microbatch_size,
         cluster_file=study.cluster,
-        scores_file=out / SCORES,
+        scores_file=None,
         budget=Budget(study.budget),
     )
     planned = plan_request(request, PlacementName.EVERY_DEVICE)
     save_plan(planned.plan, out / PLAN)
-
-
-def _score(study: ReplanStudy, out: Path) -> None:
-    """Scores of the first mini-batches, averaged, on the model with its classifier fitted."""
-    data = load_data(
-        study.data,
-        PictureFormat(study.image_size),
-        num_train=study.num_train,
-        num_test=study.num_test,
-        seed=study.seeds[0],
-    )
-    model = build_model(
-        study.model,
-        image_size=study.image_size,
-        num_classes=data.num_classes,
-        weights=default_weights(study.model, None, False),
-    )
-    fit_classifier(model, data.train)
-    shape = shape_of(model)
-    microbatches = (study.microbatch_size,) * study.num_microbatches
-    workload = Workload(shape, partition_by_heads(shape, 1), microbatches)
-    device = select_device("cpu")
-    scores = training_scores(model, data, workload, study.seeds[0], device, NUM_SCORED)
-    save_scores(mean_scores(list(scores)), out / SCORES)
 
 
 def _run(
@@ -178,11 +140,12 @@ def _run(
         sys.executable, "-m", "analysis.cli", "finetune", out / PLAN, "--data", study.data,
         "--num-train", study.num_train, "--num-test", study.num_test,
         "--image-size", study.image_size, "--epochs", study.num_epochs, "--device", "cpu",
-        "--learning-rate", study.learning_rate, "--seed", seed, "--out", folder,
+        "--learning-rate", study.learning_rate, "--schedule", ScheduleName.PER_STEP.value,
+        "--seed", seed, "--out", folder,
     ]  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
     if name == REPLANNED:
-        command += ["--replan-every", study.every, "--scores", out / SCORES]
+        command += ["--replan-every", study.every]
     with open_testbed(load_cluster(study.cluster)) as testbed:
         changes = []
         if name != UNDISTURBED:

@@ -27,7 +27,7 @@ from d2ft_sched.errors import InputError
 
 DENSE = "dense"
 """Folder in which a dense training to hold this one against may lie."""
-MAY_DIFFER = ("dense", "per_minibatch", "linear_probe")
+MAY_DIFFER = ("dense", "schedule", "linear_probe")
 """Settings of trainings that are compared; all others must agree."""
 
 

@@ -9,6 +9,7 @@ from analysis.metrics_file import epoch_rows
 from analysis.plan_summary import PlanSummary
 from analysis.plots.style import run_title
 from analysis.report_tables import Cell, Table, amount_cell, number_cell, text_cell
+from analysis.schedule_names import ScheduleName
 
 WEIGHTS = {
     "model.safetensors": "all weights, in the layout of the model's own library",
@@ -54,7 +55,7 @@ def _executed_bytes(run: FineTuneRun, summary: PlanSummary) -> tuple[Cell, Cell]
         moved: float | None = 0.0
     elif run.is_dense:
         moved = summary.dense_exchange_bytes
-    elif run.replanned or run.settings.get("per_minibatch"):
+    elif run.replanned or run.settings.get("schedule") != ScheduleName.FIXED.value:
         moved = None
     else:
         moved = summary.exchange_bytes

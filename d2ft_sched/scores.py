@@ -70,6 +70,17 @@ def uniform_scores(num_subnets: int, num_microbatches: int) -> Scores:
     return Scores(ones, ones)
 
 
+def drawn_scores(num_subnets: int, num_microbatches: int, seed: int, step: int) -> Scores:
+    """Micro-batches in an order drawn for a step, the same for all subnets.
+
+    What has to be dropped is then dropped by all alike, so that a forward pass keeps its meaning,
+    and no sample is dropped in every epoch.
+    """
+    backward = np.random.default_rng((seed, step)).uniform(0.5, 1.5, num_microbatches)
+    table = np.broadcast_to(backward, (num_subnets, num_microbatches))
+    return Scores(np.ones_like(table), table)
+
+
 def _unit_mean(table: np.ndarray) -> np.ndarray:
     mean = table.mean()
     return table / mean if mean > 0 else table

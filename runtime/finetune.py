@@ -25,8 +25,9 @@ from runtime.training import (
 )
 from runtime.whole_model import WholeModel
 
-ScheduleOf = Callable[[int], np.ndarray]
-"""From the index of a mini-batch to its schedule, int ``[num_subnets, num_microbatches]``."""
+ScheduleOf = Callable[[int, int], np.ndarray]
+"""From a step, counted from 0, and the index of its mini-batch to its schedule, int
+``[num_subnets, num_microbatches]``."""
 
 
 def fine_tune(
@@ -45,7 +46,7 @@ def fine_tune(
         model: on `device`, in its own layout throughout.
         data: samples of the model's input size.
         workload: subnets, micro-batches and optimizer.
-        schedule: for all mini-batches, or from the index of a mini-batch of `training_minibatches`.
+        schedule: of all steps, or of each with its mini-batch of `training_minibatches`.
         settings: how.
         device: where.
 
@@ -75,7 +76,7 @@ def train(
         trainer: the model in training.
         minibatches: as `training_minibatches` gives them.
         workload: subnets and micro-batches.
-        schedule: for all mini-batches, or from the index of a mini-batch.
+        schedule: of all steps, or of each with its mini-batch.
         settings: how.
         num_done: steps that `trainer` has behind it; None begins with the classifier's fit. At the
             end of an epoch, and before the first, the evaluation is still to come.
@@ -101,7 +102,7 @@ def train(
         start = time.perf_counter()
         epoch, position = step // len(minibatches) + 1, step % len(minibatches)
         minibatch = int(epoch_order(len(minibatches), epoch, settings.seed)[position])
-        operations = schedule(minibatch) if callable(schedule) else schedule
+        operations = schedule(step, minibatch) if callable(schedule) else schedule
         solve_s = time.perf_counter() - start
         lr = learning_rate(settings, step, num_steps)
         done = trainer.step(minibatches[minibatch], operations, lr)

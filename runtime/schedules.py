@@ -1,6 +1,6 @@
-"""Where a training's schedules come from: one for all mini-batches, or one for each."""
+"""Where schedules of a training come from: one for all steps, or one for each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,15 +11,15 @@ from d2ft_sched.replanning import DevicePace, HeldLevels, as_planned
 
 
 class Schedules(Protocol):
-    """From the index of a mini-batch to its schedule, under capacities that may change."""
+    """From a step and its mini-batch to the schedule, under capacities that may change."""
 
     @property
     def lasting(self) -> np.ndarray | None:
-        """The schedule of every mini-batch; None where each has its own."""
+        """The schedule of every step; None where it changes."""
         ...
 
-    def __call__(self, minibatch: int) -> np.ndarray:
-        """Its schedule, int ``[num_subnets, num_microbatches]``."""
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
+        """Int ``[num_subnets, num_microbatches]``; steps are counted from 0."""
         ...
 
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
@@ -32,7 +32,7 @@ class Schedules(Protocol):
 
 
 class OneSchedule:
-    """The same schedule for all mini-batches."""
+    """The same schedule in all steps."""
 
     def __init__(
         self, schedule: np.ndarray, value: np.ndarray, solver: str = "dp", seed: int = 0
@@ -52,7 +52,7 @@ class OneSchedule:
     def lasting(self) -> np.ndarray | None:
         return self._now
 
-    def __call__(self, minibatch: int) -> np.ndarray:
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
         return self._now
 
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
@@ -80,13 +80,13 @@ class OneSchedule:
             self._now = np.asarray(lasting, dtype=np.int8)
 
 
-class ScheduleOfEach:
-    """A schedule for each mini-batch, found when its step begins."""
+class SolvedSchedules:
+    """A schedule for each step, found when the step begins."""
 
     def __init__(
         self,
         formulation: Formulation,
-        values: Sequence[np.ndarray],
+        value_of: Callable[[int, int], np.ndarray],
         solver: str = "dp",
         seed: int = 0,
     ) -> None:
@@ -94,24 +94,25 @@ class ScheduleOfEach:
 
         Args:
             formulation: knapsacks, costs and capacities.
-            values: of each mini-batch, float ``[num_subnets, num_microbatches, 3]``.
+            value_of: values of operations for a step and its mini-batch, float ``[num_subnets,
+                num_microbatches, 3]``.
             solver: a name that `d2ft_sched.solve` knows.
             seed: for solvers with random choices; mini-batch j gets ``seed + j``.
         """
-        self._formulation, self._values = formulation, values
+        self._formulation, self._value_of = formulation, value_of
         self._solver, self._seed = solver, seed
 
     @property
     def lasting(self) -> np.ndarray | None:
         return None
 
-    def __call__(self, minibatch: int) -> np.ndarray:
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
         """Its schedule.
 
         Raises:
             InputError: none fits.
         """
-        value, seed = self._values[minibatch], self._seed + minibatch
+        value, seed = self._value_of(step, minibatch), self._seed + minibatch
         return solve_minibatches(self._formulation, [value], self._solver, seed=seed).operations[0]
 
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from runtime.peers.score_sources import ScoreSource
 
 
 class StepwiseSchedules:
-    """From the mini-batch of the step that comes to its schedule; remembers what it decided.
+    """From a step and its mini-batch to the schedule; remembers what it decided.
 
     Attributes:
         watch: what must see every step's backward pass, or None.
@@ -67,12 +67,12 @@ class StepwiseSchedules:
         """Told the model in training before the first step."""
         self._model = model
 
-    def __call__(self, minibatch: int) -> np.ndarray:
-        """The schedule of the next step."""
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
+        """The schedule of a step; asked for one after another."""
         assert self._model is not None
         if self.watch is not None and self._last is not None:
             self._source.see(self._last, self.watch.take(self.schedules[-1]))
-        step, before = len(self.schedules), self._source.minibatches_scored
+        before = self._source.minibatches_scored
         scores = self._source.scores(self._model, step, minibatch)
         begin = time.perf_counter()
         if step < self._warmup_steps:

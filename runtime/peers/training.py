@@ -161,7 +161,7 @@ def train_peer(
         watch = schedules.watch
     else:
         steps = iter(schedules)
-        schedule_of = lambda _: next(steps)  # noqa: E731
+        schedule_of = lambda step, minibatch: next(steps)  # noqa: E731
     arguments = model, start.data, start.workload, settings, start.device
     trainer: WholeModel
     if leave_out:

@@ -33,6 +33,20 @@ def losses(out: Path) -> list[float]:
     return [r["loss"] for r in events(out, "stepped")]
 
 
+def on_two_ranks(given: list[object]) -> None:
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--standalone", "-m", "analysis.cli", "finetune", *map(str, given)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stderr
+
+
 def test_each_mini_batch_has_its_schedule_alone_on_ranks_and_after_a_checkpoint(
     d2ft, even_plan, options, tmp_path
 ):
@@ -63,18 +77,23 @@ def test_each_mini_batch_has_its_schedule_alone_on_ranks_and_after_a_checkpoint(
     assert losses(resumed) == losses(alone)[3:]
     assert events(resumed, "scored") == []
 
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--standalone", "-m", "analysis.cli", "finetune"),
-            *map(str, [*given, "--out", ranks]),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.returncode == 0, process.stderr
+    on_two_ranks([*given, "--out", ranks])
+    assert losses(ranks) == pytest.approx(losses(alone), rel=1e-4, abs=1e-5)
+
+
+def test_samples_drawn_in_each_step_are_the_same_on_ranks_and_after_a_checkpoint(
+    d2ft, even_plan, options, tmp_path
+):
+    alone, ranks, resumed = (tmp_path / name for name in ("alone", "ranks", "resumed"))
+    given = [even_plan, *options, "--epochs", 2, "--schedule", "per-step"]
+    code, _, err = d2ft("finetune", *given, "--checkpoint-every", 3, "--out", alone)
+    assert code == 0, err
+    assert events(alone, "scored") == []
+    (resumed / "checkpoints").mkdir(parents=True)
+    shutil.copytree(alone / "checkpoints/step-000003", resumed / "checkpoints/step-000003")
+    assert d2ft("finetune", *given, "--resume", "latest", "--out", resumed)[0] == 0
+    assert losses(resumed) == losses(alone)[3:]
+    on_two_ranks([*given, "--out", ranks])
     assert losses(ranks) == pytest.approx(losses(alone), rel=1e-4, abs=1e-5)
 
 
@@ -131,6 +150,7 @@ def test_one_device_that_slows_down_gets_less_and_goes_on_so_from_a_checkpoint(
     ("given", "said"),
     [
         (["--schedule", "per-minibatch", "--dense"], "--dense leaves nothing to choose"),
+        (["--schedule", "per-step", "--dense"], "leave --schedule per-step out"),
         (["--scores", "s.csv"], "--scores is for re-planning"),
         (["--schedule", "per-minibatch", "--scores", "s.csv"], "--scores is for one schedule"),
         (["--schedule", "per-minibatch", "--forward-score", "luck"], "score 'luck' is unknown"),

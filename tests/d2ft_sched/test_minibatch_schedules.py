@@ -11,9 +11,10 @@ from d2ft_sched.device import Device
 from d2ft_sched.formulate import formulate
 from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.model_shape import vision_transformer_shape
+from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import place_round_robin
-from d2ft_sched.scores import Scores, uniform_scores
+from d2ft_sched.scores import Scores, drawn_scores, uniform_scores
 from d2ft_sched.solve import solve
 from d2ft_sched.workload import Workload
 
@@ -77,3 +78,24 @@ def test_capacities_are_those_of_the_formulation_not_of_the_values(
     values = [uniform_scores(*size).values()] * 2
     assert (solve_minibatches(formulation, values).operations > 0).any()
     assert (solve_minibatches(tight, values).operations == 0).all()
+
+
+def test_drawn_scores_let_all_subnets_drop_the_same_samples_others_in_each_step(
+    workload: Workload, cluster: Cluster
+) -> None:
+    placement = place_round_robin(workload.partition, 5, 3)
+    size = (workload.num_subnets, 5)
+    budget = Budget(0.6)
+    formulation = formulate(workload, cluster, placement, uniform_scores(*size), budget)
+    steps = [drawn_scores(*size, seed=4, step=step).values() for step in range(200)]
+    runs = solve_minibatches(formulation, steps).operations == Operation.FULL
+    order = np.argsort([-value[0, :, Operation.FULL] for value in steps], axis=1)
+    in_order = np.take_along_axis(runs, order[:, None], axis=2)
+    least = in_order.sum(axis=2).min()  # a device with few subnets may keep more samples
+    assert least > 0
+    assert in_order[:, :, :least].all()
+    share = runs.mean(axis=(0, 1))
+    assert share == pytest.approx(np.full(5, share.mean()), abs=0.1)
+    again = drawn_scores(*size, seed=4, step=7).values()
+    assert (again == steps[7]).all()
+    assert (drawn_scores(*size, seed=5, step=7).values() != steps[7]).any()

@@ -58,9 +58,9 @@ def trainer_of(
     return WholeModel(model, noise, workload, settings, CPU)
 
 
-def schedule_of(workload: Workload) -> Callable[[int], np.ndarray]:
+def schedule_of(workload: Workload) -> Callable[[int, int], np.ndarray]:
     size = (workload.num_subnets, workload.num_microbatches)
-    return lambda minibatch: np.random.default_rng(minibatch).integers(3, size=size)
+    return lambda step, minibatch: np.random.default_rng(minibatch).integers(3, size=size)
 
 
 def without_seconds(events: list[Event]) -> list[dict[str, object]]:

@@ -142,7 +142,8 @@ def test_every_minibatch_has_its_own_schedule_in_every_epoch(
     workload = workload_of(model, 2, (8, 8))
     asked: list[int] = []
 
-    def schedule_of(minibatch: int) -> np.ndarray:
+    def schedule_of(step: int, minibatch: int) -> np.ndarray:
+        assert step == len(asked)
         asked.append(minibatch)
         return schedule_for(workload, seed=minibatch)
 
