@@ -28,7 +28,7 @@ from runtime.data.dataset import Dataset
 from runtime.data.input_format import InputFormat
 from runtime.data.load import load_data
 from runtime.data.minibatches import draw_minibatches
-from runtime.device import autocast_dtype, device_name
+from runtime.device import device_name
 from runtime.finetune import training_minibatches
 from runtime.lora import add_adapters
 from runtime.models import build_model, input_format_of, shape_of
@@ -94,7 +94,6 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         lr=request.learning_rate,
         linear_probe=request.linear_probe,
         num_waves=plan.num_waves,
-        autocast_dtype=autocast_dtype(request.autocast, ranks.device),
         seed=request.seed,
     )
 
@@ -164,7 +163,7 @@ def prepare_finetune(
         provenance=provenance(request.seed, device=device_name(ranks.device)),
     )
     if ranks.num_ranks > 1:
-        facts = job_facts(dump_plan(plan), inputs.model, str(settings.autocast_dtype))
+        facts = job_facts(dump_plan(plan), inputs.model)
         facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
         together(
             ranks,

@@ -27,7 +27,6 @@ class FineTuneRequest:
     learning_rate: float
     linear_probe: bool
     dense: bool
-    autocast: str
     device: str
     checkpoint_dir: Path
     checkpoint_every: int | None

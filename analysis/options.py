@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from analysis.precision_names import PrecisionName
 from d2ft_sched.atomic_write import check_file_target, check_folder_target
 from d2ft_sched.errors import InputError
 
@@ -91,6 +92,14 @@ LoraAlpha = Annotated[
     float | None,
     typer.Option(
         help="Scale of the adapters times their rank; default the rank.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Precision = Annotated[
+    PrecisionName,
+    typer.Option(
+        help="Of messages and lanes; bfloat16 for mixed precision, which leaves parameters in "
+        "float32.",
         rich_help_panel="Model and mini-batch",
     ),
 ]

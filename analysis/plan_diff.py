@@ -116,6 +116,7 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
         ("cluster", lambda plan: plan.cluster.name),
         ("micro-batch samples", lambda plan: plan.workload.microbatch_samples),
         ("optimizer", lambda plan: plan.workload.optimizer),
+        ("bytes of a value sent", lambda plan: plan.workload.element_bytes),
         ("adapters", lambda plan: _adapters(plan.workload.lora)),
         ("waves", lambda plan: plan.num_waves),
         ("solver", lambda plan: plan.solver.name),

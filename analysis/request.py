@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.options import parse_heads
+from analysis.precision_names import PrecisionName
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.cluster_file import load_cluster
@@ -12,7 +13,7 @@ from d2ft_sched.lora import Lora
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.scores import Scores, load_scores, uniform_scores
 from d2ft_sched.shape_file import load_model_shape
-from d2ft_sched.workload import Workload
+from d2ft_sched.workload import ELEMENT_BYTES, Workload
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def read_request(
     num_tokens: int | None = None,
     lora_rank: int | None = None,
     lora_alpha: float | None = None,
+    precision: PrecisionName = PrecisionName.FLOAT32,
 ) -> Request:
     """Load the files and build the workload; every mistake is an InputError."""
     shape = load_model_shape(
@@ -48,6 +50,7 @@ def read_request(
         shape=shape,
         partition=partition_by_heads(shape, parse_heads(heads_per_subnet)),
         microbatch_samples=(microbatch_size,) * microbatches,
+        element_bytes=ELEMENT_BYTES[precision],
         lora=read_lora(lora_rank, lora_alpha),
     )
     size = (workload.num_subnets, workload.num_microbatches)

@@ -61,7 +61,7 @@ class Common:
         minibatch_samples: dealt to the micro-batches as evenly as they allow.
         scores_file: of the only number of micro-batches; with several groupings of heads, of
             subnets of one head each. None to let everything count alike.
-        lora: see `d2ft_sched.workload.Workload`.
+        lora, element_bytes: see `d2ft_sched.workload.Workload`.
         placement: how every setting is placed.
         num_waves, per_block, seed, time_limit_s: as for `d2ft_sched.planning.make_plan`.
     """
@@ -70,6 +70,7 @@ class Common:
     minibatch_samples: int
     scores_file: Path | None = None
     lora: Lora | None = None
+    element_bytes: int = 4
     placement: PlacementName = PlacementName.BALANCED
     num_waves: int = 1
     per_block: bool = True
@@ -101,6 +102,7 @@ class Setting:
             "shape": asdict(self.workload.shape),
             "heads": self.heads_per_subnet,
             "lora": asdict(common.lora) if common.lora else None,
+            "element_bytes": common.element_bytes,
             "samples": self.workload.microbatch_samples,
             "cluster": cluster_to_dict(self.cluster),
             "scores": scores.hexdigest(),
@@ -166,7 +168,13 @@ def _settings(axes: Axes, common: Common) -> list[Setting]:
         scaled = scale_compute(scale_bandwidth(cluster, bandwidth), compute)
         for heads, num in product(axes.heads_per_subnet, axes.num_microbatches):
             partition = partition_by_heads(common.shape, parse_heads(heads))
-            workload = Workload(common.shape, partition, _samples(common, num), lora=common.lora)
+            workload = Workload(
+                common.shape,
+                partition,
+                _samples(common, num),
+                common.element_bytes,
+                lora=common.lora,
+            )
             scores = _scores(axes, common, partition, num)
             settings.append(Setting(workload, scaled, scores, heads, bandwidth, compute, common))
     return settings

@@ -29,7 +29,7 @@ REFUSED = "REFUSED"
 INPUTS = (
     "cluster", "num_devices", "bandwidth_scale", "narrowest_link_bytes_per_s", "compute_scale",
     "model", "heads_per_subnet", "num_subnets", "num_microbatches", "minibatch_samples",
-    "lora_rank", "num_waves", "placement", "budget_compute_fraction",
+    "lora_rank", "element_bytes", "num_waves", "placement", "budget_compute_fraction",
     "budget_communication_fraction", "budget_memory_fraction", "solver", "seed",
 )  # fmt: skip
 OUTCOMES = (
@@ -116,6 +116,7 @@ def _inputs(setting: Setting, budget: Budget, solver: str) -> dict[str, Any]:
         "num_microbatches": workload.num_microbatches,
         "minibatch_samples": common.minibatch_samples,
         "lora_rank": common.lora.rank if common.lora else None,
+        "element_bytes": common.element_bytes,
         "num_waves": common.num_waves,
         "placement": common.placement.value,
         "budget_compute_fraction": budget.compute,

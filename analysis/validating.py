@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.placement_names import PlacementName
 from analysis.placing import place
+from analysis.precision_names import PrecisionName
 from analysis.progress import TerminalProgress
 from analysis.validation import (
     Measured,
@@ -28,8 +29,8 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement, place_round_robin
-from d2ft_sched.workload import Workload
-from runtime.device import autocast_dtype, device_name, keep_freed_memory
+from d2ft_sched.workload import ELEMENT_BYTES, Workload
+from runtime.device import device_name, keep_freed_memory
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
 from runtime.profile import profile_device
@@ -59,7 +60,7 @@ class ValidationRequest:
     overlap: bool
     placement: PlacementName
     num_repeats: int
-    autocast: str
+    precision: PrecisionName
     device: str
     timeout_s: float
     seed: int
@@ -79,6 +80,7 @@ class ValidationRequest:
             shape,
             partition_by_heads(shape, self.heads),
             (self.microbatch_size,) * self.num_microbatches,
+            ELEMENT_BYTES[self.precision],
         )
 
 
@@ -158,7 +160,6 @@ def _validate_alone(
             device,
             num_waves=request.num_waves,
             num_repeats=request.num_repeats,
-            autocast_dtype=autocast_dtype(request.autocast, device),
             progress=tell,
         )
     num_threads = next(iter(steps.values())).num_threads
@@ -229,7 +230,6 @@ def _validate_ranks(
             num_waves=request.num_waves,
             overlap=request.overlap,
             num_repeats=request.num_repeats,
-            autocast_dtype=autocast_dtype(request.autocast, ranks.device),
             progress=tell,
         )
     del model, whole
@@ -239,7 +239,6 @@ def _validate_ranks(
         cluster,
         ranks,
         num_repeats=request.num_repeats,
-        autocast_dtype=autocast_dtype(request.autocast, ranks.device),
     )
     measured = {
         name: Measured(

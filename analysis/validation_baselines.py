@@ -24,7 +24,6 @@ def rank_baselines(
     ranks: Ranks,
     *,
     num_repeats: int,
-    autocast_dtype: Any,
 ) -> pd.DataFrame:
     """Tensor parallelism on all ranks, and the untouched model on the first device alone.
 
@@ -34,12 +33,10 @@ def rank_baselines(
         cluster: whose devices are the ranks.
         ranks: all of which call this.
         num_repeats: timed steps of each.
-        autocast_dtype: mixed precision, or None.
 
     Returns:
         Rows like those of `analysis.validation.validation_table`, the same on all ranks.
     """
-    options: dict[str, Any] = {"num_repeats": num_repeats, "autocast_dtype": autocast_dtype}
     num_heads = tensor_parallel_heads(workload, cluster)
     members = np.flatnonzero(num_heads)
     parallel = "tensor parallel, ring all-reduce"
@@ -52,8 +49,10 @@ def rank_baselines(
         alone: alone_step(whole, cluster.devices[0]),
     }
     runs = {
-        parallel: measure_tensor_parallel(build(), workload, num_heads.tolist(), ranks, **options),
-        alone: measure_alone(build(), workload, ranks, **options),
+        parallel: measure_tensor_parallel(
+            build(), workload, num_heads.tolist(), ranks, num_repeats=num_repeats
+        ),
+        alone: measure_alone(build(), workload, ranks, num_repeats=num_repeats),
     }
     takes_part = {parallel: members, alone: np.array([0])}
     measured = {name: _measured(run, takes_part[name]) for name, run in runs.items()}

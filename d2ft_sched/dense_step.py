@@ -262,7 +262,7 @@ class DenseStep:
         owners = sorted(set(owner), key=lambda d: self.devices[d])
         if len(owners) == 1:
             return 0.0
-        trunk_bytes = trained_trunk_parameters(self.workload) * self.workload.element_bytes
+        trunk_bytes = trained_trunk_parameters(self.workload) * self.workload.parameter_bytes
         step_bytes = np.zeros((self.num_devices, self.num_devices))
         for source, target in zip(owners, (*owners[1:], owners[0]), strict=True):
             step_bytes[source, target] = trunk_bytes / len(owners)
@@ -277,7 +277,7 @@ class DenseStep:
     def update_bytes_per_parameter(self) -> int:
         """Bytes that the optimizer moves for each parameter that trains."""
         states = OPTIMIZER_STATES[self.workload.optimizer]
-        return (3 + 2 * states) * self.workload.element_bytes
+        return (3 + 2 * states) * self.workload.parameter_bytes
 
     def update_s(self, counts: np.ndarray, owner: Sequence[int]) -> float:
         """Seconds of the parameter update on the slowest device."""

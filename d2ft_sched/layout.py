@@ -58,7 +58,7 @@ def subnet_bytes(step: DenseStep, operation: Operation) -> np.ndarray:
     parameters = subnet_parameters(workload) + copies * trained_subnet_parameters(workload)
     kept = operation_activation_bytes(workload)[example][..., operation]
     fullest_wave = np.max([kept[:, wave].sum(axis=1) for wave in step.waves], axis=0)
-    return parameters[example] * workload.element_bytes + fullest_wave
+    return parameters[example] * workload.parameter_bytes + fullest_wave
 
 
 def excess_bytes(
@@ -212,7 +212,7 @@ def fitted_layouts(
     """
     first = spread(step, devices, every_device=every_device)
     need = subnet_bytes(step, operation)
-    gradients = step.size_parameters * step.workload.element_bytes
+    gradients = step.size_parameters * step.workload.parameter_bytes
     memory = sum(step.cluster.devices[step.devices[d]].memory_bytes for d in devices)
     if first is None or (step.block_counts @ (need - gradients)).sum() > memory:
         return []

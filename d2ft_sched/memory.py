@@ -47,7 +47,7 @@ def device_memory(
     workload: Workload, placement: Placement, schedule: np.ndarray, num_waves: int = 1
 ) -> DeviceMemory:
     """Memory of a step under a schedule, int ``[num_subnets, num_microbatches]``."""
-    size = workload.element_bytes
+    size = workload.parameter_bytes
     parameters = device_parameters(workload, placement) * size
     gradients = trained_device_parameters(workload, placement) * size
     optimizer_state = gradients * OPTIMIZER_STATES[workload.optimizer]
@@ -66,10 +66,10 @@ def device_memory(
         gradients_made = np.where(exchange.active[1].any(axis=2), block_gradients, 0)
         kept = _kept_per_block(workload, placement, in_wave, exchange, microbatches)
         kept_up_to = np.cumsum(kept, axis=0)
-        owned = _owned_bytes(workload, placement, microbatches)
+        stream = _owned(placement, microbatches, workload.stream_bytes)
         last_norm = workload.shape.norm_first and (workload.lora is None or gradients_made.any())
-        at_ends = (1 + int(last_norm)) * owned  # at the embedding, and in a last norm
-        forward, backward = _workspace_per_block(workload, placement, in_wave, owned, microbatches)
+        at_ends = (1 + int(last_norm)) * stream  # at the embedding, and in a last norm
+        forward, backward = _workspace_per_block(workload, placement, in_wave, stream, microbatches)
 
         before = gradients_before.sum(axis=0) + (trunk_gradients if wave > 0 else 0)
         in_forward = before + (kept_up_to + forward).max(axis=0)
@@ -180,16 +180,16 @@ def _input_bytes(workload: Workload, placement: Placement) -> np.ndarray:
     image_elements = workload.shape.embed_flops / (2 * workload.shape.width)
     return np.bincount(
         placement.owner,
-        weights=workload.samples * image_elements * workload.element_bytes,
+        weights=workload.samples * image_elements * workload.parameter_bytes,
         minlength=placement.num_devices,
     )
 
 
-def _owned_bytes(workload: Workload, placement: Placement, microbatches: np.ndarray) -> np.ndarray:
-    """Bytes of one ``[tokens, width]`` tensor of the micro-batches owned, ``[num_devices]``."""
+def _owned(placement: Placement, microbatches: np.ndarray, of_each: np.ndarray) -> np.ndarray:
+    """Sum of a value per micro-batch over those that each device owns, ``[num_devices]``."""
     return np.bincount(
         np.array(placement.owner)[microbatches],
-        weights=workload.activation_bytes[microbatches],
+        weights=of_each[microbatches],
         minlength=placement.num_devices,
     )
 
@@ -216,7 +216,7 @@ def _kept_per_block(
     np.add.at(kept, (block, device), _kept_bytes_per_token(workload) * trained_tokens)
 
     runs, trains = exchange.active
-    owned = _owned_bytes(workload, placement, microbatches)
+    owned = _owned(placement, microbatches, workload.activation_bytes)
     received = exchange.received_bytes()[0]
     products = 0 if workload.lora is None else 2 * workload.lora.rank / workload.shape.width
     kept += 2 * (1 + products) * np.where(trains.any(axis=2), owned + received, 0)
@@ -225,7 +225,7 @@ def _kept_per_block(
         norms = is_trained * needs_input_gradient(workload, schedule).any(axis=2).sum(axis=1)
     else:
         norms = 2 * (np.logical_or.accumulate(is_trained) | (workload.lora is None))
-    kept += norms[:, None] * owned
+    kept += norms[:, None] * _owned(placement, microbatches, workload.stream_bytes)
     if workload.shape.layer_scale and workload.lora is None:
         kept += 2 * np.where(runs.any(axis=(1, 2)), 1, 0)[:, None] * owned
     return kept
@@ -235,7 +235,7 @@ def _workspace_per_block(
     workload: Workload,
     placement: Placement,
     schedule: np.ndarray,
-    owned: np.ndarray,
+    stream: np.ndarray,
     microbatches: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bytes that each block needs besides what it keeps, float ``[num_blocks, num_devices]``.
@@ -246,13 +246,13 @@ def _workspace_per_block(
     FULL group.
     """
     groups = lane_sizes(workload, placement, schedule, microbatches)
-    stream = (2 + int(workload.shape.layer_scale)) * owned
+    tensors = (2 + int(workload.shape.layer_scale)) * stream
     fullest = []
     for operation in (Operation.FORWARD_ONLY, Operation.FULL):
         run = groups.select(groups.operation == operation)
         hidden = np.zeros((workload.shape.num_blocks, placement.num_devices))
         np.maximum.at(hidden, (run.block, run.device), run.hidden * run.tokens)
-        fullest.append(stream + 2 * workload.element_bytes * hidden)
+        fullest.append(tensors + 2 * workload.element_bytes * hidden)
     return fullest[0], fullest[1]
 
 

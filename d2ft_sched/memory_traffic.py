@@ -40,13 +40,13 @@ class TrunkBytes:
 def trunk_bytes_moved(workload: Workload) -> TrunkBytes:
     """Norms, residuals, embedding and classifier of every micro-batch."""
     shape = workload.shape
-    activation = workload.activation_bytes.astype(float)
+    stream = workload.stream_bytes.astype(float)
     image_elements = shape.embed_flops / (2 * shape.width)
-    image = workload.samples * image_elements * workload.element_bytes
-    forward = activation * (TRUNK_FORWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
-    backward = activation * (TRUNK_BACKWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
+    image = workload.samples * image_elements * workload.parameter_bytes
+    forward = stream * (TRUNK_FORWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
+    backward = stream * (TRUNK_BACKWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
     if workload.lora is not None:
-        backward = activation * ((TRUNK_BACKWARD_PASSES - 2) * shape.num_blocks + NORM_PASSES)
+        backward = stream * ((TRUNK_BACKWARD_PASSES - 2) * shape.num_blocks + NORM_PASSES)
     return TrunkBytes(forward, backward)
 
 
@@ -142,5 +142,5 @@ def optimizer_bytes_moved(workload: Workload, placement: Placement) -> np.ndarra
 
     It reads gradients, and reads and writes parameters that train and optimizer state.
     """
-    per_parameter = (3 + 2 * OPTIMIZER_STATES[workload.optimizer]) * workload.element_bytes
+    per_parameter = (3 + 2 * OPTIMIZER_STATES[workload.optimizer]) * workload.parameter_bytes
     return trained_device_parameters(workload, placement) * per_parameter

@@ -87,7 +87,7 @@ def _one_owner_blocks_s(
     repeats = np.unique(step.block_counts, axis=0, return_counts=True)[1]
     anywhere = np.repeat((lanes_s + comm_s).min(axis=1), repeats)
     remote = np.repeat((lanes_s + np.maximum(comm_s, remote_s)).min(axis=1), repeats)
-    gradients = step.size_parameters * step.workload.element_bytes
+    gradients = step.size_parameters * step.workload.parameter_bytes
     need = np.sort(step.block_counts @ (subnet_bytes(step, operation) - gradients))
     memory = step.cluster.devices[step.devices[owner]].memory_bytes
     num_alone = int(np.searchsorted(np.cumsum(need), memory, side="right"))
@@ -257,7 +257,7 @@ def _trunk_bound_s(step: DenseStep, q: int) -> float:
 
 
 def _ring_bound_s(step: DenseStep, q: int, sent: np.ndarray) -> float:
-    chunk = trained_trunk_parameters(step.workload) * step.workload.element_bytes / q
+    chunk = trained_trunk_parameters(step.workload) * step.workload.parameter_bytes / q
     return float(2 * (q - 1) * chunk / np.sort(sent)[::-1][q - 1])
 
 

@@ -26,8 +26,9 @@ def limit_memory(
     need = subnet_bytes(step, Operation.FULL)
     copies = 1 + OPTIMIZER_STATES[workload.optimizer]
     trunk_values = workload.shape.trunk_parameters + copies * trained_trunk_parameters(workload)
-    trunk = float(trunk_values * workload.element_bytes) / GIGABYTE
+    trunk = float(trunk_values * workload.parameter_bytes) / GIGABYTE
     everything = float(workload.activation_bytes.sum()) / GIGABYTE
+    stream = float(workload.stream_bytes.sum()) / GIGABYTE
     hidden = 2 * float(workload.tokens.sum()) * workload.element_bytes / GIGABYTE
     num_blocks = workload.shape.num_blocks
     per_owned = 4 + 2 * int(workload.shape.layer_scale) + 2
@@ -50,7 +51,7 @@ def limit_memory(
                 )
             )
         for w in range(len(step.waves)):
-            owner_bytes = (per_owned * num_blocks + 8) * everything * share[w, d]
+            owner_bytes = (per_owned * num_blocks + 8) * stream * share[w, d]
             owner_bytes = owner_bytes + trunk * owns[w, d]
             buffers = 2 * everything + step.num_devices * everything * share[w, d]
             program.add(

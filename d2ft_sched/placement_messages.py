@@ -80,7 +80,7 @@ def all_reduce_term(
     program.add(sum(number) == 1)
     program.add(sum((q + 1) * x for q, x in enumerate(number)) == sum(owner))
     seconds = program.new_num_var(0, np.inf, "all_reduce")
-    gradient_bytes = trained_trunk_parameters(step.workload) * step.workload.element_bytes
+    gradient_bytes = trained_trunk_parameters(step.workload) * step.workload.parameter_bytes
     bandwidth = step.cluster.device_bandwidth_bytes_per_s()[list(step.devices)]
     for q, chosen in enumerate(number, start=1):
         for d in range(step.num_devices) if q > 1 else ():

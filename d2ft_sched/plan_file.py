@@ -21,7 +21,7 @@ from d2ft_sched.shape_file import ShapeSchema, describe_first_error
 from d2ft_sched.workload import Workload
 
 FORMAT = "d2ft-plan"
-VERSION = 4
+VERSION = 5
 
 
 class _Strict(BaseModel):
@@ -45,6 +45,7 @@ class _WorkloadSchema(_Strict):
     subnets: list[_SubnetSchema]
     microbatch_samples: list[int]
     element_bytes: int
+    parameter_bytes: int
     optimizer: str
     lora: _LoraSchema | None
 
@@ -126,6 +127,7 @@ def dump_plan(plan: Plan) -> str:
             ],
             microbatch_samples=list(workload.microbatch_samples),
             element_bytes=workload.element_bytes,
+            parameter_bytes=workload.parameter_bytes,
             optimizer=workload.optimizer,
             lora=None if workload.lora is None else _LoraSchema(**asdict(workload.lora)),
         ),
@@ -213,9 +215,10 @@ def _to_plan(schema: _PlanSchema) -> Plan:
             shape,
             partition,
             tuple(schema.workload.microbatch_samples),
-            schema.workload.element_bytes,
-            schema.workload.optimizer,
-            None if lora is None else Lora(lora.rank, lora.alpha),
+            element_bytes=schema.workload.element_bytes,
+            parameter_bytes=schema.workload.parameter_bytes,
+            optimizer=schema.workload.optimizer,
+            lora=None if lora is None else Lora(lora.rank, lora.alpha),
         ),
         cluster=cluster,
         placement=Placement(

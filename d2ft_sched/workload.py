@@ -12,6 +12,9 @@ from d2ft_sched.partition import Partition
 OPTIMIZER_STATES = {"sgd": 0, "sgdm": 1, "adamw": 2}
 """Values an optimizer keeps for each parameter, in the parameter's own precision."""
 
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+"""Of one value, by the precision of messages and lanes."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -21,7 +24,10 @@ class Workload:
         shape: the model.
         partition: its subnets.
         microbatch_samples: samples of each micro-batch.
-        element_bytes: bytes of one activation or parameter (4 for float32).
+        element_bytes: bytes of one value in messages and lanes: 4 for float32, 2 where mixed
+            precision computes them in bfloat16.
+        parameter_bytes: bytes of one parameter, of its gradient and optimizer state, and of one
+            value of the residual stream, all of which mixed precision leaves in float32.
         optimizer: a key of `OPTIMIZER_STATES`.
         lora: the adapters that train with the classifier, all else frozen; None for all parameters.
     """
@@ -30,6 +36,7 @@ class Workload:
     partition: Partition
     microbatch_samples: tuple[int, ...]
     element_bytes: int = 4
+    parameter_bytes: int = 4
     optimizer: str = "adamw"
     lora: Lora | None = None
 
@@ -78,3 +85,8 @@ class Workload:
     def activation_bytes(self) -> np.ndarray:
         """Bytes of one activation message ``[tokens, width]`` per micro-batch."""
         return self.tokens * self.shape.width * self.element_bytes
+
+    @property
+    def stream_bytes(self) -> np.ndarray:
+        """Bytes of the residual stream ``[tokens, width]`` per micro-batch."""
+        return self.tokens * self.shape.width * self.parameter_bytes

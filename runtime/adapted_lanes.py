@@ -128,8 +128,8 @@ class _AdaptedLanes(torch.autograd.Function):
     ) -> Tensor:
         ctx.lanes, ctx.maps, ctx.shape, ctx.dtype, ctx.scale = lanes, maps, x.shape, x.dtype, scale
         adapters = Adapters(down_in, up_in, down_out, up_out, scale)
+        x = x.to(compute_dtype(x)).flatten(0, 1)
         with without_autocast(x):
-            x = x.to(compute_dtype(x)).flatten(0, 1)
             out = branch_buffer(x, maps.bias_out)
             ctx.sums = AdapterSums(x, adapters, lanes)
             ctx.graphs = lanes_forward(

@@ -14,6 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.workload import ELEMENT_BYTES, Workload
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -88,27 +89,11 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
 
 
-def autocast_dtype(mode: str, device: torch.device) -> torch.dtype | None:
-    """The type of mixed precision, None without.
-
-    Args:
-        mode: ``bf16``, ``off``, or ``auto``: bf16 on CUDA, off elsewhere.
-        device: where.
-
-    Raises:
-        InputError: another mode.
-    """
-    if mode not in ("auto", "bf16", "off"):
-        raise InputError(f"autocast is {mode!r}; it must be bf16, off or auto")
-    is_on = mode == "bf16" or (mode == "auto" and device.type == "cuda")
-    return torch.bfloat16 if is_on else None
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Mixed precision in `dtype`, or nothing."""
-    if dtype is None:
+def autocast(device: torch.device, workload: Workload) -> AbstractContextManager[object]:
+    """Mixed precision where messages and lanes of the workload are in bfloat16, or nothing."""
+    if workload.element_bytes != ELEMENT_BYTES["bfloat16"]:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextlib.contextmanager

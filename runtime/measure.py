@@ -36,7 +36,6 @@ class StepMeasurement:
         device: the processor's name.
         device_type: ``cpu`` or ``cuda``.
         num_threads: that torch computes with on a CPU.
-        autocast: type of mixed precision, or an empty text.
     """
 
     step_s: float
@@ -52,7 +51,6 @@ class StepMeasurement:
     device: str
     device_type: str
     num_threads: int
-    autocast: str
 
 
 def measure_step(
@@ -63,7 +61,6 @@ def measure_step(
     *,
     num_waves: int = 1,
     num_repeats: int = 5,
-    autocast_dtype: torch.dtype | None = None,
 ) -> StepMeasurement:
     """Measure one schedule; see `measure_steps`."""
     steps = measure_steps(
@@ -73,7 +70,6 @@ def measure_step(
         device,
         num_waves=num_waves,
         num_repeats=num_repeats,
-        autocast_dtype=autocast_dtype,
     )
     return steps["step"]
 
@@ -86,7 +82,6 @@ def measure_steps(
     *,
     num_waves: int = 1,
     num_repeats: int = 5,
-    autocast_dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, StepMeasurement]:
     """Measure several schedules side by side, in turns, so that a busy moment falls on all.
@@ -98,7 +93,6 @@ def measure_steps(
         device: what to measure.
         num_waves: passes per step.
         num_repeats: timed steps of each schedule, after one that is not.
-        autocast_dtype: mixed precision, or None.
         progress: told how many of how many steps are done.
     """
     inputs, labels = random_batch(model, workload, device)
@@ -111,7 +105,7 @@ def measure_steps(
     def step(name: str, watch: Stopwatch | None = None) -> None:
         if watch is not None:
             watch.lap("start")
-        with autocast(device, autocast_dtype):
+        with autocast(device, workload):
             _gradients(model, inputs, labels, slices[name], watch)
         optimizer.step()
         optimizer.zero_grad()
@@ -145,15 +139,12 @@ def measure_steps(
             },
             flops=count_flops(partial(step, name)),
             peak_memory_bytes=peak_memory_bytes(partial(step, name), held, device),
-            activation_bytes=_activation_bytes(
-                model, inputs, slices[name], held, device, autocast_dtype
-            ),
+            activation_bytes=_activation_bytes(model, workload, inputs, slices[name], held, device),
             exchange_bytes=0,
             num_repeats=num_repeats,
             device=device_name(device),
             device_type=device.type,
             num_threads=torch.get_num_threads(),
-            autocast="" if autocast_dtype is None else str(autocast_dtype).removeprefix("torch."),
         )
     return measured
 
@@ -191,14 +182,14 @@ def _gradients(
 
 def _activation_bytes(
     model: nn.Module,
+    workload: Workload,
     inputs: Tensor,
     slices: ScheduleSlices | None,
     held: list[Tensor],
     device: torch.device,
-    autocast_dtype: torch.dtype | None,
 ) -> int:
     def run(wave: int) -> Tensor:
-        with autocast(device, autocast_dtype):
+        with autocast(device, workload):
             if slices is None:
                 return model(inputs)
             return forward(model, inputs[slices.waves[wave].samples], slices.waves[wave])

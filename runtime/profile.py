@@ -8,6 +8,7 @@ subtracted, since the trunk, timed by steps in which every operation is SHORTCUT
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from d2ft_sched.flops import attention_flops, mlp_flops
 from d2ft_sched.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import place_round_robin
-from d2ft_sched.workload import Workload
-from runtime.device import Stopwatch, device_name, memory_bytes
+from d2ft_sched.workload import ELEMENT_BYTES, Workload
+from runtime.device import Stopwatch, autocast, device_name, memory_bytes
 from runtime.families.registry import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.lane_slices import SublayerLanes, slice_schedule
@@ -67,12 +68,13 @@ def profile_device(
     points: dict[WorkKind, Points] = defaultdict(lambda: defaultdict(list))
     jobs = list(_rectangles(workload))
     total = len(jobs) + workload.num_microbatches + 1
-    for done, (num_members, num_microbatches) in enumerate(jobs):
-        progress(done, total)
-        _time_lanes(model, workload, inputs, num_members, num_microbatches, num_repeats, points)
-    for m in range(1, workload.num_microbatches + 1):
-        progress(len(jobs) + m - 1, total)
-        _time_trunk(model, workload, inputs, m, num_repeats, points)
+    with autocast(device, workload):
+        for done, (num_members, num_microbatches) in enumerate(jobs):
+            progress(done, total)
+            _time_lanes(model, workload, inputs, num_members, num_microbatches, num_repeats, points)
+        for m in range(1, workload.num_microbatches + 1):
+            progress(len(jobs) + m - 1, total)
+            _time_trunk(model, workload, inputs, m, num_repeats, points)
     progress(total - 1, total)
     _time_optimizer(model, workload, num_repeats, points)
     progress(total, total)
@@ -83,7 +85,8 @@ def profile_device(
         memory_bytes=memory_bytes(device),
         memory_bandwidth_bytes_per_s=_largest_rate(curves[WorkKind.TRUNK_FORWARD]),
         curves=curves,
-        source=f"d2ft profile of {workload.shape.name} on {device_name(device)}",
+        source=f"d2ft profile of {workload.shape.name} on {device_name(device)}"
+        + (", bfloat16" if workload.element_bytes == ELEMENT_BYTES["bfloat16"] else ""),
     )
 
 
@@ -197,13 +200,7 @@ def _time_trunk(
     num_repeats: int,
     points: dict[WorkKind, Points],
 ) -> None:
-    part = Workload(
-        workload.shape,
-        workload.partition,
-        workload.microbatch_samples[:num_microbatches],
-        workload.element_bytes,
-        workload.optimizer,
-    )
+    part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
     slices = slice_schedule(part, np.zeros((part.num_subnets, num_microbatches), dtype=np.int8))
     parameters = list(model.parameters())
     moved = trunk_bytes_moved(part)

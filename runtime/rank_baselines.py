@@ -23,7 +23,6 @@ def measure_tensor_parallel(
     ranks: Ranks,
     *,
     num_repeats: int = 5,
-    autocast_dtype: torch.dtype | None = None,
 ) -> RankStepMeasurement:
     """Measure `runtime.tensor_parallel`; the same result on all ranks.
 
@@ -33,14 +32,13 @@ def measure_tensor_parallel(
         num_heads: of every block on each rank.
         ranks: all of which call this.
         num_repeats: timed steps, after one that is not.
-        autocast_dtype: mixed precision, or None.
     """
     part = scatter_tensor_parallel(model, workload, num_heads, ranks)
     inputs, labels = random_batch(part.module, workload, ranks.device)
     optimizer = create_optimizer(part.module, workload.optimizer, lr=0.0)
 
     def step(watch: Stopwatch | None, counted: SentBytes | None) -> None:
-        with autocast(ranks.device, autocast_dtype):
+        with autocast(ranks.device, workload):
             tensor_parallel_forward_backward(part, inputs, labels, watch, counted)
         _update(optimizer, watch)
 
@@ -53,7 +51,6 @@ def measure_alone(
     ranks: Ranks,
     *,
     num_repeats: int = 5,
-    autocast_dtype: torch.dtype | None = None,
 ) -> RankStepMeasurement:
     """Measure the untouched model on rank 0, while the others wait; the same result on all ranks.
 
@@ -62,7 +59,6 @@ def measure_alone(
         workload: mini-batch and optimizer.
         ranks: all of which call this.
         num_repeats: timed steps, after one that is not.
-        autocast_dtype: mixed precision, or None.
     """
     if ranks.rank > 0:
         nothing = nn.Module()
@@ -73,7 +69,7 @@ def measure_alone(
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
 
     def step(watch: Stopwatch | None, counted: SentBytes | None) -> None:
-        with autocast(ranks.device, autocast_dtype):
+        with autocast(ranks.device, workload):
             loss = F.cross_entropy(model(inputs), labels)
         loss.backward()
         _update(optimizer, watch)

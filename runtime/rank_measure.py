@@ -58,7 +58,6 @@ def measure_rank_steps(
     num_waves: int = 1,
     overlap: bool = False,
     num_repeats: int = 5,
-    autocast_dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, RankStepMeasurement]:
     """Measure several schedules side by side, in turns, so that a busy moment falls on all.
@@ -70,7 +69,6 @@ def measure_rank_steps(
         num_waves: passes per step.
         overlap: interleave the waves.
         num_repeats: timed steps of each schedule, after one that is not.
-        autocast_dtype: mixed precision, or None.
         progress: told how many of how many steps are done.
 
     Returns:
@@ -86,7 +84,7 @@ def measure_rank_steps(
     optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
 
     def step(name: str, watch: Stopwatch | None, counted: SentBytes | None) -> None:
-        with autocast(ranks.device, autocast_dtype):
+        with autocast(ranks.device, workload):
             rank_forward_backward(
                 model,
                 batch,

@@ -109,7 +109,7 @@ class RankPart:
             self._train.key_mask_of(samples),
         )
         set_learning_rate(self._optimizer, lr)
-        with autocast(self._device, self._settings.autocast_dtype):
+        with autocast(self._device, self._model.workload):
             watch.lap("images")
             loss = rank_forward_backward(self._model, batch, slices, watch=watch)
         self._optimizer.step()

@@ -176,13 +176,12 @@ class Pending:
                 self.work.wait()
 
 
-def job_facts(plan_text: str, model: nn.Module, precision: str) -> dict[str, str]:
-    """What all ranks must agree on: the plan file's text, the model's shapes, the precision."""
+def job_facts(plan_text: str, model: nn.Module) -> dict[str, str]:
+    """What all ranks must agree on: the plan file's text and the model's shapes."""
     shapes = ((name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters())
     return {
         "plan file": plan_text,
         "model": "\n".join(f"{name} {shape} {dtype}" for name, shape, dtype in shapes),
-        "precision": precision,
         "version of torch": torch.__version__,
     }
 

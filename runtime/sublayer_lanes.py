@@ -53,8 +53,8 @@ class _SublayerLanes(torch.autograd.Function):
         key_mask: Tensor | None,
     ) -> Tensor:
         ctx.lanes, ctx.shape, ctx.dtype = lanes, x.shape, x.dtype
+        x = x.to(compute_dtype(x)).flatten(0, 1)
         with without_autocast(x):
-            x = x.to(compute_dtype(x)).flatten(0, 1)
             out = branch_buffer(x, bias_out)
             linears = Linears(weight_in, bias_in, weight_out)
             ctx.graphs = lanes_forward(x, linears, core, lanes, ctx.shape[1], key_mask, out)

@@ -21,6 +21,7 @@ from d2ft_sched.workload import Workload
 from runtime.device import Stopwatch
 from runtime.exchange import SentBytes
 from runtime.families.sublayer import Sublayer
+from runtime.lane_math import compute_dtype
 from runtime.rank_model import RankModel, scatter_rank_model
 from runtime.ranks import Ranks, start_sum
 
@@ -142,7 +143,8 @@ class _OutputSum(torch.autograd.Function):
 
 
 def _sublayer(x: Tensor, sublayer: Sublayer, key_mask: Tensor | None, members: _Members) -> Tensor:
-    lane_input = _GradientSum.apply(sublayer.norm(x) if sublayer.norm_first else x, members)
+    normed = sublayer.norm(x) if sublayer.norm_first else x
+    lane_input = _GradientSum.apply(normed.to(compute_dtype(normed)), members)
     linears = sublayer.linears()
     projected = F.linear(lane_input, linears.weight_in, linears.bias_in)
     part = F.linear(sublayer.core(projected, key_mask), linears.weight_out)

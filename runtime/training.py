@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-import torch
 
 from d2ft_sched.errors import InputError
 
@@ -23,7 +22,6 @@ class FineTuneSettings:
         warmup_steps: steps in which the learning rate rises linearly to its peak.
         linear_probe: fit the classifier on frozen features first.
         num_waves: passes of a mini-batch.
-        autocast_dtype: mixed precision, or None.
         seed: of the drawing of mini-batches and of their order.
     """
 
@@ -34,7 +32,6 @@ class FineTuneSettings:
     warmup_steps: int = 5
     linear_probe: bool = True
     num_waves: int = 1
-    autocast_dtype: torch.dtype | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -75,7 +75,7 @@ class WholeModel:
         inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
         set_learning_rate(self._optimizer, lr)
         watch.lap("images")
-        with autocast(self._device, self._settings.autocast_dtype):
+        with autocast(self._device, self._workload):
             loss = forward_backward(self._model, inputs, self._train.labels[chosen], slices)
         watch.lap("model")
         self._optimizer.step()

@@ -108,7 +108,7 @@ def data_parallel_step(
         part = replace(_whole(workload), microbatch_samples=samples)
         alone.append(alone_step(part, cluster.devices[member]))
 
-    gradient_bytes = trained_parameters(workload) * workload.element_bytes
+    gradient_bytes = trained_parameters(workload) * workload.parameter_bytes
     reduced = all_reduce(ExchangeTimes(cluster), members, gradient_bytes, algorithm)
     busy_s = np.zeros(num_devices)
     busy_s[members] = [a.device_busy_s[0] - a.phases[-1].duration_s for a in alone]

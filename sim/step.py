@@ -149,6 +149,6 @@ def _update_phases(
         ("adapter", tuple(sorted(set(placement.subnet_device))), shared),
     ):
         if len(members) > 1 and parameters:
-            reduced = all_reduce(times, members, parameters * workload.element_bytes)
+            reduced = all_reduce(times, members, parameters * workload.parameter_bytes)
             yield at.moving(f"{name} all-reduce", reduced.seconds, reduced.pair_bytes)
     yield at.computing("optimizer", optimizer_seconds(workload, times.cluster, placement))

@@ -75,13 +75,6 @@ def run(
             rich_help_panel="Schedule",
         ),
     ] = None,
-    autocast: Annotated[
-        str,
-        typer.Option(
-            help="Mixed precision: bf16, off, or auto for bf16 on CUDA and off elsewhere.",
-            rich_help_panel="Training",
-        ),
-    ] = "auto",
     device: options.DeviceName = "auto",
     out: Annotated[
         Path, typer.Option(callback=options.folder_target, help="Folder for metrics and weights.")
@@ -154,7 +147,6 @@ def run(
             learning_rate=learning_rate,
             linear_probe=linear_probe,
             dense=dense,
-            autocast=autocast,
             device=device,
             checkpoint_dir=checkpoint_dir or out / "checkpoints",
             checkpoint_every=checkpoint_every,

@@ -7,6 +7,7 @@ import typer
 
 from analysis import options
 from analysis.placement_names import PlacementName
+from analysis.precision_names import PrecisionName
 
 
 def run(
@@ -21,6 +22,7 @@ def run(
     waves: options.Waves = 1,
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = None,
+    precision: options.Precision = PrecisionName.FLOAT32,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 1.0,
     budget_comm: options.BudgetComm = 1.0,
@@ -107,6 +109,7 @@ def run(
         ),
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,
+        precision=precision,
     )
     planned = plan_request(
         request,

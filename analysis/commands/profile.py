@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis import options
+from analysis.precision_names import PrecisionName
 
 if TYPE_CHECKING:
     from d2ft_sched.workload import Workload
@@ -26,6 +27,7 @@ def run(
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
+    precision: options.Precision = PrecisionName.FLOAT32,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each size.")] = 5,
     shape_out: Annotated[
         Path | None,
@@ -73,7 +75,7 @@ def run(
     from d2ft_sched.provenance import provenance
     from d2ft_sched.scores import save_scores
     from d2ft_sched.shape_file import save_model_shape
-    from d2ft_sched.workload import Workload
+    from d2ft_sched.workload import ELEMENT_BYTES, Workload
     from runtime.data.load import load_data
     from runtime.device import keep_freed_memory, select_device
     from runtime.linear_probe import fit_classifier
@@ -103,6 +105,7 @@ def run(
         shape,
         partition_by_heads(shape, parse_heads(heads_per_subnet)),
         (microbatch_size,) * microbatches,
+        ELEMENT_BYTES[precision],
     )
     if ranks and cluster_out:
         _profile_cluster(ranks, built, workload, repeats, cluster_out, seed, json)

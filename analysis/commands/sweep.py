@@ -7,6 +7,7 @@ import typer
 
 from analysis import options
 from analysis.placement_names import PlacementName
+from analysis.precision_names import PrecisionName
 
 AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
 
@@ -64,6 +65,7 @@ def run(
     waves: options.Waves = 1,
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = None,
+    precision: options.Precision = PrecisionName.FLOAT32,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -115,6 +117,7 @@ def run(
     from d2ft_sched.cluster_file import load_cluster
     from d2ft_sched.shape_file import load_model_shape
     from d2ft_sched.solve import solver_names
+    from d2ft_sched.workload import ELEMENT_BYTES
 
     (table_format,) = names("--format", table_format, FORMATS)[:1]
     axes = Axes(
@@ -135,6 +138,7 @@ def run(
         minibatch_samples=minibatch_size,
         scores_file=scores,
         lora=read_lora(lora_rank, lora_alpha),
+        element_bytes=ELEMENT_BYTES[precision],
         placement=placement,
         num_waves=waves,
         per_block=not per_device,

@@ -7,6 +7,7 @@ import typer
 
 from analysis import options
 from analysis.placement_names import PlacementName
+from analysis.precision_names import PrecisionName
 
 
 def run(
@@ -38,9 +39,7 @@ def run(
         typer.Option(help="Of subnets and owners on several ranks; see 'd2ft plan'."),
     ] = PlacementName.EVERY_DEVICE,
     repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each plan.")] = 5,
-    autocast: Annotated[
-        str, typer.Option(help="Mixed precision: bf16, off, or auto for bf16 on CUDA.")
-    ] = "auto",
+    precision: options.Precision = PrecisionName.FLOAT32,
     timeout: Annotated[
         float, typer.Option(min=1.0, help="Seconds that a rank waits for another.")
     ] = 600.0,
@@ -77,7 +76,7 @@ def run(
             overlap=overlap,
             placement=placement,
             num_repeats=repeats,
-            autocast=autocast,
+            precision=precision,
             device=device,
             timeout_s=timeout,
             seed=seed,

@@ -106,12 +106,13 @@ def test_directions_on_one_device_add_up_to_the_step():
     assert sum(direction_seconds(prediction).values())[0] == pytest.approx(prediction.step_s)
 
 
-def test_the_command_counts_what_was_predicted(d2ft, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_command_counts_what_was_predicted(d2ft, tmp_path, precision):
     (tmp_path / "one.yaml").write_text(cluster_text("a"))
     code, out, err = d2ft(
         "validate", "--cluster", tmp_path / "one.yaml", "--model", "vit_tiny_patch16_224",
         "--image-size", 32, "--microbatch-size", 1, "--microbatches", 3, "--repeats", 1,
-        "--device", "cpu", "--out", tmp_path / "v", "--json",
+        "--device", "cpu", "--precision", precision, "--out", tmp_path / "v", "--json",
     )  # fmt: skip
     assert code == 0, err
     result = json.loads(out)
@@ -125,13 +126,14 @@ def test_the_command_counts_what_was_predicted(d2ft, tmp_path):
     assert untouched["error_flops"] == 0
 
 
-def test_ranks_run_the_plans_and_dense_baselines(tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_ranks_run_the_plans_and_dense_baselines(tmp_path, precision):
     (tmp_path / "two.yaml").write_text(cluster_text("a", "b"))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone",
         "-m", "analysis.cli", "validate", "--cluster", tmp_path / "two.yaml", "--model",
         "vit_tiny_patch16_224", "--image-size", 32, "--microbatch-size", 1, "--microbatches", 2,
-        "--repeats", 1, "--device", "cpu", "--out", tmp_path / "v",
+        "--repeats", 1, "--device", "cpu", "--precision", precision, "--out", tmp_path / "v",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*map(str, command)], check=True, capture_output=True, env=environment)
@@ -139,7 +141,9 @@ def test_ranks_run_the_plans_and_dense_baselines(tmp_path):
     for table in (plans, baselines):
         assert (table["error_flops"] == 0).all()
         assert (table["predicted_bytes"] == table["measured_bytes"]).all()
-        assert (table["error_peak_memory_bytes"].abs() < 0.1).all()
+    assert (plans["error_peak_memory_bytes"].abs() < 0.1).all()
+    # Autocast keeps copies of weights in bfloat16, which a dense baseline is not charged with.
+    assert (baselines["error_peak_memory_bytes"].abs() < 0.15).all()
     assert plans["plan"].str.startswith("dp, step").any()
     assert baselines["plan"].tolist() == [
         "tensor parallel, ring all-reduce",

@@ -45,6 +45,6 @@ def workload_of() -> Callable[..., Workload]:
         shape = shape_of(model)
         element_bytes = model.head.weight.element_size()
         partition = partition_by_heads(shape, heads_per_subnet)
-        return Workload(shape, partition, microbatch_samples, element_bytes)
+        return Workload(shape, partition, microbatch_samples, element_bytes, element_bytes)
 
     return build

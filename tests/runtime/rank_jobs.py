@@ -84,6 +84,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         _partition(shape, rng),
         tuple(map(int, sizes)),
         element_bytes=8,
+        parameter_bytes=8,
         optimizer=["adamw", "sgdm", "sgd"][seed % 3],
     )
     owner = rng.choice(num_ranks, size=len(sizes), p=rng.dirichlet(np.ones(num_ranks)))
@@ -306,10 +307,10 @@ def disagree(rank: int, num_ranks: int, folder: Path) -> None:
     model = small_model(layer_scale=0.1 if rank == 1 else None)
     said = []
     for facts, num_devices in [
-        (job_facts("plan", model, "float32"), num_ranks),
-        (job_facts(f"plan {rank > 0}", small_model(), "float32"), num_ranks),
-        (job_facts("plan", small_model(), "float32"), num_ranks + 1),
-        (job_facts("plan", small_model(), "float32"), num_ranks),
+        (job_facts("plan", model), num_ranks),
+        (job_facts(f"plan {rank > 0}", small_model()), num_ranks),
+        (job_facts("plan", small_model()), num_ranks + 1),
+        (job_facts("plan", small_model()), num_ranks),
     ]:
         try:
             check_agreement(ranks, facts, num_devices)

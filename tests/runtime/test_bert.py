@@ -59,7 +59,7 @@ def workload_of(
 ) -> Workload:
     shape = shape_of(model)
     element_bytes = model.classifier.weight.element_size()
-    return Workload(shape, partition_by_heads(shape, heads), samples, element_bytes)
+    return Workload(shape, partition_by_heads(shape, heads), samples, element_bytes, element_bytes)
 
 
 def batch(num_samples: int, seed: int = 1) -> tuple[Tensor, Tensor]:

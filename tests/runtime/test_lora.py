@@ -59,7 +59,7 @@ def adapted(
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter, std=0.2)
-    return Workload(shape, partition, samples, element_bytes, lora=LORA)
+    return Workload(shape, partition, samples, element_bytes, element_bytes, lora=LORA)
 
 
 def batch(num_samples: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

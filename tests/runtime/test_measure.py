@@ -1,6 +1,7 @@
 """Measured steps: what was counted, and that nothing was changed by measuring."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ from timm.models.vision_transformer import VisionTransformer
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.flops import step_flops
+from d2ft_sched.memory import device_memory
 from d2ft_sched.operations import Operation
+from d2ft_sched.placement import place_round_robin
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
 from runtime.device import Stopwatch, device_name, memory_bytes, select_device
-from runtime.measure import measure_step, measure_steps
+from runtime.measure import measure_steps
 
 CPU = torch.device("cpu")
 
@@ -50,20 +53,30 @@ def test_schedules_are_measured_side_by_side(
         assert step.exchange_bytes == 0
         assert 0 < max(step.forward_s, step.backward_s, step.optimizer_s) < step.step_s
         assert step.step_spread_s >= 0
-        assert (step.device_type, step.autocast) == ("cpu", "")
+        assert step.device_type == "cpu"
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_mixed_precision_is_said(
+def test_lanes_keep_half_the_bytes_in_bfloat16(
     small_vit: Callable[..., VisionTransformer], workload_of: Callable[..., Workload]
 ) -> None:
     model = small_vit(torch.float32)
     workload = workload_of(model, 3)
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    step = measure_step(model, workload, dense, CPU, num_repeats=1, autocast_dtype=torch.bfloat16)
-    assert step.autocast == "bfloat16"
+    shortcut = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.SHORTCUT)
+    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    kept, predicted = [], []
+    for element_bytes in (4, 2):
+        sized = replace(workload, element_bytes=element_bytes)
+        steps = measure_steps(model, sized, {"d": dense, "s": shortcut}, CPU, num_repeats=1)
+        assert steps["d"].flops == step_flops(workload, dense)
+        kept.append(steps["d"].activation_bytes - steps["s"].activation_bytes)
+        both = [device_memory(sized, placement, s).activations[0] for s in (dense, shortcut)]
+        predicted.append(both[0] - both[1])
+    assert kept == pytest.approx(predicted, rel=0.05)
+    assert kept[1] < 0.7 * kept[0]
 
 
 def test_devices_by_name() -> None:

@@ -162,6 +162,7 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
         partition_by_heads(shape, data.draw(st.sampled_from(GROUPINGS))),
         tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))),
         element_bytes=8,
+        parameter_bytes=8,
     )
     shares = data.draw(st.sampled_from([(1, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (5, 1, 1)]))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
@@ -196,7 +197,7 @@ def test_scattered_heads_and_empty_shares_equal_the_masked_reference(
         )
     )
     partition = Partition(subnets, shape.num_blocks, shape.num_heads, shape.mlp_hidden)
-    workload = Workload(shape, partition, (1, 2, 1), element_bytes=8)
+    workload = Workload(shape, partition, (1, 2, 1), element_bytes=8, parameter_bytes=8)
     schedule = np.random.default_rng(seed).integers(3, size=(len(partition), 3))
     loss, got = scheduled_step(model, workload, schedule)
     images, labels = batch(workload)
