@@ -287,7 +287,10 @@ TABLE: dict[str, Row] = {
     ),
     "validation of a cluster that is not": (f"validate --cluster none.yaml {SMALL}", "none.yaml"),
     "validation on fewer ranks": (f"validate --cluster cluster.yaml {SMALL}", "2 devices"),
-    "validation with odd precision": (f"validate {SMALL} --precision fp8", "'fp8' is not one of"),
+    "validation with odd precision": (
+        f"validate {SMALL} --precision fp8",
+        "--precision is 'fp8': it must be one of",
+    ),
     "validation of too many waves": (f"validate {SMALL} --waves 9", "waves"),
     "testbed of nothing": ("testbed --cluster cluster.yaml", "has nothing to do"),
     "testbed of no cluster": ("testbed --cluster none.yaml -- true", "none.yaml"),
