@@ -22,7 +22,8 @@ from analysis.progress import TerminalProgress
 from analysis.run_dir import PLAN, PROVENANCE
 from analysis.training_run import CheckpointPolicy, Outcome, follow
 from d2ft_sched.atomic_write import write_text
-from d2ft_sched.plan_file import save_plan
+from d2ft_sched.errors import InputError
+from d2ft_sched.plan_file import dump_plan, save_plan
 from runtime.agreement import together
 from runtime.device import keep_freed_memory
 from runtime.finetune import train
@@ -67,9 +68,18 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
         close_ranks(ranks)
 
 
+def _check_plan_of(out: Path, request: FineTuneRequest) -> None:
+    """Refuse a folder whose plan is another one, and not of a training that this one replaces."""
+    kept = out / PLAN
+    if kept.exists() and not (out / METRICS).exists():
+        if kept.read_text() != dump_plan(request.plan):
+            raise InputError(f"{kept}: is another plan and would be replaced; give another --out")
+
+
 def _run(
     request: FineTuneRequest, out: Path, ranks: Ranks, progress: TerminalProgress
 ) -> FineTuneResult:
+    together(ranks, lambda: _check_plan_of(out, request), "the look at the folder")
     job = prepare_finetune(request, ranks, progress)
     facts = dict(job.state.provenance)
     is_first = ranks.rank == 0

@@ -197,6 +197,11 @@ TABLE: dict[str, Row] = {
     "trace over a folder": ("simulate plan.json --out p.json --trace pictures", "pictures"),
     "device file over a folder": (f"{PROFILE} --out pictures", "pictures"),
     "shape over a folder": (f"{PROFILE} --out d.yaml --shape-out pictures", "pictures"),
+    "training over another plan": (
+        f"{FINETUNE} --out o",
+        "o/plan.json: is another plan",
+        {"o/plan.json": "{}"},
+    ),
     "training into a file": (f"{FINETUNE} --out a-file", "a-file"),
     "checkpoints into a file": (f"{FINETUNE} --out o --checkpoint-dir a-file", "a-file"),
     "study into a file": ("study study.yaml --out a-file", "a-file"),
