@@ -99,23 +99,31 @@ def _solved_schedules(
     plan = request.plan
     num_subnets, num_microbatches = plan.schedule.shape
     if minibatch_scores is None:
-        first = uniform_scores(num_subnets, num_microbatches)
+        first, num_values = uniform_scores(num_subnets, num_microbatches), None
 
-        def value_of(step: int, minibatch: int) -> np.ndarray:
-            return drawn_scores(num_subnets, num_microbatches, request.seed, step).values()
+        def value_of(index: int) -> np.ndarray:
+            return drawn_scores(num_subnets, num_microbatches, request.seed, index).values()
+
+        def index_of(step: int, minibatch: int) -> int:
+            return step
     else:
-        first = minibatch_scores[0]
+        first, num_values = minibatch_scores[0], len(minibatch_scores)
         values = [one.values() for one in minibatch_scores]
 
-        def value_of(step: int, minibatch: int) -> np.ndarray:
-            return values[minibatch]
+        def value_of(index: int) -> np.ndarray:
+            return values[index]
+
+        def index_of(step: int, minibatch: int) -> int:
+            return minibatch
 
     if levels is not None:
         formulation = levels.formulation_at(as_planned(levels.num_devices))
     else:
         with outside_calibration():
             formulation = formulate(plan.workload, plan.cluster, plan.placement, first, plan.budget)
-    schedules = SolvedSchedules(formulation, value_of, _solver(request), request.seed)
+    schedules = SolvedSchedules(
+        formulation, value_of, index_of, num_values, _solver(request), request.seed
+    )
     schedules(0, 0)
     return schedules
 

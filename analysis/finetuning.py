@@ -71,9 +71,10 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
 def _check_plan_of(out: Path, request: FineTuneRequest) -> None:
     """Refuse a folder whose plan is another one, and not of a training that this one replaces."""
     kept = out / PLAN
-    if kept.exists() and not (out / METRICS).exists():
-        if kept.read_text() != dump_plan(request.plan):
-            raise InputError(f"{kept}: is another plan and would be replaced; give another --out")
+    if not kept.exists() or (out / METRICS).exists():
+        return
+    if kept.read_text() != dump_plan(request.plan):
+        raise InputError(f"{kept}: is another plan and would be replaced; give another --out")
 
 
 def _run(

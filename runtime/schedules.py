@@ -9,6 +9,12 @@ from d2ft_sched.formulate import Formulation
 from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.replanning import DevicePace, HeldLevels, as_planned
 
+SOLVED_AT_ONCE = 16
+"""Schedules that are solved together: one alone takes 4 to 15 times as long for each."""
+
+MOST_BATCHES = 256
+"""Of these that are remembered."""
+
 
 class Schedules(Protocol):
     """From a step and its mini-batch to the schedule, under capacities that may change."""
@@ -81,12 +87,14 @@ class OneSchedule:
 
 
 class SolvedSchedules:
-    """A schedule for each step, found when the step begins."""
+    """A schedule for each step, solved a few at a time when the first of them is needed."""
 
     def __init__(
         self,
         formulation: Formulation,
-        value_of: Callable[[int, int], np.ndarray],
+        value_of: Callable[[int], np.ndarray],
+        index_of: Callable[[int, int], int],
+        num_values: int | None = None,
         solver: str = "dp",
         seed: int = 0,
     ) -> None:
@@ -94,13 +102,16 @@ class SolvedSchedules:
 
         Args:
             formulation: knapsacks, costs and capacities.
-            value_of: values of operations for a step and its mini-batch, float ``[num_subnets,
+            value_of: the values of operations of an index, float ``[num_subnets,
                 num_microbatches, 3]``.
+            index_of: from a step and its mini-batch to the index.
+            num_values: indices that there are; None for any number.
             solver: a name that `d2ft_sched.solve` knows.
-            seed: for solvers with random choices; mini-batch j gets ``seed + j``.
+            seed: for solvers with random choices; index j gets ``seed + j``.
         """
-        self._formulation, self._value_of = formulation, value_of
-        self._solver, self._seed = solver, seed
+        self._formulation, self._value_of, self._index_of = formulation, value_of, index_of
+        self._num_values, self._solver, self._seed = num_values, solver, seed
+        self._solved: dict[int, np.ndarray] = {}
 
     @property
     def lasting(self) -> np.ndarray | None:
@@ -112,12 +123,25 @@ class SolvedSchedules:
         Raises:
             InputError: none fits.
         """
-        value, seed = self._value_of(step, minibatch), self._seed + minibatch
-        return solve_minibatches(self._formulation, [value], self._solver, seed=seed).operations[0]
+        batch, position = divmod(self._index_of(step, minibatch), SOLVED_AT_ONCE)
+        if batch not in self._solved:
+            if len(self._solved) == MOST_BATCHES:
+                self._solved.clear()
+            self._solved[batch] = self._solve(batch * SOLVED_AT_ONCE)
+        return self._solved[batch][position]
+
+    def _solve(self, first: int) -> np.ndarray:
+        stop = first + SOLVED_AT_ONCE
+        indices = range(first, stop if self._num_values is None else min(stop, self._num_values))
+        values = [self._value_of(index) for index in indices]
+        return solve_minibatches(
+            self._formulation, values, self._solver, seed=self._seed + first
+        ).operations
 
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
         self._formulation = levels.formulation_at(pace)
+        self._solved.clear()
 
     def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
         if pace != as_planned(len(pace.slowdown)):
-            self._formulation = levels.formulation_at(pace)
+            self.keep_pace(levels, pace, ())

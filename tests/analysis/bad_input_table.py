@@ -198,9 +198,9 @@ TABLE: dict[str, Row] = {
     "device file over a folder": (f"{PROFILE} --out pictures", "pictures"),
     "shape over a folder": (f"{PROFILE} --out d.yaml --shape-out pictures", "pictures"),
     "training over another plan": (
-        f"{FINETUNE} --out o",
-        "o/plan.json: is another plan",
-        {"o/plan.json": "{}"},
+        f"{FINETUNE} --out mine",
+        "mine/plan.json: is another plan",
+        {"mine/plan.json": "{}"},
     ),
     "training into a file": (f"{FINETUNE} --out a-file", "a-file"),
     "checkpoints into a file": (f"{FINETUNE} --out o --checkpoint-dir a-file", "a-file"),
