@@ -32,7 +32,6 @@ from d2ft_sched.solve import required_options
 from d2ft_sched.workload import Workload
 from runtime.lane_hooks import TaylorWatch
 from runtime.peers.score_sources import (
-    RandomScores,
     RefreshedScores,
     RunningScores,
     ScoreSource,
@@ -82,7 +81,7 @@ def scheduled(
         scored,
         rescale=method.rescale,
     )
-    if method.scores != "before":
+    if method.scores in ("refreshed", "running"):
         policy = StepwiseSchedules(
             source_of(method, start, order),
             [phases[p] for p in phase_of],
@@ -94,6 +93,12 @@ def scheduled(
             seed=start.seed,
         )
         return replace(recipe, policy=policy)
+    index = order
+    if method.scores == "random":
+        scores = [
+            prepared(s, method, workload) for s in random_scores(workload, len(order), start.seed)
+        ]
+        index = np.arange(len(order))
     values = [values_of(s, method) for s in scores]
     schedules = np.zeros((len(order), *mean.forward.shape), np.int8)
     solve_s = 0.0
@@ -102,16 +107,17 @@ def scheduled(
         options["magnitude"] = weight_magnitude(start.model, workload)
     for phase, formulation in enumerate(phases):
         steps = np.flatnonzero(phase_of == phase)
-        is_random = method.solver == "random"
+        wanted, position = np.unique(index[steps], return_inverse=True)
+        if method.solver == "random":
+            wanted, position = index[steps], np.arange(len(steps))
         solved = solve_minibatches(
             formulation,
-            [values[j] for j in order[steps]] if is_random else values,
+            [values[j] for j in wanted],
             method.solver,
             seed=start.seed + int(steps[0]),
             **options,
         )
-        own = np.arange(len(steps)) if is_random else order[steps]
-        schedules[steps] = solved.operations[own]
+        schedules[steps] = solved.operations[position]
         solve_s += solved.solve_s
     schedules[: method.warmup_steps] = Operation.FULL
     return replace(recipe, schedules=schedules, solve_s=solve_s)
@@ -190,11 +196,17 @@ def _bent(limits: Budget, factor: float, method: MethodSchema) -> Budget:
     return replace(limits, **fractions)
 
 
+def random_scores(workload: Workload, num_steps: int, seed: int) -> list[Scores]:
+    """Backward scores drawn anew for every step, so that no sample is left out for good."""
+    size = (workload.num_subnets, workload.num_microbatches)
+    rng = np.random.default_rng((seed, 2))
+    forward = uniform_scores(*size).forward
+    return [Scores(forward, rng.uniform(0.5, 1.5, size)) for _ in range(num_steps)]
+
+
 def source_of(method: MethodSchema, start: Start, order: Sequence[int] | np.ndarray) -> ScoreSource:
     """Where the scores of a method come from that decides step by step."""
     workload = start.workload
-    if method.scores == "random":
-        return RandomScores(workload.num_subnets, workload.num_microbatches, start.seed)
     if method.scores == "running":
         forward = weight_magnitude(start.model, workload)
         table = np.repeat(forward[:, None], workload.num_microbatches, axis=1)

@@ -1,4 +1,4 @@
-"""Scores that change during training: redrawn, refreshed by passes, or seen in passing."""
+"""Scores that change during training: refreshed by passes, or seen in passing."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from d2ft_sched.scores import Scores, uniform_scores
+from d2ft_sched.scores import Scores
 
 
 class ScoreSource(Protocol):
@@ -28,21 +28,6 @@ class ScoreSource(Protocol):
     def see(self, minibatch: int, taylor: np.ndarray) -> None:
         """Told the Taylor scores of a step that was done, NaN where an operation was not FULL."""
         ...
-
-
-class RandomScores:
-    """Backward scores drawn anew in every step, so that no sample is left out for good."""
-
-    def __init__(self, num_subnets: int, num_microbatches: int, seed: int) -> None:
-        self._forward = uniform_scores(num_subnets, num_microbatches).forward
-        self._rng = np.random.default_rng((seed, 2))
-        self.seconds, self.minibatches_scored = 0.0, 0
-
-    def scores(self, model: nn.Module, step: int, minibatch: int) -> Scores:
-        return Scores(self._forward, self._rng.uniform(0.5, 1.5, self._forward.shape))
-
-    def see(self, minibatch: int, taylor: np.ndarray) -> None:
-        """Nothing is learnt."""
 
 
 class RefreshedScores:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.study_file import MethodSchema
-from analysis.study_schedules import PHASES, formulation_of, prepared, values_of
+from analysis.study_schedules import PHASES, formulation_of, prepared, random_scores, values_of
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
@@ -81,3 +81,10 @@ def test_without_shortcuts_nothing_is_skipped(workload):
     values = values_of(uniform_scores(workload.num_subnets, 10), method)
     assert (values[..., Operation.SHORTCUT] < -1e5).all()
     assert (values.argmin(axis=-1) == Operation.SHORTCUT).all()
+
+
+def test_random_scores_differ_from_step_to_step_and_follow_the_seed(workload):
+    first, second = (s.backward for s in random_scores(workload, 2, seed=0))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(random_scores(workload, 1, seed=0)[0].backward, first)
+    assert not np.array_equal(random_scores(workload, 1, seed=1)[0].backward, first)

@@ -6,7 +6,7 @@ import torch
 
 from d2ft_sched.scores import Scores
 from runtime.data.dataset import Dataset, Split
-from runtime.peers.score_sources import RandomScores, RefreshedScores, RunningScores
+from runtime.peers.score_sources import RefreshedScores, RunningScores
 from runtime.peers.training import common_start, score_start
 from runtime.training_scores import training_scores
 
@@ -50,14 +50,6 @@ def test_refreshed_scores_pass_over_what_comes_with_the_model_of_that_step():
     assert passes == [(0, [0, 1, 2]), (3, [1, 2])]
     assert seen == [2, 0, 1, 31, 32]
     assert source.minibatches_scored == 5
-
-
-def test_random_scores_differ_from_step_to_step_and_follow_the_seed():
-    one, same, other = RandomScores(4, 3, 0), RandomScores(4, 3, 0), RandomScores(4, 3, 1)
-    first, second = one.scores(None, 0, 0).backward, one.scores(None, 1, 0).backward
-    assert not np.array_equal(first, second)
-    assert np.array_equal(same.scores(None, 0, 0).backward, first)
-    assert not np.array_equal(other.scores(None, 0, 0).backward, first)
 
 
 @pytest.fixture
