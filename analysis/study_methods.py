@@ -10,7 +10,7 @@
 - ``layer_selection``: in every mini-batch the blocks of most backward score are trained, the others
   FORWARD_ONLY: our reading of ALaST (arXiv 2408.08670) and GreenTrainer (arXiv 2309.13192).
 - ``frozen_prefix``: as many of the last blocks as the budget holds are trained, the others
-  FORWARD_ONLY.
+  FORWARD_ONLY, and frozen with the embedding.
 - ``smaller_rank``: dense with adapters of the largest rank that the budget holds.
 - ``schedule``: a solver of `d2ft_sched.solve` on scores, see `analysis.study_schedules`.
 
@@ -111,7 +111,19 @@ def _recipe(
         else:
             units = block if method.kind == "stochastic_depth" else np.arange(len(block))
             schedules[step] = _drop_at_random(units, dense.shape[1], fraction, rng)
-    return Recipe(schedules, num_epochs, False, cluster, placement, scored)
+    num_frozen = 0
+    if method.kind == "frozen_prefix":
+        trained = block[(schedules == Operation.FULL).any(axis=(0, 2))]
+        num_frozen = int(trained.min()) if len(trained) else int(block.max()) + 1
+    return Recipe(
+        schedules,
+        num_epochs,
+        False,
+        cluster,
+        placement,
+        scored,
+        num_frozen_blocks=num_frozen,
+    )
 
 
 def check_names(method: MethodSchema, clusters: Sequence[Cluster]) -> None:

@@ -36,6 +36,7 @@ class Recipe:
         policy: what decides the schedule of each step during training, or None.
         rescale: see `runtime.lane_hooks.rescaled`.
         lr_factor: of the study's learning rate.
+        num_frozen_blocks: see `runtime.peers.training.train_peer`.
     """
 
     schedules: np.ndarray
@@ -48,6 +49,7 @@ class Recipe:
     policy: StepwiseSchedules | None = None
     rescale: bool = False
     lr_factor: float = 1.0
+    num_frozen_blocks: int = 0
 
 
 def minibatch_order(start: Start, num_epochs: int) -> np.ndarray:

@@ -121,6 +121,7 @@ class Worker:
                 recipe.lr_factor,
                 hashlib.sha256(recipe.schedules.tobytes()).hexdigest(),
                 *([] if lora is None else [asdict(lora)]),
+                *([recipe.num_frozen_blocks] if recipe.num_frozen_blocks else []),
             ]
         )
 
@@ -205,6 +206,7 @@ def train(
         settings,
         leave_out=recipe.leave_out,
         rescale=recipe.rescale,
+        num_frozen_blocks=recipe.num_frozen_blocks,
     )
     for event in events:
         if isinstance(event, Stepped):

@@ -20,6 +20,7 @@ from runtime.lane_hooks import TaylorWatch, hooked, rescaled
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
 from runtime.lora import add_adapters
+from runtime.peers.frozen_prefix import freeze_prefix
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.training import Event, FineTuneSettings, TrainedStep
 from runtime.training_scores import scoring_flops, training_scores
@@ -141,6 +142,7 @@ def train_peer(
     *,
     leave_out: bool = False,
     rescale: bool = False,
+    num_frozen_blocks: int = 0,
 ) -> Iterator[Event]:
     """Fine-tune a copy of the start's model.
 
@@ -152,8 +154,10 @@ def train_peer(
         leave_out: whether a micro-batch that no subnet runs is left out whole, trunk and loss
             included. Else the trunk runs on it.
         rescale: see `runtime.lane_hooks.rescaled`.
+        num_frozen_blocks: first blocks that do not train, nor does the embedding then.
     """
     model = copy.deepcopy(start.model)
+    freeze_prefix(model, num_frozen_blocks)
     watch: TaylorWatch | None = None
     if isinstance(schedules, StepwiseSchedules):
         schedules.begin(model)
