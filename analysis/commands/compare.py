@@ -7,6 +7,7 @@ import typer
 
 from analysis import options
 from analysis.placement_names import PlacementName
+from analysis.precision_names import PrecisionName
 
 COMPARED = (
     "dp", "lagrangian", "scip", "highs", "cp_sat", "two_stage", "greedy", "uniform", "random",
@@ -27,6 +28,7 @@ def run(
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
+    precision: options.Precision = PrecisionName.FLOAT32,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 0.6,
     budget_comm: options.BudgetComm = 1.0,
@@ -121,6 +123,7 @@ def run(
             cluster_file=cluster_file,
             scores_file=scores,
             budget=Budget(budget_compute, budget_comm, per_block=not per_device),
+            precision=precision,
         )
         placed = place(placement, request.workload, request.cluster, 1).placements[0]
         answers = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
