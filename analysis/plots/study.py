@@ -1,5 +1,7 @@
 """Accuracy of a study's methods against what they spent."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,6 +14,9 @@ LABELS = {
     "simulated_s": "simulated seconds on the cluster, scoring included (s)",
 }
 
+WIDEST_OF_THREE = 48
+"""Letters of the longest name with which three columns of a legend fit the picture."""
+
 
 def accuracy_against(curves: pd.DataFrame, column: str) -> Figure:
     """Mean top-1 over seeds at every evaluation, with the range from lowest to highest seed.
@@ -22,8 +27,9 @@ def accuracy_against(curves: pd.DataFrame, column: str) -> Figure:
     """
     names = list(dict.fromkeys(zip(curves["budget"], curves["method"], strict=True)))
     styles = run_styles([f"{method} ({budget})" for budget, method in names])
+    num_columns = 3 if max(map(len, styles)) <= WIDEST_OF_THREE else 2
     with plot_style():
-        figure = new_figure(4.6)
+        figure = new_figure(4.0 + 0.17 * math.ceil(len(styles) / num_columns))
         axes = figure.subplots()
         for (budget, method), (label, style) in zip(names, styles.items(), strict=True):
             own = curves[(curves["budget"] == budget) & (curves["method"] == method)]
@@ -40,5 +46,5 @@ def accuracy_against(curves: pd.DataFrame, column: str) -> Figure:
         axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
         axes.set_xlabel(LABELS[column])
         axes.set_ylabel("test accuracy, top-1 (%)")
-        figure.legend(loc="outside upper center", ncols=3, fontsize=7)
+        figure.legend(loc="outside upper center", ncols=num_columns, fontsize=7)
     return figure
