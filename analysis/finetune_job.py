@@ -73,11 +73,6 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     check_schedule_options(request)
     plan = request.plan
     num_devices = len(plan.cluster.devices)
-    if plan.workload.lora is not None and ranks.num_ranks > 1:
-        raise InputError(
-            "the plan trains adapters (LoRA), which ranks cannot yet: run it without torchrun, or "
-            "make it without --lora-rank"
-        )
     if ranks.num_ranks not in (1, num_devices):
         raise InputError(
             f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from analysis.validation_baselines import rank_baselines
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.lora import Lora
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.workload import ELEMENT_BYTES, Workload
 from runtime.device import device_name, keep_freed_memory
+from runtime.lora import add_adapters
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
 from runtime.profile import profile_device
@@ -58,6 +60,7 @@ class ValidationRequest:
     microbatch_size: int
     num_waves: int
     overlap: bool
+    lora: Lora | None
     placement: PlacementName
     num_repeats: int
     precision: PrecisionName
@@ -81,7 +84,17 @@ class ValidationRequest:
             partition_by_heads(shape, self.heads),
             (self.microbatch_size,) * self.num_microbatches,
             ELEMENT_BYTES[self.precision],
+            lora=self.lora,
         )
+
+    def adapt(self, model: Any) -> None:
+        """Put the adapters on, if any are to train.
+
+        Raises:
+            InputError: the model cannot have them.
+        """
+        if self.lora is not None:
+            add_adapters(model, self.lora, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +158,12 @@ def _validate_alone(
                 f"rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
             )
     else:
+        everything = replace(workload, lora=None)
         with progress.stage("Profile this device") as tell:
             cluster = Cluster(
-                "this-device", (profile_device(model, workload, device, progress=tell),)
+                "this-device", (profile_device(model, everything, device, progress=tell),)
             )
+    request.adapt(model)
     placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
     schedules = validation_schedules(workload, cluster, placement, request.seed)
     predicted = _predict(request, workload, cluster, placement, schedules)
@@ -216,6 +231,7 @@ def _validate_ranks(
 
     whole = own()
     workload = request.workload(shape_of(whole))
+    request.adapt(whole)
     placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
     schedules = validation_schedules(workload, cluster, placement, request.seed)
     predicted = _predict(request, workload, cluster, placement, schedules)
@@ -233,8 +249,14 @@ def _validate_ranks(
             progress=tell,
         )
     del model, whole
+
+    def adapted() -> Any:
+        model = own()
+        request.adapt(model)
+        return model
+
     baselines = rank_baselines(
-        own,
+        adapted,
         workload,
         cluster,
         ranks,

@@ -27,8 +27,11 @@ def rank_baselines(
 ) -> pd.DataFrame:
     """Tensor parallelism on all ranks, and the untouched model on the first device alone.
 
+    Adapters train on the first device alone; there is no tensor parallelism of them here.
+
     Args:
-        build: the model: whole on rank 0, on the meta device on others.
+        build: the model, with the adapters that train, if any: whole on rank 0, on the meta device
+            on others.
         workload: model, mini-batch and optimizer.
         cluster: whose devices are the ranks.
         ranks: all of which call this.
@@ -37,30 +40,25 @@ def rank_baselines(
     Returns:
         Rows like those of `analysis.validation.validation_table`, the same on all ranks.
     """
-    num_heads = tensor_parallel_heads(workload, cluster)
-    members = np.flatnonzero(num_heads)
-    parallel = "tensor parallel, ring all-reduce"
     alone = f"untouched model, {cluster.devices[0].name} alone"
     whole = replace(
         workload, partition=partition_by_heads(workload.shape, workload.shape.num_heads)
     )
-    predicted = {
-        parallel: tensor_parallel_step(workload, cluster),
-        alone: alone_step(whole, cluster.devices[0]),
-    }
-    runs = {
-        parallel: measure_tensor_parallel(
+    predicted, measured = {}, {}
+    if workload.lora is None:
+        parallel = "tensor parallel, ring all-reduce"
+        num_heads = tensor_parallel_heads(workload, cluster)
+        members = np.flatnonzero(num_heads)
+        said = tensor_parallel_step(workload, cluster)
+        of_members = {purpose: values[members] for purpose, values in vars(said.memory).items()}
+        predicted[parallel] = replace(said, memory=replace(said.memory, **of_members))
+        run = measure_tensor_parallel(
             build(), workload, num_heads.tolist(), ranks, num_repeats=num_repeats
-        ),
-        alone: measure_alone(build(), workload, ranks, num_repeats=num_repeats),
-    }
-    takes_part = {parallel: members, alone: np.array([0])}
-    measured = {name: _measured(run, takes_part[name]) for name, run in runs.items()}
-    for name, said in predicted.items():
-        if len(said.cluster.devices) > 1:
-            memory = said.memory
-            chosen = {purpose: values[members] for purpose, values in vars(memory).items()}
-            predicted[name] = replace(said, memory=replace(memory, **chosen))
+        )
+        measured[parallel] = _measured(run, members)
+    predicted[alone] = alone_step(whole, cluster.devices[0])
+    run = measure_alone(build(), workload, ranks, num_repeats=num_repeats)
+    measured[alone] = _measured(run, np.array([0]))
     return validation_table(predicted, measured)
 
 

@@ -15,6 +15,10 @@ class HeldUnits:
     heads: np.ndarray
     hidden: np.ndarray
 
+    @property
+    def are_any(self) -> bool:
+        return len(self.heads) + len(self.hidden) > 0
+
 
 def all_units(workload: Workload) -> HeldUnits:
     """Those of a whole block."""

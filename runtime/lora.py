@@ -2,12 +2,13 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from d2ft_sched.atomic_write import write_atomically, write_text
 from d2ft_sched.errors import InputError
@@ -69,12 +70,13 @@ def has_adapters(model: nn.Module) -> bool:
     return any(hasattr(module, "lora_A") for module in model.modules())
 
 
-def save_adapter(model: nn.Module, folder: Path) -> None:
+def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -> None:
     """Write adapters and classifier so that ``peft.PeftModel.from_pretrained(base, folder)`` reads
     them, each file atomically.
 
     Args:
-        model: that `add_adapters` has changed.
+        model: that `add_adapters` has changed; on a rank, its part.
+        values: of all that trains, whole, by the parameters' names.
         folder: made if need be.
     """
     from peft import get_peft_model_state_dict
@@ -83,11 +85,11 @@ def save_adapter(model: nn.Module, folder: Path) -> None:
     (name,) = own.peft_config
     classifier = family_of(model).classifier(model)
     (classifier_name,) = (n for n, module in model.named_modules() if module is classifier)
-    factors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    trained = {f"{_PREFIX}{key}": tensor for key, tensor in factors.items()}
-    for key, tensor in classifier.state_dict().items():
-        trained[f"{_PREFIX}{classifier_name}.{key}"] = tensor
-    state = {key: tensor.detach().contiguous() for key, tensor in trained.items()}
+    trained = get_peft_model_state_dict(
+        model, dict(values), adapter_name=name, save_embedding_layers=False
+    )
+    trained |= {key: t for key, t in values.items() if key.startswith(f"{classifier_name}.")}
+    state = {f"{_PREFIX}{key}": tensor.detach().contiguous() for key, tensor in trained.items()}
     with tempfile.TemporaryDirectory() as temporary:
         own.peft_config[name].save_pretrained(temporary)
         content = json.loads((Path(temporary) / CONFIG).read_text())

@@ -1,5 +1,6 @@
 """The low-rank factors of a linear map that `peft` has wrapped."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,22 @@ class LowRank:
     down: Tensor
     up: Tensor
     scale: float
+
+
+_BASE, _FACTOR = ".base_layer.", re.compile(r"(.+)\.lora_([AB])\.[^.]+\.weight")
+
+
+def adapted_weight(parameter: str) -> tuple[str, int | None]:
+    """Which parameter of the model without adapters a name stands for.
+
+    Returns:
+        Its name; for a factor that of the weight that it adapts, and which dimension of that the
+        factor has besides the rank: A ``[r, in]`` the second, B ``[out, r]`` the first.
+    """
+    factor = _FACTOR.fullmatch(parameter)
+    if factor is None:
+        return parameter.replace(_BASE, "."), None
+    return f"{factor[1]}.weight", "BA".index(factor[2])
 
 
 def low_rank_of(linear: nn.Module) -> LowRank | None:

@@ -19,7 +19,7 @@ _TIMM_OPTIONS: dict[str, dict[str, Any]] = {
 def create_optimizer(
     model: nn.Module, name: str = "adamw", *, lr: float, weight_decay: float = 0.05
 ) -> torch.optim.Optimizer:
-    """A fused optimizer over all parameters; biases, norms and positions do not decay.
+    """A fused optimizer of what trains; biases, norms and positions do not decay.
 
     Args:
         model: its parameters must all be on one device; without any, as on a rank without work,
@@ -33,7 +33,7 @@ def create_optimizer(
     """
     if name not in _TIMM_OPTIONS:
         raise InputError(f"optimizer is {name!r}; it must be one of {', '.join(OPTIMIZER_STATES)}")
-    if not any(True for _ in model.parameters()):
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         return torch.optim.SGD([nn.Parameter(torch.empty(0))], lr=lr)
     options = _TIMM_OPTIONS[name]
     return create_optimizer_v2(model, lr=lr, weight_decay=weight_decay, fused=True, **options)

@@ -16,7 +16,35 @@ from runtime.families.family import ModelFamily
 from runtime.families.registry import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.ranks import Ranks
-from runtime.shards import Shard, join_shards, rank_shards, read_shards
+from runtime.shards import (
+    Shard,
+    is_trunk,
+    join_shards,
+    rank_shards,
+    read_shards,
+    sharing_block,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Replicas:
+    """Parameters that train and that several ranks hold whole, so that their gradients are summed.
+
+    Attributes:
+        what: their gradients' name.
+        members: ranks whose gradients are summed, sorted.
+        group: of the members; None if these are all ranks, or one, or if this rank is none.
+        shapes: by name, in an order that is the same on all ranks; a member may lack some.
+    """
+
+    what: str
+    members: tuple[int, ...]
+    group: dist.ProcessGroup | None
+    shapes: Mapping[str, torch.Size]
+
+    @property
+    def num_values(self) -> int:
+        return sum(shape.numel() for shape in self.shapes.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +59,9 @@ class RankModel:
         ranks: the job.
         shards: of every rank.
         dtype: of all parameters.
-        owners_group: of the ranks that hold the trunk; None if these are all ranks, or one.
+        trained: names of the parameters that train, held here or not.
+        trunk: what its owners hold of it and train.
+        shared_factors: of adapters, what ranks with subnets hold of them.
     """
 
     module: nn.Module
@@ -40,18 +70,19 @@ class RankModel:
     ranks: Ranks
     shards: tuple[tuple[Shard, ...], ...]
     dtype: torch.dtype
-    owners_group: dist.ProcessGroup | None
+    trained: frozenset[str]
+    trunk: Replicas
+    shared_factors: Replicas
 
     @property
     def own_shards(self) -> tuple[Shard, ...]:
         """Of this rank, in the order of the parameters of `module`."""
         return self.shards[self.ranks.rank]
 
-    @cached_property
-    def trunk(self) -> list[nn.Parameter]:
-        """Parameters that are held whole, in an order that is the same on all owners."""
-        parameters = dict(self.module.named_parameters())
-        return [parameters[shard.name] for shard in self.own_shards if shard.is_trunk]
+    def written_shards(self, rank: int) -> tuple[Shard, ...]:
+        """What `rank` says of the whole model: of what several hold whole, the first of them."""
+        said_before = {s.name for shards in self.shards[:rank] for s in shards if s.is_whole}
+        return tuple(s for s in self.shards[rank] if s.name not in said_before)
 
     @cached_property
     def blocks(self) -> list[tuple[Sublayer, Sublayer]]:
@@ -131,16 +162,12 @@ def gather_full_state(
             gradients or an optimizer's state; by the names of the parameters held.
 
     Returns:
-        On rank 0 tensors on its device; trunk values are those of the first owner.
+        On rank 0 tensors on its device; values that several hold are those of the first of them.
     """
     ranks, what = model.ranks, "the collection of the whole model"
     if parts is None:
         parts = {name: p.detach() for name, p in model.module.named_parameters()}
-    first_owner = model.placement.owners[0]
-    sources = [
-        tuple(s for s in shards if not s.is_trunk or rank == first_owner)
-        for rank, shards in enumerate(model.shards)
-    ]
+    sources = [model.written_shards(rank) for rank in range(ranks.num_ranks)]
     if ranks.rank > 0:
         own = [parts[shard.name] for shard in sources[ranks.rank]]
         message = _flatten(own, model.dtype, ranks)
@@ -175,18 +202,39 @@ def _hold(
     placement: Placement,
     ranks: Ranks,
 ) -> RankModel:
-    dtype = next(model.parameters()).dtype
-    for name, _ in list(model.named_parameters()):
+    dtype, family = next(model.parameters()).dtype, family_of(model)
+    trained = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
+    shared = {n: shape for n, shape in trained.items() if sharing_block(family, n) is not None}
+    trunk = {n: shape for n, shape in trained.items() if is_trunk(family, n)}
+    for name, parameter in list(model.named_parameters()):
         owner_name, _, leaf = name.rpartition(".")
-        part = parts.get(name)
-        held = None if part is None else nn.Parameter(part.to(ranks.device, dtype))
+        part, held = parts.get(name), None
+        if part is not None:
+            held = nn.Parameter(part.to(ranks.device, dtype), parameter.requires_grad)
         setattr(model.get_submodule(owner_name), leaf, held)
+    holders = tuple(sorted(set(placement.subnet_device)))
+    return RankModel(
+        model,
+        workload,
+        placement,
+        ranks,
+        shards,
+        dtype,
+        frozenset(trained),
+        _replicas("the trunk's gradients", placement.owners, trunk, ranks),
+        _replicas("the gradients of shared factors", holders, shared, ranks),
+    )
+
+
+def _replicas(
+    what: str, members: tuple[int, ...], shapes: Mapping[str, torch.Size], ranks: Ranks
+) -> Replicas:
+    """All ranks must call this together, for it makes a group."""
     group: Any = None
-    owners = placement.owners
-    if 1 < len(owners) < ranks.num_ranks:
-        group = dist.new_group(list(owners))
-        group = group if ranks.rank in owners else None
-    return RankModel(model, workload, placement, ranks, shards, dtype, group)
+    if shapes and 1 < len(members) < ranks.num_ranks:
+        group = dist.new_group(list(members))
+        group = group if ranks.rank in members else None
+    return Replicas(what, members, group, shapes)
 
 
 def _flatten(parts: list[Tensor], dtype: torch.dtype, ranks: Ranks) -> Tensor:

@@ -1,7 +1,7 @@
 """Training of one rank's part of a model, together with the other ranks."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.data.dataset import Dataset, Split
 from runtime.device import Stopwatch, autocast
 from runtime.linear_probe import fit_linear, set_classifier
+from runtime.lora import ADAPTER, save_adapter
 from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
 from runtime.optimizers import create_optimizer, set_learning_rate
 from runtime.rank_forward import rank_outputs
@@ -26,7 +27,7 @@ from runtime.rank_step import rank_forward_backward
 from runtime.rank_wave import RankBatch
 from runtime.ranks import start_sum
 from runtime.schedule_memo import ScheduleMemo
-from runtime.shards import Shard, read_shards
+from runtime.shards import read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.training import Evaluated, FineTuneSettings, StepTimes, TrainedStep
 from runtime.weights import write_companions
@@ -141,19 +142,25 @@ class RankPart:
         if self._rank == 0:
             write_atomically(path, self._write_model)
             return path.name, *write_companions(self._model.module, path.parent)
-        for _ in self._whole_tensors():
+        for _ in self._whole_tensors(self._full_shapes()):
             pass
         return ()
 
     def save_result(self, folder: Path) -> None:
-        self.save_model(folder / MODEL)
+        if self._model.workload.lora is None:
+            self.save_model(folder / MODEL)
+            return
+        names = [name for name in self._full_shapes() if name in self._model.trained]
+        values = dict(zip(names, self._whole_tensors(names), strict=True))
+        if self._rank == 0:
+            save_adapter(self._model.module, values, folder / ADAPTER)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
         written = self.save_model(folder / MODEL)
         ranks = self._model.ranks
         name = optimizer_file(ranks.rank, ranks.num_ranks)
         state = state_by_name(self._optimizer, dict(self._model.module.named_parameters()))
-        save_optimizer(folder / name, self._written(ranks.rank), state)
+        save_optimizer(folder / name, self._model.written_shards(ranks.rank), state)
         return *written, name
 
     def load_state(self, folder: Path) -> None:
@@ -168,11 +175,6 @@ class RankPart:
         model, num_waves = self._model, self._settings.num_waves
         return slice_rank_schedule(model.workload, model.placement, schedule, self._rank, num_waves)
 
-    def _written(self, rank: int) -> list[Shard]:
-        """What `rank` writes of its shards: the trunk is written by its first owner alone."""
-        first = rank == self._model.placement.owners[0]
-        return [s for s in self._model.shards[rank] if first or not s.is_trunk]
-
     def _full_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all parameters of the model, in an order that is the same on all ranks."""
         return {s.name: s.full_shape for shards in self._model.shards for s in shards}
@@ -182,16 +184,23 @@ class RankPart:
             TensorSpec(name, shape, self._model.dtype)
             for name, shape in self._full_shapes().items()
         ]
-        write_tensors(path, specs, self._whole_tensors())
+        write_tensors(path, specs, self._whole_tensors(self._full_shapes()))
 
-    def _whole_tensors(self) -> Iterator[Tensor]:
-        """Every parameter whole, one after another, on rank 0; empty ones on the others."""
+    def _whole_tensors(self, names: Iterable[str]) -> Iterator[Tensor]:
+        """Parameters whole, one after another, on rank 0; empty ones on the others.
+
+        All ranks must exhaust this together, with the same names.
+        """
         ranks, what = self._model.ranks, "the collection of the whole model"
         parameters = dict(self._model.module.named_parameters())
-        written = [{s.name: s for s in self._written(r)} for r in range(ranks.num_ranks)]
-        for name, shape in self._full_shapes().items():
+        written = [
+            {shard.name: shard for shard in self._model.written_shards(rank)}
+            for rank in range(ranks.num_ranks)
+        ]
+        shapes = self._full_shapes()
+        for name in names:
             whole = torch.empty(
-                shape if ranks.rank == 0 else 0, dtype=self._model.dtype, device=ranks.device
+                shapes[name] if ranks.rank == 0 else 0, dtype=self._model.dtype, device=ranks.device
             )
             for source, held in enumerate(written):
                 if name not in held:

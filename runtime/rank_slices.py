@@ -60,6 +60,7 @@ class RankBlock:
         routes: of the dispatch forward and backward.
         runs: whether any rank runs the block on a micro-batch owned.
         trains: whether any rank trains it on one.
+        hands_on: of attention and MLP, whether the gradient of their input on one is needed.
     """
 
     lanes: BlockLanes
@@ -67,6 +68,7 @@ class RankBlock:
     routes: tuple[Route, Route]
     runs: bool
     trains: bool
+    hands_on: tuple[bool, bool]
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ def _rank_wave(
             for d in range(len(DIRECTIONS))
         ]
         groups = lane_groups(workload.partition, schedule, block, held, microbatches)
+        is_trained = active[1, block].any(axis=0)
+        to_attention, to_mlp = (needs_dx[block] & is_trained)[:, own].any(axis=1).tolist()
         blocks.append(
             RankBlock(
                 lanes=block_lanes(
@@ -176,7 +180,8 @@ def _rank_wave(
                 lane_tokens=_joined_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),
-                trains=bool(active[1, block][:, own].any()),
+                trains=bool(is_trained[own].any()),
+                hands_on=(to_attention, to_mlp),
             )
         )
     return RankWave(slice(start, start + num_own), num_own, tuple(blocks))

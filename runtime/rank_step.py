@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runtime.device import Stopwatch
 from runtime.exchange import SentBytes
-from runtime.rank_model import RankModel
+from runtime.rank_model import RankModel, Replicas
 from runtime.rank_slices import RankSlices
 from runtime.rank_wave import Gradients, RankBatch, WavePass
 from runtime.ranks import Pending, start_sum
@@ -33,8 +33,8 @@ def rank_forward_backward(
 ) -> Tensor:
     """Run one mini-batch; all ranks must call this with slices of the same schedule.
 
-    Every parameter held gets a new gradient, zeros where nothing trains it; what gradients were
-    there before is dropped. Those of the trunk are summed over the owners.
+    Every parameter held that trains gets a new gradient, zeros where nothing does train it; what
+    gradients were there before is dropped. Those of what several ranks hold are summed over them.
 
     Args:
         model: what this rank holds.
@@ -52,7 +52,7 @@ def rank_forward_backward(
     Raises:
         RankError: another rank died or hung.
     """
-    trunk_gradient = _new_gradients(model)
+    replicated = _new_gradients(model)
     gradients: Gradients = {}
     passes = [
         WavePass(
@@ -74,11 +74,12 @@ def rank_forward_backward(
             loss += one.loss
         _in_turns([one.backward() for one in group])
     for parameter in model.module.parameters():
-        if parameter.grad is None:
+        if parameter.grad is None and parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     # After backward, so that a step ends on no rank, idle ones included, before it ends on all.
     loss_sum = start_sum(model.ranks, loss, "the sum of the loss")
-    _sum_trunk_gradients(model, trunk_gradient, counted)
+    for replicas, gradient in replicated:
+        _sum_gradients(model, replicas, gradient, counted)
     loss_sum.wait()
     if watch is not None:
         watch.lap("all-reduce")
@@ -95,23 +96,37 @@ def _in_turns(passes: Sequence[Iterator[None]]) -> None:
 _END = object()
 
 
-def _new_gradients(model: RankModel) -> Tensor:
-    """The trunk's gradients in one buffer of zeros, its parameters' gradients being parts of it."""
-    for parameter in model.module.parameters():
-        parameter.grad = None
-    sizes = [parameter.numel() for parameter in model.trunk]
-    flat = torch.zeros(sum(sizes), dtype=model.dtype, device=model.ranks.device)
-    for parameter, part in zip(model.trunk, flat.split(sizes), strict=True):
-        parameter.grad = part.view(parameter.shape)
-    return flat
+def _new_gradients(model: RankModel) -> list[tuple[Replicas, Tensor]]:
+    """Replicated parameters' gradients in buffers of zeros, each parameter's being a part of one.
+
+    Where adapters train all others get zeros as well, for lanes to add to.
+    """
+    parameters = dict(model.module.named_parameters())
+    for parameter in parameters.values():
+        is_factor = model.workload.lora is not None and parameter.requires_grad
+        parameter.grad = torch.zeros_like(parameter) if is_factor else None
+    made = []
+    for replicas in (model.trunk, model.shared_factors):
+        if model.ranks.rank not in replicas.members:
+            continue
+        flat = torch.zeros(replicas.num_values, dtype=model.dtype, device=model.ranks.device)
+        parts = flat.split([shape.numel() for shape in replicas.shapes.values()])
+        for (name, shape), part in zip(replicas.shapes.items(), parts, strict=True):
+            if name in parameters:
+                parameters[name].grad = part.view(shape)
+        made.append((replicas, flat))
+    return made
 
 
-def _sum_trunk_gradients(model: RankModel, gradient: Tensor, counted: SentBytes | None) -> None:
-    rank, owners = model.ranks.rank, model.placement.owners
-    if rank not in owners or len(owners) == 1:
+def _sum_gradients(
+    model: RankModel, replicas: Replicas, gradient: Tensor, counted: SentBytes | None
+) -> None:
+    if len(replicas.members) == 1 or not len(gradient):
         return
     if counted is not None:
-        counted.add_all_reduce(rank, owners, gradient.numel() * gradient.element_size())
-    what = "the sum of the trunk's gradients"
-    pending: Pending = start_sum(model.ranks, gradient, what, model.owners_group)
+        num_bytes = gradient.numel() * gradient.element_size()
+        counted.add_all_reduce(model.ranks.rank, replicas.members, num_bytes)
+    pending: Pending = start_sum(
+        model.ranks, gradient, f"the sum of {replicas.what}", replicas.group
+    )
     pending.wait()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from runtime.families.sublayer import Sublayer
+from runtime.lane_adapters import AdapterSums
 from runtime.lane_pass import CoreGraph
 
 
@@ -22,6 +23,7 @@ class Kept:
             input.
         lane_input: what the lanes saw, ``[T, D]``, owned before received, if any are FULL.
         graphs: of the cores of the FULL groups.
+        sums: what adapters need where lanes have them.
         branch: sum of all ranks' results ``[B N, D]`` where LayerScale needs it.
     """
 
@@ -29,6 +31,7 @@ class Kept:
     norm_graph: Tensor | None = None
     lane_input: Tensor | None = None
     graphs: list[CoreGraph] = field(default_factory=list)
+    sums: AdapterSums | None = None
     branch: Tensor | None = None
 
 

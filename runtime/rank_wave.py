@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.adapted_lanes import adapted_lanes_backward
 from runtime.device import Stopwatch
 from runtime.exchange import (
     ExchangePhase,
@@ -21,6 +22,7 @@ from runtime.exchange import (
     start_all_to_all,
 )
 from runtime.families.sublayer import Sublayer
+from runtime.lane_adapters import Adapters, AdapterSums
 from runtime.lane_math import compute_dtype, without_autocast
 from runtime.lane_pass import (
     Linears,
@@ -61,6 +63,21 @@ Gradients = dict[Sublayer, Linears]
 """Gradients that lanes have made in a step, of all its waves."""
 
 
+@dataclass(frozen=True)
+class _Half:
+    """Attention or MLP of a block in one wave.
+
+    Attributes:
+        sublayer: what is held of it.
+        lanes: of the subnets held.
+        hands_on: whether the gradient of its input on any sample owned is needed.
+    """
+
+    sublayer: Sublayer
+    lanes: SublayerLanes
+    hands_on: bool
+
+
 class WavePass:
     """Runs one wave, forward and then backward.
 
@@ -81,6 +98,7 @@ class WavePass:
         self._model, self._wave = model, wave
         self._batch, self._num_samples = batch, num_samples
         self._gradients, self._watch, self._counted = gradients, watch, counted
+        self._trains_trunk = model.workload.lora is None
         shape = model.workload.shape
         self._num_tokens, self._width = shape.num_tokens, shape.width
         self._num_own = wave.num_samples * shape.num_tokens
@@ -97,9 +115,9 @@ class WavePass:
             self._embedded = family.embed(module, batch.inputs)
             stream = self._embedded.detach()
         for index, block in enumerate(self._wave.blocks):
-            for sublayer, lanes in self._sublayers(index):
-                phase = ExchangePhase("forward", index, sublayer.name, "dispatch")
-                stream = yield from self._sublayer_forward(stream, sublayer, block, lanes, phase)
+            for half in self._halves(index):
+                phase = ExchangePhase("forward", index, half.sublayer.name, "dispatch")
+                stream = yield from self._half_forward(stream, half, block, phase)
         if self._num_own:
             self._last = stream.requires_grad_()
             features = family.features(module, self._last, batch.inputs)
@@ -118,27 +136,22 @@ class WavePass:
             del self._loss_graph, self._last
         for index in reversed(range(len(self._wave.blocks))):
             block = self._wave.blocks[index]
-            for sublayer, lanes in reversed(self._sublayers(index)):
-                phase = ExchangePhase("backward", index, sublayer.name, "dispatch")
-                grad_stream = yield from self._sublayer_backward(
-                    grad_stream, sublayer, block, lanes, phase
-                )
+            for half in reversed(self._halves(index)):
+                phase = ExchangePhase("backward", index, half.sublayer.name, "dispatch")
+                grad_stream = yield from self._half_backward(grad_stream, half, block, phase)
         if self._num_own:
-            self._embedded.backward(grad_stream)
+            if self._trains_trunk:
+                self._embedded.backward(grad_stream)
             del self._embedded
         self._lap("backward trunk")
 
-    def _sublayer_forward(
-        self,
-        stream: Tensor,
-        sublayer: Sublayer,
-        block: RankBlock,
-        lanes: SublayerLanes,
-        phase: ExchangePhase,
+    def _half_forward(
+        self, stream: Tensor, half: _Half, block: RankBlock, phase: ExchangePhase
     ) -> Generator[None, None, Tensor]:
         """The stream after the sub-layer, ``[B, N, D]``."""
+        sublayer, lanes = half.sublayer, half.lanes
         route, own, kept = block.routes[0], self._num_own, Kept()
-        lane_input = self._lane_input(stream, sublayer, block, kept)
+        lane_input = self._lane_input(stream, half, block, kept)
         self._lap("forward trunk")
 
         x = self._rows(0) if lane_input is None else lane_input.detach()
@@ -154,11 +167,7 @@ class WavePass:
             kept.lane_input = x
         out = torch.zeros_like(x)
         if sublayer.is_held and (lanes.full or lanes.forward_only):
-            key_mask = self._key_mask(block)
-            with torch.no_grad(), without_autocast(x):
-                kept.graphs = lanes_forward(
-                    x, sublayer.linears(), sublayer.core, lanes, self._num_tokens, key_mask, out
-                )
+            self._lanes_forward(x, half, self._key_mask(block), out, kept)
         self._lap("forward lanes")
 
         if not route.is_idle:
@@ -173,19 +182,20 @@ class WavePass:
         branch = None
         if block.runs:
             branch = out[:own].clone() if route.num_received else out
-            kept.branch = None if sublayer.scale is None else branch
+            if self._trains_trunk and sublayer.scale is not None:
+                kept.branch = branch
         self._kept.append(kept)
         return self._after_lanes(stream, branch, sublayer, kept) if own else stream
 
     def _lane_input(
-        self, stream: Tensor, sublayer: Sublayer, block: RankBlock, kept: Kept
+        self, stream: Tensor, half: _Half, block: RankBlock, kept: Kept
     ) -> Tensor | None:
         """What the lanes see, ``[T, D]``, with room for what is received; None for nothing."""
-        num_received = block.routes[0].num_received
+        sublayer, num_received = half.sublayer, block.routes[0].num_received
         if not block.runs:
             return self._rows(self._num_own + num_received) if num_received else None
         lane_input = stream
-        norms = sublayer.norm_first and block.trains
+        norms = sublayer.norm_first and half.hands_on
         with torch.set_grad_enabled(norms):
             if sublayer.norm_first:
                 lane_input = sublayer.norm(stream.requires_grad_(norms))
@@ -208,22 +218,19 @@ class WavePass:
         kept.norm_graph = sublayer.norm(kept.norm_input)
         return kept.norm_graph.detach()
 
-    def _sublayer_backward(
-        self,
-        grad_stream: Tensor,
-        sublayer: Sublayer,
-        block: RankBlock,
-        lanes: SublayerLanes,
-        phase: ExchangePhase,
+    def _half_backward(
+        self, grad_stream: Tensor, half: _Half, block: RankBlock, phase: ExchangePhase
     ) -> Generator[None, None, Tensor]:
         """The gradient of the stream before the sub-layer, ``[B, N, D]``."""
+        sublayer, lanes = half.sublayer, half.lanes
         route, own, kept = block.routes[1], self._num_own, self._kept.pop()
         grad_branch = self._rows(0)
         if own and not sublayer.norm_first:
             grad_stream = through_norm(kept, grad_stream)
         if own:
             flat = grad_stream.contiguous().flatten(0, 1)
-            add_branch_gradients(flat, kept.branch, sublayer)
+            if self._trains_trunk:
+                add_branch_gradients(flat, kept.branch, sublayer)
             if block.trains:
                 grad_branch = into_branch(flat, sublayer).to(self._dtype)
         self._lap("backward trunk")
@@ -246,10 +253,12 @@ class WavePass:
                 grad_branch = into_lanes
         self._lap("backward dispatch")
 
-        grad_input = self._rows(0)
+        grad_input: Tensor | None = self._rows(0)
         if lanes.full:
-            grad_input = self._lanes_backward(grad_branch, sublayer, lanes, kept)
+            grad_input = self._lanes_backward(grad_branch, half, kept)
         elif block.trains or route.num_received:
+            grad_input = None
+        if grad_input is None:
             grad_input = self._rows(own + block.routes[0].num_received).zero_()
         self._lap("backward lanes")
 
@@ -263,21 +272,53 @@ class WavePass:
             scatter_runs(returned, grad_input, route.send_runs, add=True)
         self._lap("backward combine")
 
-        if not block.trains:
+        if not half.hands_on:
             return grad_stream
         if sublayer.norm_first:
             return grad_stream + through_norm(kept, grad_input)
         return grad_stream + grad_input[:own].view_as(grad_stream)
 
-    def _lanes_backward(
-        self, grad_branch: Tensor, sublayer: Sublayer, lanes: SublayerLanes, kept: Kept
-    ) -> Tensor:
+    @torch.no_grad()
+    def _lanes_forward(
+        self, x: Tensor, half: _Half, key_mask: Tensor | None, out: Tensor, kept: Kept
+    ) -> None:
+        """Add the lanes' results to `out`; `kept` gets what they need for backward."""
+        sublayer, lanes = half.sublayer, half.lanes
+        adapters = sublayer.adapters()
+        with without_autocast(x):
+            sums = None if adapters is None else AdapterSums(x, adapters, lanes)
+            kept.graphs = lanes_forward(
+                x, sublayer.linears(), sublayer.core, lanes, self._num_tokens, key_mask, out, sums
+            )
+        if lanes.full:
+            kept.sums = sums
+
+    @torch.no_grad()
+    def _lanes_backward(self, grad_branch: Tensor, half: _Half, kept: Kept) -> Tensor | None:
+        """The gradient of what the lanes saw; None for zeros. Adds those of what they train."""
         assert kept.lane_input is not None
-        x, made = kept.lane_input, self._gradients.get(sublayer)
+        sublayer, lanes, x = half.sublayer, half.lanes, kept.lane_input
+        adapters = sublayer.adapters()
+        if adapters is not None:
+            assert kept.sums is not None
+            down_in, up_in, down_out, up_out = map(gradient_of, adapters.tensors)
+            with without_autocast(x):
+                return adapted_lanes_backward(
+                    grad_branch,
+                    x,
+                    sublayer.linears(),
+                    adapters,
+                    kept.graphs,
+                    kept.sums,
+                    lanes,
+                    Adapters(down_in, up_in, down_out, up_out, adapters.scale),
+                    needs_dx=bool(lanes.tokens_with_dx),
+                )
+        made = self._gradients.get(sublayer)
         overwrite = made is None and can_overwrite(lanes)
         if made is None:
             made = self._gradients[sublayer] = sublayer.new_gradients(overwrite=overwrite)
-        with torch.no_grad(), without_autocast(x):
+        with without_autocast(x):
             return lanes_backward(
                 grad_branch, x, sublayer.linears(), kept.graphs, lanes, made, overwrite=overwrite
             )
@@ -294,10 +335,10 @@ class WavePass:
             self._model.ranks, receive, send, received, sent, phase, self._counted
         )
 
-    def _sublayers(self, block: int) -> list[tuple[Sublayer, SublayerLanes]]:
-        attention, mlp = self._model.blocks[block]
-        lanes = self._wave.blocks[block].lanes
-        return [(attention, lanes.attention), (mlp, lanes.mlp)]
+    def _halves(self, block: int) -> list[_Half]:
+        sublayers, of_wave = self._model.blocks[block], self._wave.blocks[block]
+        lanes = (of_wave.lanes.attention, of_wave.lanes.mlp)
+        return list(map(_Half, sublayers, lanes, of_wave.hands_on))
 
     def _key_mask(self, block: RankBlock) -> Tensor | None:
         """Of the samples that the lanes have, ``[num_lane_samples, N]``."""

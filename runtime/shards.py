@@ -3,7 +3,7 @@
 A weight of heads or hidden units lives only where its subnets are: rows of the maps to queries,
 keys, values and hidden units, columns of the maps from them. The trunk (embeddings, tokens, norms,
 LayerScale, output biases, classifier) lives whole on every owner of a micro-batch, and nowhere
-else.
+else. Factors of adapters that a block shares live whole wherever one of its subnets does.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
-from runtime.families.family import UnitAxis
+from runtime.families.family import ModelFamily, UnitAxis
 from runtime.families.registry import family_of
 from runtime.held_units import HeldUnits, held_units
 from runtime.lane_slices import index_runs
+from runtime.low_rank import adapted_weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Shard:
         name: of the parameter, such as timm's ``blocks.3.attn.qkv.weight``.
         full_shape: of the whole parameter.
         dim: along which it is sliced.
-        indices: what the rank holds along `dim`, int64, sorted; None for all (the trunk).
+        indices: what the rank holds along `dim`, int64, sorted; None for all.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Shard:
     indices: np.ndarray | None
 
     @property
-    def is_trunk(self) -> bool:
+    def is_whole(self) -> bool:
         return self.indices is None
 
     @property
@@ -81,15 +82,34 @@ def rank_shards(
     family = family_of(model)
     shards = []
     for name, parameter in model.named_parameters():
-        axis = family.unit_axis(name)
+        axis, block = sliced_axis(family, name), sharing_block(family, name)
         full_shape = tuple(parameter.shape)
         if axis is not None:
             indices = _indices(axis, units[axis.block], workload)
             if len(indices):
                 shards.append(Shard(name, full_shape, axis.dim, indices))
-        elif owns:
+        elif owns if block is None else units[block].are_any:
             shards.append(Shard(name, full_shape, 0, None))
     return tuple(shards)
+
+
+def sliced_axis(family: ModelFamily, parameter: str) -> UnitAxis | None:
+    """Which axis of a parameter, or of a factor of an adapter, subnets share among them, if any."""
+    weight, dim = adapted_weight(parameter)
+    axis = family.unit_axis(weight)
+    return axis if axis is not None and dim in (None, axis.dim) else None
+
+
+def is_trunk(family: ModelFamily, parameter: str) -> bool:
+    """Whether a parameter belongs to no subnet and to no adapter."""
+    return family.unit_axis(adapted_weight(parameter)[0]) is None
+
+
+def sharing_block(family: ModelFamily, parameter: str) -> int | None:
+    """Whose subnets share a factor of an adapter; None for all other parameters."""
+    weight, dim = adapted_weight(parameter)
+    axis = family.unit_axis(weight)
+    return None if axis is None or dim in (None, axis.dim) else axis.block
 
 
 def read_shards(path: Path, shards: tuple[Shard, ...]) -> dict[str, Tensor]:

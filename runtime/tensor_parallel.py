@@ -112,7 +112,7 @@ class _Members:
             if self.counted is not None:
                 num_bytes = total.numel() * total.element_size()
                 self.counted.add_all_reduce(self.model.ranks.rank, owners, num_bytes)
-            start_sum(self.model.ranks, total, what, self.model.owners_group).wait()
+            start_sum(self.model.ranks, total, what, self.model.trunk.group).wait()
         return total
 
 

@@ -95,7 +95,8 @@ class WholeModel:
 
     def save_result(self, folder: Path) -> None:
         if has_adapters(self._model):
-            save_adapter(self._model, folder / ADAPTER)
+            trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+            save_adapter(self._model, trained, folder / ADAPTER)
         else:
             self.save_model(folder / MODEL)
 

@@ -40,6 +40,8 @@ def run(
     ] = PlacementName.EVERY_DEVICE,
     repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each plan.")] = 5,
     precision: options.Precision = PrecisionName.FLOAT32,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = None,
     timeout: Annotated[
         float, typer.Option(min=1.0, help="Seconds that a rank waits for another.")
     ] = 600.0,
@@ -59,6 +61,7 @@ def run(
     from analysis.options import parse_heads
     from analysis.output import messages, print_json
     from analysis.progress import TerminalProgress
+    from analysis.request import read_lora
     from analysis.validating import ValidationRequest, validate
     from analysis.validation_files import print_validation, save_validation, validation_summary
 
@@ -74,6 +77,7 @@ def run(
             microbatch_size=microbatch_size,
             num_waves=waves,
             overlap=overlap,
+            lora=read_lora(lora_rank, lora_alpha),
             placement=placement,
             num_repeats=repeats,
             precision=precision,

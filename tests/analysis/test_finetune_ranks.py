@@ -24,13 +24,13 @@ NETWORK = "network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-
 def plan_for(d2ft, tiny_vit, tmp_path):
     """A plan for devices of these rates; mini-batches of five samples."""
 
-    def plan(*rates: float) -> Path:
+    def plan(*rates: float, options: tuple[object, ...] = ()) -> Path:
         devices = [DEVICE.format(name=f"d{i}", rate=rate) for i, rate in enumerate(rates)]
         cluster, path = tmp_path / "cluster.yaml", tmp_path / f"plan{len(rates)}.json"
         cluster.write_text(f"name: test\ndevices: [{', '.join(devices)}]\n{NETWORK}\n")
         code, _, err = d2ft(
             "plan", "--cluster", cluster, "--model", tiny_vit, "--microbatches", 5,
-            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
+            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *options,
         )  # fmt: skip
         assert code == 0, err
         return path
@@ -79,6 +79,14 @@ def said(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("d2ft: ")]
 
 
+def assert_near(path: Path, wanted: Path) -> None:
+    """The same tensors, but for the order of sums in float32."""
+    got, tensors = load_file(path), load_file(wanted)
+    assert got.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert got[name].allclose(tensor, atol=1e-4), name
+
+
 def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options, tmp_path):
     three, two = plan_for(1e11, 5e10, 3e10), plan_for(5e10, 1e11)
     alone, ranks, fewer, one = (tmp_path / name for name in ("alone", "ranks", "fewer", "one"))
@@ -91,8 +99,7 @@ def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert numbers(ranks) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
-    for name, tensor in load_file(ranks / "model.safetensors").items():
-        assert tensor.allclose(load_file(alone / "model.safetensors")[name], atol=1e-4), name
+    assert_near(ranks / "model.safetensors", alone / "model.safetensors")
 
     for out in (fewer, one):
         (out / "checkpoints").mkdir(parents=True)
@@ -109,6 +116,33 @@ def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options
                 "--out", tmp_path / "two")[0] == 0  # fmt: skip
     after = numbers(tmp_path / "two")
     assert {key: numbers(fewer)[key] for key in after} == pytest.approx(after, rel=1e-5, abs=1e-5)
+
+
+def test_adapters_train_as_on_one_process_and_resume_as_others(d2ft, plan_for, options, tmp_path):
+    lora = ("--lora-rank", 2, "--lora-alpha", 4)
+    three = plan_for(1e11, 5e10, 3e10, options=lora)
+    two = plan_for(5e10, 1e11, options=lora)
+    alone, ranks, fewer = (tmp_path / name for name in ("alone", "ranks", "fewer"))
+    given = [*options, "--epochs", 2]
+    assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
+    process = torchrun(3, three, *given, "--checkpoint-every", 3, "--out", ranks)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert numbers(ranks) == pytest.approx(numbers(alone), rel=1e-5, abs=1e-5)
+    adapter = "adapter/adapter_model.safetensors"
+    assert_near(ranks / adapter, alone / adapter)
+    config = "adapter/adapter_config.json"
+    assert (ranks / config).read_text() == (alone / config).read_text()
+
+    (fewer / "checkpoints").mkdir(parents=True)
+    shutil.copytree(ranks / "checkpoints/step-000006", fewer / "checkpoints/step-000006")
+    shutil.copy(ranks / "metrics.jsonl", fewer)
+    process = torchrun(2, two, *given, "--resume", "latest", "--out", fewer)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert d2ft("finetune", two, *given, "--resume", ranks / "checkpoints/step-000006",
+                "--out", tmp_path / "two")[0] == 0  # fmt: skip
+    assert_near(fewer / adapter, tmp_path / "two" / adapter)
 
 
 def test_a_rank_that_dies_leaves_a_whole_checkpoint(

@@ -20,12 +20,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError, RankError
+from d2ft_sched.lora import Lora
 from d2ft_sched.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
 from runtime.exchange import SentBytes
 from runtime.families.bert_classifier import BertClassifier
 from runtime.families.registry import family_of
+from runtime.lora import add_adapters
 from runtime.models import shape_of
 from runtime.optimizers import create_optimizer
 from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
@@ -41,9 +43,12 @@ from runtime.tensor_parallel import (
 )
 
 NUM_STEPS = 5
+LORA = Lora(3, 4.5)
 NUM_TOKENS = 7
-FIRST_BERT_SEED = 6
-"""From here on cases are texts."""
+BERT_SEEDS = range(6, 8)
+"""Of cases that are texts."""
+LORA_SEEDS = range(8, 12)
+"""Of cases that train adapters."""
 PRELOADED = [
     "runtime.rank_step",
     "runtime.rank_model",
@@ -77,7 +82,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
     """Unequal owners and subnets; one rank owns nothing, one holds nothing of a block."""
     rng = np.random.default_rng([seed, num_ranks])
     model = _model(seed)
-    shape = shape_of(model)
+    shape = shape_of(_plain_model(seed))
     sizes = rng.integers(1, 4, size=rng.integers(2, 6))
     workload = Workload(
         shape,
@@ -86,6 +91,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         element_bytes=8,
         parameter_bytes=8,
         optimizer=["adamw", "sgdm", "sgd"][seed % 3],
+        lora=LORA if seed in LORA_SEEDS else None,
     )
     owner = rng.choice(num_ranks, size=len(sizes), p=rng.dirichlet(np.ones(num_ranks)))
     idle_owner, absent = rng.integers(num_ranks, size=2)
@@ -161,10 +167,20 @@ def small_bert(device: str = "cpu") -> BertClassifier:
     return model.double()
 
 
-def _model(seed: int, device: str = "cpu") -> nn.Module:
-    if seed >= FIRST_BERT_SEED:
+def _plain_model(seed: int, device: str = "cpu") -> nn.Module:
+    if seed in BERT_SEEDS:
         return small_bert(device)
     return small_model([None, 0.3][seed % 2], seed % 3 > 0, device)
+
+
+def _model(seed: int, device: str = "cpu") -> nn.Module:
+    model = _plain_model(seed, device)
+    if seed in LORA_SEEDS:
+        add_adapters(model, LORA)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
 def _partition(shape: Any, rng: np.random.Generator) -> Partition:
@@ -246,12 +262,17 @@ def _gradients(case: Case, model: RankModel) -> dict[str, Tensor]:
     result = {"loss": loss, "bytes.all_reduce": torch.from_numpy(counted.all_reduce)}
     for phase, sent in counted.exchanges.items():
         result[f"bytes.{'.'.join(map(str, phase))}"] = torch.from_numpy(sent)
-    for name, parameter in model.module.named_parameters():
-        result[f"gradient.{name}"] = parameter.grad.clone()
+    result |= _named_gradients("gradient", model)
     result["overlapped.loss"] = _step(case, model, case.schedules[0], overlap=True)
-    for name, parameter in model.module.named_parameters():
-        result[f"overlapped.{name}"] = parameter.grad.clone()
-    return result
+    return result | _named_gradients("overlapped", model)
+
+
+def _named_gradients(prefix: str, model: RankModel) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}": parameter.grad.clone()
+        for name, parameter in model.module.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def _train(case: Case, model: RankModel) -> dict[str, Tensor]:

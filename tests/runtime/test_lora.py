@@ -278,7 +278,7 @@ def test_plain_peft_loads_what_is_saved(tmp_path: Path) -> None:
     model = vit()
     adapted(model)
     nn.init.normal_(model.head.weight)
-    save_adapter(model, tmp_path / "adapter")
+    save_adapter(model, dict(model.named_parameters()), tmp_path / "adapter")
     assert {p.name for p in (tmp_path / "adapter").iterdir()} == {CONFIG, FACTORS}
     loaded = PeftModel.from_pretrained(vit(), str(tmp_path / "adapter"))
     images, _ = batch(4)

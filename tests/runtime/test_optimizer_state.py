@@ -62,7 +62,7 @@ def save_ranks(
         shards = [
             shard
             for shard in rank_shards(model, workload, placement, rank)
-            if not shard.is_trunk or rank == placement.owners[0]
+            if not shard.is_whole or rank == placement.owners[0]
         ]
         part = {
             s.name: {v: s.take(t) if t.dim() else t for v, t in state[s.name].items()}
