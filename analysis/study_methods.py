@@ -101,29 +101,20 @@ def _recipe(
             schedules[step][:, chosen[:kept]] = Operation.FULL
         return Recipe(schedules, num_epochs, True, cluster, placement, scored)
     fraction, block = _fraction(budget, method), start.workload.partition.block
+    if method.kind == "frozen_prefix":
+        schedules[:], num_frozen = _train_last_blocks(start.workload, budget)
+        return Recipe(
+            schedules, num_epochs, False, cluster, placement, num_frozen_blocks=num_frozen
+        )
     for step, minibatch in enumerate(order):
         if method.kind == "layer_selection":
             assert scored
             by_block = np.bincount(block, scored.scores[minibatch].backward.sum(axis=1))
             schedules[step] = _train_blocks(by_block, start.workload, budget)
-        elif method.kind == "frozen_prefix":
-            schedules[step] = _train_blocks(np.arange(block.max() + 1), start.workload, budget)
         else:
             units = block if method.kind == "stochastic_depth" else np.arange(len(block))
             schedules[step] = _drop_at_random(units, dense.shape[1], fraction, rng)
-    num_frozen = 0
-    if method.kind == "frozen_prefix":
-        trained = block[(schedules == Operation.FULL).any(axis=(0, 2))]
-        num_frozen = int(trained.min()) if len(trained) else int(block.max()) + 1
-    return Recipe(
-        schedules,
-        num_epochs,
-        False,
-        cluster,
-        placement,
-        scored,
-        num_frozen_blocks=num_frozen,
-    )
+    return Recipe(schedules, num_epochs, False, cluster, placement, scored)
 
 
 def check_names(method: MethodSchema, clusters: Sequence[Cluster]) -> None:
@@ -181,6 +172,14 @@ def _drop_at_random(
     kept = np.zeros(num_pairs, dtype=np.int8)
     kept[rng.permutation(num_pairs)[: round(fraction * num_pairs)]] = Operation.FULL
     return kept.reshape(-1, num_microbatches)[units]
+
+
+def _train_last_blocks(workload: Workload, budget: BudgetSchema) -> tuple[np.ndarray, int]:
+    """The schedule that trains as many of the last blocks as it can, and how many it does not."""
+    block = workload.partition.block
+    schedule = _train_blocks(np.arange(block.max() + 1), workload, budget)
+    trained = block[(schedule == Operation.FULL).any(axis=1)]
+    return schedule, int(trained.min(initial=block.max() + 1))
 
 
 def _train_blocks(by_block: np.ndarray, workload: Workload, budget: BudgetSchema) -> np.ndarray:
