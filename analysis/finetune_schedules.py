@@ -21,12 +21,19 @@ from d2ft_sched.replanning import (
     hold_levels,
     values_of_schedule,
 )
-from d2ft_sched.scores import Scores, drawn_scores, load_scores, uniform_scores
+from d2ft_sched.scores import Scores, load_scores
 from runtime.checkpoint_facts import TrainingState
 from runtime.device import memory_bytes
 from runtime.ranks import Ranks
 from runtime.replanner import Replanner
-from runtime.schedules import OneSchedule, Schedules, SolvedSchedules
+from runtime.schedules import (
+    DrawnScores,
+    KnownScores,
+    OneSchedule,
+    Schedules,
+    ScoreSeries,
+    SolvedSchedules,
+)
 
 INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
 """Solvers that may end with another schedule on another rank, and the one that stands in."""
@@ -98,32 +105,16 @@ def _solved_schedules(
 ) -> SolvedSchedules:
     plan = request.plan
     num_subnets, num_microbatches = plan.schedule.shape
-    if minibatch_scores is None:
-        first, num_values = uniform_scores(num_subnets, num_microbatches), None
-
-        def value_of(index: int) -> np.ndarray:
-            return drawn_scores(num_subnets, num_microbatches, request.seed, index).values()
-
-        def index_of(step: int, minibatch: int) -> int:
-            return step
-    else:
-        first, num_values = minibatch_scores[0], len(minibatch_scores)
-        values = [one.values() for one in minibatch_scores]
-
-        def value_of(index: int) -> np.ndarray:
-            return values[index]
-
-        def index_of(step: int, minibatch: int) -> int:
-            return minibatch
-
+    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)
+    if minibatch_scores is not None:
+        scores = KnownScores(minibatch_scores)
     if levels is not None:
         formulation = levels.formulation_at(as_planned(levels.num_devices))
     else:
         with outside_calibration():
+            (first,) = scores.some(0, 1)
             formulation = formulate(plan.workload, plan.cluster, plan.placement, first, plan.budget)
-    schedules = SolvedSchedules(
-        formulation, value_of, index_of, num_values, _solver(request), request.seed
-    )
+    schedules = SolvedSchedules(formulation, scores, _solver(request), request.seed)
     schedules(0, 0)
     return schedules
 

@@ -1,6 +1,6 @@
 """Where schedules of a training come from: one for all steps, or one for each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from d2ft_sched.formulate import Formulation
 from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.replanning import DevicePace, HeldLevels, as_planned
+from d2ft_sched.scores import Scores, drawn_scores
 
 SOLVED_AT_ONCE = 16
 """Schedules that are solved together: one alone takes 4 to 15 times as long for each."""
@@ -86,31 +87,60 @@ class OneSchedule:
             self._now = np.asarray(lasting, dtype=np.int8)
 
 
+class ScoreSeries(Protocol):
+    """Scores by an index, of which each step has one."""
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        """The step's."""
+        ...
+
+    def some(self, first: int, number: int) -> Sequence[Scores]:
+        """Those of `number` indices from `first` on; fewer if there are no more."""
+        ...
+
+
+class KnownScores:
+    """Scores of every mini-batch; steps on the same one have the same."""
+
+    def __init__(self, scores: Sequence[Scores]) -> None:
+        self._scores = scores
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        return minibatch
+
+    def some(self, first: int, number: int) -> Sequence[Scores]:
+        return self._scores[first : first + number]
+
+
+class DrawnScores:
+    """`d2ft_sched.scores.drawn_scores` of every step, however many there are."""
+
+    def __init__(self, num_subnets: int, num_microbatches: int, seed: int) -> None:
+        self._size, self._seed = (num_subnets, num_microbatches), seed
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        return step
+
+    def some(self, first: int, number: int) -> Sequence[Scores]:
+        return [drawn_scores(*self._size, self._seed, first + i) for i in range(number)]
+
+
 class SolvedSchedules:
     """A schedule for each step, solved a few at a time when the first of them is needed."""
 
     def __init__(
-        self,
-        formulation: Formulation,
-        value_of: Callable[[int], np.ndarray],
-        index_of: Callable[[int, int], int],
-        num_values: int | None = None,
-        solver: str = "dp",
-        seed: int = 0,
+        self, formulation: Formulation, scores: ScoreSeries, solver: str = "dp", seed: int = 0
     ) -> None:
         """Begin with the capacities of `formulation`.
 
         Args:
             formulation: knapsacks, costs and capacities.
-            value_of: the values of operations of an index, float ``[num_subnets,
-                num_microbatches, 3]``.
-            index_of: from a step and its mini-batch to the index.
-            num_values: indices that there are; None for any number.
+            scores: of the steps.
             solver: a name that `d2ft_sched.solve` knows.
             seed: for solvers with random choices; index j gets ``seed + j``.
         """
-        self._formulation, self._value_of, self._index_of = formulation, value_of, index_of
-        self._num_values, self._solver, self._seed = num_values, solver, seed
+        self._formulation, self._scores = formulation, scores
+        self._solver, self._seed = solver, seed
         self._solved: dict[int, np.ndarray] = {}
 
     @property
@@ -123,7 +153,7 @@ class SolvedSchedules:
         Raises:
             InputError: none fits.
         """
-        batch, position = divmod(self._index_of(step, minibatch), SOLVED_AT_ONCE)
+        batch, position = divmod(self._scores.index_of(step, minibatch), SOLVED_AT_ONCE)
         if batch not in self._solved:
             if len(self._solved) == MOST_BATCHES:
                 self._solved.clear()
@@ -131,9 +161,7 @@ class SolvedSchedules:
         return self._solved[batch][position]
 
     def _solve(self, first: int) -> np.ndarray:
-        stop = first + SOLVED_AT_ONCE
-        indices = range(first, stop if self._num_values is None else min(stop, self._num_values))
-        values = [self._value_of(index) for index in indices]
+        values = [scores.values() for scores in self._scores.some(first, SOLVED_AT_ONCE)]
         return solve_minibatches(
             self._formulation, values, self._solver, seed=self._seed + first
         ).operations

@@ -16,7 +16,7 @@ from d2ft_sched.planning import make_plan
 from d2ft_sched.replanning import DevicePace, hold_levels
 from d2ft_sched.scores import drawn_scores, uniform_scores
 from d2ft_sched.workload import Workload
-from runtime.schedules import SOLVED_AT_ONCE, SolvedSchedules
+from runtime.schedules import SOLVED_AT_ONCE, DrawnScores, KnownScores, SolvedSchedules
 
 SHAPE = vision_transformer_shape(
     "small", image_size=28, patch_size=14, width=96, num_blocks=2, num_heads=6, mlp_hidden=384,
@@ -32,6 +32,7 @@ CLUSTER = Cluster(
 PLACEMENT = place_round_robin(WORKLOAD.partition, WORKLOAD.num_microbatches, 2)
 SIZE = (WORKLOAD.num_subnets, WORKLOAD.num_microbatches)
 UNIFORM = uniform_scores(*SIZE)
+DRAWN = DrawnScores(*SIZE, seed=1)
 
 
 def value_of(index: int) -> np.ndarray:
@@ -43,22 +44,31 @@ def worth(schedule: np.ndarray, index: int) -> float:
     return float(np.take_along_axis(value_of(index), chosen, axis=2).sum())
 
 
-@pytest.mark.parametrize("num_values", [None, SOLVED_AT_ONCE + 3])
-def test_each_step_gets_what_its_values_alone_would(num_values):
+@pytest.mark.parametrize("num_known", [None, SOLVED_AT_ONCE + 3])
+def test_each_step_gets_what_its_scores_alone_would(num_known):
     formulation = formulate(WORKLOAD, CLUSTER, PLACEMENT, UNIFORM, Budget(0.6))
+    scores = DRAWN if num_known is None else KnownScores(DRAWN.some(0, num_known))
+    schedules = SolvedSchedules(formulation, scores)
+    for step, minibatch in enumerate((SOLVED_AT_ONCE + 2, 3, SOLVED_AT_ONCE, 3)):
+        index = step if num_known is None else minibatch
+        (alone,) = solve_minibatches(formulation, [value_of(index)]).operations
+        both = [worth(chosen, index) for chosen in (schedules(step, minibatch), alone)]
+        assert both[0] == pytest.approx(both[1], rel=1e-9)
+
+
+def test_scores_are_asked_for_once():
     asked: list[int] = []
 
-    def asked_value_of(index: int) -> np.ndarray:
-        asked.append(index)
-        return value_of(index)
+    class Counted(KnownScores):
+        def some(self, first: int, number: int):
+            asked.append(first)
+            return super().some(first, number)
 
-    schedules = SolvedSchedules(formulation, asked_value_of, lambda s, m: m, num_values)
-    for step, minibatch in enumerate((SOLVED_AT_ONCE + 2, 3, SOLVED_AT_ONCE, 3)):
-        (alone,) = solve_minibatches(formulation, [value_of(minibatch)]).operations
-        both = [worth(chosen, minibatch) for chosen in (schedules(step, minibatch), alone)]
-        assert both[0] == pytest.approx(both[1], rel=1e-9)
-    assert len(asked) == len(set(asked))
-    assert max(asked) == (num_values or 2 * SOLVED_AT_ONCE) - 1
+    formulation = formulate(WORKLOAD, CLUSTER, PLACEMENT, UNIFORM, Budget(0.6))
+    schedules = SolvedSchedules(formulation, Counted(DRAWN.some(0, SOLVED_AT_ONCE + 3)))
+    for minibatch in (SOLVED_AT_ONCE + 2, 3, SOLVED_AT_ONCE, 3):
+        schedules(0, minibatch)
+    assert asked == [SOLVED_AT_ONCE, 0]
 
 
 def test_another_pace_holds_from_the_next_step_on():
@@ -66,7 +76,7 @@ def test_another_pace_holds_from_the_next_step_on():
     plan = make_plan(WORKLOAD, CLUSTER, UNIFORM, budget, placement=PLACEMENT)
     levels = hold_levels(WORKLOAD, CLUSTER, PLACEMENT, budget, plan.schedule)
     formulation = levels.formulation_at(DevicePace((1.0, 1.0), (0.0, 0.0)))
-    schedules = SolvedSchedules(formulation, value_of, lambda step, minibatch: step)
+    schedules = SolvedSchedules(formulation, DRAWN)
     before = schedules(0, 0)
     schedules.keep_pace(levels, DevicePace((1.0, 3.0), (0.0, 0.0)), (1,))
     after = schedules(1, 0)
