@@ -117,17 +117,18 @@ class BlockTimes:
         workload, model = self.workload, self.cluster.devices[device]
         seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
         for sublayer, units in enumerate((workload.partition.heads, workload.partition.hidden)):
+            maps_in = workload.shape.num_maps_in[sublayer]
             rows = schedule[held[units[held] > 0]]
             for direction, chosen in enumerate(
                 (rows != Operation.SHORTCUT, rows == Operation.FULL)
             ):
                 of_all = np.where(chosen.any(axis=0), workload.tokens, 0)
                 tokens = np.array([of_all[wave].sum() for wave in self._waves])
-                flops = shared_factor_flops(workload, tokens, tokens, tokens)
+                flops = shared_factor_flops(workload, maps_in, tokens, tokens, tokens)
                 seconds[:, direction, sublayer] = model.seconds(
                     LANE_KINDS[direction][sublayer],
                     (flops.forward, flops.backward)[direction],
-                    shared_factor_bytes(workload, tokens)[direction],
+                    shared_factor_bytes(workload, maps_in, tokens)[direction],
                 )
         return seconds
 

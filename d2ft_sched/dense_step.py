@@ -129,10 +129,13 @@ class DenseStep:
         """FLOPs and bytes moved by any device with a subnet of a block besides, for adapters'
         shared factors; float ``[4 kinds, num_waves]`` each."""
         tokens = np.array([self.workload.tokens[wave].sum() for wave in self.waves])
-        flops = shared_factor_flops(self.workload, tokens, tokens, tokens)
-        forward, backward = flops.forward, flops.backward
-        moved = shared_factor_bytes(self.workload, tokens)
-        return np.array([forward, backward, forward, backward]), np.array([*moved, *moved])
+        flops: list[np.ndarray] = []
+        moved: list[np.ndarray] = []
+        for maps_in in self.workload.shape.num_maps_in:
+            of_maps = shared_factor_flops(self.workload, maps_in, tokens, tokens, tokens)
+            flops += [of_maps.forward, of_maps.backward]
+            moved += shared_factor_bytes(self.workload, maps_in, tokens)
+        return np.array(flops), np.array(moved)
 
     @cached_property
     def device_type(self) -> np.ndarray:

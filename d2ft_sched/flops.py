@@ -49,7 +49,8 @@ def attention_flops(workload: Workload) -> SublayerFlops:
     needed = hands_gradient_on(workload, workload.partition.block)[:, None]
     own = attention_flops_of(workload, heads, tokens, needed)
     shared = heads / workload.shape.num_heads * tokens
-    return own + shared_factor_flops(workload, shared, shared, shared * needed)
+    maps_in, _ = workload.shape.num_maps_in
+    return own + shared_factor_flops(workload, maps_in, shared, shared, shared * needed)
 
 
 def mlp_flops(workload: Workload) -> SublayerFlops:
@@ -58,7 +59,8 @@ def mlp_flops(workload: Workload) -> SublayerFlops:
     hidden, tokens = workload.partition.hidden[:, None], workload.tokens[None, :]
     own = mlp_flops_of(workload, hidden, tokens)
     shared = hidden / workload.shape.mlp_hidden * tokens
-    return own + shared_factor_flops(workload, shared, shared, shared)
+    _, maps_in = workload.shape.num_maps_in
+    return own + shared_factor_flops(workload, maps_in, shared, shared, shared)
 
 
 def attention_flops_of(
@@ -107,17 +109,26 @@ def _linear_flops(
 
 
 def shared_factor_flops(
-    workload: Workload, forward: np.ndarray, backward: np.ndarray, input_gradient: np.ndarray
+    workload: Workload,
+    maps_in: int | np.ndarray,
+    forward: np.ndarray,
+    backward: np.ndarray,
+    input_gradient: np.ndarray,
 ) -> SublayerFlops:
     """Products with the factors of adapters that a block shares; nothing without adapters.
 
     Args:
         workload: the model, and what trains.
+        maps_in: of the sub-layer, each with an A of its own.
         forward, backward, input_gradient: tokens as in `d2ft_sched.shared_factors`.
     """
     rank = 0 if workload.lora is None else workload.lora.rank
     one = 2.0 * workload.shape.width * rank
-    return SublayerFlops(2 * one * forward, one * (backward + input_gradient), 2 * one * backward)
+    return SublayerFlops(
+        one * (maps_in + 1) * forward,
+        one * (backward + maps_in * input_gradient),
+        one * (maps_in + 1) * backward,
+    )
 
 
 def operation_flops(workload: Workload) -> np.ndarray:
@@ -181,7 +192,11 @@ def step_flops(
     if workload.lora is not None:
         shared = shared_factor_tokens(workload, schedule, placement)
         flops = shared_factor_flops(
-            workload, shared.forward, shared.backward, shared.input_gradient
+            workload,
+            np.array(workload.shape.num_maps_in)[:, None],
+            shared.forward,
+            shared.backward,
+            shared.input_gradient,
         )
         total += flops.forward.sum() + flops.backward.sum()
     return float(total)

@@ -2,8 +2,9 @@
 
 A linear map W becomes ``W + alpha / rank * B A`` with W frozen. Of a sub-layer's map in, A
 ``[rank, width]`` is shared by the block and the rows of B belong to heads or hidden units; of its
-map out, the columns of A belong to them and B ``[width, rank]`` is shared. The classifier trains,
-too; the rest of the trunk is frozen.
+map out, the columns of A belong to them and B ``[width, rank]`` is shared. Where queries, keys and
+values have maps of their own, each of the three has its own A. The classifier trains, too; the rest
+of the trunk is frozen.
 """
 
 import math
@@ -15,7 +16,7 @@ from d2ft_sched.model_shape import ModelShape
 
 @dataclass(frozen=True)
 class Lora:
-    """Adapters on all four linear maps of every block.
+    """Adapters on all linear maps of every block.
 
     Attributes:
         rank: of every adapter.
@@ -45,5 +46,5 @@ class Lora:
         return 2 * self.rank
 
     def shared_parameters(self, shape: ModelShape) -> int:
-        """Of what a block shares: A of both maps in, B of both maps out."""
-        return 4 * shape.width * self.rank
+        """Of what a block shares: A of all maps in, B of both maps out."""
+        return (sum(shape.num_maps_in) + 2) * shape.width * self.rank

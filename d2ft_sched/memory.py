@@ -218,8 +218,10 @@ def _kept_per_block(
     runs, trains = exchange.active
     owned = _owned(placement, microbatches, workload.activation_bytes)
     received = exchange.received_bytes()[0]
-    products = 0 if workload.lora is None else 2 * workload.lora.rank / workload.shape.width
-    kept += 2 * (1 + products) * np.where(trains.any(axis=2), owned + received, 0)
+    num_products = 0 if workload.lora is None else sum(workload.shape.num_maps_in) + 2
+    rank = 0 if workload.lora is None else workload.lora.rank
+    products = num_products * rank / workload.shape.width
+    kept += (2 + products) * np.where(trains.any(axis=2), owned + received, 0)
     is_trained = trains.any(axis=(1, 2))
     if workload.shape.norm_first:
         norms = is_trained * needs_input_gradient(workload, schedule).any(axis=2).sum(axis=1)

@@ -117,23 +117,27 @@ def lane_bytes_of(
     )
 
 
-def shared_factor_bytes(workload: Workload, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shared_factor_bytes(
+    workload: Workload, maps_in: int | np.ndarray, tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Bytes of one sub-layer's products with shared factors of adapters, forward and backward.
 
-    Forward reads x, and reads and writes the result; backward reads the gradient twice and x once,
-    and reads and writes dX. Where there are no adapters or no tokens nothing moves.
+    Forward reads x for each map in, and reads and writes the result; backward reads the gradient
+    twice and, for each map in, x once, and reads and writes dX. Where there are no adapters or no
+    tokens nothing moves.
 
     Args:
         workload: the model, and what trains.
+        maps_in: of the sub-layer, each with an A of its own.
         tokens: of each piece of work.
     """
     rank = 0 if workload.lora is None else workload.lora.rank
-    factors = 2.0 * rank * workload.shape.width * (tokens > 0)
-    products = 4.0 * rank * tokens
+    factors = (maps_in + 1.0) * rank * workload.shape.width * (tokens > 0)
+    products = 2.0 * (maps_in + 1) * rank * tokens
     stream = 1.0 * workload.shape.width * tokens * (rank > 0)
     size = workload.element_bytes
-    return size * (3 * stream + products + factors), size * (
-        5 * stream + 2 * products + 3 * factors
+    return size * ((maps_in + 2) * stream + products + factors), size * (
+        (3 * maps_in + 2) * stream + 2 * products + 3 * factors
     )
 
 

@@ -26,6 +26,8 @@ class ModelShape:
         mlp_bias: whether the first MLP layer has a bias (it belongs to subnets).
         layer_scale: whether each sub-layer's output is scaled by a learned vector (LayerScale,
             arXiv 2103.17239); the scale belongs to the trunk, and its gradient needs that output.
+        num_qkv_maps: linear maps to queries, keys and values: 1 to all of them, or 3, one to each;
+            it counts where adapters train, of which each map has its own.
         norm_first: whether a sub-layer is ``x + f(norm(x))`` (pre-norm) or ``norm(x + f(x))``
             (post-norm, whose norms run even where no subnet does).
     """
@@ -44,6 +46,7 @@ class ModelShape:
     qkv_bias: bool = True
     mlp_bias: bool = True
     layer_scale: bool = False
+    num_qkv_maps: int = 1
     norm_first: bool = True
 
     def __post_init__(self) -> None:
@@ -56,6 +59,15 @@ class ModelShape:
                         f"model shape {self.name!r}: {field.name} is {value!r}; "
                         f"it must be a whole number of at least {least}"
                     )
+        if self.num_qkv_maps not in (1, 3):
+            raise InputError(
+                f"model shape {self.name!r}: num_qkv_maps is {self.num_qkv_maps}; it must be 1 or 3"
+            )
+
+    @property
+    def num_maps_in(self) -> tuple[int, int]:
+        """Linear maps that take in what attention, and what the MLP of a block sees."""
+        return self.num_qkv_maps, 1
 
     @property
     def head_parameters(self) -> int:
@@ -161,5 +173,6 @@ def bert_shape(
         classifier_flops=2 * width * num_classes,
         trunk_parameters=embedding + num_blocks * 6 * width + classifier,
         classifier_parameters=classifier,
+        num_qkv_maps=3,
         norm_first=False,
     )

@@ -34,6 +34,7 @@ class ShapeSchema(BaseModel):
     qkv_bias: bool = True
     mlp_bias: bool = True
     layer_scale: bool = False
+    num_qkv_maps: int = 1
     norm_first: bool = True
 
     def to_shape(self) -> ModelShape:

@@ -57,12 +57,6 @@ class Workload:
                 f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZER_STATES)}"
             )
 
-        if self.lora is not None and not s.norm_first:
-            raise InputError(
-                f"LoRA needs a pre-norm model with one map for queries, keys and values, such as a "
-                f"ViT; {s.name} is post-norm: leave --lora-rank out"
-            )
-
     @property
     def num_subnets(self) -> int:
         return len(self.partition)

@@ -42,7 +42,7 @@ def adapted_lanes(
 ) -> Tensor:
     """As `runtime.sublayer_lanes.sublayer_lanes`, but gradients reach `x` and adapters alone."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
-        return _AdaptedLanes.apply(x, *adapters.tensors, adapters.scale, maps, lanes, key_mask)
+        return _AdaptedLanes.apply(x, *adapters.tensors, adapters, maps, lanes, key_mask)
 
 
 @torch.no_grad()
@@ -94,11 +94,16 @@ def adapted_lanes_backward(
         add_output_weight_gradient(gradients.down_out, grad_low_out, result, group, overwrite=False)
         grad_projected = graph.backward(grad_result)
         del graph, result, grad_result
-        add_input_weight_gradient(
-            gradients.up_in, grad_projected, sums.low_in, group, overwrite=False
-        )
-        up_in = group.rows.take(adapters.up_in, 0)
-        add_product_of_own(grad_low_in, grad_projected, up_in, group)
+        of_map = group.of_one_map(adapters.num_maps_in)
+        for own, up, low, grad_up, grad_low in adapters.map_by_map(
+            (grad_projected, 1),
+            (group.rows.take(adapters.up_in, 0), 0),
+            (sums.low_in, 1),
+            (gradients.up_in, 0),
+            (grad_low_in, 1),
+        ):
+            add_input_weight_gradient(grad_up, own, low, of_map, overwrite=False)
+            add_product_of_own(grad_low, own, up, group)
         if grad_x is not None:
             rows = group.rows.take(linears.weight_in, 0)
             for of_all, of_own in group.dx_runs:
@@ -121,13 +126,14 @@ class _AdaptedLanes(torch.autograd.Function):
         up_in: Tensor,
         down_out: Tensor,
         up_out: Tensor,
-        scale: float,
+        adapters: Adapters,
         maps: AdaptedMaps,
         lanes: SublayerLanes,
         key_mask: Tensor | None,
     ) -> Tensor:
-        ctx.lanes, ctx.maps, ctx.shape, ctx.dtype, ctx.scale = lanes, maps, x.shape, x.dtype, scale
-        adapters = Adapters(down_in, up_in, down_out, up_out, scale)
+        ctx.lanes, ctx.maps, ctx.shape, ctx.dtype = lanes, maps, x.shape, x.dtype
+        ctx.scale, ctx.num_maps_in = adapters.scale, adapters.num_maps_in
+        adapters = Adapters(down_in, up_in, down_out, up_out, ctx.scale, ctx.num_maps_in)
         x = x.to(compute_dtype(x)).flatten(0, 1)
         with without_autocast(x):
             out = branch_buffer(x, maps.bias_out)
@@ -145,7 +151,7 @@ class _AdaptedLanes(torch.autograd.Function):
     def backward(ctx: Any, grad_branch: Tensor) -> tuple[Tensor | None, ...]:
         x, *factors = ctx.saved_tensors
         down_in, up_in, down_out, up_out = factors
-        adapters = Adapters(down_in, up_in, down_out, up_out, ctx.scale)
+        adapters = Adapters(down_in, up_in, down_out, up_out, ctx.scale, ctx.num_maps_in)
         gradients = adapters.gradient_buffers()
         with without_autocast(grad_branch):
             grad_branch = grad_branch.to(x.dtype).contiguous().flatten(0, 1)

@@ -1,12 +1,14 @@
-"""Low-rank adapters (LoRA) of a sub-layer's two linear maps, and what lane groups share of them.
+"""Low-rank adapters (LoRA) of a sub-layer's linear maps, and what lane groups share of them.
 
 To a map in, ``x W^T``, an adapter adds ``scale (x A^T) B^T``; to a map out the same. Heads and
 hidden units have their rows of the first B and their columns of the second A; the first A and the
 second B are the block's. So ``x A^T`` of the map in is computed once for all groups, and what the
-groups give to the second A is summed before it is multiplied with B.
-Shapes: T tokens, D width, r rank.
+groups give to the second A is summed before it is multiplied with B. Where queries, keys and values
+have maps of their own, their factors stand one after another.
+Shapes: T tokens, D width, r rank, m maps in.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +23,12 @@ class Adapters:
     """The factors of a sub-layer or the part of them that is held, or their gradients.
 
     Attributes:
-        down_in: A of the map in, ``[r, D]``.
-        up_in: B of the map in, ``[rows, r]``.
+        down_in: A of the maps in, ``[m r, D]``.
+        up_in: B of the maps in, ``[rows, r]``.
         down_out: A of the map out, ``[r, columns]``.
         up_out: B of the map out, ``[D, r]``.
         scale: alpha / r.
+        num_maps_in: m.
     """
 
     down_in: Tensor
@@ -33,6 +36,7 @@ class Adapters:
     down_out: Tensor
     up_out: Tensor
     scale: float
+    num_maps_in: int
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -41,19 +45,24 @@ class Adapters:
     def to(self, dtype: torch.dtype) -> "Adapters":
         """In another type; themselves if they have it."""
         down_in, up_in, down_out, up_out = (tensor.to(dtype) for tensor in self.tensors)
-        return Adapters(down_in, up_in, down_out, up_out, self.scale)
+        return Adapters(down_in, up_in, down_out, up_out, self.scale, self.num_maps_in)
 
     def gradient_buffers(self) -> "Adapters":
         """Zeros to add gradients to."""
         down_in, up_in, down_out, up_out = (torch.zeros_like(t) for t in self.tensors)
-        return Adapters(down_in, up_in, down_out, up_out, self.scale)
+        return Adapters(down_in, up_in, down_out, up_out, self.scale, self.num_maps_in)
+
+    def map_by_map(self, *tensors: tuple[Tensor, int]) -> Iterator[tuple[Tensor, ...]]:
+        """The part of each tensor that belongs to a map in, along the dimension that stacks them;
+        for one map after another."""
+        return zip(*(t.chunk(self.num_maps_in, dim) for t, dim in tensors), strict=True)
 
 
 class AdapterSums:
     """Products with the shared factors, scaled, of all tokens of a pass, ``[T, r]`` each.
 
     Attributes:
-        low_in: ``scale x A^T`` of the map in.
+        low_in: ``scale x A^T`` of the maps in, ``[T, m r]``.
         low_out: what the FULL groups give to A of the map out, summed; scaled by `finish`.
         low_trained: the same, with every group's result times its ``gradient_scale``.
     """
@@ -61,8 +70,9 @@ class AdapterSums:
     def __init__(self, x: Tensor, adapters: Adapters, lanes: SublayerLanes) -> None:
         """Begin with `x`, ``[T, D]``, before any group runs."""
         self._adapters, self._lanes = adapters.to(x.dtype), lanes
-        size = (len(x), len(adapters.down_in))
-        self.low_in, self.low_out = x.new_zeros(size), x.new_zeros(size)
+        size = (len(x), len(adapters.down_out))
+        self.low_in = x.new_zeros(len(x), len(adapters.down_in))
+        self.low_out = x.new_zeros(size)
         self._low_constant = x.new_zeros(size) if lanes.forward_only else None
         is_rescaled = any(group.gradient_scale is not None for group in lanes.full)
         self.low_trained = x.new_zeros(size) if is_rescaled else self.low_out
@@ -71,9 +81,12 @@ class AdapterSums:
         self.low_in.mul_(adapters.scale)
 
     def add_to_projected(self, projected: Tensor, group: LaneSlice) -> None:
-        """Add the map in's adapter to ``[own T, own rows]``."""
-        up = group.rows.take(self._adapters.up_in, 0)
-        add_product_of_all(projected, self.low_in, up.t(), group)
+        """Add the adapters of the maps in to ``[own T, own rows]``."""
+        up_in = group.rows.take(self._adapters.up_in, 0)
+        for part, low, up in self._adapters.map_by_map(
+            (projected, 1), (self.low_in, 1), (up_in, 0)
+        ):
+            add_product_of_all(part, low, up.t(), group)
 
     def add_result(self, result: Tensor, group: LaneSlice, *, is_full: bool) -> None:
         """Take in what a group gives to the map out, ``[own T, own columns]``."""

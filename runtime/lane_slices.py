@@ -115,6 +115,11 @@ class LaneSlice:
             pairs.append((slice(start, stop), slice(first, first + stop - start)))
         return tuple(pairs)
 
+    def of_one_map(self, num_maps: int) -> "LaneSlice":
+        """The same where each of the maps that the input weight is stacked of stands alone."""
+        rows = replace(self.rows, num_parts=self.rows.num_parts // num_maps)
+        return self if num_maps == 1 else replace(self, rows=rows)
+
     def of_samples(self, values: Tensor, num_tokens: int) -> Tensor:
         """The group's part of one value, or row, per sample of the pass."""
         parts = [values[start // num_tokens : stop // num_tokens] for start, stop in self.tokens]

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from d2ft_sched.atomic_write import write_atomically, write_text
-from d2ft_sched.errors import InputError
 from d2ft_sched.lora import Lora
 from runtime.families.registry import family_of
 
@@ -34,9 +33,6 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
         model: one that `runtime.models.check_supported` accepts; it is changed.
         lora: rank and alpha.
         seed: of A.
-
-    Raises:
-        InputError: queries, keys and values are maps of their own.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -45,12 +41,7 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
     maps = []
     for sublayers in family.blocks(model):
         for sublayer in sublayers:
-            if len(sublayer.maps_in) > 1:
-                raise InputError(
-                    f"model {family.model_name(model)!r} has queries, keys and values in maps of "
-                    f"their own; LoRA needs a model with one map for them, such as a ViT of timm"
-                )
-            maps += [names[id(sublayer.maps_in[0])], names[id(sublayer.map_out)]]
+            maps += [names[id(linear)] for linear in (*sublayer.maps_in, sublayer.map_out)]
     alpha: Any = int(lora.alpha) if lora.alpha.is_integer() else lora.alpha
     config = LoraConfig(
         r=lora.rank,
@@ -93,7 +84,9 @@ def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -
     with tempfile.TemporaryDirectory() as temporary:
         own.peft_config[name].save_pretrained(temporary)
         content = json.loads((Path(temporary) / CONFIG).read_text())
-    content |= {"modules_to_save": [classifier_name], "inference_mode": True}
-    content["target_modules"] = sorted(content["target_modules"])
+    # Whole names: the shortened ones of `peft` would fit maps that other models have besides.
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    content |= {"target_modules": adapted, "modules_to_save": [classifier_name]}
+    content["inference_mode"] = True
     write_atomically(folder / FACTORS, lambda path: save_file(state, path, {"format": "pt"}))
     write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")

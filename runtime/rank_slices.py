@@ -60,7 +60,8 @@ class RankBlock:
         routes: of the dispatch forward and backward.
         runs: whether any rank runs the block on a micro-batch owned.
         trains: whether any rank trains it on one.
-        hands_on: of attention and MLP, whether the gradient of their input on one is needed.
+        is_reached: of attention and MLP, whether the gradient of their output on one is needed.
+        hands_on: whether that of their lanes' input is, and is not zero.
     """
 
     lanes: BlockLanes
@@ -68,6 +69,7 @@ class RankBlock:
     routes: tuple[Route, Route]
     runs: bool
     trains: bool
+    is_reached: tuple[bool, bool]
     hands_on: tuple[bool, bool]
 
 
@@ -171,7 +173,8 @@ def _rank_wave(
         ]
         groups = lane_groups(workload.partition, schedule, block, held, microbatches)
         is_trained = active[1, block].any(axis=0)
-        to_attention, to_mlp = (needs_dx[block] & is_trained)[:, own].any(axis=1).tolist()
+        reached = (needs_dx[block] | is_trained)[:, own].any(axis=1)
+        handed_on = (needs_dx[block] & is_trained)[:, own].any(axis=1)
         blocks.append(
             RankBlock(
                 lanes=block_lanes(
@@ -181,7 +184,8 @@ def _rank_wave(
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),
                 trains=bool(is_trained[own].any()),
-                hands_on=(to_attention, to_mlp),
+                is_reached=(bool(reached[0]), bool(reached[1])),
+                hands_on=(bool(handed_on[0]), bool(handed_on[1])),
             )
         )
     return RankWave(slice(start, start + num_own), num_own, tuple(blocks))

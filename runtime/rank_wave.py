@@ -22,7 +22,7 @@ from runtime.exchange import (
     start_all_to_all,
 )
 from runtime.families.sublayer import Sublayer
-from runtime.lane_adapters import Adapters, AdapterSums
+from runtime.lane_adapters import AdapterSums
 from runtime.lane_math import compute_dtype, without_autocast
 from runtime.lane_pass import (
     Linears,
@@ -70,11 +70,13 @@ class _Half:
     Attributes:
         sublayer: what is held of it.
         lanes: of the subnets held.
-        hands_on: whether the gradient of its input on any sample owned is needed.
+        is_reached: whether the gradient of its output on any sample owned is needed.
+        hands_on: whether that of the lanes' input is, and is not zero.
     """
 
     sublayer: Sublayer
     lanes: SublayerLanes
+    is_reached: bool
     hands_on: bool
 
 
@@ -185,7 +187,7 @@ class WavePass:
             if self._trains_trunk and sublayer.scale is not None:
                 kept.branch = branch
         self._kept.append(kept)
-        return self._after_lanes(stream, branch, sublayer, kept) if own else stream
+        return self._after_lanes(stream, branch, half, kept) if own else stream
 
     def _lane_input(
         self, stream: Tensor, half: _Half, block: RankBlock, kept: Kept
@@ -208,15 +210,17 @@ class WavePass:
         return lane_input
 
     def _after_lanes(
-        self, stream: Tensor, branch: Tensor | None, sublayer: Sublayer, kept: Kept
+        self, stream: Tensor, branch: Tensor | None, half: _Half, kept: Kept
     ) -> Tensor:
         """The stream after the sub-layer, of what it was and the sum of all results."""
-        total = add_branch(stream.detach(), branch, sublayer)
-        if sublayer.norm_first:
+        total = add_branch(stream.detach(), branch, half.sublayer)
+        if half.sublayer.norm_first:
             return total
-        kept.norm_input = total.requires_grad_()
-        kept.norm_graph = sublayer.norm(kept.norm_input)
-        return kept.norm_graph.detach()
+        with torch.set_grad_enabled(half.is_reached):
+            normed = half.sublayer.norm(total.requires_grad_(half.is_reached))
+        if half.is_reached:
+            kept.norm_input, kept.norm_graph = total, normed
+        return normed.detach()
 
     def _half_backward(
         self, grad_stream: Tensor, half: _Half, block: RankBlock, phase: ExchangePhase
@@ -225,7 +229,7 @@ class WavePass:
         sublayer, lanes = half.sublayer, half.lanes
         route, own, kept = block.routes[1], self._num_own, self._kept.pop()
         grad_branch = self._rows(0)
-        if own and not sublayer.norm_first:
+        if own and half.is_reached and not sublayer.norm_first:
             grad_stream = through_norm(kept, grad_stream)
         if own:
             flat = grad_stream.contiguous().flatten(0, 1)
@@ -301,9 +305,9 @@ class WavePass:
         adapters = sublayer.adapters()
         if adapters is not None:
             assert kept.sums is not None
-            down_in, up_in, down_out, up_out = map(gradient_of, adapters.tensors)
+            gradients = adapters.gradient_buffers()
             with without_autocast(x):
-                return adapted_lanes_backward(
+                grad_input = adapted_lanes_backward(
                     grad_branch,
                     x,
                     sublayer.linears(),
@@ -311,9 +315,11 @@ class WavePass:
                     kept.graphs,
                     kept.sums,
                     lanes,
-                    Adapters(down_in, up_in, down_out, up_out, adapters.scale),
+                    gradients,
                     needs_dx=bool(lanes.tokens_with_dx),
                 )
+            sublayer.add_adapter_gradients(gradients)
+            return grad_input
         made = self._gradients.get(sublayer)
         overwrite = made is None and can_overwrite(lanes)
         if made is None:
@@ -338,7 +344,7 @@ class WavePass:
     def _halves(self, block: int) -> list[_Half]:
         sublayers, of_wave = self._model.blocks[block], self._wave.blocks[block]
         lanes = (of_wave.lanes.attention, of_wave.lanes.mlp)
-        return list(map(_Half, sublayers, lanes, of_wave.hands_on))
+        return list(map(_Half, sublayers, lanes, of_wave.is_reached, of_wave.hands_on))
 
     def _key_mask(self, block: RankBlock) -> Tensor | None:
         """Of the samples that the lanes have, ``[num_lane_samples, N]``."""

@@ -18,6 +18,7 @@ from d2ft_sched.partition import Subnet
 from d2ft_sched.workload import Workload
 from runtime.families.registry import family_of
 from runtime.families.sublayer import Sublayer
+from runtime.low_rank import low_rank_of
 from runtime.score_pass import BlockTrace, LinearTrace
 
 SampleScore = Callable[[BlockTrace, Subnet, int], Tensor]
@@ -50,12 +51,17 @@ def fisher(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
     weight gradients come from Gram matrices over tokens (arXiv 1510.01799, 2110.05679).
     """
     own = _columns(subnet.heads, head_dim)
-    rows = torch.cat([own + k * trace.heads_out.x.shape[-1] for k in range(3)])
     units = slice(subnet.hidden_start, subnet.hidden_stop)
-    heads = _rows_and_bias(trace.heads_in.trained_rows, rows)
-    heads = heads + _weight_columns(trace.heads_out.trained_columns, own)
-    hidden = _rows_and_bias(trace.hidden_in.trained_rows, units)
-    return heads + hidden + _weight_columns(trace.hidden_out.trained_columns, units)
+    total = _weight_columns(trace.heads_out.trained_columns, own)
+    total = total + _weight_columns(trace.hidden_out.trained_columns, units)
+    maps = trace.heads_in.trained_rows
+    num_stacked = 3 // len(maps)
+    rows = torch.cat([own + k * trace.heads_out.x.shape[-1] for k in range(num_stacked)])
+    for one in maps:
+        total = total + _rows_and_bias(one, rows)
+    for one in trace.hidden_in.trained_rows:
+        total = total + _rows_and_bias(one, units)
+    return total
 
 
 def gradient_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
@@ -189,9 +195,10 @@ def _sums_of_units(
 ) -> tuple[Tensor, Tensor]:
     """Sum of ``of(parameter)`` over each row of the maps in, bias included, and over each column
     of the map out; ``[rows]`` and ``[columns]``."""
-    adapters = sublayer.adapters()
-    if trained and adapters is not None:
-        return of(adapters.up_in).sum(1), of(adapters.down_out).sum(0)
+    of_out = low_rank_of(sublayer.map_out)
+    if trained and of_out is not None:
+        ups = [one.up for linear in sublayer.maps_in if (one := low_rank_of(linear))]
+        return torch.cat([of(up).sum(1) for up in ups]), of(of_out.down).sum(0)
     parts = []
     for linear in sublayer.maps_in:
         rows = of(linear.weight).sum(1)

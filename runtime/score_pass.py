@@ -29,29 +29,36 @@ class LinearTrace:
             pass without backward.
         grad_x: the same with respect to the input, where it was asked for.
         has_bias: whether a bias was added.
-        adapter: what trains in place of the map itself, if it has one.
+        adapters: what trains in place of the map itself, if anything does; one for each of the maps
+            that stand side by side.
     """
 
     x: Tensor
     grad_out: Tensor | None = None
     grad_x: Tensor | None = None
     has_bias: bool = True
-    adapter: LowRank | None = None
+    adapters: tuple[LowRank, ...] = ()
 
     @cached_property
-    def trained_rows(self) -> "LinearTrace":
-        """What the parameters of the outputs saw that train: the map's own, or B of an adapter."""
-        if self.adapter is None:
-            return self
-        low = self.adapter.scale * (self.x @ self.adapter.down.detach().t())
-        return LinearTrace(low, self.grad_out, has_bias=False)
+    def trained_rows(self) -> "tuple[LinearTrace, ...]":
+        """What the parameters of the outputs saw that train: the map's own, or B of adapters."""
+        if not self.adapters:
+            return (self,)
+        assert self.grad_out is not None
+        return tuple(
+            LinearTrace(one.scale * (self.x @ one.down.detach().t()), grad_out, has_bias=False)
+            for one, grad_out in zip(
+                self.adapters, self.grad_out.chunk(len(self.adapters), -1), strict=True
+            )
+        )
 
     @cached_property
     def trained_columns(self) -> "LinearTrace":
         """What the parameters of the inputs saw that train: the map's own, or A of an adapter."""
-        if self.adapter is None or self.grad_out is None:
+        if not self.adapters or self.grad_out is None:
             return self
-        low = self.adapter.scale * (self.grad_out @ self.adapter.up.detach())
+        (adapter,) = self.adapters
+        low = adapter.scale * (self.grad_out @ adapter.up.detach())
         return LinearTrace(self.x, low, has_bias=False)
 
     @cached_property
@@ -157,5 +164,5 @@ def _trace(seen: list[_Seen], grads: Mapping[int, Tensor]) -> LinearTrace:
         torch.cat(grads_out, -1) if len(grads_out) > 1 else next(iter(grads_out), None),
         grads.get(id(x)),
         linear.bias is not None,
-        low_rank_of(linear),
+        tuple(one for _, _, m in seen if (one := low_rank_of(m)) is not None),
     )

@@ -97,9 +97,12 @@ def _shared_factor_seconds(
 ) -> np.ndarray:
     """As ``StepWork.lanes_s``, of the products with factors of adapters that a block shares."""
     shared = shared_factor_tokens(workload, schedule, placement, microbatches)
-    flops = shared_factor_flops(workload, shared.forward, shared.backward, shared.input_gradient)
-    forward_bytes, _ = shared_factor_bytes(workload, shared.forward)
-    _, backward_bytes = shared_factor_bytes(workload, shared.backward)
+    maps_in = np.array(workload.shape.num_maps_in)[:, None]
+    flops = shared_factor_flops(
+        workload, maps_in, shared.forward, shared.backward, shared.input_gradient
+    )
+    forward_bytes, _ = shared_factor_bytes(workload, maps_in, shared.forward)
+    _, backward_bytes = shared_factor_bytes(workload, maps_in, shared.backward)
     seconds = np.zeros((2, *shared.forward.shape))
     for direction, (of_all, moved) in enumerate(
         ((flops.forward, forward_bytes), (flops.backward, backward_bytes))

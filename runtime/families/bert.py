@@ -136,6 +136,7 @@ class BertFamily:
             num_tokens=classifier.num_tokens,
             classifier_flops=2 * config.hidden_size * classifier.classifier.out_features,
             classifier_parameters=sum(p.numel() for p in classifier.classifier.parameters()),
+            num_qkv_maps=3,
             norm_first=False,
         )
         num_parameters = sum(p.numel() for p in model.parameters())

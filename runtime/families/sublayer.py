@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from runtime.lane_adapters import Adapters
 from runtime.lane_pass import Core, Linears
-from runtime.low_rank import low_rank_of
+from runtime.low_rank import LowRank, low_rank_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +56,37 @@ class Sublayer:
         )
 
     def adapters(self) -> Adapters | None:
-        """The low-rank factors held, of maps that `peft` has wrapped; None if it has not."""
-        of_in, of_out = low_rank_of(self.maps_in[0]), low_rank_of(self.map_out)
-        if of_in is None or of_out is None:
+        """The low-rank factors held, of maps that `peft` has wrapped; None if it has not.
+
+        Those of several maps are stacked in a copy, under autograd.
+        """
+        of_in, of_out = self._adapters_in(), low_rank_of(self.map_out)
+        if of_out is None:
             return None
-        return Adapters(of_in.down, of_in.up, of_out.down, of_out.up, of_in.scale)
+        return Adapters(
+            _stacked([one.down for one in of_in]),
+            _stacked([one.up for one in of_in]),
+            of_out.down,
+            of_out.up,
+            of_out.scale,
+            len(of_in),
+        )
+
+    def add_adapter_gradients(self, made: Adapters) -> None:
+        """Add gradients of all factors held to those that they have."""
+        of_out = low_rank_of(self.map_out)
+        assert of_out is not None
+        pairs = [(of_out.down, made.down_out), (of_out.up, made.up_out)]
+        for one, (down, up) in zip(
+            self._adapters_in(), made.map_by_map((made.down_in, 0), (made.up_in, 0)), strict=True
+        ):
+            pairs += [(one.down, down), (one.up, up)]
+        for factor, gradient in pairs:
+            assert factor.grad is not None
+            factor.grad += gradient
+
+    def _adapters_in(self) -> list[LowRank]:
+        return [one for linear in self.maps_in if (one := low_rank_of(linear)) is not None]
 
     def parameters(self) -> list[nn.Parameter]:
         """Those of the maps, the output bias included."""

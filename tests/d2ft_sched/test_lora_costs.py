@@ -200,13 +200,6 @@ def test_the_dense_step_in_closed_form_prices_adapters() -> None:
     assert seconds == pytest.approx(flops / 1e9 + update_s, rel=1e-2)
 
 
-def test_post_norm_models_are_refused() -> None:
-    workload = workload_of()
-    shape = replace(workload.shape, norm_first=False)
-    with pytest.raises(InputError, match=r"LoRA needs a pre-norm model .* small is post-norm"):
-        replace(workload, shape=shape)
-
-
 @pytest.mark.parametrize(("rank", "alpha"), [(0, 1.0), (4, 0.0), (4, float("inf"))])
 def test_ranks_and_alphas_out_of_range_are_refused(rank: int, alpha: float) -> None:
     with pytest.raises(InputError, match=r"LoRA (rank|alpha) is"):

@@ -1,5 +1,7 @@
 """BERT through the partition: against the untouched model and an independent masked reference."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.flops import step_flops
+from d2ft_sched.lora import Lora
 from d2ft_sched.memory import device_memory, subnet_parameters
 from d2ft_sched.model_shape import bert_shape
 from d2ft_sched.operations import Operation
-from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.partition import Subnet, partition_by_heads
 from d2ft_sched.placement import place_round_robin
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
@@ -23,6 +26,7 @@ from runtime.data.dataset import Split
 from runtime.families.bert_classifier import BertClassifier, mean_of_tokens
 from runtime.lane_slices import slice_schedule
 from runtime.linear_probe import pooled_features
+from runtime.lora import add_adapters, save_adapter
 from runtime.measure import measure_steps
 from runtime.models import check_supported, shape_of
 from runtime.partitioned import forward, forward_backward
@@ -41,6 +45,7 @@ SIZES = {
     "attention_probs_dropout_prob": 0.0,
 }
 CPU = torch.device("cpu")
+LORA = Lora(3, 4.5)
 
 
 def small_bert(dtype: torch.dtype = torch.float64, **options: Any) -> BertClassifier:
@@ -55,11 +60,28 @@ def small_bert(dtype: torch.dtype = torch.float64, **options: Any) -> BertClassi
 
 
 def workload_of(
-    model: BertClassifier, heads: int | tuple[int, ...] = 1, samples: tuple[int, ...] = (2, 1, 3, 2)
+    model: BertClassifier,
+    heads: int | tuple[int, ...] = 1,
+    samples: tuple[int, ...] = (2, 1, 3, 2),
+    lora: Lora | None = None,
 ) -> Workload:
+    """With `lora` it puts adapters with random factors on `model`."""
     shape = shape_of(model)
-    element_bytes = model.classifier.weight.element_size()
-    return Workload(shape, partition_by_heads(shape, heads), samples, element_bytes, element_bytes)
+    size = model.classifier.weight.element_size()
+    if lora is not None:
+        add_adapters(model, lora)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return Workload(shape, partition_by_heads(shape, heads), samples, size, size, lora=lora)
+
+
+def effective(linear: Any) -> Tensor:
+    """The weight that a map and its adapter, if it has one, are together."""
+    if not hasattr(linear, "lora_A"):
+        return linear.weight
+    down, up = linear.lora_A["default"].weight, linear.lora_B["default"].weight
+    return linear.base_layer.weight + LORA.alpha / LORA.rank * (up @ down)
 
 
 def batch(num_samples: int, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -120,13 +142,13 @@ def reference_logits(
         )
         weights = (q @ k.mT / shape.head_dim**0.5).masked_fill(hidden_from, -torch.inf).softmax(-1)
         dense = attention.output.dense
-        per_head = dense.weight.unflatten(1, (shape.num_heads, -1))
+        per_head = effective(dense).unflatten(1, (shape.num_heads, -1))
         heads = torch.einsum("bhnd,whd->bhnw", weights @ v, per_head)
         branch = chosen(heads, of_head[:, :, None, None]).sum(1) + dense.bias
         x = attention.output.LayerNorm(x + branch)
 
         hidden = F.gelu(layer.intermediate.dense(x))
-        per_unit = layer.output.dense.weight
+        per_unit = effective(layer.output.dense)
         branch = F.linear(hidden * (of_unit[:, None] == Operation.FULL), per_unit)
         constant = hidden * (of_unit[:, None] == Operation.FORWARD_ONLY)
         branch = branch + F.linear(constant, per_unit).detach() + layer.output.dense.bias
@@ -140,11 +162,14 @@ def chosen(values: Tensor, operation: Tensor) -> Tensor:
     )
 
 
+@pytest.mark.parametrize("lora", [None, LORA], ids=["all", "adapters"])
 @pytest.mark.parametrize("num_waves", [1, 3])
 @pytest.mark.parametrize("heads", [1, 2, 4, (1, 3)])
-def test_all_full_equals_the_untouched_model(heads: int | tuple[int, ...], num_waves: int) -> None:
+def test_all_full_equals_the_untouched_model(
+    heads: int | tuple[int, ...], num_waves: int, lora: Lora | None
+) -> None:
     model = small_bert()
-    workload = workload_of(model, heads)
+    workload = workload_of(model, heads, lora=lora)
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     loss, got = scheduled_step(model, workload, dense, num_waves)
     ids, labels = batch(8)
@@ -163,7 +188,8 @@ def test_all_full_equals_the_untouched_model(heads: int | tuple[int, ...], num_w
 def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None:
     model = small_bert()
     samples = tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
-    workload = workload_of(model, data.draw(st.sampled_from([1, 2, (1, 3)])), samples)
+    lora = data.draw(st.sampled_from([None, LORA]))
+    workload = workload_of(model, data.draw(st.sampled_from([1, 2, (1, 3)])), samples, lora)
     shares = data.draw(st.sampled_from([(1, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (5, 1, 1)]))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     cells = (workload.num_subnets, workload.num_microbatches)
@@ -178,6 +204,26 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     assert_same_gradients(got, gradients(model))
 
 
+@pytest.mark.filterwarnings("error:Found missing adapter keys")
+def test_plain_peft_puts_the_adapters_on_transformers_own_classifier(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import BertForSequenceClassification
+
+    model = small_bert(torch.float32)
+    workload_of(model, lora=LORA)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    save_adapter(model, trained, tmp_path)
+    bert: Any = model.bert
+    bert.config.num_labels = 5
+    loaded = PeftModel.from_pretrained(BertForSequenceClassification(bert.config), str(tmp_path))
+    got = dict(loaded.named_parameters())
+    for name, parameter in trained.items():
+        if "lora_" in name:
+            assert got[f"base_model.model.{name}"].equal(parameter), name
+    saved = got["base_model.model.classifier.modules_to_save.default.weight"]
+    assert saved.equal(model.classifier.weight)
+
+
 def test_what_padding_holds_changes_nothing() -> None:
     model = small_bert()
     workload = workload_of(model)
@@ -190,15 +236,18 @@ def test_what_padding_holds_changes_nothing() -> None:
     assert torch.allclose(forward(model, ids, slices.waves[0]), before, rtol=1e-12)
 
 
-def test_counted_flops_are_the_closed_form_and_those_of_the_untouched_model() -> None:
+@pytest.mark.parametrize("lora", [None, LORA], ids=["all", "adapters"])
+def test_counted_flops_are_the_closed_form_and_those_of_the_untouched_model(
+    lora: Lora | None,
+) -> None:
     model = small_bert(torch.float32)
-    workload = workload_of(model, 2)
+    workload = workload_of(model, 2, lora=lora)
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     mixed = np.random.default_rng(0).integers(3, size=dense.shape)
     schedules = {"untouched": None, "dense": dense, "mixed": mixed, "none": np.zeros_like(dense)}
     measured = measure_steps(model, workload, schedules, CPU, num_repeats=1)
     assert measured["untouched"].flops == measured["dense"].flops
-    for name in ("dense", "mixed", "none"):
+    for name in ("dense", "mixed", "none")[: 2 if lora else 3]:
         assert measured[name].flops == step_flops(workload, schedules[name])
 
 
@@ -239,9 +288,10 @@ def test_what_lanes_cannot_compute_is_named(options: dict, trait: str) -> None:
         check_supported(small_bert(**options))
 
 
-def test_fisher_of_samples_and_microbatches_are_squared_gradients() -> None:
+@pytest.mark.parametrize("lora", [None, LORA], ids=["all", "adapters"])
+def test_fisher_of_samples_and_microbatches_are_squared_gradients(lora: Lora | None) -> None:
     model = small_bert()
-    workload = workload_of(model, (1, 3), (2, 1))
+    workload = workload_of(model, (1, 3), (2, 1), lora)
     ids, labels = batch(3)
     got = score_samples(model, ids, labels, workload, ["fisher"])["fisher"]
     for i in range(3):
@@ -262,6 +312,8 @@ def squared_gradient(model: BertClassifier, workload: Workload, s: int) -> float
     subnet, head_dim = workload.partition.subnets[s], workload.shape.head_dim
     bert: Any = model.bert
     layer, total = bert.encoder.layer[subnet.block], 0.0
+    if workload.lora is not None:
+        return sum(float(g.square().sum()) for g in own_factors(layer, subnet, head_dim))
     for head in subnet.heads:
         own = slice(head * head_dim, (head + 1) * head_dim)
         inner = layer.attention.self
@@ -273,6 +325,19 @@ def squared_gradient(model: BertClassifier, workload: Workload, s: int) -> float
     total += float(layer.intermediate.dense.weight.grad[own].square().sum())
     total += float(layer.intermediate.dense.bias.grad[own].square().sum())
     return total + float(layer.output.dense.weight.grad[:, own].square().sum())
+
+
+def own_factors(layer: Any, subnet: Subnet, head_dim: int) -> Iterator[Tensor]:
+    """Gradients of the rows of B of maps in, and columns of A of maps out, that a subnet has."""
+    units = slice(subnet.hidden_start, subnet.hidden_stop)
+    for head in subnet.heads:
+        own = slice(head * head_dim, (head + 1) * head_dim)
+        inner = layer.attention.self
+        for linear in (inner.query, inner.key, inner.value):
+            yield linear.lora_B["default"].weight.grad[own]
+        yield layer.attention.output.dense.lora_A["default"].weight.grad[:, own]
+    yield layer.intermediate.dense.lora_B["default"].weight.grad[units]
+    yield layer.output.dense.lora_A["default"].weight.grad[:, units]
 
 
 def test_the_linear_probe_sees_the_mean_of_tokens() -> None:
@@ -290,13 +355,23 @@ def test_a_profile_covers_every_kind_of_work() -> None:
     assert all(min(curve.seconds) > 0 for curve in device.curves.values())
 
 
-@pytest.mark.parametrize("shares", [(0, 0, 1), (0.4, 0.2, 0.4), (1, 0, 0)])
+@pytest.mark.parametrize(
+    ("shares", "lora"),
+    [
+        ((0, 0, 1), None),
+        ((0.4, 0.2, 0.4), None),
+        ((1, 0, 0), None),
+        ((0, 0, 1), LORA),
+        ((0.4, 0.2, 0.4), LORA),
+        ((0.8, 0, 0.2), LORA),
+    ],
+)
 @pytest.mark.parametrize("num_waves", [1, 2])
 def test_predicted_memory_is_within_eight_percent(
-    shares: tuple[float, float, float], num_waves: int
+    shares: tuple[float, float, float], num_waves: int, lora: Lora | None
 ) -> None:
     model = small_bert(torch.float32, hidden_size=96, intermediate_size=320)
-    workload = workload_of(model, 2, (48, 48, 48, 48))
+    workload = workload_of(model, 2, (48, 48, 48, 48), lora)
     schedule = np.random.default_rng(0).choice(3, size=(workload.num_subnets, 4), p=shares)
     step = measure_steps(
         model, workload, {"step": schedule}, CPU, num_waves=num_waves, num_repeats=1

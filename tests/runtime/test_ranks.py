@@ -22,7 +22,7 @@ from runtime.weights import save_weights
 
 jobs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
 
-SEEDS = list(range(12))
+SEEDS = list(range(14))
 WORLDS = [2, 3, 4]
 CASES = [(num_ranks, seed) for num_ranks in WORLDS for seed in SEEDS]
 
