@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.finetune_request import FineTuneRequest, check_schedule_options
 from analysis.finetune_schedules import plan_schedules
-from analysis.finetune_scores import score_minibatches
+from analysis.finetune_scores import score_minibatches, seen_scores
 from analysis.progress import TerminalProgress
 from analysis.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
@@ -36,7 +37,8 @@ from runtime.rank_model import read_rank_model, scatter_rank_model
 from runtime.rank_part import RankPart, build_on_meta, testing_owners, training_owners
 from runtime.ranks import Ranks, check_agreement, job_facts
 from runtime.replanner import Replanner
-from runtime.schedules import Schedules
+from runtime.schedules import DrawnScores, KnownScores, Schedules, ScoreSeries
+from runtime.seen_scores import SeenScores
 from runtime.training import Event, FineTuneSettings, Trainer
 from runtime.whole_model import WholeModel
 
@@ -54,7 +56,16 @@ class FineTuneJob:
     found: Found | None
     data_name: str
     before: tuple[Event, ...]
+    seen: SeenScores | None
+    ranks: Ranks
     notes: tuple[str, ...]
+
+    def save_state(self, folder: Path) -> tuple[str, ...]:
+        """Write this rank's files of a checkpoint; their names."""
+        written = self.trainer.save_state(folder)
+        if self.seen is not None and self.ranks.rank == 0:
+            written = *written, self.seen.save(folder)
+        return written
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         lr=request.learning_rate,
         linear_probe=request.linear_probe,
         num_waves=plan.num_waves,
+        watch_scores=request.schedule is ScheduleName.RUNNING,
         seed=request.seed,
     )
 
@@ -165,7 +177,13 @@ def prepare_finetune(
             lambda: check_agreement(ranks, facts, len(plan.cluster.devices)),
             "the comparison of plans",
         )
-    scored = None
+    scored = seen = None
+    num_subnets, num_microbatches = plan.schedule.shape
+    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)
+    if request.schedule is ScheduleName.RUNNING:
+        checkpoint = found.path if found else None
+        seen = seen_scores(request, ranks, inputs.model, len(minibatches), checkpoint)
+        scores = seen
     if request.schedule is ScheduleName.PER_MINIBATCH:
         scored = score_minibatches(
             request,
@@ -176,6 +194,7 @@ def prepare_finetune(
             found.path if found else None,
             progress,
         )
+        scores = KnownScores(scored.scores)
     trainer = _trainer(request, ranks, inputs)
     notes: list[str] = []
     if found:
@@ -193,9 +212,7 @@ def prepare_finetune(
         state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
     scheduling = together(
         ranks,
-        lambda: plan_schedules(
-            request, ranks, found.state if found else None, scored.scores if scored else None
-        ),
+        lambda: plan_schedules(request, ranks, found.state if found else None, scores),
         "the making of schedules",
     )
     replanner = scheduling.replanner
@@ -210,6 +227,8 @@ def prepare_finetune(
         found,
         inputs.data.name,
         scored.events if scored else (),
+        seen,
+        ranks,
         (*notes, *scheduling.notes),
     )
 

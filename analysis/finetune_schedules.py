@@ -1,6 +1,5 @@
 """Which schedules a fine-tuning run follows, and who changes them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from analysis.schedule_names import ScheduleName
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.formulate import formulate
+from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import place_round_robin
 from d2ft_sched.plan import Plan
@@ -21,19 +21,12 @@ from d2ft_sched.replanning import (
     hold_levels,
     values_of_schedule,
 )
-from d2ft_sched.scores import Scores, load_scores
+from d2ft_sched.scores import load_scores, uniform_scores
 from runtime.checkpoint_facts import TrainingState
 from runtime.device import memory_bytes
 from runtime.ranks import Ranks
 from runtime.replanner import Replanner
-from runtime.schedules import (
-    DrawnScores,
-    KnownScores,
-    OneSchedule,
-    Schedules,
-    ScoreSeries,
-    SolvedSchedules,
-)
+from runtime.schedules import OneSchedule, Schedules, ScoreSeries, SolvedSchedules
 
 INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
 """Solvers that may end with another schedule on another rank, and the one that stands in."""
@@ -52,7 +45,7 @@ def plan_schedules(
     request: FineTuneRequest,
     ranks: Ranks,
     resumed: TrainingState | None,
-    minibatch_scores: Sequence[Scores] | None,
+    scores: ScoreSeries,
 ) -> Scheduling:
     """The plan's schedule, or all FULL, or one for each mini-batch or step; re-planned or not.
 
@@ -60,8 +53,7 @@ def plan_schedules(
         request: what was asked for.
         ranks: that train together.
         resumed: where a training that goes on stood.
-        minibatch_scores: of every mini-batch, where each is to have a schedule of its own within
-            the plan's budget.
+        scores: of every step, where each is to have a schedule of its own within the plan's budget.
 
     Raises:
         InputError: the scores or the plan's solver cannot be used.
@@ -78,7 +70,7 @@ def plan_schedules(
     if request.schedule is ScheduleName.FIXED:
         schedules = _one_schedule(request, schedule)
     else:
-        schedules = _solved_schedules(request, levels, minibatch_scores)
+        schedules = _solved_schedules(request, levels, scores)
     if levels is None or request.replan_every is None:
         return Scheduling(schedules, None, ())
     schedules.keep_pace(levels, as_planned(levels.num_devices), ())
@@ -101,22 +93,19 @@ def _one_schedule(request: FineTuneRequest, schedule: np.ndarray) -> OneSchedule
 
 
 def _solved_schedules(
-    request: FineTuneRequest, levels: HeldLevels | None, minibatch_scores: Sequence[Scores] | None
+    request: FineTuneRequest, levels: HeldLevels | None, scores: ScoreSeries
 ) -> SolvedSchedules:
-    plan = request.plan
-    num_subnets, num_microbatches = plan.schedule.shape
-    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)
-    if minibatch_scores is not None:
-        scores = KnownScores(minibatch_scores)
+    plan, solver = request.plan, _solver(request)
+    any_scores = uniform_scores(*plan.schedule.shape)
     if levels is not None:
         formulation = levels.formulation_at(as_planned(levels.num_devices))
     else:
         with outside_calibration():
-            (first,) = scores.some(0, 1)
-            formulation = formulate(plan.workload, plan.cluster, plan.placement, first, plan.budget)
-    schedules = SolvedSchedules(formulation, scores, _solver(request), request.seed)
-    schedules(0, 0)
-    return schedules
+            formulation = formulate(
+                plan.workload, plan.cluster, plan.placement, any_scores, plan.budget
+            )
+    solve_minibatches(formulation, [any_scores.values()], solver, seed=request.seed)
+    return SolvedSchedules(formulation, scores, solver, request.seed)
 
 
 def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:

@@ -1,4 +1,4 @@
-"""Scores of all mini-batches before training starts, for schedules that follow them."""
+"""Scores for schedules that follow them: of all mini-batches, or as training sees them."""
 
 import time
 from collections.abc import Sequence
@@ -10,12 +10,16 @@ import numpy as np
 
 from analysis.finetune_request import FineTuneRequest
 from analysis.progress import TerminalProgress
+from d2ft_sched.running_scores import nothing_seen
 from d2ft_sched.scores import Scores
 from runtime.agreement import sum_arrays, together
 from runtime.data.dataset import Dataset
+from runtime.data.minibatches import epoch_order
 from runtime.linear_probe import fit_classifier
 from runtime.ranks import Ranks
 from runtime.score_file import load_minibatch_scores, save_minibatch_scores
+from runtime.score_kinds import weight_magnitude
+from runtime.seen_scores import SeenScores
 from runtime.training import Event, Probed, Scored
 from runtime.training_scores import scoring_flops, training_scores
 
@@ -29,6 +33,42 @@ class MinibatchScores:
 
     scores: Sequence[Scores]
     events: tuple[Event, ...]
+
+
+def seen_scores(
+    request: FineTuneRequest,
+    ranks: Ranks,
+    model: Any,
+    num_minibatches: int,
+    resumed: Path | None,
+) -> SeenScores:
+    """Running scores of a training that begins, or as its checkpoint has them.
+
+    Args:
+        request: what was asked for, checked.
+        ranks: that train together.
+        model: whole on rank 0 of a training that begins.
+        num_minibatches: of an epoch.
+        resumed: the checkpoint that a training goes on from.
+
+    Raises:
+        InputError: the scores of the checkpoint cannot be read.
+    """
+    workload = request.plan.workload
+    order = [
+        epoch_order(num_minibatches, epoch, request.seed)
+        for epoch in range(1, request.num_epochs + 1)
+    ]
+    forward = np.zeros(workload.num_subnets)
+    if not resumed:
+        if ranks.rank == 0:
+            forward = weight_magnitude(model, workload)
+        forward = sum_arrays(ranks, forward, "the sharing of scores")
+    running = nothing_seen(forward, num_minibatches, workload.num_microbatches, request.seed)
+    seen = SeenScores(running, workload.partition.block, np.concatenate(order))
+    if resumed:
+        together(ranks, lambda: seen.load(resumed), "the reading of scores")
+    return seen
 
 
 def score_minibatches(

@@ -115,10 +115,11 @@ def _run(
             job.settings,
             job.state.step if job.found else None,
             job.replanner,
+            job.seen,
         )
         begun_with = job.found.path if job.found else None
         outcome = follow(
-            events, job.trainer, job.state, policy, on_event, begun_with, ranks, job.replanner
+            events, job.save_state, job.state, policy, on_event, begun_with, ranks, job.replanner
         )
     if outcome.signal is None:
         job.trainer.save_result(out)

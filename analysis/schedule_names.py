@@ -9,3 +9,4 @@ class ScheduleName(StrEnum):
     FIXED = "fixed"
     PER_MINIBATCH = "per-minibatch"
     PER_STEP = "per-step"
+    RUNNING = "running"

@@ -27,15 +27,11 @@ from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.operations import Operation
 from d2ft_sched.place_balanced import place_candidates
 from d2ft_sched.placement import Placement
-from d2ft_sched.scores import Scores, uniform_scores
+from d2ft_sched.running_scores import nothing_seen
+from d2ft_sched.scores import Scores, by_block, uniform_scores
 from d2ft_sched.solve import required_options
 from d2ft_sched.workload import Workload
-from runtime.lane_hooks import TaylorWatch
-from runtime.peers.score_sources import (
-    RefreshedScores,
-    RunningScores,
-    ScoreSource,
-)
+from runtime.peers.score_sources import RefreshedScores, ScoreSource, SeenInPassing
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.peers.training import Start, score_chosen, score_start
 from runtime.score_kinds import weight_magnitude
@@ -89,7 +85,6 @@ def scheduled(
             method.solver,
             score_names=(method.forward_score, method.backward_score),
             warmup_steps=method.warmup_steps,
-            watch=TaylorWatch(workload) if method.scores == "running" else None,
             seed=start.seed,
         )
         return replace(recipe, policy=policy)
@@ -209,8 +204,9 @@ def source_of(method: MethodSchema, start: Start, order: Sequence[int] | np.ndar
     workload = start.workload
     if method.scores == "running":
         forward = weight_magnitude(start.model, workload)
-        table = np.repeat(forward[:, None], workload.num_microbatches, axis=1)
-        return RunningScores(table, start.num_minibatches, start.seed)
+        return SeenInPassing(
+            nothing_seen(forward, start.num_minibatches, workload.num_microbatches, start.seed)
+        )
 
     score = partial(score_chosen, start, method.forward_score, method.backward_score)
     return RefreshedScores([int(j) for j in order], method.refresh_every, score)
@@ -218,13 +214,9 @@ def source_of(method: MethodSchema, start: Start, order: Sequence[int] | np.ndar
 
 def prepared(scores: Scores, method: MethodSchema, workload: Workload) -> Scores:
     """Scores as the method normalises and aligns them."""
-    forward, backward = scores.forward, scores.backward
     if method.normalize == "block":
-        block = workload.partition.block
-        totals = np.bincount(block, backward.sum(axis=1))
-        counts = np.bincount(block) * backward.shape[1]
-        mean = np.where(totals > 0, totals / counts, 1.0)
-        backward = backward / mean[block][:, None]
+        scores = by_block(scores, workload.partition.block)
+    forward, backward = scores.forward, scores.backward
     if method.aligned:
         forward = np.broadcast_to(forward.mean(axis=0), forward.shape)
         backward = np.broadcast_to(backward.mean(axis=0), backward.shape)

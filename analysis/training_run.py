@@ -1,7 +1,7 @@
 """Following a training to its end, or to a signal: events reported, checkpoints written."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from runtime.checkpoint import save_checkpoint
 from runtime.checkpoint_facts import TrainingState
 from runtime.ranks import Ranks
 from runtime.replanner import Replanner
-from runtime.training import Event, Stepped, Trainer
+from runtime.training import Event, Stepped
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Outcome:
 
 def follow(
     events: Iterator[Event],
-    trainer: Trainer,
+    save_state: Callable[[Path], Sequence[str]],
     state: TrainingState,
     policy: CheckpointPolicy,
     on_event: Callable[[Event], object],
@@ -61,7 +61,7 @@ def follow(
 
     Args:
         events: of the training.
-        trainer: whose state is saved.
+        save_state: writes this rank's files of a checkpoint and names them.
         state: before the first event.
         policy: of checkpoints.
         on_event: told each event before its step is saved.
@@ -87,9 +87,7 @@ def follow(
                 is_due = policy.every is not None and (event.step % policy.every == 0 or is_last)
             stops = any_rank(ranks, interruption.signal is not None)
             if (is_due or stops) and saved_step != state.step:
-                newest = save_checkpoint(
-                    policy.directory, state, trainer.save_state, policy.keep, ranks
-                )
+                newest = save_checkpoint(policy.directory, state, save_state, policy.keep, ranks)
                 saved_step = state.step
             if stops:
                 return Outcome(state, interruption.signal or signal.SIGTERM, newest)

@@ -64,6 +64,19 @@ class Scores:
         return value
 
 
+def by_block(scores: Scores, block: np.ndarray) -> Scores:
+    """Backward scores over the mean of their block, so that no block counts more than another.
+
+    Args:
+        scores: of any subnets.
+        block: of each of them, int ``[num_subnets]``.
+    """
+    totals = np.bincount(block, scores.backward.sum(axis=1))
+    counts = np.bincount(block) * scores.backward.shape[1]
+    mean = np.where(totals > 0, totals / np.maximum(counts, 1), 1.0)
+    return Scores(scores.forward, scores.backward / mean[block][:, None])
+
+
 def uniform_scores(num_subnets: int, num_microbatches: int) -> Scores:
     """Every subnet contributes alike to every micro-batch."""
     ones = np.ones((num_subnets, num_microbatches))

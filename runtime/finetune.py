@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ from runtime.whole_model import WholeModel
 ScheduleOf = Callable[[int, int], np.ndarray]
 """From a step, counted from 0, and the index of its mini-batch to its schedule, int
 ``[num_subnets, num_microbatches]``."""
+
+
+class Learner(Protocol):
+    """Who makes schedules of what is seen in passing."""
+
+    def see(self, minibatch: int, seen: np.ndarray) -> None:
+        """Told the mini-batch of a step that was done, and its `TrainedStep.seen`."""
+        ...
 
 
 def fine_tune(
@@ -66,6 +75,7 @@ def train(
     settings: FineTuneSettings,
     num_done: int | None = None,
     replanner: Replanner | None = None,
+    learner: Learner | None = None,
 ) -> Iterator[Event]:
     """The loop of `fine_tune` over any trainer, from its beginning or from a checkpoint on.
 
@@ -82,6 +92,7 @@ def train(
             end of an epoch, and before the first, the evaluation is still to come.
         replanner: told every step, and heard before the step is reported, so that who saves the
             training when it hears of a step saves what follows from it, too.
+        learner: told what every step has seen, where the settings ask for it.
 
     Raises:
         InputError: there are more steps behind than there are in all.
@@ -107,6 +118,8 @@ def train(
         lr = learning_rate(settings, step, num_steps)
         done = trainer.step(minibatches[minibatch], operations, lr)
         step_s = time.perf_counter() - start
+        if learner is not None and done.seen is not None:
+            learner.see(minibatch, done.seen)
         if replanner is not None:
             replanned = replanner.after_step(step + 1, operations, done.times)
             if replanned is not None:

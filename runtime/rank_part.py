@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from d2ft_sched.atomic_write import write_atomically
 from d2ft_sched.placement import Placement
 from d2ft_sched.workload import Workload
+from runtime.agreement import sum_arrays
 from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.data.dataset import Dataset, Split
 from runtime.device import Stopwatch, autocast
+from runtime.held_units import held_units
+from runtime.lane_hooks import TaylorWatch, hooked_rank, where_full
 from runtime.linear_probe import fit_linear, set_classifier
 from runtime.lora import ADAPTER, save_adapter
 from runtime.optimizer_state import load_optimizer, save_optimizer, set_state, state_by_name
@@ -72,6 +75,9 @@ class RankPart:
             lr=settings.lr,
             weight_decay=settings.weight_decay,
         )
+        self._watch = None
+        if settings.watch_scores:
+            self._watch = TaylorWatch(model.workload, self._device)
         self._slices = ScheduleMemo(self._slice)
 
     def fit_classifier(self) -> float:
@@ -115,7 +121,11 @@ class RankPart:
             loss = rank_forward_backward(self._model, batch, slices, watch=watch)
         self._optimizer.step()
         watch.lap("optimizer")
-        return TrainedStep(float(loss), _times(watch.seconds()))
+        seen = None
+        if self._watch is not None:
+            what = "the sharing of scores"
+            seen = where_full(sum_arrays(self._model.ranks, self._watch.take(), what), schedule)
+        return TrainedStep(float(loss), _times(watch.seconds()), seen)
 
     def evaluate(self, epoch: int) -> Evaluated:
         start = time.perf_counter()
@@ -173,7 +183,13 @@ class RankPart:
 
     def _slice(self, schedule: np.ndarray) -> RankSlices:
         model, num_waves = self._model, self._settings.num_waves
-        return slice_rank_schedule(model.workload, model.placement, schedule, self._rank, num_waves)
+        workload, placement, rank = model.workload, model.placement, self._rank
+        slices = slice_rank_schedule(workload, placement, schedule, rank, num_waves)
+        if self._watch is None:
+            return slices
+        blocks = range(workload.shape.num_blocks)
+        held = [held_units(workload, placement, rank, block) for block in blocks]
+        return hooked_rank(slices, workload, held, self._watch.hook)
 
     def _full_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all parameters of the model, in an order that is the same on all ranks."""

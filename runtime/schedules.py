@@ -98,6 +98,10 @@ class ScoreSeries(Protocol):
         """Those of `number` indices from `first` on; fewer if there are no more."""
         ...
 
+    def forget(self) -> None:
+        """What was asked for before has been thrown away."""
+        ...
+
 
 class KnownScores:
     """Scores of every mini-batch; steps on the same one have the same."""
@@ -111,6 +115,9 @@ class KnownScores:
     def some(self, first: int, number: int) -> Sequence[Scores]:
         return self._scores[first : first + number]
 
+    def forget(self) -> None:
+        pass
+
 
 class DrawnScores:
     """`d2ft_sched.scores.drawn_scores` of every step, however many there are."""
@@ -123,6 +130,9 @@ class DrawnScores:
 
     def some(self, first: int, number: int) -> Sequence[Scores]:
         return [drawn_scores(*self._size, self._seed, first + i) for i in range(number)]
+
+    def forget(self) -> None:
+        pass
 
 
 class SolvedSchedules:
@@ -169,6 +179,7 @@ class SolvedSchedules:
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
         self._formulation = levels.formulation_at(pace)
         self._solved.clear()
+        self._scores.forget()
 
     def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
         if pace != as_planned(len(pace.slowdown)):

@@ -22,6 +22,7 @@ class FineTuneSettings:
         warmup_steps: steps in which the learning rate rises linearly to its peak.
         linear_probe: fit the classifier on frozen features first.
         num_waves: passes of a mini-batch.
+        watch_scores: whether each step tells the scores of its operations.
         seed: of the drawing of mini-batches and of their order.
     """
 
@@ -32,6 +33,7 @@ class FineTuneSettings:
     warmup_steps: int = 5
     linear_probe: bool = True
     num_waves: int = 1
+    watch_scores: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -193,10 +195,13 @@ class TrainedStep:
     Attributes:
         loss: mean loss of the mini-batch before the update, the same on every rank.
         times: of this rank.
+        seen: Taylor scores of the operations, float ``[num_subnets, num_microbatches]``, NaN where
+            they were not FULL, the same on every rank; None if the settings do not ask for them.
     """
 
     loss: float
     times: StepTimes
+    seen: np.ndarray | None = None
 
 
 class Trainer(Protocol):

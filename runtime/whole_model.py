@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from runtime.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.data.dataset import Dataset, Split
 from runtime.device import Stopwatch, autocast, synchronize
 from runtime.families.registry import family_of
+from runtime.lane_hooks import TaylorWatch, hooked, where_full
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
 from runtime.lora import ADAPTER, has_adapters, save_adapter
@@ -56,6 +58,7 @@ class WholeModel:
         self._optimizer = create_optimizer(
             model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
         )
+        self._watch = TaylorWatch(workload, device) if settings.watch_scores else None
         self._known = ScheduleMemo(self._look_up)
 
     def fit_classifier(self) -> float:
@@ -63,7 +66,10 @@ class WholeModel:
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         slices, lane_share = self._known(schedule)
-        return self._update(samples, slices, lane_share, lr)
+        done = self._update(samples, slices, lane_share, lr)
+        if self._watch is None:
+            return done
+        return replace(done, seen=where_full(self._watch.take(), schedule))
 
     def _update(
         self, samples: np.ndarray, slices: ScheduleSlices, lane_share: float, lr: float
@@ -123,6 +129,8 @@ class WholeModel:
     def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
         """Slices of a schedule, and the part of its FLOPs that its lanes have."""
         slices = slice_schedule(self._workload, schedule, self._settings.num_waves)
+        if self._watch is not None:
+            slices = hooked(slices, self._workload, self._watch.hook)
         return slices, lane_share(self._workload, schedule)
 
 

@@ -10,7 +10,6 @@ from d2ft_sched.formulate import Formulation
 from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.operations import Operation
 from d2ft_sched.scores import Scores
-from runtime.lane_hooks import TaylorWatch
 from runtime.peers.score_sources import ScoreSource
 
 
@@ -18,7 +17,6 @@ class StepwiseSchedules:
     """From a step and its mini-batch to the schedule; remembers what it decided.
 
     Attributes:
-        watch: what must see every step's backward pass, or None.
         score_names: see `__init__`.
         schedules: of the steps so far, int8 ``[num_subnets, num_microbatches]`` each.
         minibatches_scored: by passes of their own before each of these steps.
@@ -34,7 +32,6 @@ class StepwiseSchedules:
         *,
         score_names: tuple[str, str] = ("uniform", "uniform"),
         warmup_steps: int = 0,
-        watch: TaylorWatch | None = None,
         seed: int = 0,
     ) -> None:
         """Prepare.
@@ -46,14 +43,12 @@ class StepwiseSchedules:
             solver: a name that `d2ft_sched.solve` knows.
             score_names: forward and backward score that the source takes by passes, if it does.
             warmup_steps: steps that are all FULL.
-            watch: see above.
             seed: for solvers with random choices.
         """
         self._source, self._formulations, self._value_of = source, formulations, value_of
         self._solver, self._warmup_steps, self._seed = solver, warmup_steps, seed
         self._model: nn.Module | None = None
-        self._last: int | None = None
-        self.watch, self.score_names = watch, score_names
+        self.score_names = score_names
         self.schedules: list[np.ndarray] = []
         self.minibatches_scored: list[int] = []
         self.solve_s = 0.0
@@ -63,6 +58,15 @@ class StepwiseSchedules:
         """Seconds of scoring so far."""
         return self._source.seconds
 
+    @property
+    def watches(self) -> bool:
+        """Whether it must be told what every step has seen."""
+        return self._source.watches
+
+    def see(self, minibatch: int, seen: np.ndarray) -> None:
+        """As `runtime.finetune.Learner`."""
+        self._source.see(minibatch, seen)
+
     def begin(self, model: nn.Module) -> None:
         """Told the model in training before the first step."""
         self._model = model
@@ -70,8 +74,6 @@ class StepwiseSchedules:
     def __call__(self, step: int, minibatch: int) -> np.ndarray:
         """The schedule of a step; asked for one after another."""
         assert self._model is not None
-        if self.watch is not None and self._last is not None:
-            self._source.see(self._last, self.watch.take(self.schedules[-1]))
         before = self._source.minibatches_scored
         scores = self._source.scores(self._model, step, minibatch)
         begin = time.perf_counter()
@@ -85,5 +87,4 @@ class StepwiseSchedules:
         self.solve_s += time.perf_counter() - begin
         self.schedules.append(schedule)
         self.minibatches_scored.append(self._source.minibatches_scored - before)
-        self._last = minibatch
         return schedule

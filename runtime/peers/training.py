@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
 from runtime.data.dataset import Dataset
 from runtime.finetune import ScheduleOf, train, training_minibatches
-from runtime.lane_hooks import TaylorWatch, hooked, rescaled
+from runtime.lane_hooks import rescaled
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.linear_probe import fit_classifier
 from runtime.lora import add_adapters
@@ -158,41 +157,31 @@ def train_peer(
     """
     model = copy.deepcopy(start.model)
     freeze_prefix(model, num_frozen_blocks)
-    watch: TaylorWatch | None = None
+    learner: StepwiseSchedules | None = None
     if isinstance(schedules, StepwiseSchedules):
         schedules.begin(model)
         schedule_of: ScheduleOf = schedules
-        watch = schedules.watch
+        learner = schedules if schedules.watches else None
     else:
         steps = iter(schedules)
         schedule_of = lambda step, minibatch: next(steps)  # noqa: E731
+    settings = replace(settings, linear_probe=False, watch_scores=learner is not None)
     arguments = model, start.data, start.workload, settings, start.device
     trainer: WholeModel
     if leave_out:
         trainer = LeavingOut(*arguments)
     else:
-        trainer = Hooked(*arguments, rescale=rescale, watch=watch)
+        trainer = Rescaling(*arguments) if rescale else WholeModel(*arguments)
     minibatches = training_minibatches(start.data.train, start.workload, start.seed)
-    settings = replace(settings, linear_probe=False)
-    yield from train(trainer, minibatches, start.workload, schedule_of, settings)
+    yield from train(trainer, minibatches, start.workload, schedule_of, settings, learner=learner)
 
 
-class Hooked(WholeModel):
-    """Lane groups with what `runtime.lane_hooks` adds."""
-
-    def __init__(
-        self, *arguments: Any, rescale: bool = False, watch: TaylorWatch | None = None
-    ) -> None:
-        super().__init__(*arguments)
-        self._rescale, self._watch = rescale, watch
+class Rescaling(WholeModel):
+    """Gradients of kept paths as `runtime.lane_hooks.rescaled` has them."""
 
     def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
         slices, share = super()._look_up(schedule)
-        if self._rescale:
-            slices = rescaled(slices, self._workload, schedule)
-        if self._watch is not None:
-            slices = hooked(slices, self._workload, self._watch.hook)
-        return slices, share
+        return rescaled(slices, self._workload, schedule), share
 
 
 class LeavingOut(WholeModel):

@@ -107,6 +107,26 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(d2ft, plan, options, tmp
         assert tensor.equal(weights[1][name]), name
 
 
+def test_running_scores_go_on_bitwise_from_any_step(d2ft, plan, options, tmp_path):
+    """Schedules are made 16 at a time, so that most checkpoints are in between."""
+    whole = tmp_path / "whole"
+    arguments = ["finetune", plan, *options, "--epochs", 4, "--schedule", "running"]
+    code, _, err = d2ft(*arguments, "--checkpoint-every", 2, "--out", whole)
+    assert code == 0, err
+    for step in (6, 16, 18):
+        parts = tmp_path / f"from-{step}"
+        checkpoint = whole / f"checkpoints/step-{step:06d}"
+        code, _, err = d2ft(*arguments, "--resume", checkpoint, "--out", parts)
+        assert code == 0, err
+        assert without_seconds(parts) == without_seconds(whole)[-len(without_seconds(parts)) :]
+        assert events(parts)[-2]["step"] == 20
+    broken = whole / "checkpoints/step-000018/running_scores.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-8])
+    code, _, err = d2ft(*arguments, "--resume", broken.parent, "--out", tmp_path / "broken")
+    assert code == 2
+    assert "running_scores.safetensors" in err
+
+
 def test_what_does_not_fit_together_is_refused(d2ft, plan, options, tmp_path):
     out = tmp_path / "out"
     run = ["finetune", plan, *options, "--no-linear-probe", "--out", out]

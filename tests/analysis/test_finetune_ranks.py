@@ -145,6 +145,22 @@ def test_adapters_train_as_on_one_process_and_resume_as_others(d2ft, plan_for, o
     assert_near(fewer / adapter, tmp_path / "two" / adapter)
 
 
+def test_running_scores_are_those_of_one_process(d2ft, plan_for, options, tmp_path):
+    plan = plan_for(1e11, 5e10, 3e10)
+    alone, ranks, again = (tmp_path / name for name in ("alone", "ranks", "again"))
+    given = [*options, "--epochs", 2, "--schedule", "running"]
+    assert d2ft("finetune", plan, *given, "--out", alone)[0] == 0
+    process = torchrun(3, plan, *given, "--checkpoint-every", 3, "--out", ranks)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert numbers(ranks) == pytest.approx(numbers(alone), rel=1e-5, abs=1e-5)
+    assert d2ft("finetune", plan, *given, "--resume", ranks / "checkpoints/step-000003",
+                "--out", again)[0] == 0  # fmt: skip
+    after = numbers(again)
+    assert len(after) == 5 + 2
+    assert {key: numbers(ranks)[key] for key in after} == pytest.approx(after, rel=1e-5, abs=1e-5)
+
+
 def test_a_rank_that_dies_leaves_a_whole_checkpoint(
     d2ft, plan_for, options, tmp_path, wait_for_step
 ):

@@ -4,37 +4,40 @@ import numpy as np
 import pytest
 import torch
 
+from d2ft_sched.running_scores import nothing_seen
 from d2ft_sched.scores import Scores
 from runtime.data.dataset import Dataset, Split
-from runtime.peers.score_sources import RefreshedScores, RunningScores
+from runtime.peers.score_sources import RefreshedScores
 from runtime.peers.training import common_start, score_start
 from runtime.training_scores import training_scores
 
 
 def test_running_averages_by_hand():
-    source = RunningScores(np.ones((3, 2)), num_minibatches=2, seed=0, decay=0.5)
-    first = source.scores(None, 0, 1).backward
+    running = nothing_seen(np.array([1.0, 2.0, 3.0]), 2, 2, seed=0)
+    np.testing.assert_array_equal(running.of(0).forward, [[1, 1], [2, 2], [3, 3]])
+    first = running.of(1).backward
     assert (first == first[0]).all()
     assert len(np.unique(first[0])) == 2
-    source.see(0, np.array([[2.0, 4.0], [np.nan, 6.0], [np.nan, np.nan]]))
+    seen = np.array([[2.0, 4.0], [np.nan, 6.0], [np.nan, np.nan]])
+    before, running = running, running.after(0, seen, decay=0.5)
+    np.testing.assert_array_equal(before.of(1).backward, first)
     averages = np.array([3.0, 6.0, 4.5])
     factors = np.array([2 / 3, (4 / 3 + 1) / 2])
     np.testing.assert_allclose(
-        source.scores(None, 1, 0).backward, averages[:, None] * factors[None], rtol=1e-12
+        running.of(0).backward, averages[:, None] * factors[None], rtol=1e-12
     )
-    source.see(1, np.array([[5.0, np.nan], [np.nan, np.nan], [np.nan, np.nan]]))
+    seen = np.array([[5.0, np.nan], [np.nan, np.nan], [np.nan, np.nan]])
+    running = running.after(1, seen, decay=0.5)
     averages[:] = 4.0, 6.0, 5.0
     np.testing.assert_allclose(
-        source.scores(None, 2, 0).backward, averages[:, None] * factors[None], rtol=1e-12
+        running.of(0).backward, averages[:, None] * factors[None], rtol=1e-12
     )
-    np.testing.assert_allclose(source.scores(None, 2, 1).backward[:, 0], averages * 5 / 4)
-    assert source.minibatches_scored == 0
+    np.testing.assert_allclose(running.of(1).backward[:, 0], averages * 5 / 4)
 
 
 def test_a_subnet_whose_gradients_vanish_does_not_break_the_averages():
-    source = RunningScores(np.ones((2, 2)), num_minibatches=1, seed=0)
-    source.see(0, np.array([[0.0, 0.0], [1.0, np.nan]]))
-    assert np.isfinite(source.scores(None, 1, 0).backward).all()
+    running = nothing_seen(np.ones(2), 1, 2, seed=0).after(0, np.array([[0, 0], [1.0, np.nan]]))
+    assert np.isfinite(running.of(0).backward).all()
 
 
 def test_refreshed_scores_pass_over_what_comes_with_the_model_of_that_step():
