@@ -16,9 +16,10 @@ from torch import Tensor
 
 from runtime.device import Stopwatch
 from runtime.exchange import SentBytes
+from runtime.rank_lanes import Gradients
 from runtime.rank_model import RankModel, Replicas
 from runtime.rank_slices import RankSlices
-from runtime.rank_wave import Gradients, RankBatch, WavePass
+from runtime.rank_wave import RankBatch, WavePass
 from runtime.ranks import Pending, start_sum
 
 

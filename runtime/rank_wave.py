@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.adapted_lanes import adapted_lanes_backward
 from runtime.device import Stopwatch
 from runtime.exchange import (
     ExchangePhase,
@@ -22,15 +21,9 @@ from runtime.exchange import (
     start_all_to_all,
 )
 from runtime.families.sublayer import Sublayer
-from runtime.lane_adapters import AdapterSums
-from runtime.lane_math import compute_dtype, without_autocast
-from runtime.lane_pass import (
-    Linears,
-    can_overwrite,
-    lanes_backward,
-    lanes_forward,
-)
+from runtime.lane_math import compute_dtype
 from runtime.lane_slices import SublayerLanes
+from runtime.rank_lanes import Gradients, rank_lanes_backward, rank_lanes_forward
 from runtime.rank_model import RankModel
 from runtime.rank_slices import RankBlock, RankWave
 from runtime.rank_trunk import (
@@ -59,12 +52,8 @@ class RankBatch:
     key_mask: Tensor | None = None
 
 
-Gradients = dict[Sublayer, Linears]
-"""Gradients that lanes have made in a step, of all its waves."""
-
-
 @dataclass(frozen=True)
-class _Half:
+class _SublayerOfWave:
     """Attention or MLP of a block in one wave.
 
     Attributes:
@@ -117,9 +106,9 @@ class WavePass:
             self._embedded = family.embed(module, batch.inputs)
             stream = self._embedded.detach()
         for index, block in enumerate(self._wave.blocks):
-            for half in self._halves(index):
-                phase = ExchangePhase("forward", index, half.sublayer.name, "dispatch")
-                stream = yield from self._half_forward(stream, half, block, phase)
+            for part in self._sublayers(index):
+                phase = ExchangePhase("forward", index, part.sublayer.name, "dispatch")
+                stream = yield from self._sublayer_forward(stream, part, block, phase)
         if self._num_own:
             self._last = stream.requires_grad_()
             features = family.features(module, self._last, batch.inputs)
@@ -138,22 +127,22 @@ class WavePass:
             del self._loss_graph, self._last
         for index in reversed(range(len(self._wave.blocks))):
             block = self._wave.blocks[index]
-            for half in reversed(self._halves(index)):
-                phase = ExchangePhase("backward", index, half.sublayer.name, "dispatch")
-                grad_stream = yield from self._half_backward(grad_stream, half, block, phase)
+            for part in reversed(self._sublayers(index)):
+                phase = ExchangePhase("backward", index, part.sublayer.name, "dispatch")
+                grad_stream = yield from self._sublayer_backward(grad_stream, part, block, phase)
         if self._num_own:
             if self._trains_trunk:
                 self._embedded.backward(grad_stream)
             del self._embedded
         self._lap("backward trunk")
 
-    def _half_forward(
-        self, stream: Tensor, half: _Half, block: RankBlock, phase: ExchangePhase
+    def _sublayer_forward(
+        self, stream: Tensor, part: _SublayerOfWave, block: RankBlock, phase: ExchangePhase
     ) -> Generator[None, None, Tensor]:
         """The stream after the sub-layer, ``[B, N, D]``."""
-        sublayer, lanes = half.sublayer, half.lanes
+        sublayer, lanes = part.sublayer, part.lanes
         route, own, kept = block.routes[0], self._num_own, Kept()
-        lane_input = self._lane_input(stream, half, block, kept)
+        lane_input = self._lane_input(stream, part, block, kept)
         self._lap("forward trunk")
 
         x = self._rows(0) if lane_input is None else lane_input.detach()
@@ -169,7 +158,8 @@ class WavePass:
             kept.lane_input = x
         out = torch.zeros_like(x)
         if sublayer.is_held and (lanes.full or lanes.forward_only):
-            self._lanes_forward(x, half, self._key_mask(block), out, kept)
+            key_mask = self._key_mask(block)
+            rank_lanes_forward(x, sublayer, lanes, self._num_tokens, key_mask, out, kept)
         self._lap("forward lanes")
 
         if not route.is_idle:
@@ -187,17 +177,17 @@ class WavePass:
             if self._trains_trunk and sublayer.scale is not None:
                 kept.branch = branch
         self._kept.append(kept)
-        return self._after_lanes(stream, branch, half, kept) if own else stream
+        return self._after_lanes(stream, branch, part, kept) if own else stream
 
     def _lane_input(
-        self, stream: Tensor, half: _Half, block: RankBlock, kept: Kept
+        self, stream: Tensor, part: _SublayerOfWave, block: RankBlock, kept: Kept
     ) -> Tensor | None:
         """What the lanes see, ``[T, D]``, with room for what is received; None for nothing."""
-        sublayer, num_received = half.sublayer, block.routes[0].num_received
+        sublayer, num_received = part.sublayer, block.routes[0].num_received
         if not block.runs:
             return self._rows(self._num_own + num_received) if num_received else None
         lane_input = stream
-        norms = sublayer.norm_first and half.hands_on
+        norms = sublayer.norm_first and part.hands_on
         with torch.set_grad_enabled(norms):
             if sublayer.norm_first:
                 lane_input = sublayer.norm(stream.requires_grad_(norms))
@@ -210,26 +200,26 @@ class WavePass:
         return lane_input
 
     def _after_lanes(
-        self, stream: Tensor, branch: Tensor | None, half: _Half, kept: Kept
+        self, stream: Tensor, branch: Tensor | None, part: _SublayerOfWave, kept: Kept
     ) -> Tensor:
         """The stream after the sub-layer, of what it was and the sum of all results."""
-        total = add_branch(stream.detach(), branch, half.sublayer)
-        if half.sublayer.norm_first:
+        total = add_branch(stream.detach(), branch, part.sublayer)
+        if part.sublayer.norm_first:
             return total
-        with torch.set_grad_enabled(half.is_reached):
-            normed = half.sublayer.norm(total.requires_grad_(half.is_reached))
-        if half.is_reached:
+        with torch.set_grad_enabled(part.is_reached):
+            normed = part.sublayer.norm(total.requires_grad_(part.is_reached))
+        if part.is_reached:
             kept.norm_input, kept.norm_graph = total, normed
         return normed.detach()
 
-    def _half_backward(
-        self, grad_stream: Tensor, half: _Half, block: RankBlock, phase: ExchangePhase
+    def _sublayer_backward(
+        self, grad_stream: Tensor, part: _SublayerOfWave, block: RankBlock, phase: ExchangePhase
     ) -> Generator[None, None, Tensor]:
         """The gradient of the stream before the sub-layer, ``[B, N, D]``."""
-        sublayer, lanes = half.sublayer, half.lanes
+        sublayer, lanes = part.sublayer, part.lanes
         route, own, kept = block.routes[1], self._num_own, self._kept.pop()
         grad_branch = self._rows(0)
-        if own and half.is_reached and not sublayer.norm_first:
+        if own and part.is_reached and not sublayer.norm_first:
             grad_stream = through_norm(kept, grad_stream)
         if own:
             flat = grad_stream.contiguous().flatten(0, 1)
@@ -259,7 +249,7 @@ class WavePass:
 
         grad_input: Tensor | None = self._rows(0)
         if lanes.full:
-            grad_input = self._lanes_backward(grad_branch, half, kept)
+            grad_input = rank_lanes_backward(grad_branch, sublayer, lanes, kept, self._gradients)
         elif block.trains or route.num_received:
             grad_input = None
         if grad_input is None:
@@ -276,58 +266,11 @@ class WavePass:
             scatter_runs(returned, grad_input, route.send_runs, add=True)
         self._lap("backward combine")
 
-        if not half.hands_on:
+        if not part.hands_on:
             return grad_stream
         if sublayer.norm_first:
             return grad_stream + through_norm(kept, grad_input)
         return grad_stream + grad_input[:own].view_as(grad_stream)
-
-    @torch.no_grad()
-    def _lanes_forward(
-        self, x: Tensor, half: _Half, key_mask: Tensor | None, out: Tensor, kept: Kept
-    ) -> None:
-        """Add the lanes' results to `out`; `kept` gets what they need for backward."""
-        sublayer, lanes = half.sublayer, half.lanes
-        adapters = sublayer.adapters()
-        with without_autocast(x):
-            sums = None if adapters is None else AdapterSums(x, adapters, lanes)
-            kept.graphs = lanes_forward(
-                x, sublayer.linears(), sublayer.core, lanes, self._num_tokens, key_mask, out, sums
-            )
-        if lanes.full:
-            kept.sums = sums
-
-    @torch.no_grad()
-    def _lanes_backward(self, grad_branch: Tensor, half: _Half, kept: Kept) -> Tensor | None:
-        """The gradient of what the lanes saw; None for zeros. Adds those of what they train."""
-        assert kept.lane_input is not None
-        sublayer, lanes, x = half.sublayer, half.lanes, kept.lane_input
-        adapters = sublayer.adapters()
-        if adapters is not None:
-            assert kept.sums is not None
-            gradients = adapters.gradient_buffers()
-            with without_autocast(x):
-                grad_input = adapted_lanes_backward(
-                    grad_branch,
-                    x,
-                    sublayer.linears(),
-                    adapters,
-                    kept.graphs,
-                    kept.sums,
-                    lanes,
-                    gradients,
-                    needs_dx=bool(lanes.tokens_with_dx),
-                )
-            sublayer.add_adapter_gradients(gradients)
-            return grad_input
-        made = self._gradients.get(sublayer)
-        overwrite = made is None and can_overwrite(lanes)
-        if made is None:
-            made = self._gradients[sublayer] = sublayer.new_gradients(overwrite=overwrite)
-        with without_autocast(x):
-            return lanes_backward(
-                grad_branch, x, sublayer.linears(), kept.graphs, lanes, made, overwrite=overwrite
-            )
 
     def _start(
         self,
@@ -341,10 +284,10 @@ class WavePass:
             self._model.ranks, receive, send, received, sent, phase, self._counted
         )
 
-    def _halves(self, block: int) -> list[_Half]:
+    def _sublayers(self, block: int) -> list[_SublayerOfWave]:
         sublayers, of_wave = self._model.blocks[block], self._wave.blocks[block]
         lanes = (of_wave.lanes.attention, of_wave.lanes.mlp)
-        return list(map(_Half, sublayers, lanes, of_wave.is_reached, of_wave.hands_on))
+        return list(map(_SublayerOfWave, sublayers, lanes, of_wave.is_reached, of_wave.hands_on))
 
     def _key_mask(self, block: RankBlock) -> Tensor | None:
         """Of the samples that the lanes have, ``[num_lane_samples, N]``."""
