@@ -39,7 +39,7 @@ from d2ft_sched.solve import solve
 from d2ft_sched.workload import Workload
 from runtime.data.input_format import PictureFormat
 from runtime.data.load import load_data
-from runtime.device import device_name, keep_freed_memory, select_device
+from runtime.device import device_name, prepare_process, select_device
 from runtime.finetune import ScheduleOf, fine_tune, training_minibatches
 from runtime.linear_probe import fit_classifier
 from runtime.measure import measure_steps
@@ -109,7 +109,7 @@ class DemoOptions:
 
 def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
     """Do the main job and write everything to `out`; returns the report's path."""
-    keep_freed_memory()
+    prepare_process()
     device = select_device(options.device)
     cluster = load_cluster(options.cluster_file)
     with progress.stage("Read pictures") as tell:

@@ -31,7 +31,7 @@ from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.workload import ELEMENT_BYTES, Workload
-from runtime.device import device_name, keep_freed_memory
+from runtime.device import device_name, prepare_process
 from runtime.lora import add_adapters
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
@@ -128,7 +128,7 @@ def validate(request: ValidationRequest, progress: TerminalProgress) -> Validate
             model, placement and solvers refuse.
         RankError: another rank died or hung.
     """
-    keep_freed_memory()
+    prepare_process()
     ranks = init_ranks(request.device, timeout_s=request.timeout_s)
     try:
         if ranks.num_ranks == 1:

@@ -14,7 +14,7 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
-from runtime.device import device_name, keep_freed_memory, select_device
+from runtime.device import device_name, prepare_process, select_device
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
@@ -26,7 +26,7 @@ TARGET_HALF, TARGET_DENSE, TARGET_RANDOM = 0.58, 1.05, 1.10
 
 
 def main() -> None:
-    keep_freed_memory()
+    prepare_process()
     device = select_device()
     try:
         model = build_model(FOCUS_MODEL, image_size=IMAGE_SIZE, weights=FOCUS_WEIGHTS)

@@ -28,7 +28,7 @@ from d2ft_sched.provenance import provenance
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
-from runtime.device import device_name, keep_freed_memory, select_device
+from runtime.device import device_name, prepare_process, select_device
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
 from runtime.profile import profile_device
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/examples/execute_and_validate"))
     given = parser.parse_args(arguments)
 
-    keep_freed_memory()
+    prepare_process()
     device = select_device(given.device)
     model = build_model(
         given.model, image_size=given.image_size, num_classes=10, seed=given.seed
