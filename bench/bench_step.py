@@ -1,6 +1,6 @@
 """Step time under plans against plain timm and against the dense plan, side by side.
 
-ViT-S/14 at 112 pixels, mini-batch of 5 micro-batches of 16, AdamW; first subnets of one head, then
+ViT-S/14 at 112 pixels, mini-batch of 5 micro-batches of 16, AdamW; subnets of one head, and then
 random plans of subnets of more heads. All steps of a round run one after another, so that a busy
 machine slows them alike; medians over the rounds.
 """
@@ -48,7 +48,7 @@ def main() -> None:
     steps = measure_steps(
         model,
         workload,
-        {"plain timm": None, **_schedules(workload)},
+        {"plain timm": None, **_random_schedules(workload), **_whole_microbatches(workload)},
         device,
         num_repeats=NUM_REPEATS,
     )
@@ -86,7 +86,7 @@ def _by_heads(model: nn.Module, shape: ModelShape, device: torch.device) -> Tabl
         table.add_column(f"{full:.0%} FULL, {forward_only:.0%} forward only", justify="right")
     for num_heads in (n for n in range(1, shape.num_heads + 1) if shape.num_heads % n == 0):
         workload = Workload(shape, partition_by_heads(shape, num_heads), MICROBATCHES)
-        steps = measure_steps(model, workload, _schedules(workload), device, num_repeats=3)
+        steps = measure_steps(model, workload, _random_schedules(workload), device, num_repeats=3)
         dense = steps["all FULL"]
         cells = [
             f"{steps[name].flops / dense.flops:.2f}, {ratio:.3f}"
@@ -104,7 +104,7 @@ def _time_over_flops(step: StepMeasurement, dense: StepMeasurement) -> float:
     return step.step_s / dense.step_s / (step.flops / dense.flops)
 
 
-def _schedules(workload: Workload) -> dict[str, np.ndarray]:
+def _random_schedules(workload: Workload) -> dict[str, np.ndarray]:
     """Dense, a random half, and random plans of 30 to 80 % of the dense compute."""
     rng = np.random.default_rng(0)
     num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
@@ -118,6 +118,19 @@ def _schedules(workload: Workload) -> dict[str, np.ndarray]:
         schedule = rng.choice(3, size=dense.shape, p=shares)
         compute = step_flops(workload, schedule) / step_flops(workload, dense)
         schedules[f"random, {compute:.0%} compute, {forward_only:.0%} forward only"] = schedule
+    return schedules
+
+
+def _whole_microbatches(workload: Workload) -> dict[str, np.ndarray]:
+    """Plans in which all subnets drop the same micro-batches."""
+    schedules = {}
+    for num_full in range(workload.num_microbatches - 1, 1, -1):
+        name = f"{num_full} of {workload.num_microbatches} micro-batches in all subnets"
+        schedule = uniform_schedule(
+            workload.num_subnets, workload.num_microbatches, Operation.SHORTCUT
+        )
+        schedule[:, :num_full] = Operation.FULL
+        schedules[name] = schedule
     return schedules
 
 
