@@ -12,7 +12,7 @@ from analysis.plots.scores_heatmap import score_heatmap
 from analysis.plots.solver_scaling import solver_scaling
 from analysis.plots.solvers import solver_comparison
 from analysis.plots.step_budget import step_time_against_budget
-from analysis.plots.study import accuracy_against
+from analysis.plots.study import accuracy_against, accuracy_ranked
 from analysis.plots.timeline import step_gantt
 from analysis.plots.topology import cluster_topology
 from analysis.plots.tradeoff import compute_communication_tradeoff
@@ -103,6 +103,13 @@ def _accuracy(column: str, file: Path, where: Sequence[str]) -> Figure:
     return accuracy_against(one_of(matching(file, table, where), ("cluster",)), column)
 
 
+def _ranked(file: Path, where: Sequence[str]) -> Figure:
+    texts = ("cluster", "budget", "method")
+    columns = (*texts, "top1_mean", "top1_std", "compute_fraction")
+    table = read_table(file, columns, "d2ft study", texts)
+    return accuracy_ranked(one_of(matching(file, table, where), ("cluster",)))
+
+
 _OF_TABLE: dict[PictureName, Callable[[Path, Sequence[str]], Figure]] = {
     PictureName.TRADEOFF: lambda file, where: compute_communication_tradeoff(
         _sweep(file, where, GIVEN)
@@ -114,4 +121,5 @@ _OF_TABLE: dict[PictureName, Callable[[Path, Sequence[str]], Figure]] = {
     PictureName.VALIDATION: _validation,
     PictureName.ACCURACY: lambda file, where: _accuracy("compute_fraction", file, where),
     PictureName.ACCURACY_TIME: lambda file, where: _accuracy("simulated_s", file, where),
+    PictureName.ACCURACY_RANKED: _ranked,
 }

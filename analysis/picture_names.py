@@ -28,3 +28,5 @@ class PictureName(StrEnum):
     """Of curves.csv of 'd2ft study': accuracy against training compute."""
     ACCURACY_TIME = "accuracy-time"
     """The same against predicted seconds on the cluster."""
+    ACCURACY_RANKED = "accuracy-ranked"
+    """Of summary.csv of 'd2ft study': accuracy after training, best method first."""

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.formatting import less_or_more, percent, points, signed_points
 from analysis.headline import Answer
 from analysis.plots.save import Drawing
-from analysis.plots.study import accuracy_against
+from analysis.plots.study import accuracy_against, accuracy_ranked
 from analysis.report_part import ACCURACY, CERTAINTY, SAVING, Part
 from analysis.report_tables import Table, amount_cell, number_cell, provenance_table, text_cell
 from analysis.run_dir import PROVENANCE, read_json_object
@@ -39,6 +39,12 @@ def study_part(folder: Path) -> Part | None:
     drawings: dict[str, Drawing] = {}
     titles = []
     for number, cluster in enumerate(clusters):
+        picture, title = f"accuracy_ranked_{number}", "Accuracy after training, best method first"
+        drawings[picture] = (
+            partial(accuracy_ranked, summary[summary["cluster"] == cluster]),
+            f"{title}, of the study {name} on cluster {cluster}.",
+        )
+        titles.append((picture, f"{title}, {cluster}"))
         own = curves[curves["cluster"] == cluster]
         for column, title in _PICTURES.items() if len(own) else ():
             picture = f"{PLOTS[column]}_{number}"

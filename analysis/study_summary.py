@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.formatting import percent, quantity
 from analysis.plots.save import save_both
-from analysis.plots.study import accuracy_against
+from analysis.plots.study import accuracy_against, accuracy_ranked
 from analysis.study_grid import ANY_BUDGET
 from analysis.study_table import CURVES, RUNS, load_table
 from d2ft_sched.atomic_write import write_text
@@ -156,4 +156,6 @@ def write_summary(out: Path) -> pd.DataFrame:
     for cluster, own in curves.groupby("cluster", sort=False):
         for column, name in PLOTS.items():
             save_both(accuracy_against(own, column), out, f"{name}_{cluster}")
+    for cluster, own in table.groupby("cluster", sort=False):
+        save_both(accuracy_ranked(own), out, f"accuracy_ranked_{cluster}")
     return table

@@ -17,7 +17,7 @@ def run(
             help="Of a plan: schedule, timeline, workload, topology. Of a scores table: scores. Of "
             "a sweep's table: tradeoff, step-time. Of plans.csv of 'd2ft validate': validation. Of "
             "a table of 'd2ft compare': solvers. Of curves.csv of 'd2ft study': accuracy, "
-            "accuracy-time.",
+            "accuracy-time; of its summary.csv: accuracy-ranked.",
         ),
     ],
     file: Annotated[Path, typer.Argument(help="The plan or table.")],

@@ -1,4 +1,4 @@
-"""Accuracy of a study's methods against what they spent."""
+"""Accuracy of a study's methods, against what they spent and against one another."""
 
 import math
 
@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.plots.style import GREY, new_figure, plot_style, run_styles
+from analysis.formatting import percent
+from analysis.plots.style import BLACK, GREY, new_figure, plot_style, run_styles
+from analysis.study_grid import ANY_BUDGET
 
 LABELS = {
     "compute_fraction": "training compute, scoring included (fraction of the dense run)",
@@ -47,4 +49,41 @@ def accuracy_against(curves: pd.DataFrame, column: str) -> Figure:
         axes.set_xlabel(LABELS[column])
         axes.set_ylabel("test accuracy, top-1 (%)")
         figure.legend(loc="outside upper center", ncols=num_columns, fontsize=7)
+    return figure
+
+
+def accuracy_ranked(summary: pd.DataFrame) -> Figure:
+    """Top-1 after training, best method first: mean and standard deviation over seeds.
+
+    Beside each stands its training compute, scoring included; a line marks the first dense method.
+
+    Args:
+        summary: of one cluster, as `analysis.study_summary.summary_table` gives it.
+    """
+    ranked = summary.sort_values("top1_mean", kind="stable")
+    dense = summary[summary["budget"] == ANY_BUDGET]
+    styles = run_styles(dict.fromkeys(summary["budget"]))
+    at = np.arange(len(ranked))
+    with plot_style():
+        figure = new_figure(1.0 + 0.2 * len(ranked))
+        axes = figure.subplots()
+        if len(dense):
+            axes.axvline(100 * dense["top1_mean"].iloc[0], color=BLACK, linestyle=":", linewidth=1)
+        for budget, (colour, marker, _) in styles.items():
+            own = ranked["budget"].to_numpy() == budget
+            top1, spread = 100 * ranked["top1_mean"][own], 100 * ranked["top1_std"][own].fillna(0)
+            axes.errorbar(
+                top1, at[own], xerr=spread, color=colour, marker=marker, linestyle="none",
+                markersize=5, capsize=2, label=budget,
+            )  # fmt: skip
+        axes.set_yticks(at, ranked["method"])
+        axes.set_ylim(-0.7, len(ranked) - 0.3)
+        right = axes.twinx()
+        right.set_yticks(at, [percent(fraction) for fraction in ranked["compute_fraction"]])
+        right.set_ylim(axes.get_ylim())
+        right.tick_params(length=0)
+        right.set_ylabel("training compute, of the dense run")
+        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+        axes.set_xlabel("test accuracy after training, top-1 (%)")
+        figure.legend(loc="outside upper center", ncols=min(len(styles), 4), fontsize=8)
     return figure

@@ -30,6 +30,12 @@ def tables(run_dir, tmp_path):
                 "compute_fraction": [0.0, 0.6] * 2, "simulated_s": [0.0, 10.0] * 2,
             }
         ),
+        "summary": pd.DataFrame(
+            {
+                "cluster": "one", "budget": ["60 %", "dense"], "method": ["exact", "full"],
+                "top1_mean": [0.8, 0.9], "top1_std": [0.01, None], "compute_fraction": [0.6, 1.0],
+            }
+        ),
     }  # fmt: skip
     paths = {"plan": run_dir / "plan.json", "comparison": run_dir / "comparison.csv"}
     for name, table in made.items():
@@ -43,6 +49,7 @@ def tables(run_dir, tmp_path):
     [
         ("solvers", "solvers"), ("solvers", "comparison"), ("validation", "validation"),
         ("accuracy", "curves"), ("accuracy-time", "curves"), ("topology", "plan"),
+        ("accuracy-ranked", "summary"),
     ],
 )  # fmt: skip
 def test_every_kind_of_table_has_a_picture(d2ft, tables, picture, table):

@@ -12,12 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from analysis.formatting import percent
 from analysis.placement_names import PlacementName
 from analysis.plots.accuracy import accuracy_curves
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.scores_heatmap import score_heatmap
 from analysis.plots.solvers import solver_comparison
 from analysis.plots.step_budget import step_time_against_budget
+from analysis.plots.study import accuracy_ranked
 from analysis.plots.style import PALE, SEQUENTIAL, WORK_COLOURS
 from analysis.plots.timeline import block_gantt, step_gantt
 from analysis.plots.topology import cluster_topology
@@ -242,6 +244,31 @@ def test_accuracy_is_drawn_from_before_training_on(run: Run) -> None:
         for line, training in zip(curves, run.measurement.training.values(), strict=True):
             expected = [training.test_accuracy_before, *(e.test_accuracy for e in training.epochs)]
             np.testing.assert_allclose(line.get_ydata(), 100 * np.array(expected))
+
+
+def test_methods_are_ranked_by_accuracy_beside_their_compute_and_the_dense_run() -> None:
+    rng = np.random.default_rng(0)
+    summary = pd.DataFrame(
+        {
+            "method": [f"a method of a long name, number {i}" for i in range(40)],
+            "budget": ["dense", *["60 % compute", "50 % communication", "memory 0.7"] * 13],
+            "top1_mean": rng.uniform(0.3, 0.9, 40),
+            "top1_std": [*rng.uniform(0, 0.02, 39), np.nan],
+            "compute_fraction": rng.uniform(0.3, 1, 40),
+        }
+    )
+    figure = accuracy_ranked(summary)
+    _check_texts(figure)
+    axes, right = figure.axes
+    best = summary.loc[summary["top1_mean"].idxmax()]
+    assert axes.get_yticklabels()[-1].get_text() == best["method"]
+    assert right.get_yticklabels()[-1].get_text() == percent(best["compute_fraction"])
+    drawn = [line.get_xydata() for line in axes.lines if line.get_marker() not in ("|", "None")]
+    points = np.concatenate(drawn)
+    np.testing.assert_allclose(
+        points[np.argsort(points[:, 1]), 0], 100 * np.sort(summary["top1_mean"])
+    )
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), 100 * summary["top1_mean"][0])
 
 
 def test_a_prediction_is_drawn_over_its_measurement(run: Run) -> None:

@@ -114,7 +114,7 @@ def test_every_kind_of_method_costs_what_its_budget_says(d2ft, study, tmp_path):
     curves = pd.read_csv(tmp_path / "out" / "curves.csv")
     assert (curves.groupby("key")["epoch"].nunique() == 3).sum() == len(runs) - 1
     for name in ("accuracy_flops_two.png", "accuracy_seconds_two.svg", "summary.csv",
-                 "summary.md", "accuracy_measured_two.png"):  # fmt: skip
+                 "summary.md", "accuracy_measured_two.png", "accuracy_ranked_two.png"):  # fmt: skip
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert (tmp_path / "out" / "provenance.json").exists()
 
