@@ -51,7 +51,7 @@ def test_a_study_says_what_accuracy_costs(study_results: Path, report_text) -> N
     assert "too tight at 60 % compute on mix, seed 1: not one micro-batch is done" in text
     assert "small &amp; quick" in text
     assert "settings.data.num_train 20" in text
-    assert len(list((study_results / "pictures").iterdir())) == 6
+    assert len(list((study_results / "pictures").iterdir())) == 8
 
 
 def test_results_in_folders_of_their_commands_make_one_report(
