@@ -5,14 +5,12 @@ plan made from them) beside the bad ones that the row of `bad_input_table` bring
 """
 
 import hashlib
-import runpy
 import shlex
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,16 +20,14 @@ from PIL import Image
 
 from analysis import cli
 from analysis.run_dir import Run, save_run
-
-table = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("bad_input_table.py"))))
-TABLE: dict[str, Any] = table.TABLE
+from bad_input_table import GOOD, PLAN, TABLE
 
 
 @pytest.fixture(scope="module")
 def workplace(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with good files of every kind, and what is damaged beyond a row's text."""
     folder = tmp_path_factory.mktemp("workplace")
-    for name, text in table.GOOD.items():
+    for name, text in GOOD.items():
         (folder / name).write_text(text)
     rng = np.random.default_rng(0)
     for kind in ("bright", "dark"):
@@ -51,7 +47,7 @@ def workplace(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, more in (("plan.json", ""), ("other.json", "--model vit_small_patch16_224")):
         done = subprocess.run(
             [
-                sys.executable, "-m", "analysis.cli", *shlex.split(f"{table.PLAN} {more}"),
+                sys.executable, "-m", "analysis.cli", *shlex.split(f"{PLAN} {more}"),
                 "--budget-compute", "0.6", "--num-classes", "2", "--out", name,
             ],
             cwd=folder, capture_output=True, text=True, check=False,

@@ -1,15 +1,14 @@
 """Cluster files: what they may say, and that they come back as they were."""
 
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster_contents import CABLE, content
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.cluster_file import (
     cluster_from_dict,
@@ -23,8 +22,6 @@ from d2ft_sched.device_file import dump_device
 from d2ft_sched.device_presets import preset_device
 
 EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples/clusters").glob("*.yaml"))
-contents = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cluster_contents.py"))))
-DEVICE, CABLE, content = contents.DEVICE, contents.CABLE, contents.content
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

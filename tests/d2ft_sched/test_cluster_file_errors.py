@@ -1,21 +1,15 @@
 """Cluster files that cannot be used: one line with the file, the field and its value."""
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import yaml
 
+from cluster_contents import CABLE, DEVICE, content
 from d2ft_sched.cluster_file import (
     ClusterFileError,
     cluster_from_dict,
     load_cluster,
 )
 from d2ft_sched.errors import InputError
-
-contents = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("cluster_contents.py"))))
-DEVICE, CABLE, content = contents.DEVICE, contents.CABLE, contents.content
 
 
 def without(mapping: dict, key: str) -> dict:

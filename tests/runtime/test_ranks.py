@@ -1,11 +1,9 @@
 """Partitioned ranks on gloo against the same step in one process."""
 
 import re
-import runpy
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +12,14 @@ from torch import Tensor
 
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.memory import shared_block_parameters, trained_trunk_parameters
+from rank_cases import draw_case
+from rank_jobs import LEARNING_RATE, come_alone, disagree, equal_steps, fail
+from rank_processes import start_ranks
 from runtime.lane_slices import slice_schedule
 from runtime.optimizers import create_optimizer
 from runtime.partitioned import forward_backward
 from runtime.shards import rank_shards
 from runtime.weights import save_weights
-
-jobs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
 
 SEEDS = list(range(14))
 WORLDS = [2, 3, 4]
@@ -36,9 +35,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-def run_job(job: str, num_ranks: int, folder: Path, **options: object) -> list[int | None]:
+def run_job(
+    job: Callable[..., None], num_ranks: int, folder: Path, **options: object
+) -> list[int | None]:
     """Exit codes of the ranks; one that is still there after its time is killed."""
-    processes = jobs.start_ranks(job, num_ranks, folder, **options)
+    processes = start_ranks(job, num_ranks, folder, **options)
     deadline = time.monotonic() + 200
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
@@ -55,9 +56,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What every rank got, by number of ranks and seed; all cases are run once."""
     folder = tmp_path_factory.mktemp("ranks")
     for seed in SEEDS:
-        save_weights(jobs.draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
+        save_weights(draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
     for num_ranks in WORLDS:
-        assert run_job("equal_steps", num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
+        assert run_job(equal_steps, num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
 
     def of(num_ranks: int, seed: int) -> list[dict[str, Tensor]]:
         paths = [folder / f"{num_ranks}-{seed}-{rank}.safetensors" for rank in range(num_ranks)]
@@ -77,7 +78,7 @@ def assert_close(got: Tensor, wanted: Tensor, name: str) -> None:
 def test_loss_and_gradients_equal_those_of_one_process(
     results: Results, num_ranks: int, seed: int
 ) -> None:
-    case = jobs.draw_case(seed, num_ranks)
+    case = draw_case(seed, num_ranks)
     slices = slice_schedule(case.workload, case.schedules[0], case.num_waves)
     loss = forward_backward(case.model, case.inputs, case.labels, slices)
     wanted = {name: p.grad for name, p in case.model.named_parameters()}
@@ -105,8 +106,8 @@ def test_overlapped_waves_give_the_same(results: Results, num_ranks: int, seed: 
 
 @pytest.mark.parametrize(("num_ranks", "seed"), CASES)
 def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int, seed: int) -> None:
-    case = jobs.draw_case(seed, num_ranks)
-    optimizer = create_optimizer(case.model, case.workload.optimizer, lr=jobs.LEARNING_RATE)
+    case = draw_case(seed, num_ranks)
+    optimizer = create_optimizer(case.model, case.workload.optimizer, lr=LEARNING_RATE)
     before = {name: p.detach().clone() for name, p in case.model.named_parameters()}
     for schedule in case.schedules:
         optimizer.zero_grad()
@@ -122,7 +123,7 @@ def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int,
 
 @pytest.mark.parametrize(("num_ranks", "seed"), CASES)
 def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int) -> None:
-    case = jobs.draw_case(seed, num_ranks)
+    case = draw_case(seed, num_ranks)
     exchange = plan_exchange(case.workload, case.placement, case.schedules[0])
     per_rank = results(num_ranks, seed)
 
@@ -156,7 +157,7 @@ def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int
 def test_a_rank_that_fails_ends_the_others_with_one_line(
     culprit: int, how: str, timeout_s: float, tmp_path: Path
 ) -> None:
-    processes = jobs.start_ranks("fail", 3, tmp_path, culprit=culprit, how=how, timeout_s=timeout_s)
+    processes = start_ranks(fail, 3, tmp_path, culprit=culprit, how=how, timeout_s=timeout_s)
     survivors = [rank for rank in range(3) if rank != culprit]
     for rank in survivors:
         processes[rank].join(100)
@@ -172,7 +173,7 @@ def test_a_rank_that_fails_ends_the_others_with_one_line(
 
 
 def test_ranks_that_disagree_are_named(tmp_path: Path) -> None:
-    assert run_job("disagree", 3, tmp_path) == [0] * 3
+    assert run_job(disagree, 3, tmp_path) == [0] * 3
     said = [(tmp_path / f"said-{rank}").read_text().splitlines() for rank in range(3)]
     assert said[0] == said[1] == said[2]
     model, plan, devices, same = said[0]
@@ -183,6 +184,6 @@ def test_ranks_that_disagree_are_named(tmp_path: Path) -> None:
 
 
 def test_a_rank_whose_fellows_never_come_says_so(tmp_path: Path) -> None:
-    assert run_job("come_alone", 1, tmp_path) == [0]
+    assert run_job(come_alone, 1, tmp_path) == [0]
     said = (tmp_path / "said-0").read_text()
     assert re.match(r"True rank 0 did not find all 2 ranks within 2 s \(.*\)$", said)

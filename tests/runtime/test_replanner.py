@@ -1,15 +1,12 @@
 """Re-planning on gloo ranks, on a clock that counts FLOPs: one rank gets slower, and recovers."""
 
 import json
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-jobs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
-PATH = str(Path(__file__).with_name("replan_jobs.py"))
+from rank_processes import start_ranks
+from replan_jobs import replan
 
 NUM_RANKS, SLOW, SLOWDOWN = 3, 1, 2.5
 
@@ -18,9 +15,7 @@ NUM_RANKS, SLOW, SLOWDOWN = 3, 1, 2.5
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What every rank saw; the slow one is so from step 9 to step 24."""
     folder = tmp_path_factory.mktemp("replan")
-    processes = jobs.start_ranks(
-        "replan", NUM_RANKS, folder, path=PATH, slow=SLOW, slowdown=SLOWDOWN
-    )
+    processes = start_ranks(replan, NUM_RANKS, folder, slow=SLOW, slowdown=SLOWDOWN)
     for process in processes:
         process.join(300)
         if process.is_alive():

@@ -1,15 +1,15 @@
 """Tensor parallelism on gloo ranks against the untouched model in one process."""
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-jobs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
+from rank_cases import draw_case
+from rank_jobs import tensor_parallel_shards, tensor_parallel_step
+from rank_processes import start_ranks
 
 WIDTHS = [(4,), (2, 2), (1, 3), (2, 0, 2)]
 
@@ -17,12 +17,12 @@ WIDTHS = [(4,), (2, 2), (1, 3), (2, 0, 2)]
 @pytest.mark.parametrize("num_heads", WIDTHS)
 def test_loss_gradients_and_bytes(num_heads: tuple[int, ...], tmp_path: Path) -> None:
     num_ranks = len(num_heads)
-    processes = jobs.start_ranks("tensor_parallel_step", num_ranks, tmp_path, num_heads=num_heads)
+    processes = start_ranks(tensor_parallel_step, num_ranks, tmp_path, num_heads=num_heads)
     for process in processes:
         process.join(100)
     assert [process.exitcode for process in processes] == [0] * num_ranks
 
-    case = jobs.draw_case(1, num_ranks)
+    case = draw_case(1, num_ranks)
     loss = F.cross_entropy(case.model(case.inputs), case.labels)
     loss.backward()
     wanted = {name: p.grad for name, p in case.model.named_parameters()}
@@ -34,7 +34,7 @@ def test_loss_gradients_and_bytes(num_heads: tuple[int, ...], tmp_path: Path) ->
             assert not any(name.startswith("gradient.") for name in got)
             continue
         assert float(got["loss"]) == pytest.approx(float(loss), rel=1e-9)
-        for shard in jobs.tensor_parallel_shards(case, num_heads)[rank]:
+        for shard in tensor_parallel_shards(case, num_heads)[rank]:
             whole = shard.take(wanted[shard.name])
             scale = max(float(wanted[shard.name].abs().max()), 1e-12)
             part = got[f"gradient.{shard.name}"]

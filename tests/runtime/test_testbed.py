@@ -1,14 +1,12 @@
 """The testbed for real where this machine allows it: as root, with iproute2."""
 
 import os
-import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from runtime.testbed.commands import missing_requirements, require_testbed
 from runtime.testbed.cpu_shares import find_hierarchy
 from runtime.testbed.namespaces import create_namespace, inside, namespace_names
 from runtime.testbed.testbed import open_testbed
+from testbed_clusters import network, star
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(ROOT.joinpath("examples/clusters").glob("*.yaml"))
@@ -37,8 +36,6 @@ needs_testbed = pytest.mark.skipif(
     bool(LACKING), reason=f"the testbed needs {' and '.join(LACKING)}"
 )
 needs_groups = pytest.mark.skipif(bool(no_groups()), reason=no_groups())
-clusters = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("testbed_clusters.py"))))
-star, network = clusters.star, clusters.network
 
 
 def cluster_file(tmp_path: Path, num_devices: int = 3) -> Path:

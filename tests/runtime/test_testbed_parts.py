@@ -1,10 +1,8 @@
 """What a testbed is made of, told from the cluster alone: routes, interfaces, shares, packets."""
 
 import os
-import runpy
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,11 +23,10 @@ from runtime.testbed.cpu_shares import shares
 from runtime.testbed.owner import is_stale, own_prefix
 from runtime.testbed.shaping import LARGEST_MTU, SMALLEST_MTU, packet_bytes
 from runtime.testbed.wiring import wire
+from testbed_clusters import network, star
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(ROOT.joinpath("examples/clusters").glob("*.yaml"))
-clusters = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("testbed_clusters.py"))))
-star, network = clusters.star, clusters.network
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
 """What the ranks of `test_replanner.py` do: train while the clock of one of them runs faster."""
 
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,6 +16,8 @@ from d2ft_sched.replanning import hold_levels, values_of_schedule
 from d2ft_sched.schedule import schedule_to_rows
 from d2ft_sched.scores import uniform_scores
 from d2ft_sched.workload import Workload
+from rank_cases import small_model
+from rank_processes import join
 from runtime.data.dataset import Dataset, Split
 from runtime.finetune import train, training_minibatches
 from runtime.flop_counting import flop_counter
@@ -28,8 +28,6 @@ from runtime.ranks import close_ranks
 from runtime.replanner import Replanner
 from runtime.schedules import OneSchedule
 from runtime.training import FineTuneSettings, Replanned, Stepped
-
-base = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("rank_jobs.py"))))
 
 FLOPS_PER_S = 1e9
 NUM_EPOCHS, STEPS_PER_EPOCH = 4, 8
@@ -51,7 +49,7 @@ class FlopClock:
 
 def small_plan(num_ranks: int):
     """A plan at 0.7 of the dense compute on equal devices, and its model."""
-    model = base.small_model().float()
+    model = small_model().float()
     workload = Workload(shape_of(model), partition_by_heads(shape_of(model), 1), (1,) * 8)
     names = [f"d{i}" for i in range(num_ranks)]
     cluster = Cluster(
@@ -67,7 +65,7 @@ def small_plan(num_ranks: int):
 
 def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) -> None:
     """Rank `slow` is slower in the second and third epoch; each rank writes what it saw."""
-    ranks = base.join(rank, num_ranks, folder)
+    ranks = join(rank, num_ranks, folder)
     model, plan = small_plan(num_ranks)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (64, 3, 28, 28), generator=generator).to(torch.uint8)
@@ -120,11 +118,3 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
     }
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
     close_ranks(ranks)
-
-
-JOBS = {"replan": replan}
-
-if __name__ == "__rank__":
-    torch.set_num_threads(1)
-    options = globals()["given"]
-    JOBS[options.pop("job")](**options)

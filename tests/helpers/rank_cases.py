@@ -1,0 +1,168 @@
+"""Random plans of small models, drawn from a seed: every process draws the same case from it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from d2ft_sched.lora import Lora
+from d2ft_sched.partition import Partition, Subnet, partition_by_heads
+from d2ft_sched.placement import Placement
+from d2ft_sched.workload import Workload
+from runtime.families.bert_classifier import BertClassifier
+from runtime.families.registry import family_of
+from runtime.lora import add_adapters
+from runtime.models import shape_of
+
+NUM_STEPS = 5
+LORA = Lora(3, 4.5)
+NUM_TOKENS = 7
+BERT_SEEDS = (6, 7, 12, 13)
+"""Of cases that are texts."""
+LORA_SEEDS = range(8, 14)
+"""Of cases that train adapters."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random plan of a small model.
+
+    Attributes:
+        schedules: of `NUM_STEPS` steps, int ``[num_subnets, num_microbatches]`` each.
+        inputs: of one mini-batch, used in every step.
+        key_mask: of the same samples.
+    """
+
+    model: nn.Module
+    workload: Workload
+    placement: Placement
+    schedules: list[np.ndarray]
+    num_waves: int
+    inputs: Tensor
+    labels: Tensor
+    key_mask: Tensor | None
+
+
+def draw_case(seed: int, num_ranks: int) -> Case:
+    """Unequal owners and subnets; one rank owns nothing, one holds nothing of a block."""
+    rng = np.random.default_rng([seed, num_ranks])
+    model = model_of(seed)
+    shape = shape_of(_plain_model(seed))
+    sizes = rng.integers(1, 4, size=rng.integers(2, 6))
+    workload = Workload(
+        shape,
+        _partition(shape, rng),
+        tuple(map(int, sizes)),
+        element_bytes=8,
+        parameter_bytes=8,
+        optimizer=["adamw", "sgdm", "sgd"][seed % 3],
+        lora=LORA if seed in LORA_SEEDS else None,
+    )
+    owner = rng.choice(num_ranks, size=len(sizes), p=rng.dirichlet(np.ones(num_ranks)))
+    idle_owner, absent = rng.integers(num_ranks, size=2)
+    owner[owner == idle_owner] = (idle_owner + 1) % num_ranks
+    device = rng.integers(num_ranks, size=workload.num_subnets)
+    of_block = workload.partition.block == rng.integers(shape.num_blocks)
+    device[of_block & (device == absent)] = (absent + 1) % num_ranks
+    if seed % 5 == 4:
+        device[device == idle_owner] = (idle_owner + 1) % num_ranks
+    mix = [(1, 1, 1), (5, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (0, 0, 1)][seed % 6]
+    cells = (workload.num_subnets, workload.num_microbatches)
+    schedules = [rng.choice(3, size=cells, p=np.array(mix) / sum(mix)) for _ in range(NUM_STEPS)]
+    generator = torch.Generator().manual_seed(seed)
+    num_samples = int(sizes.sum())
+    family = family_of(model)
+    inputs = family.random_inputs(model, num_samples, generator)
+    if family.key_mask(model, inputs) is not None:
+        lengths = torch.randint(2, NUM_TOKENS + 1, (num_samples, 1), generator=generator)
+        inputs = torch.where(torch.arange(NUM_TOKENS) < lengths, inputs, 0)
+    return Case(
+        model=model,
+        workload=workload,
+        placement=Placement(num_ranks, tuple(map(int, device)), tuple(map(int, owner))),
+        schedules=schedules,
+        num_waves=int(rng.integers(1, 4)) if len(sizes) > 2 else 1,
+        inputs=inputs,
+        labels=torch.randint(5, (num_samples,), generator=generator),
+        key_mask=family.key_mask(model, inputs),
+    )
+
+
+def small_model(
+    layer_scale: float | None = None, qkv_bias: bool = True, device: str = "cpu"
+) -> VisionTransformer:
+    """Three blocks of four heads over 28 pixel images, float64; the same values every time."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = VisionTransformer(
+            img_size=28,
+            patch_size=14,
+            embed_dim=32,
+            depth=3,
+            num_heads=4,
+            num_classes=5,
+            init_values=layer_scale,
+            qkv_bias=qkv_bias,
+        )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double()
+
+
+def small_bert(device: str = "cpu") -> BertClassifier:
+    """Three blocks of four heads over texts of seven tokens, float64; the same every time."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=12,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with torch.device(device):
+        bert = BertModel(config, add_pooling_layer=False)
+        model = BertClassifier(bert, 5, name="small", num_tokens=NUM_TOKENS)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.double()
+
+
+def _plain_model(seed: int, device: str = "cpu") -> nn.Module:
+    if seed in BERT_SEEDS:
+        return small_bert(device)
+    return small_model([None, 0.3][seed % 2], seed % 3 > 0, device)
+
+
+def model_of(seed: int, device: str = "cpu") -> nn.Module:
+    """The model of the case of this seed, which is the same for all numbers of ranks."""
+    model = _plain_model(seed, device)
+    if seed in LORA_SEEDS:
+        add_adapters(model, LORA)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def _partition(shape: Any, rng: np.random.Generator) -> Partition:
+    if rng.integers(2):
+        return partition_by_heads(shape, [1, 2, (1, 3)][rng.integers(3)])
+    hidden = shape.mlp_hidden
+    subnets = []
+    for block in range(shape.num_blocks):
+        heads = rng.permutation(shape.num_heads)
+        cuts = np.sort(rng.integers(0, hidden + 1, size=2))
+        subnets += [
+            Subnet(block, tuple(map(int, heads[:2])), 0, int(cuts[0])),
+            Subnet(block, (), int(cuts[0]), int(cuts[1])),
+            Subnet(block, tuple(map(int, heads[2:])), int(cuts[1]), hidden),
+        ]
+    return Partition(tuple(subnets), shape.num_blocks, shape.num_heads, hidden)

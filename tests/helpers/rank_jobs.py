@@ -1,0 +1,153 @@
+"""What ranks do in tests: run drawn cases, fail or disagree, and write to files what they got."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from d2ft_sched.errors import InputError, RankError
+from rank_cases import Case, draw_case, model_of, small_model
+from rank_processes import join
+from runtime.exchange import SentBytes
+from runtime.optimizers import create_optimizer
+from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
+from runtime.rank_slices import slice_rank_schedule
+from runtime.rank_step import rank_forward_backward
+from runtime.rank_wave import RankBatch
+from runtime.ranks import Ranks, check_agreement, close_ranks, job_facts
+from runtime.shards import Shard, rank_shards
+from runtime.tensor_parallel import (
+    scatter_tensor_parallel,
+    tensor_parallel_forward_backward,
+    tensor_parallel_placement,
+)
+
+LEARNING_RATE = 1e-3
+
+
+def equal_steps(rank: int, num_ranks: int, folder: Path, seeds: list[int]) -> None:
+    """Run every case and write what this rank got to ``NUM_RANKS-SEED-RANK.safetensors``."""
+    ranks = join(rank, num_ranks, folder)
+    for seed in seeds:
+        case = draw_case(seed, num_ranks)
+        model = _load(case, seed, ranks, folder)
+        result = _gradients(case, model)
+        result |= {f"full.{k}": v for k, v in _train(case, model).items()}
+        save_file(result, folder / f"{num_ranks}-{seed}-{rank}.safetensors")
+    close_ranks(ranks)
+
+
+def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
+    on_meta = model_of(seed, "meta")
+    if seed % 2:
+        path = folder / f"model-{seed}.safetensors"
+        return read_rank_model(on_meta, path, case.workload, case.placement, ranks)
+    source = case.model if ranks.rank == 0 else on_meta
+    return scatter_rank_model(source, case.workload, case.placement, ranks)
+
+
+def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object) -> Tensor:
+    slices = slice_rank_schedule(
+        case.workload, case.placement, schedule, model.ranks.rank, case.num_waves
+    )
+    own = slices.owned_samples
+    batch = RankBatch(case.inputs[own], case.labels[own], case.key_mask)
+    return rank_forward_backward(model, batch, slices, **options)
+
+
+def _gradients(case: Case, model: RankModel) -> dict[str, Tensor]:
+    counted = SentBytes(model.ranks.num_ranks)
+    loss = _step(case, model, case.schedules[0], counted=counted)
+    result = {"loss": loss, "bytes.all_reduce": torch.from_numpy(counted.all_reduce)}
+    for phase, sent in counted.exchanges.items():
+        result[f"bytes.{'.'.join(map(str, phase))}"] = torch.from_numpy(sent)
+    result |= _named_gradients("gradient", model)
+    result["overlapped.loss"] = _step(case, model, case.schedules[0], overlap=True)
+    return result | _named_gradients("overlapped", model)
+
+
+def _named_gradients(prefix: str, model: RankModel) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}": parameter.grad.clone()
+        for name, parameter in model.module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
+    optimizer = create_optimizer(model.module, case.workload.optimizer, lr=LEARNING_RATE)
+    for schedule in case.schedules:
+        _step(case, model, schedule)
+        optimizer.step()
+    return gather_full_state(model)
+
+
+def tensor_parallel_step(
+    rank: int, num_ranks: int, folder: Path, num_heads: tuple[int, ...]
+) -> None:
+    """One dense step; what this rank got in ``tensor-parallel-RANK.safetensors``."""
+    ranks = join(rank, num_ranks, folder)
+    case = draw_case(1, num_ranks)
+    source = case.model if rank == 0 else model_of(1, "meta")
+    model = scatter_tensor_parallel(source, case.workload, num_heads, ranks)
+    counted = SentBytes(num_ranks)
+    loss = tensor_parallel_forward_backward(model, case.inputs, case.labels, counted=counted)
+    result = {"bytes": torch.from_numpy(counted.all_reduce)}
+    if loss is not None:
+        result["loss"] = loss
+        for name, parameter in model.module.named_parameters():
+            result[f"gradient.{name}"] = parameter.grad.clone()
+    save_file(result, folder / f"tensor-parallel-{rank}.safetensors")
+    close_ranks(ranks)
+
+
+def tensor_parallel_shards(case: Case, num_heads: tuple[int, ...]) -> list[tuple[Shard, ...]]:
+    """What each rank holds."""
+    workload, placement = tensor_parallel_placement(case.workload, num_heads)
+    return [rank_shards(case.model, workload, placement, rank) for rank in range(len(num_heads))]
+
+
+def fail(rank: int, num_ranks: int, folder: Path, culprit: int, how: str, timeout_s: float) -> None:
+    """Run steps until the culprit dies or hangs; the others write what they say."""
+    case = draw_case(0, num_ranks)
+    ranks = join(rank, num_ranks, folder, timeout_s)
+    model = _load(case, 0, ranks, folder)
+    try:
+        for step in range(1000):
+            if rank == culprit and step == 1:
+                os._exit(1) if how == "dies" else time.sleep(3600)
+            _step(case, model, np.full_like(case.schedules[0], 2))
+    except RankError as error:
+        (folder / f"said-{rank}").write_text(f"{error.speaks} {error}")
+
+
+def disagree(rank: int, num_ranks: int, folder: Path) -> None:
+    """Compare facts that rank 1 has otherwise, then a plan for another number of devices."""
+    ranks = join(rank, num_ranks, folder)
+    model = small_model(layer_scale=0.1 if rank == 1 else None)
+    said = []
+    for facts, num_devices in [
+        (job_facts("plan", model), num_ranks),
+        (job_facts(f"plan {rank > 0}", small_model()), num_ranks),
+        (job_facts("plan", small_model()), num_ranks + 1),
+        (job_facts("plan", small_model()), num_ranks),
+    ]:
+        try:
+            check_agreement(ranks, facts, num_devices)
+            said.append("agreed")
+        except InputError as error:
+            said.append(str(error))
+    (folder / f"said-{rank}").write_text("\n".join(said))
+    close_ranks(ranks)
+
+
+def come_alone(rank: int, num_ranks: int, folder: Path) -> None:
+    """Wait for others that never come."""
+    try:
+        join(rank, num_ranks + 1, folder, timeout_s=2.0)
+    except RankError as error:
+        (folder / f"said-{rank}").write_text(f"{error.speaks} {error}")
