@@ -39,13 +39,14 @@ from d2ft_sched.solve import solve
 from d2ft_sched.workload import Workload
 from runtime.data.input_format import PictureFormat
 from runtime.data.load import load_data
-from runtime.device import device_name, prepare_process, select_device
+from runtime.device import device_name, select_device
 from runtime.finetune import ScheduleOf, fine_tune, training_minibatches
 from runtime.linear_probe import fit_classifier
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
 from runtime.profile import profile_device
 from runtime.scores import mean_scores
+from runtime.steady_process import steady_process
 from runtime.training import Evaluated, Event, FineTuneSettings, Stepped
 from runtime.training_scores import training_scores
 from sim.prediction import Prediction
@@ -109,7 +110,7 @@ class DemoOptions:
 
 def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
     """Do the main job and write everything to `out`; returns the report's path."""
-    prepare_process()
+    steady_process()
     device = select_device(options.device)
     cluster = load_cluster(options.cluster_file)
     with progress.stage("Read pictures") as tell:

@@ -25,9 +25,9 @@ from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan_file import dump_plan, save_plan
 from runtime.agreement import together
-from runtime.device import prepare_process
 from runtime.finetune import train
 from runtime.ranks import Ranks, close_ranks, init_ranks
+from runtime.steady_process import steady_process
 from runtime.training import Event, Replanned, Stepped
 
 
@@ -58,7 +58,7 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
             cannot be used, or the checkpoint cannot be gone on from.
         RankError: another rank died or hung.
     """
-    prepare_process()
+    steady_process()
     ranks = init_ranks(request.device)
     if ranks.rank > 0:
         progress = TerminalProgress(Console(quiet=True))

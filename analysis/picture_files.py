@@ -97,17 +97,18 @@ def _validation(file: Path, where: Sequence[str]) -> Figure:
     return validation_scatter(matching(file, table, where))
 
 
-def _accuracy(column: str, file: Path, where: Sequence[str]) -> Figure:
+def _study(file: Path, where: Sequence[str], *numbers: str) -> pd.DataFrame:
     texts = ("cluster", "budget", "method")
-    table = read_table(file, (*texts, "epoch", "top1", column), "d2ft study", texts)
-    return accuracy_against(one_of(matching(file, table, where), ("cluster",)), column)
+    table = read_table(file, (*texts, *numbers), "d2ft study", texts)
+    return one_of(matching(file, table, where), ("cluster",))
+
+
+def _accuracy(column: str, file: Path, where: Sequence[str]) -> Figure:
+    return accuracy_against(_study(file, where, "epoch", "top1", column), column)
 
 
 def _ranked(file: Path, where: Sequence[str]) -> Figure:
-    texts = ("cluster", "budget", "method")
-    columns = (*texts, "top1_mean", "top1_std", "compute_fraction")
-    table = read_table(file, columns, "d2ft study", texts)
-    return accuracy_ranked(one_of(matching(file, table, where), ("cluster",)))
+    return accuracy_ranked(_study(file, where, "top1_mean", "top1_std", "compute_fraction"))
 
 
 _OF_TABLE: dict[PictureName, Callable[[Path, Sequence[str]], Figure]] = {

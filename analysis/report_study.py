@@ -39,20 +39,15 @@ def study_part(folder: Path) -> Part | None:
     drawings: dict[str, Drawing] = {}
     titles = []
     for number, cluster in enumerate(clusters):
-        picture, title = f"accuracy_ranked_{number}", "Accuracy after training, best method first"
-        drawings[picture] = (
-            partial(accuracy_ranked, summary[summary["cluster"] == cluster]),
-            f"{title}, of the study {name} on cluster {cluster}.",
-        )
-        titles.append((picture, f"{title}, {cluster}"))
+        of_cluster = summary[summary["cluster"] == cluster]
         own = curves[curves["cluster"] == cluster]
+        pictures = {"accuracy_ranked": ("Ranked accuracy", partial(accuracy_ranked, of_cluster))}
         for column, title in _PICTURES.items() if len(own) else ():
-            picture = f"{PLOTS[column]}_{number}"
-            drawings[picture] = (
-                partial(accuracy_against, own, column),
-                f"{title} for every method of the study {name} on cluster {cluster}.",
-            )
-            titles.append((picture, f"{title}, {cluster}"))
+            pictures[PLOTS[column]] = (title, partial(accuracy_against, own, column))
+        for picture, (title, draw) in pictures.items():
+            said = f"{title} for every method of the study {name} on cluster {cluster}."
+            drawings[f"{picture}_{number}"] = (draw, said)
+            titles.append((f"{picture}_{number}", f"{title}, {cluster}"))
     title = f"study {name}"
     return Part(
         "study",

@@ -31,7 +31,7 @@ from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.workload import ELEMENT_BYTES, Workload
-from runtime.device import device_name, prepare_process
+from runtime.device import device_name
 from runtime.lora import add_adapters
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
@@ -40,6 +40,7 @@ from runtime.rank_measure import PHASES, measure_rank_steps
 from runtime.rank_model import scatter_rank_model
 from runtime.rank_part import build_on_meta
 from runtime.ranks import Ranks, check_agreement, close_ranks, init_ranks
+from runtime.steady_process import steady_process
 from sim.prediction import Prediction
 from sim.step import simulate_step
 
@@ -128,7 +129,7 @@ def validate(request: ValidationRequest, progress: TerminalProgress) -> Validate
             model, placement and solvers refuse.
         RankError: another rank died or hung.
     """
-    prepare_process()
+    steady_process()
     ranks = init_ranks(request.device, timeout_s=request.timeout_s)
     try:
         if ranks.num_ranks == 1:

@@ -5,8 +5,6 @@ random plans of subnets of more heads. All steps of a round run one after anothe
 machine slows them alike; medians over the rounds.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from rich.console import Console
@@ -20,10 +18,11 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
-from runtime.device import device_name, prepare_process, select_device
+from runtime.device import device_name, select_device
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.measure import StepMeasurement, measure_steps
 from runtime.models import build_model, shape_of
+from runtime.steady_process import steady_process
 
 IMAGE_SIZE = 112
 MICROBATCHES = (16,) * 5
@@ -34,7 +33,7 @@ TARGET_HALF, TARGET_DENSE, TARGET_RANDOM = 0.58, 1.05, 1.10
 
 
 def main() -> None:
-    prepare_process()
+    steady_process()
     device = select_device()
     try:
         model = build_model(FOCUS_MODEL, image_size=IMAGE_SIZE, weights=FOCUS_WEIGHTS)
@@ -45,10 +44,20 @@ def main() -> None:
     shape = shape_of(model)
     workload = Workload(shape, partition_by_heads(shape, 1), MICROBATCHES)
     model = model.to(device)
+    half, random = _random_schedules(workload)
     steps = measure_steps(
         model,
         workload,
-        {"plain timm": None, **_random_schedules(workload), **_whole_microbatches(workload)},
+        {
+            "plain timm": None,
+            "all FULL": _microbatches_full(workload, workload.num_microbatches),
+            "half FULL, half SHORTCUT": half,
+            **random,
+            **{
+                f"{kept} of 5 micro-batches in all subnets": _microbatches_full(workload, kept)
+                for kept in (4, 3, 2)
+            },
+        },
         device,
         num_repeats=NUM_REPEATS,
     )
@@ -71,9 +80,9 @@ def main() -> None:
         )
     console = Console(width=110)
     console.print(table)
-    half = steps["half FULL, half SHORTCUT"]
-    worst = max(_of_random(steps, dense).values())
-    _verdict("half FULL / dense", half.step_s / dense.step_s, TARGET_HALF)
+    half_s = steps["half FULL, half SHORTCUT"].step_s
+    worst = max(_time_over_flops(steps[name], dense) for name in random)
+    _verdict("half FULL / dense", half_s / dense.step_s, TARGET_HALF)
     _verdict("all FULL / plain timm", dense.step_s / plain.step_s, TARGET_DENSE)
     _verdict("worst random plan, time ratio / FLOPs ratio", worst, TARGET_RANDOM)
     console.print(_by_heads(model, shape, device))
@@ -86,52 +95,41 @@ def _by_heads(model: nn.Module, shape: ModelShape, device: torch.device) -> Tabl
         table.add_column(f"{full:.0%} FULL, {forward_only:.0%} forward only", justify="right")
     for num_heads in (n for n in range(1, shape.num_heads + 1) if shape.num_heads % n == 0):
         workload = Workload(shape, partition_by_heads(shape, num_heads), MICROBATCHES)
-        steps = measure_steps(model, workload, _random_schedules(workload), device, num_repeats=3)
+        _, random = _random_schedules(workload)
+        schedules = {"all FULL": _microbatches_full(workload, len(MICROBATCHES)), **random}
+        steps = measure_steps(model, workload, schedules, device, num_repeats=3)
         dense = steps["all FULL"]
         cells = [
-            f"{steps[name].flops / dense.flops:.2f}, {ratio:.3f}"
-            for name, ratio in _of_random(steps, dense).items()
+            f"{steps[name].flops / dense.flops:.2f}, {_time_over_flops(steps[name], dense):.3f}"
+            for name in random
         ]
         table.add_row(str(num_heads), *cells)
     return table
-
-
-def _of_random(steps: Mapping[str, StepMeasurement], dense: StepMeasurement) -> dict[str, float]:
-    return {n: _time_over_flops(s, dense) for n, s in steps.items() if n.startswith("random")}
 
 
 def _time_over_flops(step: StepMeasurement, dense: StepMeasurement) -> float:
     return step.step_s / dense.step_s / (step.flops / dense.flops)
 
 
-def _random_schedules(workload: Workload) -> dict[str, np.ndarray]:
-    """Dense, a random half, and random plans of 30 to 80 % of the dense compute."""
+def _random_schedules(workload: Workload) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A random half FULL, the rest SHORTCUT; and plans of 30 to 80 % of the dense compute."""
     rng = np.random.default_rng(0)
-    num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
-    dense = uniform_schedule(num_subnets, num_microbatches, Operation.FULL)
-    half = rng.permuted(
-        np.resize([Operation.FULL, Operation.SHORTCUT], num_subnets * num_microbatches)
-    ).reshape(dense.shape)
-    schedules = {"all FULL": dense, "half FULL, half SHORTCUT": half}
+    dense = _microbatches_full(workload, workload.num_microbatches)
+    half = rng.permuted(np.resize([Operation.FULL, Operation.SHORTCUT], dense.size))
+    plans = {}
     for full, forward_only in RANDOM_SHARES:
         shares = (1 - full - forward_only, forward_only, full)
         schedule = rng.choice(3, size=dense.shape, p=shares)
         compute = step_flops(workload, schedule) / step_flops(workload, dense)
-        schedules[f"random, {compute:.0%} compute, {forward_only:.0%} forward only"] = schedule
-    return schedules
+        plans[f"random, {compute:.0%} compute, {forward_only:.0%} forward only"] = schedule
+    return half.reshape(dense.shape), plans
 
 
-def _whole_microbatches(workload: Workload) -> dict[str, np.ndarray]:
-    """Plans in which all subnets drop the same micro-batches."""
-    schedules = {}
-    for num_full in range(workload.num_microbatches - 1, 1, -1):
-        name = f"{num_full} of {workload.num_microbatches} micro-batches in all subnets"
-        schedule = uniform_schedule(
-            workload.num_subnets, workload.num_microbatches, Operation.SHORTCUT
-        )
-        schedule[:, :num_full] = Operation.FULL
-        schedules[name] = schedule
-    return schedules
+def _microbatches_full(workload: Workload, num_full: int) -> np.ndarray:
+    """The first micro-batches FULL in all subnets, the others SHORTCUT."""
+    schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.SHORTCUT)
+    schedule[:, :num_full] = Operation.FULL
+    return schedule
 
 
 def _verdict(what: str, value: float, target: float) -> None:

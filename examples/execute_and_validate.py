@@ -28,10 +28,11 @@ from d2ft_sched.provenance import provenance
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
-from runtime.device import device_name, prepare_process, select_device
+from runtime.device import device_name, select_device
 from runtime.measure import measure_steps
 from runtime.models import build_model, shape_of
 from runtime.profile import profile_device
+from runtime.steady_process import steady_process
 from sim.step import simulate_step
 
 BUDGETS = (0.8, 0.6, 0.4, 0.2)
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/examples/execute_and_validate"))
     given = parser.parse_args(arguments)
 
-    prepare_process()
+    steady_process()
     device = select_device(given.device)
     model = build_model(
         given.model, image_size=given.image_size, num_classes=10, seed=given.seed

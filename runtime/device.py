@@ -1,8 +1,6 @@
 """Everything that differs between CPU and CUDA, in one place."""
 
 import contextlib
-import ctypes
-import gc
 import os
 import platform
 import time
@@ -16,8 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.workload import ELEMENT_BYTES, Workload
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -77,22 +73,6 @@ def memory_bytes(device: torch.device) -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(host, int(text)) if text.isdigit() else host
-
-
-def prepare_process() -> None:
-    """Spare this process's steps what makes their times jump; dense and scheduled ones alike.
-
-    A process that trains or measures calls this once, before either. By default glibc maps every
-    large tensor on a CPU anew and its pages are cleared at first touch, up to a fifth of a step;
-    now it keeps freed buffers. And Python's garbage collector no longer walks the objects of the
-    loaded libraries, 4 % of a step of many small lane groups (ViT-S/14 at 112 px on a Xeon).
-    """
-    if os.name == "posix":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None and mallopt(_M_MMAP_MAX, 0):
-            mallopt(_M_TRIM_THRESHOLD, -1)
-    gc.collect()
-    gc.freeze()
 
 
 def autocast(device: torch.device, workload: Workload) -> AbstractContextManager[object]:

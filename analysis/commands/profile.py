@@ -77,14 +77,15 @@ def run(
     from d2ft_sched.shape_file import save_model_shape
     from d2ft_sched.workload import ELEMENT_BYTES, Workload
     from runtime.data.load import load_data
-    from runtime.device import prepare_process, select_device
+    from runtime.device import select_device
     from runtime.linear_probe import fit_classifier
     from runtime.models import build_model, input_format_of, shape_of
     from runtime.profile import profile_device
     from runtime.scores import mean_scores
+    from runtime.steady_process import steady_process
     from runtime.training_scores import training_scores
 
-    prepare_process()
+    steady_process()
     ranks = None
     if cluster_out:
         from runtime.ranks import init_ranks

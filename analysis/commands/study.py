@@ -60,13 +60,14 @@ def run(
     from analysis.study_run import Pictures
     from analysis.study_summary import COLUMNS, table_rows, write_summary
     from d2ft_sched.errors import InputError
-    from runtime.device import prepare_process, set_threads
+    from runtime.device import set_threads
+    from runtime.steady_process import steady_process
 
     if (study_file is None) == (summarize is None):
         raise InputError("give a study file, or --summarize with the folder of its results")
     if study_file is not None:
         set_threads(threads)
-        prepare_process()
+        steady_process()
         study = load_study(study_file)
         with StudyProgress(messages, study.name) as progress:
             for row in run_study(
