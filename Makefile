@@ -14,8 +14,9 @@ OUT    ?= out/demo
 demo: $(READY)
 	$(BIN)/d2ft demo --out $(OUT)
 
+# One worker per core and one thread per worker, the longest files (tests/analysis) first.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,9 +1,12 @@
 """Step time under plans against plain timm and against the dense plan, side by side.
 
-ViT-S/14 at 112 pixels, mini-batch of 5 micro-batches of 16, AdamW; subnets of one head, and then
-random plans of subnets of more heads. All steps of a round run one after another, so that a busy
-machine slows them alike; medians over the rounds.
+By default ViT-S/14 at 112 pixels, mini-batch of 5 micro-batches of 16, AdamW; subnets of one head,
+and then random plans of subnets of more heads. All steps of a round run one after another, so that
+a busy machine slows them alike; medians over the rounds. Another model, with random weights:
+``python -m bench.bench_step --model vit_base_patch16_224 --image-size 224``.
 """
+
+import argparse
 
 import numpy as np
 import torch
@@ -24,25 +27,26 @@ from runtime.measure import StepMeasurement, measure_steps
 from runtime.models import build_model, shape_of
 from runtime.steady_process import steady_process
 
-IMAGE_SIZE = 112
-MICROBATCHES = (16,) * 5
-NUM_REPEATS = 5
+NUM_MICROBATCHES = 5
 RANDOM_SHARES = ((0.2, 0.3), (0.4, 0.0), (0.4, 0.3), (0.6, 0.0), (0.7, 0.2))
 """Of operations: FULL and FORWARD_ONLY."""
 TARGET_HALF, TARGET_DENSE, TARGET_RANDOM = 0.58, 1.05, 1.10
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench_step", description=__doc__)
+    parser.add_argument("--model", default=FOCUS_MODEL, help="timm name of a vision transformer")
+    parser.add_argument("--image-size", type=int, default=112)
+    parser.add_argument("--microbatch-size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
     steady_process()
     device = select_device()
-    try:
-        model = build_model(FOCUS_MODEL, image_size=IMAGE_SIZE, weights=FOCUS_WEIGHTS)
-        kind = "pretrained"
-    except InputError as error:
-        print(f"{error}\nrandom weights are measured instead")
-        model, kind = build_model(FOCUS_MODEL, image_size=IMAGE_SIZE), "random"
+    model, kind = _model(given.model, given.image_size)
     shape = shape_of(model)
-    workload = Workload(shape, partition_by_heads(shape, 1), MICROBATCHES)
+    workload = Workload(
+        shape, partition_by_heads(shape, 1), (given.microbatch_size,) * NUM_MICROBATCHES
+    )
     model = model.to(device)
     half, random = _random_schedules(workload)
     steps = measure_steps(
@@ -54,17 +58,19 @@ def main() -> None:
             "half FULL, half SHORTCUT": half,
             **random,
             **{
-                f"{kept} of 5 micro-batches in all subnets": _microbatches_full(workload, kept)
+                f"{kept} of {NUM_MICROBATCHES} micro-batches in all subnets": _microbatches_full(
+                    workload, kept
+                )
                 for kept in (4, 3, 2)
             },
         },
         device,
-        num_repeats=NUM_REPEATS,
+        num_repeats=given.repeats,
     )
     plain, dense = steps["plain timm"], steps["all FULL"]
     table = Table(
-        title=f"{FOCUS_MODEL} ({kind}), {IMAGE_SIZE} px, {device_name(device)}, "
-        f"{dense.num_threads} threads",
+        title=f"{given.model} ({kind}), {given.image_size} px, {NUM_MICROBATCHES} micro-batches of "
+        f"{given.microbatch_size}, {device_name(device)}, {dense.num_threads} threads",
     )
     for column in ("plan", "FLOPs", "step s", "spread s", "x timm", "x dense", "time / FLOPs"):
         table.add_column(column, justify="left" if column == "plan" else "right")
@@ -85,18 +91,30 @@ def main() -> None:
     _verdict("half FULL / dense", half_s / dense.step_s, TARGET_HALF)
     _verdict("all FULL / plain timm", dense.step_s / plain.step_s, TARGET_DENSE)
     _verdict("worst random plan, time ratio / FLOPs ratio", worst, TARGET_RANDOM)
-    console.print(_by_heads(model, shape, device))
+    console.print(_by_heads(model, shape, workload.samples, device))
 
 
-def _by_heads(model: nn.Module, shape: ModelShape, device: torch.device) -> Table:
+def _model(name: str, image_size: int) -> tuple[nn.Module, str]:
+    """A model, and whether its weights are pretrained or random."""
+    if name == FOCUS_MODEL:
+        try:
+            return build_model(name, image_size=image_size, weights=FOCUS_WEIGHTS), "pretrained"
+        except InputError as error:
+            print(f"{error}\nrandom weights are measured instead")
+    return build_model(name, image_size=image_size), "random weights"
+
+
+def _by_heads(
+    model: nn.Module, shape: ModelShape, samples: tuple[int, ...], device: torch.device
+) -> Table:
     """Time ratio / FLOPs ratio of random plans, by the heads of a subnet."""
     table = Table("heads of a subnet", title="Random plans: FLOPs ratio, time ratio / FLOPs ratio")
     for full, forward_only in RANDOM_SHARES:
         table.add_column(f"{full:.0%} FULL, {forward_only:.0%} forward only", justify="right")
     for num_heads in (n for n in range(1, shape.num_heads + 1) if shape.num_heads % n == 0):
-        workload = Workload(shape, partition_by_heads(shape, num_heads), MICROBATCHES)
+        workload = Workload(shape, partition_by_heads(shape, num_heads), samples)
         _, random = _random_schedules(workload)
-        schedules = {"all FULL": _microbatches_full(workload, len(MICROBATCHES)), **random}
+        schedules = {"all FULL": _microbatches_full(workload, workload.num_microbatches), **random}
         steps = measure_steps(model, workload, schedules, device, num_repeats=3)
         dense = steps["all FULL"]
         cells = [
