@@ -165,7 +165,7 @@ def test_a_signal_leaves_a_checkpoint(d2ft, plan, options, tmp_path, wait_for_st
     process = start(command)
     wait_for_step(out, 2)
     process.send_signal(sent)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == code, err
     (step,) = steps(out / "checkpoints")
     last = err.splitlines()[-1]
@@ -193,7 +193,7 @@ def test_a_second_signal_ends_at_once():
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "SIGTERM\n"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == -signal.SIGINT
 
 

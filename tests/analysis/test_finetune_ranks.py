@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from rank_processes import d2ft_on_ranks
 from runtime.checkpoint import find_checkpoint
 
 DEVICE = (
@@ -95,9 +96,7 @@ def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options
     wanted = numbers(alone)
     assert len(wanted) == 8 + 3
 
-    process = torchrun(3, three, *given, "--checkpoint-every", 3, "--out", ranks)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    d2ft_on_ranks(3, tmp_path, "finetune", three, *given, "--checkpoint-every", 3, "--out", ranks)
     assert numbers(ranks) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
     assert_near(ranks / "model.safetensors", alone / "model.safetensors")
 
@@ -109,7 +108,7 @@ def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options
     assert numbers(one) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
     process = torchrun(2, two, *given, "--resume", "latest", "--out", fewer)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert "goes on under another plan" in said(err)[0]
     assert d2ft("finetune", two, *given, "--resume", ranks / "checkpoints/step-000006",
@@ -125,9 +124,7 @@ def test_adapters_train_as_on_one_process_and_resume_as_others(d2ft, plan_for, o
     alone, ranks, fewer = (tmp_path / name for name in ("alone", "ranks", "fewer"))
     given = [*options, "--epochs", 2]
     assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
-    process = torchrun(3, three, *given, "--checkpoint-every", 3, "--out", ranks)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    d2ft_on_ranks(3, tmp_path, "finetune", three, *given, "--checkpoint-every", 3, "--out", ranks)
     assert numbers(ranks) == pytest.approx(numbers(alone), rel=1e-5, abs=1e-5)
     adapter = "adapter/adapter_model.safetensors"
     assert_near(ranks / adapter, alone / adapter)
@@ -137,9 +134,7 @@ def test_adapters_train_as_on_one_process_and_resume_as_others(d2ft, plan_for, o
     (fewer / "checkpoints").mkdir(parents=True)
     shutil.copytree(ranks / "checkpoints/step-000006", fewer / "checkpoints/step-000006")
     shutil.copy(ranks / "metrics.jsonl", fewer)
-    process = torchrun(2, two, *given, "--resume", "latest", "--out", fewer)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    d2ft_on_ranks(2, tmp_path, "finetune", two, *given, "--resume", "latest", "--out", fewer)
     assert d2ft("finetune", two, *given, "--resume", ranks / "checkpoints/step-000006",
                 "--out", tmp_path / "two")[0] == 0  # fmt: skip
     assert_near(fewer / adapter, tmp_path / "two" / adapter)
@@ -150,9 +145,7 @@ def test_running_scores_are_those_of_one_process(d2ft, plan_for, options, tmp_pa
     alone, ranks, again = (tmp_path / name for name in ("alone", "ranks", "again"))
     given = [*options, "--epochs", 2, "--schedule", "running"]
     assert d2ft("finetune", plan, *given, "--out", alone)[0] == 0
-    process = torchrun(3, plan, *given, "--checkpoint-every", 3, "--out", ranks)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    d2ft_on_ranks(3, tmp_path, "finetune", plan, *given, "--checkpoint-every", 3, "--out", ranks)
     assert numbers(ranks) == pytest.approx(numbers(alone), rel=1e-5, abs=1e-5)
     assert d2ft("finetune", plan, *given, "--resume", ranks / "checkpoints/step-000003",
                 "--out", again)[0] == 0  # fmt: skip
@@ -169,7 +162,7 @@ def test_a_rank_that_dies_leaves_a_whole_checkpoint(
     process = torchrun(2, *given, "--checkpoint-every", 2, "--keep", 2)
     wait_for_step(out, 5)
     os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     assert process.returncode != 0
     (line,) = said(err)
     assert "rank" in line
@@ -188,11 +181,11 @@ def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(
     process = torchrun(2, *given, "--out", out)
     wait_for_step(out, 2)
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     (line,) = said(err)
     step = find_checkpoint(out / "checkpoints").state.step
     assert line.startswith(f"d2ft: stopped by SIGTERM after step {step} of 160; checkpoint ")
     process = torchrun(2, *given, "--out", out)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     (line,) = said(err)
     assert "is there already" in line

@@ -1,15 +1,13 @@
 """``d2ft finetune`` with schedules of each mini-batch, and with schedules that change."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from rank_processes import d2ft_on_ranks
 from runtime import whole_model
 from runtime.device import Stopwatch
 from runtime.flop_counting import flop_counter
@@ -31,20 +29,6 @@ def events(out: Path, kind: str) -> list[dict]:
 
 def losses(out: Path) -> list[float]:
     return [r["loss"] for r in events(out, "stepped")]
-
-
-def on_two_ranks(given: list[object]) -> None:
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--standalone", "-m", "analysis.cli", "finetune", *map(str, given)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.returncode == 0, process.stderr
 
 
 def test_each_mini_batch_has_its_schedule_alone_on_ranks_and_after_a_checkpoint(
@@ -77,7 +61,7 @@ def test_each_mini_batch_has_its_schedule_alone_on_ranks_and_after_a_checkpoint(
     assert losses(resumed) == losses(alone)[3:]
     assert events(resumed, "scored") == []
 
-    on_two_ranks([*given, "--out", ranks])
+    d2ft_on_ranks(2, tmp_path, "finetune", *given, "--out", ranks)
     assert losses(ranks) == pytest.approx(losses(alone), rel=1e-4, abs=1e-5)
 
 
@@ -93,7 +77,7 @@ def test_samples_drawn_in_each_step_are_the_same_on_ranks_and_after_a_checkpoint
     shutil.copytree(alone / "checkpoints/step-000003", resumed / "checkpoints/step-000003")
     assert d2ft("finetune", *given, "--resume", "latest", "--out", resumed)[0] == 0
     assert losses(resumed) == losses(alone)[3:]
-    on_two_ranks([*given, "--out", ranks])
+    d2ft_on_ranks(2, tmp_path, "finetune", *given, "--out", ranks)
     assert losses(ranks) == pytest.approx(losses(alone), rel=1e-4, abs=1e-5)
 
 

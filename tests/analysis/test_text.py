@@ -1,9 +1,6 @@
 """The commands on texts: a tiny BERT profiled, planned, trained, validated and studied."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 
 from d2ft_sched.plan_file import load_plan
+from rank_processes import d2ft_on_ranks
 
 CLUSTER = """
 name: two
@@ -89,15 +87,7 @@ def test_finetune_alone_and_on_two_ranks_and_in_plain_transformers(
     alone, ranks, resumed = tmp_path / "alone", tmp_path / "ranks", tmp_path / "resumed"
     code, _, err = d2ft("finetune", plan, *options, "--checkpoint-every", 5, "--out", alone)
     assert code == 0, err
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone",
-        "-m", "analysis.cli", "finetune", plan, *options, "--out", ranks,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    d2ft_on_ranks(2, tmp_path, "finetune", plan, *options, "--out", ranks)
     assert len(losses(alone)) == 13
     assert losses(ranks) == pytest.approx(losses(alone), rel=1e-4)
     assert losses(alone)[-1] < losses(alone)[0]

@@ -1,9 +1,6 @@
 """Predictions beside measurements: the tables, and the command on one device."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -26,6 +23,7 @@ from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import place_round_robin
 from d2ft_sched.shape_file import load_model_shape
 from d2ft_sched.workload import Workload
+from rank_processes import d2ft_on_ranks
 from sim.step import simulate_step
 
 SHAPE = load_model_shape("vit_tiny_patch16_224", image_size=32, num_classes=10)
@@ -137,14 +135,11 @@ def test_the_command_counts_what_was_predicted(d2ft, tmp_path, options):
 @pytest.mark.parametrize("options", [FLOAT32, BFLOAT16, ADAPTERS])
 def test_ranks_run_the_plans_and_dense_baselines(tmp_path, options):
     (tmp_path / "two.yaml").write_text(cluster_text("a", "b"))
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone",
-        "-m", "analysis.cli", "validate", "--cluster", tmp_path / "two.yaml", "--model",
+    d2ft_on_ranks(
+        2, tmp_path, "validate", "--cluster", tmp_path / "two.yaml", "--model",
         "vit_tiny_patch16_224", "--image-size", 32, "--microbatch-size", 1, "--microbatches", 2,
         "--repeats", 1, "--device", "cpu", *options, "--out", tmp_path / "v",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*map(str, command)], check=True, capture_output=True, env=environment)
+    )  # fmt: skip
     plans, baselines = (pd.read_csv(tmp_path / f"v/{name}.csv") for name in ("plans", "baselines"))
     for table in (plans, baselines):
         assert (table["error_flops"] == 0).all()

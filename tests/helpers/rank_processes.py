@@ -1,18 +1,27 @@
-"""Ranks as processes of a test, joined through a file."""
+"""Ranks as processes of a test, forked from one that has the slow imports behind it."""
 
 import multiprocessing
-from collections.abc import Callable
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from analysis import cli
 from runtime.ranks import Ranks, init_ranks
 
 PRELOADED = [
+    "analysis.finetuning",
+    "analysis.validating",
+    "matplotlib.pyplot",
+    "peft",
     "runtime.rank_step",
     "runtime.rank_model",
     "scipy.sparse",
+    "torchvision.transforms.v2",
     "transformers.models.bert.modeling_bert",
 ]
 
@@ -31,6 +40,39 @@ def start_ranks(
         process.start()
         started.append(process)
     return started
+
+
+def d2ft_on_ranks(num_ranks: int, folder: Path, *arguments: object) -> None:
+    """Run the command line on ranks of one host, in the environment that torchrun gives them.
+
+    Fails with what a rank wrote to standard error if its exit code is not 0.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {"port": port, "arguments": [*map(str, arguments)]}
+    processes = start_ranks(_command, num_ranks, folder, **given)
+    for rank, process in enumerate(processes):
+        process.join(timeout=200)
+        assert process.exitcode == 0, (folder / f"stderr-{rank}").read_text()
+
+
+def _command(
+    rank: int, num_ranks: int, folder: Path, *, port: int, arguments: Sequence[str]
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        with open(folder / f"{name}-{rank}", "wb") as file:
+            os.dup2(file.fileno(), stream)
+    sys.argv = ["d2ft", *arguments]
+    cli.main()
 
 
 def join(rank: int, num_ranks: int, folder: Path, timeout_s: float = 60.0) -> Ranks:
