@@ -41,7 +41,12 @@ def compare_solvers(
 ) -> dict[str, Compared]:
     """The answer of each solver to the same problem, in the order given."""
     formulation = formulate(
-        request.workload, request.cluster, placement, request.scores, request.budget
+        request.workload,
+        request.cluster,
+        placement,
+        request.scores,
+        request.budget,
+        num_waves=num_waves,
     )
     answers = {}
     for name in solvers:

@@ -100,7 +100,14 @@ def explain(plan: Plan, scores: Scores) -> Explanation:
         plan: with its budget; the schedule is taken as it is.
         scores: those that it was made with; they are not part of a plan.
     """
-    formulation = formulate(plan.workload, plan.cluster, plan.placement, scores, plan.budget)
+    formulation = formulate(
+        plan.workload,
+        plan.cluster,
+        plan.placement,
+        scores,
+        plan.budget,
+        num_waves=plan.num_waves,
+    )
     prediction = simulate_plan(plan)
     chosen = _row_schedule(formulation, plan.schedule)
     spent = formulation.problem.spending(chosen)

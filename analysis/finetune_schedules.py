@@ -102,7 +102,12 @@ def _solved_schedules(
     else:
         with outside_calibration():
             formulation = formulate(
-                plan.workload, plan.cluster, plan.placement, any_scores, plan.budget
+                plan.workload,
+                plan.cluster,
+                plan.placement,
+                any_scores,
+                plan.budget,
+                num_waves=plan.num_waves,
             )
     solve_minibatches(formulation, [any_scores.values()], solver, seed=request.seed)
     return SolvedSchedules(formulation, scores, solver, request.seed)
@@ -110,15 +115,18 @@ def _solved_schedules(
 
 def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:
     """What the schedule spends where it runs: on the plan's devices, or all on this one."""
-    workload, budget = plan.workload, plan.budget
+    workload, budget, num_waves = plan.workload, plan.budget, plan.num_waves
     if dense:
         budget = replace(budget, communication=1.0)
     if ranks.num_ranks > 1 or len(plan.cluster.devices) == 1:
-        return hold_levels(workload, plan.cluster, plan.placement, budget, schedule)
+        return hold_levels(
+            workload, plan.cluster, plan.placement, budget, schedule, num_waves=num_waves
+        )
     here = replace(plan.cluster.devices[0], memory_bytes=memory_bytes(ranks.device))
     placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
     limits = Budget(per_block=budget.per_block, coverage=budget.coverage)
-    return hold_levels(workload, Cluster(here.name, (here,)), placement, limits, schedule)
+    alone = Cluster(here.name, (here,))
+    return hold_levels(workload, alone, placement, limits, schedule, num_waves=num_waves)
 
 
 def _state_to_go_on(

@@ -56,7 +56,9 @@ def level_choices(
         workload, cluster, placement, scores, num_waves: as for a plan.
         aligned: see `Budget`.
     """
-    dense = formulate(workload, cluster, placement, scores, Budget(aligned=aligned))
+    dense = formulate(
+        workload, cluster, placement, scores, Budget(aligned=aligned), num_waves=num_waves
+    )
     shares = message_shares(workload, cluster, placement, dense.knapsack_device)
     pairs = np.array(
         [

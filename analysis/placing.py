@@ -6,8 +6,11 @@ from analysis.placement_names import PlacementName
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.dense_step import DenseStep
 from d2ft_sched.layout import to_counts
+from d2ft_sched.memory import device_memory
+from d2ft_sched.operations import Operation
 from d2ft_sched.place_balanced import place_candidates
 from d2ft_sched.placement import Placement, place_round_robin
+from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
 
 MAX_CANDIDATES = 4
@@ -22,11 +25,13 @@ class Placed:
         placements: one or more.
         dense_step_s: seconds of the dense step on the first.
         lower_bound_s: seconds that no placement beats; None where nothing was searched.
+        fits_dense: whether the dense step fits the memory of the first.
     """
 
     placements: tuple[Placement, ...]
     dense_step_s: float
     lower_bound_s: float | None
+    fits_dense: bool
 
     def describe(self, num_devices: int) -> str:
         """One line for people."""
@@ -38,6 +43,8 @@ class Placed:
         )
         if self.lower_bound_s is not None:
             text += f", no placement takes less than {self.lower_bound_s:.4g} s"
+        if not self.fits_dense:
+            text += "; it does not fit their memory, which limits what plans keep for backward"
         return text
 
 
@@ -51,7 +58,12 @@ def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: 
         placement = place_round_robin(
             workload.partition, workload.num_microbatches, len(cluster.devices)
         )
-        return Placed((placement,), dense_step_s(workload, cluster, placement, num_waves), None)
+        return Placed(
+            (placement,),
+            dense_step_s(workload, cluster, placement, num_waves),
+            None,
+            fits_dense=_fits_dense(workload, cluster, placement, num_waves),
+        )
     found = place_candidates(
         workload, cluster, num_waves=num_waves, every_device=name == PlacementName.EVERY_DEVICE
     )
@@ -59,7 +71,14 @@ def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: 
         tuple(result.placement for result in found[:MAX_CANDIDATES]),
         found[0].dense_step_s,
         found[0].lower_bound_s,
+        found[0].fits_dense,
     )
+
+
+def _fits_dense(workload: Workload, cluster: Cluster, placement: Placement, num_waves: int) -> bool:
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    needed = device_memory(workload, placement, dense, num_waves).total
+    return all(needed <= [device.memory_bytes for device in cluster.devices])
 
 
 def dense_step_s(

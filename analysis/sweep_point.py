@@ -135,7 +135,9 @@ def _outcome(placed: PlacedSetting, budget: Budget, solver: str) -> dict[str, An
     aligned = is_better_aligned(budget, workload, placement)
     limits = replace(budget, aligned=aligned)
     try:
-        formulation = formulate(workload, cluster, placement, setting.scores, limits)
+        formulation = formulate(
+            workload, cluster, placement, setting.scores, limits, num_waves=common.num_waves
+        )
         solution = solve_formulation(
             formulation, solver, time_limit_s=common.time_limit_s, seed=common.seed
         )

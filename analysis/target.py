@@ -110,7 +110,12 @@ class TargetSearch:
                 target_step_s=target_s,
             )
             formulation = formulate(
-                self.workload, self.cluster, self.placement, self.scores, budget
+                self.workload,
+                self.cluster,
+                self.placement,
+                self.scores,
+                budget,
+                num_waves=self.num_waves,
             )
             plan = plan_from_solution(
                 self.workload,

@@ -11,7 +11,11 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import operation_message_bytes
 from d2ft_sched.flops import attention_flops, mlp_flops, operation_flops
 from d2ft_sched.link_share import fair_bytes, fair_level_s, seconds_per_byte
-from d2ft_sched.memory import device_memory, operation_activation_bytes
+from d2ft_sched.memory import (
+    device_memory,
+    memory_besides_operations,
+    operation_activation_bytes,
+)
 from d2ft_sched.memory_traffic import lane_bytes_moved
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.placement import Placement
@@ -61,17 +65,29 @@ def formulate(
     placement: Placement,
     scores: Scores,
     budget: Budget,
+    *,
+    num_waves: int = 1,
 ) -> Formulation:
     """The knapsack problem of one mini-batch.
 
     A knapsack is a (device, block) pair, or a device where ``budget.per_block`` is false. Compute
-    and messages are levelled within a block (or over all), see `d2ft_sched.capacity`; activations
-    get what the device's memory leaves, divided over its knapsacks by their dense need, and at most
-    the budget's fraction of that need.
+    and messages are levelled within a block (or over all), see `d2ft_sched.capacity`. What
+    operations keep for backward is limited where the dense step does not fit a device's memory: to
+    what `memory_besides_operations` leaves, so that every schedule fits, divided over the device's
+    knapsacks by their dense need; and to the budget's fraction of that need. In several waves it
+    could all be in one, so that the limit may be tighter than it must.
+
+    Args:
+        workload: model, partition and mini-batch.
+        cluster: devices and links.
+        placement: where subnets live and who owns micro-batches.
+        scores: contribution of every subnet to every micro-batch.
+        budget: fractions of the dense run, or levels.
+        num_waves: groups of micro-batches that pass through the model one after another.
 
     Raises:
-        InputError: a device's memory cannot hold its parameters, the scores have another shape, the
-            levels are of another number of blocks, or no block can be covered as asked.
+        InputError: a device's memory leaves nothing for activations, the scores have another shape,
+            the levels are of another number of blocks, or no block can be covered as asked.
     """
     shape = (workload.num_subnets, workload.num_microbatches)
     if scores.forward.shape != shape:
@@ -110,9 +126,11 @@ def formulate(
     else:
         dense_flops = _sum_rows(flops, knapsack)
         spent = _budget_capacities(budget, dense, dense_flops, knapsack_block, shares)
-    kept = _activation_capacity(
-        workload, cluster, placement, dense[:, 2], knapsack_device, budget.memory
-    )
+    room = _activation_room(workload, cluster, placement, num_waves)[knapsack_device]
+    dense_device = np.bincount(knapsack_device, dense[:, 2], minlength=placement.num_devices)
+    share = dense[:, 2] / dense_device[knapsack_device]
+    kept = np.minimum(share * room, budget.memory * dense[:, 2])
+    kept[kept >= dense[:, 2]] = np.inf
     capacity = np.column_stack([spent, kept])
     shared = (_coverage(row_block, budget.coverage),) if budget.coverage else ()
     problem = Problem(value, cost, knapsack, capacity, shared)
@@ -243,26 +261,21 @@ def _budget_capacities(
     return capacity
 
 
-def _activation_capacity(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    dense_bytes: np.ndarray,
-    knapsack_device: np.ndarray,
-    budget: float,
+def _activation_room(
+    workload: Workload, cluster: Cluster, placement: Placement, num_waves: int
 ) -> np.ndarray:
-    nothing_kept = uniform_schedule(
-        workload.num_subnets, workload.num_microbatches, Operation.SHORTCUT
-    )
-    fixed = device_memory(workload, placement, nothing_kept).total
+    """Bytes that operations may keep for backward, float ``[num_devices]``; inf if all fit."""
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    needed = device_memory(workload, placement, dense, num_waves).total
+    besides = memory_besides_operations(workload, placement, num_waves)
     memory = np.array([d.memory_bytes for d in cluster.devices])
-    for d in np.flatnonzero(fixed > memory):
+    room = np.where(needed <= memory, np.inf, memory - besides)
+    for d in np.flatnonzero(room < 0):
         raise InputError(
             f"device {cluster.devices[d].name!r} has {memory[d] / 1e9:.3g} GB of memory; its "
-            f"parameters, gradients, optimizer state and trunk need {fixed[d] / 1e9:.3g} GB: "
-            f"give it fewer subnets or smaller micro-batches"
+            f"parameters, gradients, optimizer state, trunk and messages may need "
+            f"{besides[d] / 1e9:.3g} GB before any operation keeps something for backward (all of "
+            f"them {needed[d] / 1e9:.3g} GB): give it fewer subnets, smaller micro-batches or more "
+            f"waves"
         )
-    dense_device = np.bincount(knapsack_device, dense_bytes, minlength=len(memory))
-    share = dense_bytes / dense_device[knapsack_device]
-    capacity = np.minimum(share * (memory - fixed)[knapsack_device], budget * dense_bytes)
-    return np.where(capacity < dense_bytes, capacity, np.inf)
+    return room

@@ -7,6 +7,7 @@ import numpy as np
 from d2ft_sched.dense_step import DenseStep
 from d2ft_sched.memory import (
     device_memory,
+    memory_besides_operations,
     operation_activation_bytes,
     subnet_parameters,
     trained_subnet_parameters,
@@ -47,41 +48,51 @@ def to_counts(step: DenseStep, placement: Placement) -> np.ndarray:
     return counts
 
 
-def subnet_bytes(step: DenseStep, operation: Operation) -> np.ndarray:
-    """Memory that a subnet of each size takes if it always runs `operation`, ``[num_sizes]``.
+def subnet_bytes(step: DenseStep, kept_share: float) -> np.ndarray:
+    """Memory that a subnet of each size takes, without what its block shares, ``[num_sizes]``.
 
-    Without what its block shares.
+    Args:
+        step: the workload.
+        kept_share: of what FULL operations keep for backward.
     """
     workload = step.workload
     example, _ = step.sizes
     copies = 1 + OPTIMIZER_STATES[workload.optimizer]
     parameters = subnet_parameters(workload) + copies * trained_subnet_parameters(workload)
-    kept = operation_activation_bytes(workload)[example][..., operation]
+    kept = kept_share * operation_activation_bytes(workload)[example][..., Operation.FULL]
     fullest_wave = np.max([kept[:, wave].sum(axis=1) for wave in step.waves], axis=0)
     return parameters[example] * workload.parameter_bytes + fullest_wave
 
 
 def excess_bytes(
-    step: DenseStep, counts: np.ndarray, owner: Sequence[int], operation: Operation
+    step: DenseStep, counts: np.ndarray, owner: Sequence[int], kept_share: float
 ) -> np.ndarray:
-    """By how much each device's memory is exceeded (negative: room), float ``[num_devices]``."""
-    placement = to_placement(step, counts, owner)
-    schedule = uniform_schedule(
-        step.workload.num_subnets, step.workload.num_microbatches, operation
-    )
-    needed = device_memory(step.workload, placement, schedule, step.num_waves).total
+    """By how much each device's memory is exceeded (negative: room), float ``[num_devices]``.
+
+    Where everything is kept by the dense step, else by any schedule that keeps this share of it.
+    """
+    workload, placement = step.workload, to_placement(step, counts, owner)
     index = list(step.devices)
+    if kept_share == 1:
+        dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+        needed = device_memory(workload, placement, dense, step.num_waves).total
+    else:
+        needed = memory_besides_operations(workload, placement, step.num_waves)
+        kept = subnet_bytes(step, kept_share) - subnet_bytes(step, 0.0)
+        needed[index] += counts.sum(axis=0) @ kept
     memory = np.array([step.cluster.devices[d].memory_bytes for d in index])
     return needed[index] - memory
 
 
-def has_ample_memory(step: DenseStep, operation: Operation) -> bool:
-    """Whether any device could hold everything."""
+def has_ample_memory(step: DenseStep) -> bool:
+    """Whether any device could hold everything, keep it all, and send it to all others."""
     everything = step.block_counts[:, None, :]
+    largest = max(int(step.workload.activation_bytes[wave].sum()) for wave in step.waves)
+    messages = largest * (step.num_devices - 1)
     for device in range(step.num_devices):
         alone = DenseStep(step.workload, step.cluster, (step.devices[device],), step.num_waves)
         owner = (0,) * step.workload.num_microbatches
-        if (excess_bytes(alone, everything, owner, operation) > 0).any():
+        if (excess_bytes(alone, everything, owner, 1.0) + messages > 0).any():
             return False
     return True
 
@@ -199,7 +210,7 @@ def fitted_layouts(
     step: DenseStep,
     devices: Sequence[int],
     owner: Sequence[int],
-    operation: Operation,
+    kept_share: float,
     *,
     every_device: bool = False,
 ) -> list[np.ndarray]:
@@ -208,10 +219,10 @@ def fitted_layouts(
     Args:
         step, devices, every_device: as for `spread`.
         owner: device of each micro-batch.
-        operation: what all subnets run when memory is counted.
+        kept_share: of what FULL operations keep that must have room.
     """
     first = spread(step, devices, every_device=every_device)
-    need = subnet_bytes(step, operation)
+    need = subnet_bytes(step, kept_share)
     gradients = step.size_parameters * step.workload.parameter_bytes
     memory = sum(step.cluster.devices[step.devices[d]].memory_bytes for d in devices)
     if first is None or (step.block_counts @ (need - gradients)).sum() > memory:
@@ -225,7 +236,7 @@ def fitted_layouts(
         for _ in range(MEMORY_ROUNDS):
             if counts is None:
                 return
-            excess = excess_bytes(step, counts, owner, operation)
+            excess = excess_bytes(step, counts, owner, kept_share)
             if (excess <= 0).all():
                 found.append(counts)
                 return
@@ -236,7 +247,7 @@ def fitted_layouts(
 
     fit(lambda room: spread(step, devices, every_device, room, need), first)
     if not every_device:
-        room = room_bytes(first, excess_bytes(step, first, owner, operation))
+        room = room_bytes(first, excess_bytes(step, first, owner, kept_share))
         fit(
             lambda room: concentrate(step, devices, owner, room, need),
             concentrate(step, devices, owner, room, need),

@@ -14,6 +14,7 @@ from d2ft_sched.input_gradients import needs_input_gradient
 from d2ft_sched.lane_sizes import lane_sizes
 from d2ft_sched.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.placement import Placement
+from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import OPTIMIZER_STATES, Workload
 
@@ -47,6 +48,30 @@ def device_memory(
     workload: Workload, placement: Placement, schedule: np.ndarray, num_waves: int = 1
 ) -> DeviceMemory:
     """Memory of a step under a schedule, int ``[num_subnets, num_microbatches]``."""
+    return _memory(workload, placement, schedule, num_waves)
+
+
+def memory_besides_operations(
+    workload: Workload, placement: Placement, num_waves: int = 1
+) -> np.ndarray:
+    """Bytes besides what FULL operations keep, at their most, float ``[num_devices]``.
+
+    Whatever the schedule, its peak is at most this and `operation_activation_bytes` of its fullest
+    wave; where the dense step fits, any schedule does.
+    """
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    return _memory(workload, placement, dense, num_waves, besides_operations=True).total
+
+
+def _memory(
+    workload: Workload,
+    placement: Placement,
+    schedule: np.ndarray,
+    num_waves: int,
+    *,
+    besides_operations: bool = False,
+) -> DeviceMemory:
+    """As `device_memory`; or where operations keep nothing and any group may be FORWARD_ONLY."""
     size = workload.parameter_bytes
     parameters = device_parameters(workload, placement) * size
     gradients = trained_device_parameters(workload, placement) * size
@@ -65,11 +90,15 @@ def device_memory(
         exchange = plan_exchange(workload, placement, in_wave)
         gradients_made = np.where(exchange.active[1].any(axis=2), block_gradients, 0)
         kept = _kept_per_block(workload, placement, in_wave, exchange, microbatches)
+        if not besides_operations:
+            kept += _kept_by_operations(workload, placement, in_wave)
         kept_up_to = np.cumsum(kept, axis=0)
         stream = _owned(placement, microbatches, workload.stream_bytes)
         last_norm = workload.shape.norm_first and (workload.lora is None or gradients_made.any())
         at_ends = (1 + int(last_norm)) * stream  # at the embedding, and in a last norm
         forward, backward = _workspace_per_block(workload, placement, in_wave, stream, microbatches)
+        if besides_operations:
+            forward = np.maximum(forward, backward)
 
         before = gradients_before.sum(axis=0) + (trunk_gradients if wave > 0 else 0)
         in_forward = before + (kept_up_to + forward).max(axis=0)
@@ -194,6 +223,17 @@ def _owned(placement: Placement, microbatches: np.ndarray, of_each: np.ndarray) 
     )
 
 
+def _kept_by_operations(
+    workload: Workload, placement: Placement, schedule: np.ndarray
+) -> np.ndarray:
+    """`operation_activation_bytes` of a schedule, float ``[num_blocks, num_devices]``."""
+    trained_tokens = np.einsum("sm,m->s", schedule == Operation.FULL, workload.tokens)
+    kept = np.zeros((workload.shape.num_blocks, placement.num_devices))
+    at = (workload.partition.block, np.array(placement.subnet_device))
+    np.add.at(kept, at, _kept_bytes_per_token(workload) * trained_tokens)
+    return kept
+
+
 def _kept_per_block(
     workload: Workload,
     placement: Placement,
@@ -201,27 +241,21 @@ def _kept_per_block(
     exchange: Exchange,
     microbatches: np.ndarray,
 ) -> np.ndarray:
-    """Bytes kept for backward by each block, float ``[num_blocks, num_devices]``.
+    """Bytes kept by each block besides operations' own, float ``[num_blocks, num_devices]``.
 
-    Lanes keep what their operations keep, both sub-layers' inputs and their products with shared
-    factors of adapters. Owners keep the inputs of norms that a gradient goes through: where the
-    norm comes first, in blocks that any device trains; where it comes last, everywhere if the norms
-    train, else from the first block that any device trains on. Where LayerScale trains, and any
-    device runs the block, they keep both branches before it.
+    Lanes keep both sub-layers' inputs and their products with shared factors of adapters. Owners
+    keep the inputs of norms that a gradient goes through: where the norm comes first, in blocks
+    that any device trains; where it comes last, everywhere if the norms train, else from the first
+    block that any device trains on. Where LayerScale trains, and any device runs the block, they
+    keep both branches before it.
     """
-    num_devices = placement.num_devices
-    device, block = np.array(placement.subnet_device), workload.partition.block
-    trained_tokens = np.einsum("sm,m->s", schedule == Operation.FULL, workload.tokens)
-    kept = np.zeros((workload.shape.num_blocks, num_devices))
-    np.add.at(kept, (block, device), _kept_bytes_per_token(workload) * trained_tokens)
-
     runs, trains = exchange.active
     owned = _owned(placement, microbatches, workload.activation_bytes)
     received = exchange.received_bytes()[0]
     num_products = 0 if workload.lora is None else sum(workload.shape.num_maps_in) + 2
     rank = 0 if workload.lora is None else workload.lora.rank
     products = num_products * rank / workload.shape.width
-    kept += (2 + products) * np.where(trains.any(axis=2), owned + received, 0)
+    kept = (2 + products) * np.where(trains.any(axis=2), owned + received, 0)
     is_trained = trains.any(axis=(1, 2))
     if workload.shape.norm_first:
         norms = is_trained * needs_input_gradient(workload, schedule).any(axis=2).sum(axis=1)

@@ -12,7 +12,6 @@ from d2ft_sched.cluster import Cluster
 from d2ft_sched.dense_step import DenseStep
 from d2ft_sched.errors import InputError
 from d2ft_sched.layout import to_placement
-from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
 from d2ft_sched.placement_bound import dense_lower_bound_s
 from d2ft_sched.placement_search import Layout, devices_by_speed, search_layouts
@@ -20,6 +19,9 @@ from d2ft_sched.workload import Workload
 
 MAX_POOL = 32
 """Devices that the search looks at, unless memory asks for more."""
+
+KEPT_SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of what the dense step keeps for backward: what must fit, the most that any placement has."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +95,18 @@ def place_candidates(
     pool_size = len(cluster.devices) if every_device else min(MAX_POOL, len(cluster.devices))
     while True:
         step = DenseStep(workload, cluster, _pool(workload, cluster, pool_size), num_waves)
-        for operation in (Operation.FULL, Operation.SHORTCUT):
-            found = search_layouts(step, every_device, operation)
+        for kept_share in KEPT_SHARES:
+            found = search_layouts(step, every_device, kept_share)
             if found:
                 solve_s = time.perf_counter() - begin
-                return _results(step, found, every_device, operation, solve_s)
+                return _results(step, found, every_device, kept_share, solve_s)
         if pool_size == len(cluster.devices):
             raise InputError(
                 f"cluster {cluster.name!r} has {sum(d.memory_bytes for d in cluster.devices):.3g} "
                 f"bytes of memory on {len(cluster.devices)} devices; no placement was found that "
-                f"holds the parameters, gradients and optimizer state of {workload.shape.name}: "
-                f"use more memory, smaller micro-batches or a smaller model"
+                f"holds the parameters, gradients and optimizer state of {workload.shape.name} and "
+                f"an eighth of its activations: use more memory, more waves, smaller micro-batches "
+                f"or a smaller model"
             )
         pool_size = min(2 * pool_size, len(cluster.devices))
 
@@ -123,13 +126,13 @@ def _results(
     step: DenseStep,
     found: list[Layout],
     every_device: bool,
-    operation: Operation,
+    kept_share: float,
     solve_s: float,
 ) -> list[PlacementResult]:
     everyone = DenseStep(
         step.workload, step.cluster, tuple(range(len(step.cluster.devices))), step.num_waves
     )
-    bound_s = dense_lower_bound_s(everyone, every_device=every_device, operation=operation)
+    bound_s = dense_lower_bound_s(everyone, every_device=every_device, kept_share=kept_share)
     return [
         PlacementResult(
             placement=to_placement(step, layout.counts, layout.owner),
@@ -138,7 +141,7 @@ def _results(
             method=f"local search over sets of devices, on {layout.num_active} of "
             f"{len(step.cluster.devices)} devices",
             solve_s=solve_s,
-            fits_dense=operation == Operation.FULL,
+            fits_dense=kept_share == 1,
         )
         for layout in found
     ]

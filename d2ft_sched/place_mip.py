@@ -14,7 +14,6 @@ from d2ft_sched.cluster import Cluster
 from d2ft_sched.dense_step import DenseStep
 from d2ft_sched.errors import InputError
 from d2ft_sched.layout import excess_bytes, has_ample_memory, to_placement
-from d2ft_sched.operations import Operation
 from d2ft_sched.place_balanced import PlacementResult
 from d2ft_sched.placement_program import PlacementProgram, build_program
 from d2ft_sched.solvers.quiet_stdout import quiet_stdout
@@ -45,7 +44,7 @@ def place_mip(
     """
     begin = time.perf_counter()
     step = DenseStep(workload, cluster, tuple(range(len(cluster.devices))), num_waves)
-    ample = has_ample_memory(step, Operation.FULL)
+    ample = has_ample_memory(step)
     model = build_program(step, every_device, ample)
     build_s = time.perf_counter() - begin
     solver = model_builder.Solver(backend)
@@ -62,7 +61,7 @@ def place_mip(
         )
     counts, owner = _read(step, model, solver)
     seconds = step.seconds(counts, owner)
-    fits = bool((excess_bytes(step, counts, owner, Operation.FULL) <= 0).all())
+    fits = bool((excess_bytes(step, counts, owner, 1.0) <= 0).all())
     bound_s = solver.best_objective_bound * model.unit_s if ample else 0.0
     return PlacementResult(
         placement=to_placement(step, counts, owner),

@@ -10,14 +10,13 @@ from d2ft_sched.flops import trunk_flops
 from d2ft_sched.layout import subnet_bytes
 from d2ft_sched.memory import trained_trunk_parameters
 from d2ft_sched.memory_traffic import trunk_bytes_moved
-from d2ft_sched.operations import Operation
 
 EXCHANGES = len(SUBLAYERS) * len(DIRECTIONS)
 """Dispatches of a block in the dense step; there are as many combines."""
 
 
 def dense_lower_bound_s(
-    step: DenseStep, *, every_device: bool = False, operation: Operation = Operation.FULL
+    step: DenseStep, *, every_device: bool = False, kept_share: float = 1.0
 ) -> float:
     """Seconds that no placement on ``step.devices`` beats.
 
@@ -30,7 +29,7 @@ def dense_lower_bound_s(
     Args:
         step: all devices of the cluster.
         every_device: every device holds a subnet of every block.
-        operation: what all subnets run when memory is counted.
+        kept_share: of what FULL operations keep for backward that must fit.
     """
     k_range = _active_range(step, every_device)
     lanes_s = np.array(
@@ -47,7 +46,7 @@ def dense_lower_bound_s(
         remote_s = np.inf
         if len(others):
             remote_s = float(_one_owner_s(np.array([2]), total, owner, others, sent, received)[0])
-        blocks_s = _one_owner_blocks_s(step, lanes_s, comm_s, remote_s, owner, operation)
+        blocks_s = _one_owner_blocks_s(step, lanes_s, comm_s, remote_s, owner, kept_share)
         best = min(best, trunk_s + blocks_s)
     for q in range(2, min(step.num_devices, step.workload.num_microbatches) + 1):
         comm_s = _many_owners_s(step, k_range, total, q, sent, received)
@@ -77,7 +76,7 @@ def _one_owner_blocks_s(
     comm_s: np.ndarray,
     remote_s: float,
     owner: int,
-    operation: Operation,
+    kept_share: float,
 ) -> float:
     """Seconds of all blocks if at most as many are held by the owner alone as fit its memory.
 
@@ -88,7 +87,7 @@ def _one_owner_blocks_s(
     anywhere = np.repeat((lanes_s + comm_s).min(axis=1), repeats)
     remote = np.repeat((lanes_s + np.maximum(comm_s, remote_s)).min(axis=1), repeats)
     gradients = step.size_parameters * step.workload.parameter_bytes
-    need = np.sort(step.block_counts @ (subnet_bytes(step, operation) - gradients))
+    need = np.sort(step.block_counts @ (subnet_bytes(step, kept_share) - gradients))
     memory = step.cluster.devices[step.devices[owner]].memory_bytes
     num_alone = int(np.searchsorted(np.cumsum(need), memory, side="right"))
     if num_alone >= len(need):

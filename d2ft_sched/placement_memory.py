@@ -7,7 +7,6 @@ import numpy as np
 from d2ft_sched.dense_step import DenseStep
 from d2ft_sched.layout import subnet_bytes
 from d2ft_sched.memory import trained_trunk_parameters
-from d2ft_sched.operations import Operation
 from d2ft_sched.workload import OPTIMIZER_STATES
 
 GIGABYTE = 1e9
@@ -23,7 +22,7 @@ def limit_memory(
 ) -> None:
     """Memory at its most: everything that a device ever keeps, all at once."""
     workload = step.workload
-    need = subnet_bytes(step, Operation.FULL)
+    need = subnet_bytes(step, 1.0)
     copies = 1 + OPTIMIZER_STATES[workload.optimizer]
     trunk_values = workload.shape.trunk_parameters + copies * trained_trunk_parameters(workload)
     trunk = float(trunk_values * workload.parameter_bytes) / GIGABYTE

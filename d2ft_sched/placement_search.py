@@ -17,7 +17,6 @@ from d2ft_sched.layout import (
     spread,
     subnet_bytes,
 )
-from d2ft_sched.operations import Operation
 
 MAX_SEEDS = 6
 """Devices around which sets of near ones are tried."""
@@ -48,8 +47,14 @@ def devices_by_speed(step: DenseStep) -> list[int]:
     return sorted(range(step.num_devices), key=lambda d: (step.lanes_s(d, whole).sum(), d))
 
 
-def search_layouts(step: DenseStep, every_device: bool, operation: Operation) -> list[Layout]:
-    """The best layout of each number of active devices, the fastest first; empty if none fits."""
+def search_layouts(step: DenseStep, every_device: bool, kept_share: float) -> list[Layout]:
+    """The best layout of each number of active devices, the fastest first; empty if none fits.
+
+    Args:
+        step: prices of the dense step.
+        every_device: every device must hold a subnet of every block.
+        kept_share: of what FULL operations keep for backward that must fit.
+    """
     best: dict[int, Layout] = {}
 
     def keep(layout: Layout) -> None:
@@ -57,18 +62,20 @@ def search_layouts(step: DenseStep, every_device: bool, operation: Operation) ->
         if known is None or layout.seconds < known.seconds * (1 - IMPROVEMENT):
             best[layout.num_active] = layout
 
-    roomy = has_ample_memory(step, operation)
+    roomy = has_ample_memory(step)
     for devices in _device_sets(step, every_device):
         for owner in _owner_choices(step, devices):
             if roomy:
                 counts = spread(step, devices, every_device=every_device)
                 layouts = [] if counts is None else [counts]
             else:
-                layouts = fitted_layouts(step, devices, owner, operation, every_device=every_device)
+                layouts = fitted_layouts(
+                    step, devices, owner, kept_share, every_device=every_device
+                )
             for counts in layouts:
                 keep(Layout(counts, owner, step.seconds(counts, owner)))
     for start in sorted(best.values(), key=lambda v: v.seconds)[:NUM_POLISHED]:
-        for layout in _improve(step, start, every_device, None if roomy else operation):
+        for layout in _improve(step, start, every_device, None if roomy else kept_share):
             keep(layout)
     return sorted(best.values(), key=lambda v: v.seconds)
 
@@ -103,7 +110,7 @@ def _is_memory_rich(step: DenseStep) -> bool:
     """Whether as many devices as a block has subnets could hold the whole model, dense."""
     most = int(step.block_counts.sum(axis=1).max())
     memory = sorted((step.cluster.devices[d].memory_bytes for d in step.devices), reverse=True)
-    need = float((step.block_counts @ subnet_bytes(step, Operation.FULL)).sum())
+    need = float((step.block_counts @ subnet_bytes(step, 1.0)).sum())
     return need < 0.5 * sum(memory[:most])
 
 
@@ -136,16 +143,16 @@ def _deal(step: DenseStep, devices: tuple[int, ...], weight: np.ndarray) -> tupl
 
 
 def _improve(
-    step: DenseStep, start: Layout, every_device: bool, operation: Operation | None
+    step: DenseStep, start: Layout, every_device: bool, kept_share: float | None
 ) -> Iterator[Layout]:
-    """Better and better layouts; `operation` says what must fit, None where everything does."""
+    """Better and better layouts; `kept_share` says what must fit, None where everything does."""
     current = start
     for _ in range(MAX_ROUNDS):
         for candidate in _moves(step, current, every_device):
             if candidate.seconds >= current.seconds * (1 - IMPROVEMENT):
                 continue
-            if operation is not None:
-                excess = excess_bytes(step, candidate.counts, candidate.owner, operation)
+            if kept_share is not None:
+                excess = excess_bytes(step, candidate.counts, candidate.owner, kept_share)
                 if (excess > 0).any():
                     continue
             current = candidate

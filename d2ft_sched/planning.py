@@ -50,7 +50,7 @@ def make_plan(
         placement = place_round_robin(
             workload.partition, workload.num_microbatches, len(cluster.devices)
         )
-    formulation = formulate(workload, cluster, placement, scores, budget)
+    formulation = formulate(workload, cluster, placement, scores, budget, num_waves=num_waves)
     solution = solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed)
     return plan_from_solution(
         workload, cluster, placement, budget, solution, num_waves=num_waves, seed=seed

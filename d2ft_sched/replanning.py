@@ -156,6 +156,8 @@ def hold_levels(
     placement: Placement,
     budget: Budget,
     schedule: np.ndarray,
+    *,
+    num_waves: int = 1,
 ) -> HeldLevels:
     """Take the levels from what a schedule spends.
 
@@ -166,13 +168,14 @@ def hold_levels(
         budget: its limits of bytes stay; its fraction of compute and its levels are replaced by
             what the schedule spends.
         schedule: int ``[num_subnets, num_microbatches]``.
+        num_waves: as for `formulate`.
 
     Raises:
         InputError: as `formulate`.
     """
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
     limits = replace(budget, compute=1.0, levels=None, target_step_s=None)
-    formulation = formulate(workload, cluster, placement, scores, limits)
+    formulation = formulate(workload, cluster, placement, scores, limits, num_waves=num_waves)
     cost_s = operation_seconds(workload, cluster, placement)
     knapsack = formulation.problem.knapsack[formulation.row]
     spent_s = np.bincount(

@@ -1,5 +1,7 @@
 """The problem that a budget becomes, and the plans that come of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import plan_exchange
 from d2ft_sched.formulate import RESOURCES, formulate, operation_seconds
-from d2ft_sched.memory import device_memory
+from d2ft_sched.memory import device_memory, memory_besides_operations
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
@@ -93,20 +95,27 @@ def test_a_memory_budget_is_a_fraction_of_what_every_knapsack_keeps():
     assert (plan.schedule == Operation.FULL).mean() == pytest.approx(0.4)
 
 
-def test_little_memory_binds_activations():
-    cluster = switch_of([1] * 6)
-    formulation = formulated(cluster, Budget())
-    assert np.isinf(formulation.problem.capacity).all()
+@pytest.mark.parametrize("num_waves", [1, 3])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.7, 1.0])
+def test_every_plan_fits_little_memory(kept, num_waves):
     placement = place_round_robin(PARTITION, 5, 6)
-    skipped = np.full((18, 5), Operation.SHORTCUT, dtype=np.int8)
-    fixed_bytes = device_memory(WORKLOAD, placement, skipped).total.max()
-    memory = RESOURCES.index("activation_bytes")
-    kept_bytes = formulation.dense[:3, memory].sum()
-    tight = switch_of([1] * 6, memory_bytes=int(fixed_bytes + kept_bytes / 2))
-    limited = formulated(tight, Budget())
-    capacity, dense = limited.problem.capacity[:, memory], limited.dense[:, memory]
-    owners = np.isin(limited.knapsack_device, placement.owners)
-    assert (capacity[owners] < dense[owners]).all()
+    dense = np.full((18, 5), Operation.FULL, dtype=np.int8)
+    needed = device_memory(WORKLOAD, placement, dense, num_waves).total
+    least = memory_besides_operations(WORKLOAD, placement, num_waves)
+    memory = np.ceil(least + kept * (needed - least)).astype(int)
+    devices = [
+        replace(device, memory_bytes=int(m))
+        for device, m in zip(switch_of([1] * 6).devices, memory, strict=True)
+    ]
+    cluster = replace(switch_of([1] * 6), devices=tuple(devices))
+    plan = make_plan(
+        WORKLOAD, cluster, scores(), Budget(), placement=placement, num_waves=num_waves
+    )
+    assert (device_memory(WORKLOAD, placement, plan.schedule, num_waves).total <= memory).all()
+    assert (plan.schedule == Operation.FULL).all() == (kept == 1)
+    small = replace(cluster, devices=(replace(devices[0], memory_bytes=1000), *devices[1:]))
+    with pytest.raises(InputError, match="'d0' has 1e-06 GB of memory"):
+        formulate(WORKLOAD, small, placement, scores(), Budget(), num_waves=num_waves)
 
 
 def test_scores_of_another_size_are_refused():

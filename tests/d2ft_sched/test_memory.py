@@ -1,13 +1,17 @@
 """Memory of a step: the parts, their sum, and what schedules, waves and devices change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ft_sched.lora import Lora
 from d2ft_sched.memory import (
     device_memory,
     device_parameters,
+    memory_besides_operations,
     operation_activation_bytes,
     subnet_parameters,
 )
@@ -21,6 +25,7 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.schedule import uniform_schedule
+from d2ft_sched.waves import wave_microbatches
 from d2ft_sched.workload import Workload
 
 
@@ -105,6 +110,36 @@ def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
     run_less = np.where(rng.random(schedule.shape) < 0.3, Operation.SHORTCUT, schedule)
     less = device_memory(workload, placement, run_less, num_waves)
     assert (less.activations <= memory.activations).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    num_devices=st.integers(1, 4),
+    num_waves=st.integers(1, 3),
+    lora=st.sampled_from([None, Lora(2, 4.0)]),
+)
+def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_operations(
+    seed: int, num_devices: int, num_waves: int, lora: Lora | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    workload = small_workload(int(rng.choice([1, 2, 3])), layer_scale=bool(rng.integers(2)))
+    workload = replace(workload, lora=lora)
+    device = rng.integers(num_devices, size=workload.num_subnets)
+    owner = rng.integers(num_devices, size=3)
+    placement = Placement(num_devices, tuple(device.tolist()), tuple(owner.tolist()))
+    schedule = rng.choice(3, size=(workload.num_subnets, 3), p=rng.dirichlet([1, 1, 1]))
+    total = device_memory(workload, placement, schedule, num_waves).total
+    assert (total <= device_memory(workload, placement, dense(workload), num_waves).total).all()
+    kept = operation_activation_bytes(workload)[..., Operation.FULL] * (schedule == Operation.FULL)
+    fullest = np.max(
+        [
+            np.bincount(device, kept[:, wave].sum(axis=1), minlength=num_devices)
+            for wave in wave_microbatches(3, num_waves)
+        ],
+        axis=0,
+    )
+    assert (total <= memory_besides_operations(workload, placement, num_waves) + fullest).all()
 
 
 def test_waves_divide_activations() -> None:

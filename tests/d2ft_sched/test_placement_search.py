@@ -181,11 +181,13 @@ def test_memory_spreads_what_one_device_cannot_hold(links):
 
 def test_memory_that_holds_only_parameters_is_said():
     workload = workload_of(samples=(400, 400, 400))
-    everything = uniform_schedule(workload.num_subnets, 3, Operation.SHORTCUT)
+    nothing = uniform_schedule(workload.num_subnets, 3, Operation.SHORTCUT)
     alone = place_balanced(workload, switch_of([1], [1e9]))
-    fixed = device_memory(workload, alone.placement, everything).total[0]
+    fixed = device_memory(workload, alone.placement, nothing).total[0]
+    dense = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
+    needed = device_memory(workload, alone.placement, dense).total[0]
     assert not place_balanced(
-        workload, switch_of([1], [1e9], memory_bytes=int(1.1 * fixed))
+        workload, switch_of([1], [1e9], memory_bytes=int(0.5 * (fixed + needed)))
     ).fits_dense
     with pytest.raises(InputError, match="no placement was found"):
         place_balanced(workload, switch_of([1], [1e9], memory_bytes=int(0.5 * fixed)))
