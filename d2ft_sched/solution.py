@@ -87,8 +87,11 @@ def checked_solution(
     if violation:
         raise RuntimeError(f"solver {solver}: {violation}")
     objective = problem.objective(schedule)
-    rounding = ROUNDING * float(np.abs(problem.value).max(axis=2).sum())
-    slack = tolerance * abs(objective) + rounding
+    at_choice = np.take_along_axis(problem.value, schedule[..., None].astype(np.intp), axis=2)
+    magnitude = float(np.abs(at_choice).sum())
+    if np.isfinite(upper_bound):
+        magnitude += abs(upper_bound)
+    slack = tolerance * abs(objective) + ROUNDING * magnitude
     if objective > upper_bound + slack:
         raise RuntimeError(f"solver {solver}: objective {objective} beats its bound {upper_bound}")
     upper_bound = max(upper_bound, objective)

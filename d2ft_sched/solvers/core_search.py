@@ -18,7 +18,7 @@ from d2ft_sched.solvers.greedy_choice import at_operation, priced
 from d2ft_sched.solvers.value_grid import value_step
 
 PROOF_TOLERANCE = 1e-11
-"""A state must promise this much more than the incumbent, relative to the knapsack's values."""
+"""A state must promise this much more than the incumbent, relative to the values at the prices."""
 
 PART_OF_STEP = 0.98
 """Where values lie on a grid a better choice is better by a step; less than that is no promise."""
@@ -117,7 +117,7 @@ def search_core(
     best = reduced.argmax(axis=0)
     top = at_operation(reduced, best)
     bound = top.sum(axis=1) + price.sum(axis=0)
-    tolerance = PROOF_TOLERANCE * np.where(allowed, np.abs(value), 0).max(axis=0).sum(axis=1)
+    tolerance = PROOF_TOLERANCE * np.abs(at_operation(value, best)).sum(axis=1)
     tolerance = np.maximum(tolerance, PART_OF_STEP * value_step(value, allowed))
     incumbent = np.where(start_fits, at_operation(value, start).sum(axis=1), -np.inf)
     core = _core(value, cost, top - reduced, best, bound - incumbent - tolerance)

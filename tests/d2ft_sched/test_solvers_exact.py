@@ -90,6 +90,17 @@ def test_unequal_costs_match_scip(kind: str, num_resources: int) -> None:
         assert ours.objective <= theirs.upper_bound * (1 + 1e-6)
 
 
+def test_an_operation_forbidden_by_its_value_does_not_blur_the_proof() -> None:
+    problem = unequal_problem(0, "random", 1)
+    forbidden = []
+    for penalty in (1e2, 1e11):
+        value = problem.value.copy()
+        value[:, 3, 2] = -penalty
+        forbidden.append(solve(Problem(value, problem.cost, np.arange(3), problem.capacity)))
+    assert forbidden[1].status == Status.OPTIMAL
+    assert forbidden[1].objective == pytest.approx(forbidden[0].objective, rel=1e-9)
+
+
 def test_a_search_that_is_cut_off_says_so_and_keeps_a_true_bound() -> None:
     problem = unequal_problem(1, "classes", 3)
     exact, cut = solve(problem), solve(problem, max_states=2)
