@@ -1,7 +1,7 @@
 """Coupled problems: prices on the shared constraints over exact knapsacks, and a true gap."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,7 +63,8 @@ def solve_lagrangian(
     The dual at any prices bounds the optimum. Prices come from the options collected so far
     (`smoothed_prices`); the schedule is put together from these options, first at the prices, then
     exactly within groups of knapsacks that share narrow rows, then repaired and filled. The gap is
-    the true one between that schedule and the best dual. Deterministic.
+    the true one between that schedule and the best dual. Values are divided by the largest of them
+    on the way, so that their unit does not matter. Deterministic.
 
     Args:
         problem: with shared constraints.
@@ -75,12 +76,14 @@ def solve_lagrangian(
     deadline = float("inf") if time_limit_s is None else begin + time_limit_s
     rows = shared_rows(problem)
     knapsacks = priced_knapsacks(problem, RUN_ITEMS)
+    largest = float(np.abs(problem.value).max()) or 1.0
     build_s = time.perf_counter() - begin
-    search = _Search(problem, rows, knapsacks, deadline)
+    search = _Search(replace(problem, value=problem.value / largest), rows, knapsacks, deadline)
     if rows.impossible or not knapsacks.possible:
         search.bound = float("-inf")
     else:
         search.run(max_rounds)
+        search.bound *= largest
     return _conclude(problem, search, build_s, time.perf_counter() - begin - build_s)
 
 

@@ -196,3 +196,23 @@ def test_a_coverage_that_no_schedule_can_meet_is_infeasible() -> None:
         value, cost, np.zeros(2, int), np.array([[99.0]]), (Coverage(np.zeros(2, int), 3),)
     )
     assert solve(too_many, solver="lagrangian").status == Status.INFEASIBLE
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e9])
+def test_the_unit_of_values_does_not_matter(unit: float) -> None:
+    rng = np.random.default_rng(0)
+    shape = (6, 5)
+    value = np.sort(rng.random((*shape, 3)), axis=2)
+    value[..., 0] = 0
+    cost = np.array([0, 1, 3.0]) * rng.uniform(0.5, 1.5, (1, *shape, 1))
+    device = np.arange(6) // 3
+    group = np.full(shape, -1)
+    group[:, 0] = 0
+    shared = (SharedLimit(0, group, np.array([2.0])), Coverage(device, 1))
+    capacity = 0.4 * cost[0].max(axis=2).reshape(2, -1).sum(axis=1)[:, None]
+    usual, scaled = (
+        solve(Problem(u * value, cost, device, capacity, shared), "lagrangian") for u in (1.0, unit)
+    )
+    assert usual.status == Status.FEASIBLE
+    assert scaled.objective / unit == pytest.approx(usual.objective, rel=1e-6)
+    assert scaled.upper_bound / unit == pytest.approx(usual.upper_bound, rel=1e-6)
