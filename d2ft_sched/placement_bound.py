@@ -38,7 +38,8 @@ def dense_lower_bound_s(
     sent, received = _own_bandwidth(step)
     total = np.array([step.workload.activation_bytes[w].sum() for w in step.waves], dtype=float)
     best = np.inf
-    kinds = np.stack([step.device_type, sent, received], axis=1)
+    memory = [step.cluster.devices[d].memory_bytes for d in step.devices]
+    kinds = np.stack([step.device_type, sent, received, memory], axis=1)
     for owner in np.unique(kinds, axis=0, return_index=True)[1].tolist():
         others = np.delete(np.arange(step.num_devices), owner)
         comm_s = _one_owner_s(k_range, total, owner, others, sent, received)
@@ -52,7 +53,7 @@ def dense_lower_bound_s(
         comm_s = _many_owners_s(step, k_range, total, q, sent, received)
         fixed_s = _trunk_bound_s(step, q) + _ring_bound_s(step, q, sent)
         best = min(best, fixed_s + _sum_over_blocks(step, lanes_s, comm_s))
-    return float(best + _update_bound_s(step))
+    return float(best + update_bound_s(step))
 
 
 def _active_range(step: DenseStep, every_device: bool) -> np.ndarray:
@@ -260,7 +261,8 @@ def _ring_bound_s(step: DenseStep, q: int, sent: np.ndarray) -> float:
     return float(2 * (q - 1) * chunk / np.sort(sent)[::-1][q - 1])
 
 
-def _update_bound_s(step: DenseStep) -> float:
+def update_bound_s(step: DenseStep) -> float:
+    """Seconds of the parameter update that no placement beats."""
     trunk = trained_trunk_parameters(step.workload) * step.update_bytes_per_parameter
     subnets = float(step.block_counts.sum(axis=0) @ step.size_parameters)
     work = subnets * step.update_bytes_per_parameter + trunk

@@ -26,6 +26,7 @@ class PlacementProgram:
 
     Attributes:
         program: minimises the seconds of the dense step.
+        besides_update: those of all but the update, which is what couples the blocks.
         held: by (kind of block, device, size), the number of subnets.
         owned: by (wave, samples, device), the number of micro-batches.
         block_kind: kind of each block, int ``[num_blocks]``.
@@ -33,10 +34,16 @@ class PlacementProgram:
     """
 
     program: Any
+    besides_update: Any
     held: dict[tuple[int, int, int], Any]
     owned: dict[tuple[int, int, int], Any]
     block_kind: np.ndarray
     unit_s: float
+
+    @property
+    def blocks_are_alike(self) -> bool:
+        """Whether blocks share variables, so that no two of a kind may differ."""
+        return len(np.unique(self.block_kind)) < len(self.block_kind)
 
 
 def build_program(step: DenseStep, every_device: bool, ample: bool) -> PlacementProgram:
@@ -62,11 +69,10 @@ def build_program(step: DenseStep, every_device: bool, ample: bool) -> Placement
             program, step, unit_s, b, wanted, every_device, held, active, owns, share
         )
     total = total + all_reduce_term(program, step, unit_s, owns)
-    total = total + _update_term(program, step, unit_s, held, block_kind, owns)
     if not ample:
         limit_memory(program, step, held, active, owns, share)
-    program.minimize(total)
-    return PlacementProgram(program, held, owned, block_kind, unit_s)
+    program.minimize(total + _update_term(program, step, unit_s, held, block_kind, owns))
+    return PlacementProgram(program, total, held, owned, block_kind, unit_s)
 
 
 def _block_kinds(step: DenseStep, ample: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.place_balanced import place_balanced, place_candidates
 from d2ft_sched.place_mip import place_mip
+from d2ft_sched.placement_bound import dense_lower_bound_s
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
 from sim.step import simulate_step
@@ -121,6 +122,19 @@ def test_the_mip_finds_the_optimum(cluster, backend, heads):
     assert found.dense_step_s == pytest.approx(best, rel=1e-3)
 
 
+def test_the_mip_bounds_placements_that_differ_between_equal_blocks():
+    shape = replace(
+        SHAPE, num_heads=2, mlp_hidden=7, num_tokens=9, num_qkv_maps=1, trunk_parameters=10
+    )
+    devices = (Device("d0", 5.3e8, 10**12, 6.3e8), Device("d1", 4.2e9, 10**12, 2.1e8))
+    cluster = Cluster("c", devices, (Link("d0", "d1", 9e8, 1e-5, "half"),))
+    workload = workload_of(samples=(1,), shape=shape)
+    found = place_mip(workload, cluster, time_limit_s=5)
+    step = DenseStep(workload, cluster, (0, 1))
+    unlike = np.array([[[1, 1], [0, 0]], [[1, 0], [0, 1]]])
+    assert found.lower_bound_s <= step.seconds(unlike, (0,)) < found.dense_step_s
+
+
 def test_speeds_are_followed_where_links_are_free():
     cluster = switch_of([3, 1], [1e15, 1e15], latency_s=0.0)
     found = place_balanced(workload_of(), cluster)
@@ -177,6 +191,18 @@ def test_memory_spreads_what_one_device_cannot_hold(links):
             for b in range(6)
         ]
         assert sum(len(devices) > 1 for devices in per_block) <= 2
+
+
+@pytest.mark.parametrize("roomy", [0, 1])
+def test_the_bound_holds_where_equal_devices_differ_in_memory(roomy):
+    memory = [10**4, 10**4]
+    memory[roomy] = 10**9
+    devices = tuple(Device(f"d{i}", 1e9, m, 1e10) for i, m in enumerate(memory))
+    cluster = Cluster("c", devices, (Link("d0", "d1", 1e5, 1e-5),))
+    step = DenseStep(workload_of(), cluster, (0, 1))
+    alone = np.zeros((2, 2, 1), dtype=np.int64)
+    alone[:, roomy] = 4
+    assert dense_lower_bound_s(step) <= step.seconds(alone, (roomy,) * 3)
 
 
 def test_memory_that_holds_only_parameters_is_said():
