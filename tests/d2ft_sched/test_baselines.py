@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2ft_sched import Operation, Problem, SharedLimit, Solution, Status, solve
+from d2ft_sched import Coverage, Operation, Problem, SharedLimit, Solution, Status, solve
 from d2ft_sched.errors import InputError
 
 NUM_BLOCKS, NUM_HEADS, NUM_MICROBATCHES = 4, 3, 6
@@ -72,6 +72,23 @@ def test_fewer_microbatches_keeps_the_best_whole_ones() -> None:
     expected = np.zeros_like(schedule)
     expected[:, kept] = Operation.FULL
     np.testing.assert_array_equal(schedule, expected)
+
+
+def test_fewer_microbatches_keeps_all_where_every_one_must_be_covered() -> None:
+    problem = problem_of(0, 1.0)
+    cover = (Coverage(BLOCK, 1),)
+    covered = Problem(problem.value, problem.cost, problem.knapsack, problem.capacity, cover)
+    schedule = run(covered, "fewer_microbatches").schedule
+    assert schedule is not None
+    assert (schedule == Operation.FULL).all()
+
+
+def test_fewer_microbatches_leaves_out_the_least_where_shortcut_costs_most() -> None:
+    value = np.broadcast_to([[[0, 1, 2.0], [0, 2, 4.0], [0, 3, 6.0]]], (2, 3, 3))
+    cost = np.broadcast_to([[[[2, 0, 0.0]]], [[[0, 1, 3.0]]]], (2, 2, 3, 3))
+    problem = Problem(value, cost, np.zeros(2, int), np.array([[4.0, 12.0]]))
+    schedule = run(problem, "fewer_microbatches").schedule
+    np.testing.assert_array_equal(schedule, [[0, 2, 2]] * 2)
 
 
 def test_uniform_gives_every_subnet_and_microbatch_about_as_much() -> None:
