@@ -154,9 +154,8 @@ def _pool(workload: Workload, cluster: Cluster, size: int) -> tuple[int, ...]:
         return tuple(range(num))
     everyone = DenseStep(workload, cluster, tuple(range(num)))
     by_speed = devices_by_speed(everyone)
-    by_link = sorted(
-        by_speed, key=lambda d: -cluster.device_bandwidth_bytes_per_s()[d]
-    )  # fastest first among equals
+    bandwidth = cluster.device_bandwidth_bytes_per_s()
+    by_link = sorted(by_speed, key=lambda d: -bandwidth[d])  # fastest first among equals
     chosen: dict[int, None] = {}
     for pair in zip(by_speed, by_link, strict=True):
         for device in pair:
