@@ -196,7 +196,8 @@ def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement
             pair_s[members] = cluster.devices[d].seconds(
                 kind, pair_flops[members], pair_bytes[members]
             )
-        seconds = flops * (pair_s / pair_flops)[pair][:, None]
+        per_flop = np.divide(pair_s, pair_flops, out=np.zeros_like(pair_s), where=pair_flops > 0)
+        seconds = flops * per_flop[pair][:, None]
         cost[..., Operation.FULL] += seconds
         if kind in (WorkKind.ATTENTION_FORWARD, WorkKind.MLP_FORWARD):
             cost[..., Operation.FORWARD_ONLY] += seconds

@@ -14,7 +14,7 @@ from d2ft_sched.formulate import RESOURCES, formulate, operation_seconds
 from d2ft_sched.memory import device_memory, memory_besides_operations
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.operations import Operation
-from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.placement import place_round_robin
 from d2ft_sched.planning import make_plan
 from d2ft_sched.scores import Scores, uniform_scores
@@ -55,6 +55,15 @@ def test_the_sum_over_a_dense_block_is_its_time():
     for d in (0, 1):
         total = seconds[device == d][..., Operation.FULL].sum()
         assert total == pytest.approx(lanes[d], rel=1e-9)
+
+
+def test_subnets_without_hidden_units_or_heads_cost_what_they_have():
+    shape = ModelShape("m", 1, 2, 8, 16, 8, 5)
+    partition = Partition((Subnet(0, (0, 1), 0, 0), Subnet(0, (), 0, 8)), 1, 2, 8)
+    workload = Workload(shape, partition, (2, 2))
+    apart = operation_seconds(workload, switch_of([1, 1]), place_round_robin(partition, 2, 2))
+    together = operation_seconds(workload, switch_of([1]), place_round_robin(partition, 2, 1))
+    np.testing.assert_allclose(apart, together, rtol=1e-12)
 
 
 @pytest.mark.parametrize("per_block", [True, False])
