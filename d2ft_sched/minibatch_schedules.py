@@ -47,14 +47,16 @@ def solve_minibatches(
         options: for the solver, such as ``magnitude`` per subnet.
 
     Raises:
-        InputError: a mini-batch has no schedule within the capacities.
+        InputError: a mini-batch has no schedule within the capacities, or the solver needs an
+            option that is not given.
+        ValueError: no values.
     """
+    if not len(values):
+        raise ValueError("solve_minibatches needs the values of at least one mini-batch")
     begin = time.perf_counter()
     by_row = [_sum_rows(value, formulation) for value in values]
     known = {"block": formulation.row_block}
-    options = options | {
-        name: known[name] for name in required_options(solver) if name not in options
-    }
+    options = {name: known[name] for name in required_options(solver) if name in known} | options
     if solver in _STACKED and not formulation.problem.shared:
         problems = [_stacked(formulation.problem, by_row)]
     else:

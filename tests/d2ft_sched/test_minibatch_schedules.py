@@ -8,6 +8,7 @@ import pytest
 from d2ft_sched.capacity import Budget
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
+from d2ft_sched.errors import InputError
 from d2ft_sched.formulate import formulate
 from d2ft_sched.minibatch_schedules import solve_minibatches
 from d2ft_sched.model_shape import vision_transformer_shape
@@ -99,3 +100,13 @@ def test_drawn_scores_let_all_subnets_drop_the_same_samples_others_in_each_step(
     again = drawn_scores(*size, seed=4, step=7).values()
     assert (again == steps[7]).all()
     assert (drawn_scores(*size, seed=5, step=7).values() != steps[7]).any()
+
+
+def test_what_is_missing_is_said(workload: Workload, cluster: Cluster) -> None:
+    placement = place_round_robin(workload.partition, 5, 3)
+    scores = uniform_scores(workload.num_subnets, 5)
+    formulation = formulate(workload, cluster, placement, scores, Budget(compute=0.5))
+    with pytest.raises(InputError, match="needs the option 'magnitude'"):
+        solve_minibatches(formulation, [scores.values()], "magnitude")
+    with pytest.raises(ValueError, match="at least one mini-batch"):
+        solve_minibatches(formulation, [])
