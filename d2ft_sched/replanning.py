@@ -140,7 +140,8 @@ class HeldLevels:
         formulation = self.formulation
         problem, of_knapsack = formulation.problem, formulation.knapsack_device
         slowdown = np.array(pace.slowdown)
-        left = np.maximum(0.0, 1 - np.array(pace.later_s) / self.total_s)
+        later_s, total_s = np.array(pace.later_s), self.total_s
+        left = np.maximum(0.0, 1 - later_s / total_s) if total_s else np.ones(len(later_s))
         level_s = self.level_s * left[of_knapsack]
         fits = level_s >= formulation.dense[:, 0] * slowdown[of_knapsack] * (1 - ROUNDING)
         capacity = problem.capacity.copy()

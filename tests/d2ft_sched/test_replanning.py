@@ -110,6 +110,13 @@ def test_without_scores_the_plan_s_own_operations_stay_as_long_as_they_fit():
     assert (plan.schedule[fewer == Operation.FULL] == Operation.FULL).all()
 
 
+def test_a_schedule_that_spends_nothing_leaves_nothing_to_spend():
+    nothing = np.zeros((WORKLOAD.num_subnets, WORKLOAD.num_microbatches), dtype=np.int8)
+    levels = levels_of(nothing, Budget())
+    value = values_of_schedule(np.full_like(nothing, Operation.FULL), seed=0)
+    assert not solved(levels, DevicePace((2.0, 1.0, 1.0), (0.1, 0.0, 0.0)), value).any()
+
+
 def test_every_device_is_held_to_its_own_first_times():
     first = first_times(
         DeviceTimes(
