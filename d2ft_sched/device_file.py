@@ -59,13 +59,16 @@ class DeviceSchema(StrictModel):
     source: str | None = None
 
 
-def device_from_schema(schema: DeviceSchema, where: str, folder: Path) -> Device:
+def device_from_schema(
+    schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...] = ()
+) -> Device:
     """The device that a schema describes.
 
     Args:
         schema: its fields.
         where: how errors name it, such as ``devices[2]``.
         folder: what a relative `file` is relative to.
+        outer: device files that this one is part of.
 
     Raises:
         InputError: fields are missing or do not go together.
@@ -79,7 +82,7 @@ def device_from_schema(schema: DeviceSchema, where: str, folder: Path) -> Device
         given["memory_bytes"] = round(schema.memory_bytes)
     if schema.curves is not None:
         given["curves"] = _curves(schema.curves, where)
-    base = _base(schema, where, folder)
+    base = _base(schema, where, folder, outer)
     if base is not None:
         return Device(**{**vars(base), **given, "name": schema.name})
     for field in _REQUIRED:
@@ -88,7 +91,7 @@ def device_from_schema(schema: DeviceSchema, where: str, folder: Path) -> Device
     return Device(name=schema.name, **given)
 
 
-def _base(schema: DeviceSchema, where: str, folder: Path) -> Device | None:
+def _base(schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...]) -> Device | None:
     if schema.preset is not None and schema.file is not None:
         raise InputError(f"{where} has both preset and file; give one of them")
     if schema.preset is None:
@@ -97,7 +100,7 @@ def _base(schema: DeviceSchema, where: str, folder: Path) -> Device | None:
                 raise InputError(f"{where}.{field} goes with a preset; there is none")
     if schema.file is not None:
         try:
-            return load_device(folder / schema.file)
+            return _load(folder / schema.file, outer)
         except DeviceFileError as error:
             raise InputError(f"{where}.file: {error}") from None
     if schema.preset is None:
@@ -149,10 +152,15 @@ def load_device(path: Path) -> Device:
     Raises:
         DeviceFileError: one line that names the file and what is wrong.
     """
-    path = Path(path)
+    return _load(Path(path), ())
+
+
+def _load(path: Path, outer: tuple[Path, ...]) -> Device:
     try:
         schema = validate(DeviceSchema, read_yaml(path))
-        return device_from_schema(schema, "device", path.parent)
+        if path.resolve() in outer:
+            raise InputError("is its own base; a device file must not lead back to itself")
+        return device_from_schema(schema, "device", path.parent, (*outer, path.resolve()))
     except InputError as error:
         raise DeviceFileError(f"{path}: {error}") from None
 

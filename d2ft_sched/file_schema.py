@@ -104,6 +104,8 @@ def read_yaml(path: Path) -> object:
         raise InputError(f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise InputError("is not YAML (not UTF-8 text)") from None
+    except ValueError:
+        raise InputError("cannot be read (its name holds a null byte)") from None
     try:
         content = yaml.load(text, Loader=_NoDuplicates)
     except yaml.YAMLError as error:
@@ -113,6 +115,8 @@ def read_yaml(path: Path) -> object:
         raise InputError(f"is not YAML: {problem}{line}") from None
     except (RecursionError, ValueError) as error:
         raise InputError(f"is not YAML: {_unreadable(error)}") from None
+    except (LookupError, AttributeError, TypeError):
+        raise InputError("is not YAML: a value is not what its tag says") from None
     if content is None:
         raise InputError("is empty")
     return content

@@ -119,7 +119,7 @@ def load_scores(path: Path, num_subnets: int, num_microbatches: int) -> Scores:
     """
     try:
         rows = list(csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a scores table ({error})") from None
     if not rows or tuple(rows[0]) != COLUMNS:
         raise InputError(f"{path}: the first line must be {','.join(COLUMNS)}")

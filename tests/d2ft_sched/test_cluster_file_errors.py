@@ -9,6 +9,7 @@ from d2ft_sched.cluster_file import (
     cluster_from_dict,
     load_cluster,
 )
+from d2ft_sched.device_file import load_device
 from d2ft_sched.errors import InputError
 
 
@@ -203,6 +204,9 @@ def test_bad_content_is_one_line_with_file_field_and_value(bad, message, tmp_pat
         ("just words", "content is 'just words'; it must be a mapping with the fields name, "),
         ("- 1\n", "content is [1]; it must be a mapping"),
         (b"\xff\xfe\x00", "is not YAML (not UTF-8 text)"),
+        ("name: !!int ''", "is not YAML: a value is not what its tag says"),
+        ("name: !!bool 'x'", "is not YAML: a value is not what its tag says"),
+        ("name: !!timestamp 'abc'", "is not YAML: a value is not what its tag says"),
     ],
 )
 def test_bad_files(text, message, tmp_path):
@@ -223,6 +227,22 @@ def test_missing_device_file(tmp_path):
         f"{path}: devices[0].file: {tmp_path / 'nowhere.yaml'}: cannot be read "
         f"(No such file or directory)"
     )
+
+
+def test_a_device_file_that_leads_back_to_itself(tmp_path):
+    for name, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nfile: {base}.yaml\n")
+    with pytest.raises(InputError) as error:
+        load_device(tmp_path / "a.yaml")
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    assert str(error.value).startswith(f"{a}: device.file: {b}: device.file: {a}: is its own base")
+
+
+def test_a_file_name_that_no_system_takes(tmp_path):
+    path = tmp_path / "lab.yaml"
+    path.write_text(yaml.safe_dump(first_device(file="a\0b")))
+    with pytest.raises(ClusterFileError, match="its name holds a null byte"):
+        load_cluster(path)
 
 
 def test_missing_file_and_folder(tmp_path):
