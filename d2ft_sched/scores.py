@@ -95,7 +95,11 @@ def drawn_scores(num_subnets: int, num_microbatches: int, seed: int, step: int) 
 
 
 def _unit_mean(table: np.ndarray) -> np.ndarray:
-    mean = table.mean()
+    with np.errstate(over="ignore"):
+        mean = table.mean()
+    if np.isinf(mean):
+        table = table / table.max()
+        mean = table.mean()
     return table / mean if mean > 0 else table
 
 

@@ -31,6 +31,12 @@ def test_values_bring_both_scores_to_mean_one():
     np.testing.assert_allclose(value[..., Operation.FULL], [[0.125 + 1.5, 0.375]])
 
 
+def test_the_largest_scores_keep_their_values():
+    table = np.array([[1.0, 3.0]])
+    small, large = (Scores(table * unit, table * unit).values() for unit in (1.0, 5e307))
+    np.testing.assert_allclose(large, small)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
 def test_a_score_that_is_no_finite_number_is_refused(wrong):
     table = np.ones((2, 3))
