@@ -59,6 +59,12 @@ class ModelShape:
                         f"model shape {self.name!r}: {field.name} is {value!r}; "
                         f"it must be a whole number of at least {least}"
                     )
+        if self.classifier_parameters > self.trunk_parameters:
+            raise InputError(
+                f"model shape {self.name!r}: classifier_parameters is "
+                f"{self.classifier_parameters}; trunk_parameters, which count them too, are "
+                f"{self.trunk_parameters}"
+            )
         if self.num_qkv_maps not in (1, 3):
             raise InputError(
                 f"model shape {self.name!r}: num_qkv_maps is {self.num_qkv_maps}; it must be 1 or 3"

@@ -106,9 +106,8 @@ def load_model_shape(
         )
     sizes = dict(known[model])
     default_image_size = sizes.pop("image_size")
-    return vision_transformer_shape(
-        model, image_size=image_size or default_image_size, num_classes=num_classes, **sizes
-    )
+    image_size = default_image_size if image_size is None else image_size
+    return vision_transformer_shape(model, image_size=image_size, num_classes=num_classes, **sizes)
 
 
 def _shape_from_file(path: Path) -> ModelShape:

@@ -45,6 +45,11 @@ def test_published_parameter_counts():
             "num_heads is 0",
         ),
         (
+            "{name: x, num_blocks: 1, num_heads: 1, head_dim: 1, width: 1, mlp_hidden: 1, "
+            "num_tokens: 1, trunk_parameters: 3, classifier_parameters: 10}",
+            "classifier_parameters is 10; trunk_parameters, which count them too, are 3",
+        ),
+        (
             "{name: x, num_blocks: two, num_heads: 1, head_dim: 1, width: 1, mlp_hidden: 1, "
             "num_tokens: 1}",
             "num_blocks is 'two'",
@@ -65,5 +70,7 @@ def test_unknown_names_and_sizes_are_refused():
         load_model_shape("vit_nano")
     with pytest.raises(InputError, match="image size 100 is not a multiple"):
         load_model_shape("vit_tiny_patch16_224", image_size=100)
+    with pytest.raises(InputError, match="image size 0 is not a multiple"):
+        load_model_shape("vit_tiny_patch16_224", image_size=0)
     with pytest.raises(InputError, match="cannot be read"):
         load_model_shape("missing.yaml")
