@@ -178,8 +178,10 @@ def _check_shared(constraint: SharedConstraint, cost: np.ndarray) -> SharedConst
     if isinstance(constraint, Coverage):
         if np.ndim(constraint.group) != 1:
             raise InputError(f"group of {name} must be of shape [{num_subnets} subnets]")
-        if constraint.minimum < 0:
-            raise InputError(f"minimum of {name} is {constraint.minimum}; it must be at least 0")
+        if not constraint.minimum >= 0 or constraint.minimum % 1:
+            raise InputError(
+                f"minimum of {name} is {constraint.minimum}; it must be a whole number, at least 0"
+            )
         return Coverage(group[:, 0], int(constraint.minimum), name)
     if not 0 <= constraint.resource < num_resources:
         raise InputError(

@@ -59,6 +59,7 @@ def test_wrong_arrays_are_named(given: dict[str, np.ndarray], message: str) -> N
         (SharedLimit(0, np.full(3, -2), np.ones(1)), r"group of shared limit\[0\] is -2"),
         (SharedLimit(0, np.zeros(3, int), np.array([-1.0])), r"capacity of shared limit\[0\]"),
         (Coverage(np.zeros(3, int), -1), "minimum of coverage is -1"),
+        (Coverage(np.zeros(3, int), 1.9), "minimum of coverage is 1.9; it must be a whole"),  # type: ignore[arg-type]
         (Coverage(np.zeros((3, 4), int)), r"group of coverage must be of shape \[3 subnets\]"),
     ],
 )
