@@ -16,6 +16,7 @@ from d2ft_sched.file_schema import (
     Bytes,
     BytesPerS,
     FlopsPerS,
+    Number,
     Seconds,
     StrictModel,
     Watts,
@@ -23,7 +24,7 @@ from d2ft_sched.file_schema import (
     validate,
 )
 
-Efficiency = Annotated[float, Field(gt=0, le=1)]
+Efficiency = Annotated[Number, Field(gt=0, le=1)]
 _REQUIRED = ("compute_flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s")
 _OPTIONAL = ("launch_s", "price_per_hour", "power_w", "idle_power_w", "source")
 
@@ -35,8 +36,8 @@ class DeviceFileError(InputError):
 class CurveSchema(StrictModel):
     """Measured points of one kind of work; see `ComputeCurve`."""
 
-    work: list[float]
-    seconds: list[float]
+    work: list[Number]
+    seconds: list[Number]
 
 
 class DeviceSchema(StrictModel):
@@ -53,7 +54,7 @@ class DeviceSchema(StrictModel):
     memory_bandwidth_bytes_per_s: BytesPerS | None = None
     launch_s: Seconds | None = None
     curves: dict[str, CurveSchema] | None = None
-    price_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    price_per_hour: Annotated[Number, Field(ge=0, allow_inf_nan=False)] | None = None
     power_w: Watts | None = None
     idle_power_w: Watts | None = None
     source: str | None = None

@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -23,6 +23,15 @@ def _quantity(dimension: Dimension, *, zero_allowed: bool = False) -> Callable[[
     return read
 
 
+def _number(value: object) -> object:
+    """Text such as 1e9, which YAML takes for a number only where it has a dot, as a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
 Bytes = Annotated[float, BeforeValidator(_quantity(Dimension.BYTES))]
 BytesPerS = Annotated[float, BeforeValidator(_quantity(Dimension.BYTES_PER_S))]
 FlopsPerS = Annotated[float, BeforeValidator(_quantity(Dimension.FLOPS_PER_S))]
@@ -64,11 +73,27 @@ def _describe(error: ValidationError, where: str, schema: type[StrictModel]) -> 
     if first["type"] == "missing":
         return f"{field} is missing"
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(first["loc"][-1]), schema.model_fields, 1)
-        hint = f"did you mean {close[0]}?" if close else f"{', '.join(schema.model_fields)} are"
+        known = _schema_at(schema, first["loc"]).model_fields
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"{', '.join(known)} are"
         return f"{field} is not a known field; {hint}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{field} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _schema_at(schema: type[StrictModel], location: tuple[int | str, ...]) -> type[StrictModel]:
+    """The schema that holds the last part of a location."""
+    for part in location[:-1]:
+        if part in schema.model_fields:
+            schema = _inner(schema.model_fields[str(part)].annotation) or schema
+    return schema
+
+
+def _inner(annotation: Any) -> type[StrictModel] | None:
+    """The first schema that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+        return annotation
+    return next(filter(None, map(_inner, get_args(annotation))), None)
 
 
 def _shown(value: object) -> str:

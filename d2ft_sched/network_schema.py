@@ -9,7 +9,7 @@ from pydantic import Field
 from d2ft_sched import topology
 from d2ft_sched.cluster import Duplex, Link
 from d2ft_sched.errors import InputError
-from d2ft_sched.file_schema import BytesPerS, Seconds, StrictModel, validate
+from d2ft_sched.file_schema import BytesPerS, Number, Seconds, StrictModel, validate
 from d2ft_sched.topology import Cable, Network
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -92,7 +92,7 @@ class _TorusSchema(_CableSchema):
 class _TreeSchema(_CableSchema):
     kind: Literal["tree"]
     devices_per_leaf: AtLeastOne
-    oversubscription: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    oversubscription: Annotated[Number, Field(gt=0, allow_inf_nan=False)] = 1.0
     uplink_latency_s: Seconds | None = None
 
     def build(self, devices: Sequence[str]) -> Network:

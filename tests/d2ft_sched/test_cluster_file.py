@@ -66,6 +66,19 @@ def test_units_and_values():
     assert cluster.links[0] == Link("a", "switch", 1.25e9, 50e-6)
 
 
+def test_numbers_without_a_dot(tmp_path):
+    path = tmp_path / "lab.yaml"
+    path.write_text(
+        "name: c\nnetwork: {kind: tree, devices_per_leaf: 1, oversubscription: 2e0, "
+        "bandwidth_bytes_per_s: 1e9, latency_s: 0}\ndevices:\n"
+        "- {name: a, preset: t4, efficiency: 5e-1, price_per_hour: 1e1}\n"
+        "- {name: b, preset: t4, curves: {optimizer: {work: [1e9, 2e9], seconds: [1e-3, 1]}}}\n"
+    )
+    a, b = load_cluster(path).devices
+    assert a.price_per_hour == 10
+    assert b.curves[WorkKind.OPTIMIZER] == ComputeCurve((1e9, 2e9), (1e-3, 1.0))
+
+
 def test_count_preset_file_and_overrides(tmp_path):
     curve = ComputeCurve((1.0, 2.0), (0.1, 0.2))
     measured = Device("here", 1e12, 10**9, 1e10, curves={WorkKind.MLP_FORWARD: curve})

@@ -46,6 +46,10 @@ BAD = {
         first_device(memory_byte=1),
         "devices[0].memory_byte is not a known field; did you mean memory_bytes?",
     ),
+    "typo in a curve": (
+        first_device(curves={"optimizer": {"wrk": [1, 2], "work": [1, 2], "seconds": [1, 2]}}),
+        "devices[0].curves.optimizer.wrk is not a known field; did you mean work?",
+    ),
     "negative memory": (
         first_device(memory_bytes=-1),
         "devices[0].memory_bytes is -1: it must be above 0",
