@@ -11,7 +11,7 @@ from runtime.checkpoint import save_checkpoint
 from runtime.checkpoint_facts import TrainingState
 from runtime.ranks import Ranks
 from runtime.replanner import Replanner
-from runtime.training import Event, Stepped
+from runtime.training import Event, Replanned, Stepped
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def follow(
     with noticing_interruption() as interruption:
         for event in events:
             on_event(event)
+            if isinstance(event, Replanned):  # its step is done and not yet told
+                continue
             is_due = False
             if isinstance(event, Stepped):
                 state = replace(

@@ -13,7 +13,11 @@ import pytest
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from analysis.training_run import CheckpointPolicy, follow
+from runtime.checkpoint import load_checkpoint
+from runtime.checkpoint_facts import TrainingState
 from runtime.models import build_model
+from runtime.training import Replanned, Stepped, StepTimes
 
 CLUSTER = """
 name: three
@@ -195,6 +199,28 @@ def test_a_second_signal_ends_at_once():
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=200)
     assert process.returncode == -signal.SIGINT
+
+
+def test_a_signal_before_a_replanned_step_is_told_saves_that_step(tmp_path):
+    trained = []
+
+    def events():
+        for step in (1, 2, 3):
+            trained.append(step)
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield Replanned(step, "slower", (), 0.0)
+            yield Stepped(step, 3, 1, 0, 4, 1.0, 1e-3, 1.0, 0.1, 0.0, StepTimes(0.1, 0.0, 0.0))
+
+    def save(folder: Path) -> list[str]:
+        (folder / "model.safetensors").write_text(str(trained[-1]))
+        return ["model.safetensors"]
+
+    state = TrainingState(0, 3, 3, 1, 0, 0, {}, "x", 1, {})
+    outcome = follow(events(), save, state, CheckpointPolicy(tmp_path), lambda event: None)
+    assert (outcome.signal, outcome.state.step) == (signal.SIGTERM, 2)
+    assert load_checkpoint(outcome.checkpoint).step == 2
+    assert (outcome.checkpoint / "model.safetensors").read_text() == "2"
 
 
 def start(arguments: list[object]) -> subprocess.Popen[str]:
