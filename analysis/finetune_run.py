@@ -1,10 +1,10 @@
 """What ``d2ft finetune`` left in a folder, read back and checked."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -23,6 +23,9 @@ from analysis.run_dir import PLAN
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan import Plan
 from d2ft_sched.plan_file import dump_plan, load_plan
+
+if TYPE_CHECKING:
+    from runtime.checkpoint_facts import TrainingState
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +115,30 @@ def load_finetune_run(folder: Path) -> FineTuneRun:
         probed=next((e for e in events if isinstance(e, ProbedRecord)), None),
         scored=next((e for e in events if isinstance(e, ScoredRecord)), None),
     )
+
+
+def check_same_training(path: Path, records: Sequence[Record], state: "TrainingState") -> None:
+    """Refuse records that do not lead to a checkpoint.
+
+    Args:
+        path: where they are from.
+        records: until the step of the checkpoint.
+        state: of the checkpoint.
+
+    Raises:
+        InputError: naming the path.
+    """
+    events = [checked_event(path, number, record) for number, record in enumerate(records, start=1)]
+    began = [e for e in events if isinstance(e, BegunRecord)]
+    settings = {n: v for e in began if isinstance(e, StartedRecord) for n, v in e.settings.items()}
+    for name, value in state.settings.items():
+        if settings.get(name) != value:
+            raise InputError(
+                f"{path}: is of a training with {name} {settings.get(name)}, the checkpoint of one "
+                f"with {value}; give another --out"
+            )
+    if state.plan_sha256 not in [e.plan_sha256 for e in began]:
+        raise InputError(f"{path}: is of a training by another plan; give another --out")
 
 
 def steps_of(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from analysis.finetune_job import FineTuneJob, prepare_finetune
 from analysis.finetune_request import FineTuneRequest
+from analysis.finetune_run import check_same_training
 from analysis.metrics_file import (
     METRICS,
     MetricsFile,
@@ -142,12 +143,18 @@ def _run(
 
 
 def _first_records(path: Path, job: FineTuneJob) -> list[Record]:
-    """What the file of metrics begins with: of a training that goes on, all until there."""
-    state = job.state
+    """What the file of metrics begins with: of a training that goes on, all until there.
+
+    Raises:
+        InputError: the file is of another training than the one that goes on.
+    """
+    state, found = job.state, job.found
     facts = {"plan_sha256": state.plan_sha256, "num_ranks": state.num_ranks}
     began = started(settings=dict(state.settings), **facts, provenance=dict(state.provenance))
-    if job.found is None:
+    if found is None:
         return [began]
-    resumed = {"event": "resumed", "step": state.step, "checkpoint": str(job.found.path), **facts}
-    before = records_until(path, state.step) or [began]
-    return [*before, {**resumed, "provenance": dict(state.provenance)}]
+    before = records_until(path, state.step)
+    if before:
+        check_same_training(path, before, found.state)
+    resumed = {"event": "resumed", "step": state.step, "checkpoint": str(found.path), **facts}
+    return [*(before or [began]), {**resumed, "provenance": dict(state.provenance)}]

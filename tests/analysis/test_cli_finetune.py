@@ -162,6 +162,24 @@ def test_what_does_not_fit_together_is_refused(d2ft, plan, options, tmp_path):
     assert steps(out / "checkpoints") == [2, 4, 5]
 
 
+def test_a_folder_of_another_training_is_not_gone_on_in(d2ft, plan, make_plan, options, tmp_path):
+    run = ["finetune", plan, *options, "--epochs", 1, "--no-linear-probe"]
+    assert d2ft(*run, "--checkpoint-every", 2, "--out", tmp_path / "a")[0] == 0
+    assert d2ft(*run, "--dense", "--out", tmp_path / "dense")[0] == 0
+    kept = plan.read_bytes()
+    make_plan("--budget-compute", 0.9)
+    assert d2ft(*run, "--out", tmp_path / "plan")[0] == 0
+    plan.write_bytes(kept)
+    resumed = [*run, "--resume", tmp_path / "a/checkpoints/step-000002", "--out"]
+    for name, why in (("dense", "with dense True"), ("plan", "by another plan")):
+        metrics = tmp_path / name / "metrics.jsonl"
+        before = metrics.read_bytes()
+        code, _, err = d2ft(*resumed, metrics.parent)
+        assert code == 2
+        assert f"{metrics}: is of a training {why}" in err
+        assert metrics.read_bytes() == before
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_checkpoint(d2ft, plan, options, tmp_path, wait_for_step, sent, code):
     out = tmp_path / "out"
