@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from d2ft_sched.errors import InputError
-from runtime.data.image_data import Pictures, Source
+from runtime.data.image_data import Pictures, Source, to_rgb
 
 PREFIX = "imagefolder:"
 SUFFIXES = frozenset(
@@ -58,7 +58,7 @@ def _pictures(path: Path) -> tuple[Pictures, tuple[str, ...]]:
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return to_rgb(picture)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"picture {path} cannot be read ({reason})") from None

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from d2ft_sched.errors import InputError
-from runtime.data.image_data import Pictures, Source
+from runtime.data.image_data import Pictures, Source, to_rgb
 
 _TEST_SPLITS = ("test", "val", "valid")
 _LABEL_ATTRIBUTES = ("targets", "_labels", "labels", "y")
@@ -98,6 +98,6 @@ def _labels(name: str, dataset: VisionDataset) -> np.ndarray:
 
 def _picture(dataset: VisionDataset, index: int) -> Image.Image:
     try:
-        return dataset[index][0]
-    except (OSError, SyntaxError) as error:
+        return to_rgb(dataset[index][0])
+    except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"picture {index} of {dataset.root} cannot be read ({error})") from None

@@ -91,6 +91,26 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])
+def test_grey_of_16_bits_keeps_its_levels(tmp_path: Path, ending: str) -> None:
+    levels = np.repeat(np.arange(0, 256, 4, dtype=np.uint16) * 257, 64).reshape(64, 64)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(levels).save(tmp_path / name / f"{i}.{ending}")
+    data = load_data(f"imagefolder:{tmp_path}", PictureFormat(64))
+    assert (data.train.inputs[0, :, :, 0] == torch.arange(0, 256, 4)).all()
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(np.int32, "32-bit integers"), (np.float32, "floats")])
+def test_pictures_without_a_white_are_refused(tmp_path: Path, dtype: type, kind: str) -> None:
+    write_pictures(tmp_path, 2)
+    odd = tmp_path / "dog" / "9.tiff"
+    Image.fromarray(np.ones((8, 8), dtype=dtype)).save(odd)
+    with pytest.raises(InputError, match=f"{odd} cannot be read .it is of {kind}"):
+        load_data(f"imagefolder:{tmp_path}", PictureFormat(8))
+
+
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
         load_data(f"imagefolder:{tmp_path / 'missing'}", PictureFormat(8))
