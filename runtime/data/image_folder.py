@@ -12,13 +12,14 @@ PREFIX = "imagefolder:"
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-_TEST_NAMES = ("test", "val")
+_TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 def image_folder(path: Path) -> Source:
-    """Pictures below `path`; subfolders ``train`` and ``test`` (or ``val``) make the split.
+    """Pictures below `path`; subfolders ``train`` and one of `_TEST_NAMES` make the split.
 
-    Classes are the folders' names in alphabetical order. Files with other endings are left alone.
+    Classes are the folders' names in alphabetical order. Files with other endings, and those whose
+    names begin with a dot, are left alone.
 
     Raises:
         InputError: no such folder, fewer than two classes, a class without pictures, or a class of
@@ -47,7 +48,11 @@ def _pictures(path: Path) -> tuple[Pictures, tuple[str, ...]]:
     files: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+        found = sorted(
+            f
+            for f in folder.rglob("*")
+            if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
+        )
         if not found:
             raise InputError(f"data {folder}: has no pictures ({', '.join(sorted(SUFFIXES))})")
         files += found
@@ -59,6 +64,6 @@ def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return to_rgb(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"picture {path} cannot be read ({reason})") from None

@@ -3,6 +3,7 @@
 import gzip
 import struct
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_without_limits_a_fifth_is_for_testing(tmp_path: Path) -> None:
     assert (len(data.train), len(data.test)) == (24, 6)
 
 
-@pytest.mark.parametrize("test_name", ["test", "val"])
+@pytest.mark.parametrize("test_name", ["test", "val", "valid", "validation"])
 def test_subfolders_make_the_split(tmp_path: Path, test_name: str) -> None:
     write_pictures(tmp_path / "train", 4)
     write_pictures(tmp_path / test_name, 2)
@@ -82,8 +83,10 @@ def test_held_out_pictures_come_from_the_training_part(tmp_path: Path) -> None:
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     write_pictures(tmp_path, 2)
-    broken = tmp_path / "dog" / "1.png"
-    for content in (b"not a picture at all", broken.read_bytes()[:60]):
+    (tmp_path / "dog" / "._1.png").write_bytes(b"of another file system")
+    broken, huge = tmp_path / "dog" / "1.png", BytesIO()
+    Image.new("1", (19000, 19000)).save(huge, "png")
+    for content in (b"not a picture at all", broken.read_bytes()[:60], huge.getvalue()):
         broken.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read") as caught:
             load_data(f"imagefolder:{tmp_path}", PictureFormat(8), num_train=4, num_test=2)
