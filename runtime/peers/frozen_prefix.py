@@ -13,7 +13,7 @@ def freeze_prefix(model: nn.Module, num_blocks: int) -> None:
     gradient that knows nothing of the block's heads and hidden units.
 
     Args:
-        model: one that `runtime.models.check_supported` accepts.
+        model: one that `runtime.models.check_supported` accepts; what is frozen in it stays so.
         num_blocks: how many; 0 leaves the model as it is.
     """
     if num_blocks == 0:
@@ -27,12 +27,12 @@ def freeze_prefix(model: nn.Module, num_blocks: int) -> None:
             if sublayer.scale is not None:
                 trained.add(sublayer.scale)
     for parameter in model.parameters():
-        parameter.requires_grad_(parameter in trained)
+        parameter.requires_grad_(parameter.requires_grad and parameter in trained)
 
 
 def _after_blocks(model: nn.Module) -> list[nn.Parameter]:
     """Parameters between the last block and the logits: those that these have a gradient for."""
-    family, parameters = family_of(model), list(model.parameters())
+    family, parameters = family_of(model), [p for p in model.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(0)
     inputs = family.random_inputs(model, 1, generator).to(parameters[0].device)
     stream = family.embed(model, inputs).detach()

@@ -5,9 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from d2ft_sched.lora import Lora
 from d2ft_sched.operations import Operation
 from runtime.families.registry import family_of
 from runtime.lane_slices import slice_schedule
+from runtime.lora import add_adapters
 from runtime.models import build_model
 from runtime.partitioned import forward_backward
 from runtime.peers.frozen_prefix import freeze_prefix
@@ -53,3 +55,13 @@ def test_a_bert_keeps_its_embeddings_and_first_blocks():
     assert embeddings
     assert trains.isdisjoint(embeddings)
     assert family_of(model).classifier(model).weight in trains
+
+
+def test_adapters_of_the_first_blocks_are_frozen(small_vit):
+    model = small_vit()
+    add_adapters(model, Lora(2, 2.0))
+    adapters = {name for name, _ in model.named_parameters() if "lora_" in name}
+    freeze_prefix(model, 1)
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    behind = {n for n in adapters if not n.startswith("blocks.0.")}
+    assert trains == behind | {"head.weight", "head.bias"}
