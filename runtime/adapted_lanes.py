@@ -89,8 +89,7 @@ def adapted_lanes_backward(
         add_product_of_all(grad_result, grad_low_out, down_out, group)
         if group.watch is not None:
             group.watch(result, grad_result)
-        if group.gradient_scale is not None:
-            result, grad_result = result * group.gradient_scale, grad_result * group.gradient_scale
+        result, grad_result = group.scaled(result), group.scaled(grad_result)
         add_output_weight_gradient(gradients.down_out, grad_low_out, result, group, overwrite=False)
         grad_projected = graph.backward(grad_result)
         del graph, result, grad_result

@@ -95,8 +95,7 @@ class AdapterSums:
         down = group.columns.take(self._adapters.down_out, 1).t()
         add_product_of_own(low, result, down, group)
         if is_full and self.low_trained is not self.low_out:
-            factor = 1.0 if group.gradient_scale is None else group.gradient_scale
-            add_product_of_own(self.low_trained, result * factor, down, group)
+            add_product_of_own(self.low_trained, group.scaled(result), down, group)
 
     def finish(self, out: Tensor) -> None:
         """Add the map out's adapter to `out`, ``[T, D]``, after all groups have run."""

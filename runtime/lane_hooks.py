@@ -94,7 +94,9 @@ def _samples(runs: tuple[Run, ...], num_tokens: int) -> np.ndarray:
     return np.concatenate(parts) if parts else np.array([], dtype=np.int64)
 
 
-def rescaled(slices: ScheduleSlices, workload: Workload, schedule: np.ndarray) -> ScheduleSlices:
+def rescaled(
+    slices: ScheduleSlices, workload: Workload, schedule: np.ndarray, device: torch.device
+) -> ScheduleSlices:
     """Gradients of each subnet's kept backward paths times the inverse share of samples kept.
 
     Where the samples that a subnet trains on are drawn at random and it runs forward on the others,
@@ -105,6 +107,7 @@ def rescaled(slices: ScheduleSlices, workload: Workload, schedule: np.ndarray) -
         slices: of the schedule.
         workload: subnets and micro-batches.
         schedule: int ``[num_subnets, num_microbatches]``.
+        device: that the lanes run on.
     """
     kept = (np.asarray(schedule) == Operation.FULL) @ workload.samples
     factor = workload.samples.sum() / np.maximum(kept, 1)
@@ -113,7 +116,8 @@ def rescaled(slices: ScheduleSlices, workload: Workload, schedule: np.ndarray) -
         own = factor[columns_to_subnets(workload, group, place)]
         if (own == own[0]).all():
             return group if own[0] == 1 else replace(group, gradient_scale=float(own[0]))
-        return replace(group, gradient_scale=torch.from_numpy(own.astype(np.float32)))
+        scales = torch.from_numpy(own.astype(np.float32)).to(device, non_blocking=True)
+        return replace(group, gradient_scale=scales)
 
     return hooked(slices, workload, scale)
 

@@ -160,8 +160,7 @@ def lanes_backward(
         grad_result = product_of_all(grad_branch, columns, group)
         if group.watch is not None:
             group.watch(result, grad_result)
-        if group.gradient_scale is not None:
-            result, grad_result = result * group.gradient_scale, grad_result * group.gradient_scale
+        result, grad_result = group.scaled(result), group.scaled(grad_result)
         add_output_weight_gradient(
             gradients.weight_out, grad_branch, result, group, overwrite=first
         )

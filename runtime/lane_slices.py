@@ -120,6 +120,13 @@ class LaneSlice:
         rows = replace(self.rows, num_parts=self.rows.num_parts // num_maps)
         return self if num_maps == 1 else replace(self, rows=rows)
 
+    def scaled(self, values: Tensor) -> Tensor:
+        """Values ``[own T, c]`` times `gradient_scale`, in their own type."""
+        scale = self.gradient_scale
+        if scale is None:
+            return values
+        return values * (scale.to(values.dtype) if isinstance(scale, Tensor) else scale)
+
     def of_samples(self, values: Tensor, num_tokens: int) -> Tensor:
         """The group's part of one value, or row, per sample of the pass."""
         parts = [values[start // num_tokens : stop // num_tokens] for start, stop in self.tokens]

@@ -181,7 +181,7 @@ class Rescaling(WholeModel):
 
     def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
         slices, share = super()._look_up(schedule)
-        return rescaled(slices, self._workload, schedule), share
+        return rescaled(slices, self._workload, schedule, self._device), share
 
 
 class LeavingOut(WholeModel):

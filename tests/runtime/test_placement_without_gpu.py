@@ -9,19 +9,25 @@ from timm.models.vision_transformer import VisionTransformer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2ft_sched.workload import Workload
+from runtime.lane_hooks import rescaled
 from runtime.lane_slices import ScheduleSlices, slice_schedule
 from runtime.partitioned import forward, forward_backward
 
 
 @pytest.fixture
-def mixed_slices(
+def mixed(
     small_vit: Callable[..., VisionTransformer], workload_of: Callable[..., Workload]
-) -> ScheduleSlices:
+) -> tuple[Workload, np.ndarray]:
     workload = workload_of(small_vit(init_values=0.1), 2)
     schedule = np.random.default_rng(3).integers(
         3, size=(workload.num_subnets, workload.num_microbatches)
     )
-    return slice_schedule(workload, schedule)
+    return workload, schedule
+
+
+@pytest.fixture
+def mixed_slices(mixed: tuple[Workload, np.ndarray]) -> ScheduleSlices:
+    return slice_schedule(*mixed)
 
 
 def test_forward_stays_on_a_fake_cuda_device(mixed_slices: ScheduleSlices) -> None:
@@ -37,10 +43,15 @@ def test_forward_stays_on_a_fake_cuda_device(mixed_slices: ScheduleSlices) -> No
     assert logits.shape == (mixed_slices.num_samples, 5)
 
 
-@pytest.mark.parametrize("layer_scale", [None, 0.1])
+@pytest.mark.parametrize(("layer_scale", "is_rescaled"), [(None, False), (0.1, True)])
 def test_forward_and_backward_stay_on_meta(
-    mixed_slices: ScheduleSlices, layer_scale: float | None
+    mixed: tuple[Workload, np.ndarray],
+    mixed_slices: ScheduleSlices,
+    layer_scale: float | None,
+    is_rescaled: bool,
 ) -> None:
+    if is_rescaled:
+        mixed_slices = rescaled(mixed_slices, *mixed, torch.device("meta"))
     with torch.device("meta"):
         model = VisionTransformer(
             img_size=28,
@@ -61,9 +72,15 @@ def test_forward_and_backward_stay_on_meta(
         assert parameter.grad.shape == parameter.shape
 
 
+@pytest.mark.parametrize("is_rescaled", [False, True])
 def test_bfloat16_autocast_follows_float32(
-    small_vit: Callable[..., VisionTransformer], mixed_slices: ScheduleSlices
+    small_vit: Callable[..., VisionTransformer],
+    mixed: tuple[Workload, np.ndarray],
+    mixed_slices: ScheduleSlices,
+    is_rescaled: bool,
 ) -> None:
+    if is_rescaled:
+        mixed_slices = rescaled(mixed_slices, *mixed, torch.device("cpu"))
     model = small_vit(torch.float32, init_values=0.1)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(mixed_slices.num_samples, 3, 28, 28, generator=generator)
