@@ -1,12 +1,15 @@
 """Labelled texts in Orange's table files, inside a folder or a wheel, and as token numbers.
 
-A table is tab-separated with three lines before its rows: names, types and roles of the columns.
+A table is tab-separated, with quotes as `csv` knows them, and has three lines before its rows:
+names, types and roles of the columns.
 The class is the column of the role ``class``, the text the first one of the type ``string``.
 """
 
+import csv
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +180,16 @@ def _member(name: str, stem: str | None, part: str, names: Sequence[str]) -> str
 
 def _rows(content: bytes, path: str) -> list[tuple[str, str]]:
     """Class and text of every row that has both."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     try:
-        rows = [line.rstrip("\r").split("\t") for line in content.decode("utf-8").split("\n")]
+        lines = StringIO(content.decode("utf-8"), newline="")
     except UnicodeDecodeError as error:
         raise InputError(f"data {path}: is not a table of texts ({error})") from None
+    reader = csv.reader(lines, "excel-tab", strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"data {path}: line {reader.line_num}: {error}") from None
     types, roles = (rows[1], rows[2]) if len(rows) >= _NUM_HEADER_LINES else ([], [])
     if "class" not in roles or "string" not in types:
         raise InputError(

