@@ -41,9 +41,23 @@ def planned_runs(study: StudySchema, folder: Path) -> list[Run]:
         folder: that its cluster files are named from.
 
     Raises:
-        InputError: a cluster file that cannot be used, or a method with an unknown name.
+        InputError: a cluster file that cannot be used, a cluster named as another or as no file can
+            be, or a method with an unknown name.
     """
-    clusters = [load_cluster(folder / name) for name in study.clusters]
+    clusters: list[Cluster] = []
+    for file in study.clusters:
+        cluster = load_cluster(folder / file)
+        if "/" in cluster.name:
+            raise InputError(
+                f"{folder / file}: name is {cluster.name!r}; files of a study are called by it, so "
+                f"it must have no '/'"
+            )
+        if cluster.name in [c.name for c in clusters]:
+            raise InputError(
+                f"{folder / file}: name is {cluster.name!r}, as of another cluster of the study; "
+                f"names must differ"
+            )
+        clusters.append(cluster)
     for method in study.methods:
         check_names(method, clusters)
     runs = []

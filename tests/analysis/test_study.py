@@ -12,6 +12,7 @@ from PIL import Image
 
 from analysis.study_claims import claim
 from analysis.study_file import load_study
+from analysis.study_grid import planned_runs
 from analysis.study_summary import markdown, seconds_to_accuracy, summary_table
 from d2ft_sched.errors import InputError
 
@@ -205,6 +206,18 @@ def test_a_wrong_study_file_is_one_line(study, tmp_path, old, new, message):
         load_study(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("two", "'two', as of another cluster"), ("lab/1", "no '/'")]
+)
+def test_clusters_need_names_of_their_own_for_files(study, tmp_path, name, message):
+    path = study()[1]
+    path.write_text(path.read_text().replace("[cluster.yaml]", "[cluster.yaml, other.yaml]"))
+    other = CLUSTER.replace("4e10", "2e10").replace("name: two", f"name: {name}")
+    (tmp_path / "other.yaml").write_text(other)
+    with pytest.raises(InputError, match=f"other.yaml: name is .*{message}"):
+        planned_runs(load_study(path), tmp_path)
 
 
 def test_the_summary_by_hand():
