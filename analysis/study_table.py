@@ -64,4 +64,5 @@ class Table:
             self.read()
             self.rows = [row for row in self.rows if row["key"] != key] + rows
             self.rows.sort(key=lambda row: self._order.get(row["key"], -1))
-            write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
+            if self.rows:  # without any there are no columns, and what has none is no table
+                write_text(self._path, pd.DataFrame(self.rows).to_csv(index=False))
