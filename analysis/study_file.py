@@ -226,6 +226,11 @@ def _check(study: StudySchema) -> None:
                 f"methods[{i}].{min(odd)} is given for the kind {method.kind}; it must be left out "
                 f"there: only the kind schedule has it"
             )
+        if method.kind != "fewer_microbatches" and "select" in method.model_fields_set:
+            raise InputError(
+                f"methods[{i}].select is given for the kind {method.kind}; it must be left out "
+                f"there: only the kind fewer_microbatches has it"
+            )
         if method.dropped == "forward_only" and method.solver != "dp":
             raise InputError(
                 f"methods[{i}].solver is {method.solver!r}; with dropped: forward_only it must be "
