@@ -27,7 +27,7 @@ class StepCosts:
             key = b""
         elif recipe.leave_out:
             number = int((schedule != Operation.SHORTCUT).any(axis=0).sum())
-            key = bytes([number])
+            key = str(number).encode()
         else:
             key = schedule.astype(np.int8).tobytes()
         if key not in self._known:
