@@ -102,7 +102,7 @@ def _recipe(
         return Recipe(schedules, num_epochs, True, cluster, placement, scored)
     fraction, block = _fraction(budget, method), start.workload.partition.block
     if method.kind == "frozen_prefix":
-        schedules[:], num_frozen = _train_last_blocks(start.workload, budget)
+        schedules[:], num_frozen = _train_last_blocks(method, start.workload, budget)
         return Recipe(
             schedules, num_epochs, False, cluster, placement, num_frozen_blocks=num_frozen
         )
@@ -110,7 +110,7 @@ def _recipe(
         if method.kind == "layer_selection":
             assert scored
             by_block = np.bincount(block, scored.scores[minibatch].backward.sum(axis=1))
-            schedules[step] = _train_blocks(by_block, start.workload, budget)
+            schedules[step] = _train_blocks(by_block, method, start.workload, budget)
         else:
             units = block if method.kind == "stochastic_depth" else np.arange(len(block))
             schedules[step] = _drop_at_random(units, dense.shape[1], fraction, rng)
@@ -174,15 +174,19 @@ def _drop_at_random(
     return kept.reshape(-1, num_microbatches)[units]
 
 
-def _train_last_blocks(workload: Workload, budget: BudgetSchema) -> tuple[np.ndarray, int]:
+def _train_last_blocks(
+    method: MethodSchema, workload: Workload, budget: BudgetSchema
+) -> tuple[np.ndarray, int]:
     """The schedule that trains as many of the last blocks as it can, and how many it does not."""
     block = workload.partition.block
-    schedule = _train_blocks(np.arange(block.max() + 1), workload, budget)
+    schedule = _train_blocks(np.arange(block.max() + 1), method, workload, budget)
     trained = block[(schedule == Operation.FULL).any(axis=1)]
     return schedule, int(trained.min(initial=block.max() + 1))
 
 
-def _train_blocks(by_block: np.ndarray, workload: Workload, budget: BudgetSchema) -> np.ndarray:
+def _train_blocks(
+    by_block: np.ndarray, method: MethodSchema, workload: Workload, budget: BudgetSchema
+) -> np.ndarray:
     """FULL in the blocks of most value, FORWARD_ONLY in the others."""
     block, num_blocks = workload.partition.block, workload.shape.num_blocks
     flops = operation_flops(workload).sum(axis=(0, 1))
@@ -192,7 +196,11 @@ def _train_blocks(by_block: np.ndarray, workload: Workload, budget: BudgetSchema
         for fraction, forward in ((budget.compute, of_forward), (budget.communication, 1 / 2))
         if fraction is not None
     ]
-    number = max(0, int(min(shares) * num_blocks + 1e-9))
+    number = int(np.floor(min(shares) * num_blocks + 1e-9))
+    if number < 0:
+        raise InputError(
+            f"method {method.name!r} runs every block forward; the budget holds less than that"
+        )
     trained = np.isin(block, np.argsort(-by_block, kind="stable")[:number])
     operation = np.where(trained, Operation.FULL, Operation.FORWARD_ONLY).astype(np.int8)
     return np.repeat(operation[:, None], workload.num_microbatches, axis=1)

@@ -67,6 +67,11 @@ def scheduled(
         for phase in range(PHASES if method.growth else 1)
     ]
     order = minibatch_order(start, num_epochs)
+    if len(order) < len(phases):
+        raise InputError(
+            f"method {method.name!r}: growth has {len(phases)} phases, the training {len(order)} "
+            f"steps"
+        )
     phase_of = np.arange(len(order)) * len(phases) // len(order)
     recipe = Recipe(
         np.zeros((0, *mean.forward.shape), np.int8),

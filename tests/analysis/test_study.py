@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,21 @@ import torch
 from PIL import Image
 
 from analysis.study_claims import claim
+from analysis.study_costs import StepCosts
 from analysis.study_file import load_study
 from analysis.study_grid import planned_runs
+from analysis.study_recipe import Recipe, naive_placement
 from analysis.study_summary import markdown, seconds_to_accuracy, summary_table
+from d2ft_sched.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.flops import step_flops
+from d2ft_sched.model_shape import vision_transformer_shape
+from d2ft_sched.operations import Operation
+from d2ft_sched.partition import partition_by_heads
+from d2ft_sched.schedule import uniform_schedule
+from d2ft_sched.workload import Workload
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "studies"
 CLUSTER = """
 name: two
 devices:
@@ -186,6 +197,22 @@ def test_a_step_time_budget_is_kept_on_the_cluster(d2ft, study, tmp_path):
     assert "has no plan for a step time" in runs.loc["epochs", "note"]
 
 
+def test_methods_that_cannot_meet_a_budget_say_so(d2ft, study, tmp_path):
+    methods = """
+  - {name: layers, kind: layer_selection}
+  - {name: frozen, kind: frozen_prefix}
+  - {name: growing, kind: schedule, backward_score: uniform, growth: 0.5}
+"""
+    arguments = study(methods, "{compute: 0.3}")
+    path = arguments[1]
+    path.write_text(path.read_text().replace("num_train: 24", "num_train: 6"))
+    assert "no run has an accuracy" in d2ft(*arguments)[2]
+    notes = pd.read_csv(tmp_path / "out" / "runs.csv").set_index("method")["note"]
+    for name in ("layers", "frozen"):
+        assert notes[name].endswith("runs every block forward; the budget holds less than that")
+    assert notes["growing"].endswith("growth has 3 phases, the training 2 steps")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -197,6 +224,7 @@ def test_a_step_time_budget_is_kept_on_the_cluster(d2ft, study, tmp_path):
         ("solver: lagrangian, ", "", r"methods\[22\].solver is 'dp'; with coverage"),
         ("kind: random_heads", "kind: random_heads, growth: 0.5", r"methods\[8\].growth is given"),
         ("solver: top_k", "solvr: top_k", "solvr is not a known field"),
+        ("kind: random_heads", "kind: random_heads, select: score", r"methods\[8\].select is"),
     ],
 )
 def test_a_wrong_study_file_is_one_line(study, tmp_path, old, new, message):
@@ -218,6 +246,18 @@ def test_clusters_need_names_of_their_own_for_files(study, tmp_path, name, messa
     (tmp_path / "other.yaml").write_text(other)
     with pytest.raises(InputError, match=f"other.yaml: name is .*{message}"):
         planned_runs(load_study(path), tmp_path)
+
+
+def test_steps_of_many_microbatches_have_costs():
+    shape = vision_transformer_shape(
+        "made", image_size=28, patch_size=14, width=16, num_blocks=1, num_heads=1, mlp_hidden=16,
+        num_classes=2,
+    )  # fmt: skip
+    workload = Workload(shape, partition_by_heads(shape, 1), (1,) * 300)
+    cluster = load_cluster(EXAMPLES / "cluster_equal.yaml")
+    recipe = Recipe(np.zeros(0), 1, True, cluster, naive_placement(workload, cluster))
+    schedule = uniform_schedule(workload.num_subnets, 300, Operation.FULL)
+    assert StepCosts(recipe, workload).of(schedule).flops == step_flops(workload, schedule)
 
 
 def test_the_summary_by_hand():
@@ -277,6 +317,7 @@ def test_a_claim_is_free_again_after_release_and_after_a_death(tmp_path):
     code = """
 import os, sys, pathlib
 from analysis.study_claims import claim
+from analysis.study_costs import StepCosts
 with claim(pathlib.Path(sys.argv[1]), "run") as mine:
     os._exit(7 if mine else 1)
 """
