@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from d2ft_sched.atomic_write import write_atomically, write_text
 from d2ft_sched.lora import Lora
 from runtime.families.registry import family_of
+from runtime.tensor_file import write_state
 
 ADAPTER = "adapter"
 """Folder of them in the results of a run."""
@@ -80,7 +80,7 @@ def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -
         model, dict(values), adapter_name=name, save_embedding_layers=False
     )
     trained |= {key: t for key, t in values.items() if key.startswith(f"{classifier_name}.")}
-    state = {f"{_PREFIX}{key}": tensor.detach().contiguous() for key, tensor in trained.items()}
+    state = {f"{_PREFIX}{key}": tensor for key, tensor in trained.items()}
     with tempfile.TemporaryDirectory() as temporary:
         own.peft_config[name].save_pretrained(temporary)
         content = json.loads((Path(temporary) / CONFIG).read_text())
@@ -88,5 +88,5 @@ def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -
     adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
     content |= {"target_modules": adapted, "modules_to_save": [classifier_name]}
     content["inference_mode"] = True
-    write_atomically(folder / FACTORS, lambda path: save_file(state, path, {"format": "pt"}))
+    write_atomically(folder / FACTORS, lambda path: write_state(path, state))
     write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")

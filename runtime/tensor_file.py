@@ -68,3 +68,9 @@ def write_tensors(
             assert tensor.dtype == spec.dtype, spec.name
             plain = tensor.detach().cpu().contiguous().reshape(-1)
             file.write(plain.view(torch.uint8).numpy().data)
+
+
+def write_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file of these tensors, by their names."""
+    specs = [TensorSpec(name, tuple(t.shape), t.dtype) for name, t in state.items()]
+    write_tensors(path, specs, state.values())

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import nn
 
 from d2ft_sched.atomic_write import write_atomically, write_text
 from runtime.families.registry import family_of
+from runtime.tensor_file import write_state
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write all parameters as safetensors in the model's own layout, atomically."""
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(state, temporary, {"format": "pt"}))
+    state = model.state_dict()
+    write_atomically(path, lambda temporary: write_state(temporary, state))
 
 
 def write_companions(model: nn.Module, folder: Path) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """Checkpoints: whole or refused, readable by plain timm, and training goes on bitwise from them."""
 
 import json
+import resource
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from runtime.checkpoint_facts import TrainingState
 from runtime.data.dataset import Dataset, Split
 from runtime.finetune import train, training_minibatches
 from runtime.training import Event, FineTuneSettings, Probed, Stepped
+from runtime.weights import save_weights
 from runtime.whole_model import WholeModel
 
 CPU = torch.device("cpu")
@@ -191,6 +194,24 @@ def test_a_failure_amid_writing_leaves_the_last_one(tmp_path):
     assert find_checkpoint(tmp_path).path == path
     save_checkpoint(tmp_path, replace(STATE, step=11), fill(a=b"1"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000007", "step-000011"]
+
+
+def test_a_full_disk_is_said_in_one_line(small_vit, tmp_path):
+    model = small_vit()
+
+    def write(folder: Path) -> list[str]:
+        save_weights(model, folder / "model.safetensors")
+        return ["model.safetensors"]
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written \(File too large\)"):
+            save_checkpoint(tmp_path, STATE, write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_the_newest_are_kept_and_a_step_can_be_written_again(tmp_path):
