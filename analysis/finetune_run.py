@@ -69,8 +69,13 @@ class FineTuneRun:
 
     @property
     def num_steps(self) -> int:
-        """Of the whole training; steps done are the rows of `steps`."""
+        """Of the whole training."""
         return int(self.steps["num_steps"].iloc[-1])
+
+    @property
+    def num_done(self) -> int:
+        """Steps done; `steps` lacks the first ones if they were taken in another folder."""
+        return int(self.steps["step"].iloc[-1])
 
     @property
     def median_step_s(self) -> float:
@@ -94,8 +99,12 @@ def load_finetune_run(folder: Path) -> FineTuneRun:
     steps = steps_of(records)
     if steps.empty:
         raise InputError(f"{path}: has no step yet; let 'd2ft finetune' do at least one")
-    if list(steps["step"]) != list(range(1, len(steps) + 1)):
-        raise InputError(f"{path}: is damaged: its steps are not 1, 2, 3 and so on")
+    resumed = tuple(e for e in events if isinstance(e, ResumedRecord))
+    first = int(steps["step"].iloc[0])
+    if list(steps["step"]) != list(range(first, first + len(steps))):
+        raise InputError(f"{path}: is damaged: its steps do not follow one another")
+    if first != 1 and first - 1 not in [e.step for e in resumed]:
+        raise InputError(f"{path}: is damaged: it lacks the steps before {first}")
     plan = load_plan(folder / PLAN)
     if json.loads(dump_plan(plan))["sha256"] != began[-1].plan_sha256:
         raise InputError(
@@ -111,7 +120,7 @@ def load_finetune_run(folder: Path) -> FineTuneRun:
         steps=steps,
         evaluations=tuple(e for e in events if isinstance(e, EvaluatedRecord)),
         replanned=tuple(e for e in events if isinstance(e, ReplannedRecord)),
-        resumed=tuple(e for e in events if isinstance(e, ResumedRecord)),
+        resumed=resumed,
         probed=next((e for e in events if isinstance(e, ProbedRecord)), None),
         scored=next((e for e in events if isinstance(e, ScoredRecord)), None),
     )

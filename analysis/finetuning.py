@@ -26,6 +26,7 @@ from d2ft_sched.atomic_write import write_text
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan_file import dump_plan, save_plan
 from runtime.agreement import together
+from runtime.checkpoint import Found
 from runtime.finetune import train
 from runtime.ranks import Ranks, close_ranks, init_ranks
 from runtime.steady_process import steady_process
@@ -145,6 +146,8 @@ def _run(
 def _first_records(path: Path, job: FineTuneJob) -> list[Record]:
     """What the file of metrics begins with: of a training that goes on, all until there.
 
+    In a new folder they are those of the folder that the checkpoint is from, if they are there.
+
     Raises:
         InputError: the file is of another training than the one that goes on.
     """
@@ -153,8 +156,19 @@ def _first_records(path: Path, job: FineTuneJob) -> list[Record]:
     began = started(settings=dict(state.settings), **facts, provenance=dict(state.provenance))
     if found is None:
         return [began]
-    before = records_until(path, state.step)
+    before = records_until(path, state.step) if path.exists() else _records_of(found)
     if before:
         check_same_training(path, before, found.state)
     resumed = {"event": "resumed", "step": state.step, "checkpoint": str(found.path), **facts}
     return [*(before or [began]), {**resumed, "provenance": dict(state.provenance)}]
+
+
+def _records_of(found: Found) -> list[Record]:
+    """Of the training that wrote a checkpoint into its own folder, until then; none elsewhere."""
+    path = found.path.parent.parent / METRICS
+    try:
+        records = records_until(path, found.state.step)
+        check_same_training(path, records, found.state)
+    except InputError:
+        return []
+    return records

@@ -65,7 +65,7 @@ def finetune_part(folder: Path) -> Part | None:
             "replanned": replanned_table(run),
             "scored": _scored(run),
             "files": file_table(folder),
-            "done": len(run.steps),
+            "done": run.num_done,
             "num_steps": run.num_steps,
             "resumed": [event.step for event in run.resumed],
         },
@@ -151,8 +151,8 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
     after = f"after {last.epoch} epoch{'' if last.epoch == 1 else 's'}"
     on = f"of {last.num_samples:,} test samples"
     facts = []
-    if len(run.steps) < run.num_steps:
-        facts.append(f"Training stopped after step {len(run.steps):,} of {run.num_steps:,}.")
+    if run.num_done < run.num_steps:
+        facts.append(f"Training stopped after step {run.num_done:,} of {run.num_steps:,}.")
     if run.probed:
         facts.append(
             f"The classifier alone, fitted on frozen features: "
@@ -190,7 +190,8 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
 def _progress(run: FineTuneRun) -> Progress:
     evaluations = run.evaluations
     steps = run.steps
-    done = [int((steps["epoch"] <= e.epoch).sum()) for e in evaluations]
+    before = int(steps["step"].iloc[0]) - 1
+    done = [before + int((steps["epoch"] <= e.epoch).sum()) for e in evaluations]
     return Progress(
         loss=steps.set_index("step")["loss"],
         top1=pd.Series([e.top1 for e in evaluations], index=done, dtype=float),

@@ -13,6 +13,7 @@ import pytest
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from analysis.finetune_run import load_finetune_run
 from analysis.training_run import CheckpointPolicy, follow
 from runtime.checkpoint import load_checkpoint
 from runtime.checkpoint_facts import TrainingState
@@ -178,6 +179,21 @@ def test_a_folder_of_another_training_is_not_gone_on_in(d2ft, plan, make_plan, o
         assert code == 2
         assert f"{metrics}: is of a training {why}" in err
         assert metrics.read_bytes() == before
+
+
+def test_a_training_that_goes_on_in_a_new_folder_can_be_reported(d2ft, plan, options, tmp_path):
+    run = ["finetune", plan, *options, "--epochs", 1, "--no-linear-probe"]
+    whole = tmp_path / "whole"
+    assert d2ft(*run, "--checkpoint-every", 2, "--out", whole)[0] == 0
+    resumed = [*run, "--resume", whole / "checkpoints/step-000002", "--out"]
+    assert d2ft(*resumed, tmp_path / "with")[0] == 0
+    assert without_seconds(tmp_path / "with") == without_seconds(whole)
+    (whole / "metrics.jsonl").unlink()
+    assert d2ft(*resumed, tmp_path / "without")[0] == 0
+    for name, first in (("with", 1), ("without", 3)):
+        found = load_finetune_run(tmp_path / name)
+        assert (found.steps["step"].tolist(), found.num_done) == ([*range(first, 6)], 5)
+        assert d2ft("report", tmp_path / name)[0] == 0
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

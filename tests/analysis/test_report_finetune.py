@@ -191,7 +191,7 @@ def beside_another(**settings: object):
         (edited(-1, top1=2), "evaluated.top1 is 2"),
         (scribbled, "metrics.jsonl: line 2: is not an event"),
         (without_steps, "metrics.jsonl: has no step yet"),
-        (with_a_step_left_out, "metrics.jsonl: is damaged: its steps are not 1, 2, 3"),
+        (with_a_step_left_out, "metrics.jsonl: is damaged: its steps do not follow one another"),
         (of_another_plan, "plan.json: is another plan than the one that metrics.jsonl"),
         (without_its_plan, "plan.json: cannot be read (No such file"),
         (beside_another(dense=False), "dense/metrics.jsonl: was not trained with --dense"),
