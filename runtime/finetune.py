@@ -117,9 +117,9 @@ def train(
         solve_s = time.perf_counter() - start
         lr = learning_rate(settings, step, num_steps)
         done = trainer.step(minibatches[minibatch], operations, lr)
-        step_s = time.perf_counter() - start
         if learner is not None and done.seen is not None:
             learner.see(minibatch, done.seen)
+        step_s = time.perf_counter() - start
         if replanner is not None:
             replanned = replanner.after_step(step + 1, operations, done.times)
             if replanned is not None:

@@ -1,6 +1,7 @@
 """The fine-tuning loop: it learns, repeats itself, and follows schedules."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
@@ -18,11 +19,11 @@ from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
 from runtime.data.dataset import Dataset, Split
 from runtime.families.vit import normalization_of, normalize
-from runtime.finetune import fine_tune, training_minibatches
+from runtime.finetune import fine_tune, train, training_minibatches
 from runtime.linear_probe import fit_classifier
 from runtime.optimizers import create_optimizer
 from runtime.training import Evaluated, FineTuneSettings, Probed, Stepped, learning_rate
-from runtime.whole_model import evaluate
+from runtime.whole_model import WholeModel, evaluate
 
 CPU = torch.device("cpu")
 
@@ -181,6 +182,24 @@ def test_a_probe_comes_first(
     events = list(fine_tune(model, stripes, workload, schedule_for(workload), settings, CPU))
     assert isinstance(events[0], Probed)
     assert isinstance(events[1], Evaluated)
+
+
+def test_seconds_of_a_step_hold_those_of_learning_from_it(
+    vit: Callable[[], VisionTransformer],
+    workload_of: Callable[..., Workload],
+    stripes: Dataset,
+) -> None:
+    class Slow:
+        def see(self, minibatch: int, seen: np.ndarray) -> None:
+            time.sleep(0.3)
+
+    model = vit()
+    workload = workload_of(model, 6, (32,))
+    settings = FineTuneSettings(num_epochs=1, linear_probe=False, watch_scores=True)
+    trainer = WholeModel(model, stripes, workload, settings, CPU)
+    minibatches = training_minibatches(stripes.train, workload, 0)[:1]
+    events = train(trainer, minibatches, workload, schedule_for(workload), settings, learner=Slow())
+    assert [e.step_s >= 0.3 for e in events if isinstance(e, Stepped)] == [True]
 
 
 def test_learning_rate_rises_and_falls() -> None:
