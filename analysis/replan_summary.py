@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.finetune_run import steps_of
 from analysis.metrics_file import METRICS, read_records
-from analysis.replan_study import REPLANNED, RUNS, ReplanStudy, run_folder
+from analysis.replan_study import RUNS, ReplanStudy, run_folder
 
 WITHIN = 0.15
 """How close to its first step time a training has to come back."""
@@ -74,9 +74,3 @@ def summary_of(study: ReplanStudy, out: Path, steps: pd.DataFrame) -> pd.DataFra
     most = table.groupby("seed")["flops"].transform("max")
     table["flops_of_undisturbed"] = table.pop("flops") / most
     return table
-
-
-def came_back(summary: pd.DataFrame) -> bool:
-    """Whether every re-planned run was within 15 % of its first step time while disturbed."""
-    runs = summary[summary["run"] == REPLANNED]
-    return bool((runs["over_before"] <= 1 + WITHIN).all())

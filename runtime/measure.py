@@ -53,27 +53,6 @@ class StepMeasurement:
     num_threads: int
 
 
-def measure_step(
-    model: nn.Module,
-    workload: Workload,
-    schedule: np.ndarray | None,
-    device: torch.device,
-    *,
-    num_waves: int = 1,
-    num_repeats: int = 5,
-) -> StepMeasurement:
-    """Measure one schedule; see `measure_steps`."""
-    steps = measure_steps(
-        model,
-        workload,
-        {"step": schedule},
-        device,
-        num_waves=num_waves,
-        num_repeats=num_repeats,
-    )
-    return steps["step"]
-
-
 def measure_steps(
     model: nn.Module,
     workload: Workload,

@@ -19,7 +19,7 @@ _TIMM_OPTIONS: dict[str, dict[str, Any]] = {
 def create_optimizer(
     model: nn.Module, name: str = "adamw", *, lr: float, weight_decay: float = 0.05
 ) -> torch.optim.Optimizer:
-    """A fused optimizer of what trains; biases, norms and positions do not decay.
+    """A fused optimizer of what trains; biases, norms and a ViT's positions do not decay.
 
     Args:
         model: its parameters must all be on one device; without any, as on a rank without work,

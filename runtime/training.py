@@ -17,8 +17,8 @@ class FineTuneSettings:
     Attributes:
         num_epochs: passes through the mini-batches.
         lr: peak learning rate.
-        weight_decay: of weights; biases, norms and positions do not decay.
-        lr_decay: ``cosine`` to zero at the last step, or ``constant``.
+        weight_decay: as `runtime.optimizers.create_optimizer` has it.
+        lr_decay: ``cosine``, which would reach zero one step after the last, or ``constant``.
         warmup_steps: steps in which the learning rate rises linearly to its peak.
         linear_probe: fit the classifier on frozen features first.
         num_waves: passes of a mini-batch.
@@ -108,7 +108,8 @@ class Stepped:
         loss: mean cross-entropy of the mini-batch before the update.
         lr: learning rate of the update.
         flops: predicted FLOPs of the step under its schedule.
-        step_s: seconds of the step, choosing its schedule and reading the loss included.
+        step_s: seconds of the step, choosing its schedule, reading the loss and learning from
+            what was seen included.
         solve_s: seconds of these that choosing its schedule took.
         times: where they went on this rank.
     """
