@@ -23,11 +23,13 @@ class TokenFormat:
         num_tokens: of each text, special tokens and padding included.
         tokenizer: a ``tokenizer.json`` file, or a model's name on the Hugging Face hub.
         padding_id: the number that fills a text up, and that no text contains.
+        vocabulary_size: tokens that the model knows, by numbers from 0.
     """
 
     num_tokens: int
     tokenizer: str
     padding_id: int
+    vocabulary_size: int
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ The class is the column of the role ``class``, the text the first one of the typ
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -78,9 +79,12 @@ def text_source(name: str) -> TextSource:
         InputError: no such file, not such a table, or fewer than two classes.
     """
     prefix, _, place = name.partition(":")
-    train_path, test_path, read = _files(name, TABLES[prefix], Path(place))
-    train = _rows(read(train_path), train_path)
-    test = None if test_path is None else _rows(read(test_path), test_path)
+    try:
+        train_path, test_path, read = _files(name, TABLES[prefix], Path(place))
+        train = _rows(read(train_path), train_path)
+        test = None if test_path is None else _rows(read(test_path), test_path)
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise InputError(f"data {name}: cannot be read ({error})") from None
     class_names = tuple(sorted({label for label, _ in train}))
     if len(class_names) < 2:
         raise InputError(f"data {train_path}: has {len(class_names)} classes; it needs at least 2")
@@ -106,15 +110,30 @@ def tokenize(
         report: told how many texts are done.
 
     Raises:
-        InputError: there is no such tokenizer, or it does not fit.
+        InputError: there is no such tokenizer, or it does not fit, or a text has no token.
     """
     tokenizer = _load_tokenizer(token_format)
     parts = []
     for start in range(0, len(texts), _TEXTS_PER_CALL):
-        encoded = tokenizer.encode_batch(list(texts[start : start + _TEXTS_PER_CALL]))
-        parts.append(torch.tensor([e.ids for e in encoded], dtype=torch.int32))
+        own = list(texts[start : start + _TEXTS_PER_CALL])
+        ids = torch.tensor([e.ids for e in tokenizer.encode_batch(own)], dtype=torch.int32)
+        _check_tokens(own, ids, token_format)
+        parts.append(ids)
         report(min(start + _TEXTS_PER_CALL, len(texts)))
     return torch.cat(parts)
+
+
+def _check_tokens(texts: Sequence[str], ids: Tensor, token_format: TokenFormat) -> None:
+    """Refuse token numbers that the model does not know, and texts that are all padding."""
+    source, known = token_format.tokenizer, token_format.vocabulary_size
+    if (number := int(ids.max())) >= known:
+        raise InputError(
+            f"tokenizer {source}: has token {number}; the model knows those below {known}"
+        )
+    empty = (ids == token_format.padding_id).all(dim=1)
+    if empty.any():
+        text = texts[int(empty.nonzero()[0])]
+        raise InputError(f"text {text[:60]!r}: tokenizer {source} makes no token of it")
 
 
 def _load_tokenizer(token_format: TokenFormat) -> Any:

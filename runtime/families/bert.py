@@ -16,6 +16,7 @@ from runtime.families.bert_files import (
     bert_config,
     default_bert_weights,
     hub_name,
+    in_one_line,
     is_bert_name,
     read_bert_weights,
     tokenizer_of,
@@ -64,8 +65,6 @@ class BertFamily:
         pretrained: bool,
         seed: int,
     ) -> nn.Module:
-        from transformers import BertModel
-
         if image_size is not None:
             raise InputError(
                 f"model {name!r} reads texts, and the image size is {image_size}; give a number "
@@ -81,10 +80,7 @@ class BertFamily:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if pretrained:
-                bert = _fetch(name, config)
-            else:
-                bert = BertModel(config, add_pooling_layer=False)
+            bert = _fetch(name, config) if pretrained else _create(name, config)
             model = BertClassifier(bert, num_classes, name=name, num_tokens=num_tokens)
         model.train()
         if weights is not None:
@@ -99,8 +95,9 @@ class BertFamily:
         return default_bert_weights(name)
 
     def input_format(self, shape: ModelShape) -> InputFormat:
-        padding_id = bert_config(shape.name).pad_token_id
-        return TokenFormat(shape.num_tokens, tokenizer_of(shape.name), padding_id)
+        config = bert_config(shape.name)
+        tokenizer = tokenizer_of(shape.name)
+        return TokenFormat(shape.num_tokens, tokenizer, config.pad_token_id, config.vocab_size)
 
     def model_name(self, model: nn.Module) -> str:
         return cast(BertClassifier, model).name
@@ -112,7 +109,9 @@ class BertFamily:
             ("causal attention", config.is_decoder),
             ("cross-attention", config.add_cross_attention),
             ("dropout", dropout > 0),
-            ("no padding token", config.pad_token_id is None),
+            ("no padding token", config.pad_token_id is None or config.pad_token_id < 0),
+            ("no token types", config.type_vocab_size < 1),
+            ("an activation with parameters", _has_parameters(model)),
             ("gradient checkpointing", bool(getattr(model.bert, "gradient_checkpointing", False))),
             ("a feed-forward in chunks", config.chunk_size_feed_forward > 0),
         ]
@@ -207,13 +206,30 @@ def _sublayers(layer: Any) -> tuple[Sublayer, Sublayer]:
     )
 
 
+def _has_parameters(model: nn.Module) -> bool:
+    """Whether the activation of some MLP has any."""
+    bert: Any = model.bert
+    activations = [layer.intermediate.intermediate_act_fn for layer in bert.encoder.layer]
+    return any(True for activation in activations for _ in activation.parameters())
+
+
+def _create(name: str, config: Any) -> nn.Module:
+    from transformers import BertModel
+
+    try:
+        return BertModel(config, add_pooling_layer=False)
+    except Exception as error:  # of many kinds, by what the configuration has wrong
+        reason = in_one_line(error)
+        raise InputError(f"model {name!r}: its configuration makes no BERT ({reason})") from None
+
+
 def _fetch(name: str, config: Any) -> nn.Module:
     from transformers import BertModel
 
     try:
         return BertModel.from_pretrained(hub_name(name), config=config, add_pooling_layer=False)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = in_one_line(error)
         raise InputError(
             f"model {name!r} cannot be had from the Hugging Face hub ({reason}); pretrained "
             f"weights can also be given as a safetensors file"

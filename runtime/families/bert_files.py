@@ -65,7 +65,15 @@ def bert_config(name: str) -> Any:
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind != "bert":
         raise InputError(f"{path}: model_type is {kind!r}; only bert can run in lanes")
-    return BertConfig(**(content | without_dropout))
+    try:
+        return BertConfig(**(content | without_dropout))
+    except Exception as error:  # transformers has kinds of its own
+        raise InputError(f"{path}: is no configuration of a BERT ({in_one_line(error)})") from None
+
+
+def in_one_line(error: Exception) -> str:
+    """An error of transformers in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def tokenizer_of(name: str) -> str:

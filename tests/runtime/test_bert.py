@@ -280,6 +280,7 @@ def test_shape_is_that_of_the_sizes_and_counts_every_parameter() -> None:
     [
         ({"hidden_dropout_prob": 0.1}, "dropout"),
         ({"is_decoder": True}, "causal attention"),
+        ({"hidden_act": "prelu"}, "an activation with parameters"),
         ({"chunk_size_feed_forward": 2}, "a feed-forward in chunks"),
     ],
 )

