@@ -29,7 +29,7 @@ def keep_classifier(
 ) -> None:
     """Put a model's own classifier into `state` where that has none, or one of other classes."""
     for name in names:
-        if name not in state or state[name].shape[0] != own[name].shape[0]:
+        if name not in state or (state[name].dim() and len(state[name]) != len(own[name])):
             state[name] = own[name]
 
 

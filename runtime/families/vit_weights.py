@@ -4,6 +4,7 @@ from pathlib import Path
 
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
+from d2ft_sched.errors import InputError
 from runtime.families.focus_weights import (
     FOCUS_MODEL,
     FOCUS_WEIGHTS,
@@ -34,6 +35,10 @@ def load_vit_weights(model: VisionTransformer, weights: str | Path) -> None:
     own = model.state_dict()
     keep_classifier(state, own, _CLASSIFIER)
     check_fit(source, state, own, skip=_RESIZED)
-    resized = checkpoint_filter_fn(state, model)
+    try:
+        resized = checkpoint_filter_fn(state, model)
+    except (RuntimeError, ValueError):
+        sizes = ", ".join(f"{name} {list(state[name].shape)}" for name in _RESIZED if name in state)
+        raise InputError(f"{source}: {sizes} cannot be resized to the model's") from None
     check_fit(source, resized, own)
     model.load_state_dict(resized)

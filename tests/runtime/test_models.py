@@ -161,6 +161,20 @@ def test_weights_of_another_model_name_the_first_wrong_tensor(
         load_vit_weights(small_vit(torch.float32), path)
 
 
+def test_weights_without_a_grid_or_with_a_scalar_are_refused(
+    small_vit: Callable[..., VisionTransformer], tmp_path: Path
+) -> None:
+    path, model = tmp_path / "weights.safetensors", small_vit(torch.float32)
+    for name, tensor, message in (
+        ("pos_embed", torch.zeros(1, 0, 48), r"pos_embed \[1, 0, 48\], .* cannot be resized"),
+        ("pos_embed", torch.zeros(1, 1, 48), r"pos_embed \[1, 1, 48\], .* cannot be resized"),
+        ("head.bias", torch.tensor(1.0), r"head.bias has shape \[\]"),
+    ):
+        save_file(model.state_dict() | {name: tensor}, path)
+        with pytest.raises(InputError, match=message):
+            load_vit_weights(model, path)
+
+
 def test_unreadable_weights_are_refused(
     small_vit: Callable[..., VisionTransformer], tmp_path: Path
 ) -> None:
