@@ -45,7 +45,9 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
         num_classes: at least one more than the highest label.
     """
     features = features.double()
-    centre, spread = features.mean(0), features.std(0).mean()
+    centre, spread = features.mean(0), features.new_ones(())
+    if (features != features[0]).any():
+        spread = features.std(0).mean()
     features = (features - centre) / spread
     weight = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
     weight = weight.to(features.device).requires_grad_()

@@ -20,7 +20,7 @@ from d2ft_sched.workload import Workload
 from runtime.data.dataset import Dataset, Split
 from runtime.families.vit import normalization_of, normalize
 from runtime.finetune import fine_tune, train, training_minibatches
-from runtime.linear_probe import fit_classifier
+from runtime.linear_probe import fit_classifier, fit_linear
 from runtime.optimizers import create_optimizer
 from runtime.training import Evaluated, FineTuneSettings, Probed, Stepped, learning_rate
 from runtime.whole_model import WholeModel, evaluate
@@ -169,6 +169,13 @@ def test_the_probe_sets_only_the_classifier(
     assert evaluate(model, stripes.test).top1 > max(0.6, untrained)
     changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("features", [torch.ones(6, 8), torch.arange(8.0)[None]])
+def test_a_probe_of_features_that_do_not_differ_is_finite(features: torch.Tensor) -> None:
+    weight, bias, _ = fit_linear(features, torch.zeros(len(features), dtype=torch.long), 3)
+    assert weight.isfinite().all()
+    assert bias.isfinite().all()
 
 
 def test_a_probe_comes_first(
