@@ -160,12 +160,14 @@ def resolve_checkpoint(resume: str, directory: Path) -> Found:
     """What a user means by ``latest`` in `directory`, by one checkpoint, or by a folder of some.
 
     Raises:
-        InputError: there is none, it is damaged, or training has gone on from it in `directory`.
+        InputError: there is none, it is damaged, training has gone on from it in `directory`, or
+            that holds checkpoints of another training.
     """
     path = Path(directory) if resume == "latest" else Path(resume)
     is_one = (path / FACTS).exists()
     found = Found(path, load_checkpoint(path), {}) if is_one else find_checkpoint(path)
     check_no_newer(directory, found.state.step, set(found.refused))
+    _check_same_training(directory, found)
     return found
 
 
@@ -181,6 +183,20 @@ def check_no_newer(directory: Path, step: int, refused: Set[Path] = frozenset())
             f"{newer[-1]}: is there already; go on from it with --resume latest, or write to "
             f"another --checkpoint-dir"
         )
+
+
+def _check_same_training(directory: Path, found: Found) -> None:
+    """Older checkpoints there may be removed, so they must be of the training that goes on; what is
+    damaged or of another version is not asked."""
+    for path in _checkpoints(directory):
+        try:
+            settings = read_facts(path / FACTS).state.settings
+        except InputError:
+            continue
+        if settings != dict(found.state.settings):
+            raise InputError(
+                f"{path}: is of another training than {found.path}; give another --checkpoint-dir"
+            )
 
 
 def check_same_settings(

@@ -19,6 +19,7 @@ from runtime.checkpoint import (
     check_same_settings,
     find_checkpoint,
     load_checkpoint,
+    resolve_checkpoint,
     save_checkpoint,
 )
 from runtime.checkpoint_facts import TrainingState
@@ -222,6 +223,16 @@ def test_the_newest_are_kept_and_a_step_can_be_written_again(tmp_path):
     found = find_checkpoint(tmp_path)
     assert found.state.step == 1000000
     assert (found.path / "a").read_bytes() == b"2"
+
+
+def test_checkpoints_of_another_training_are_not_gone_on_beside(tmp_path):
+    path = save_checkpoint(tmp_path / "own", STATE, fill(a=b"1"))
+    earlier = replace(STATE, step=3)
+    save_checkpoint(tmp_path / "same", earlier, fill(a=b"1"))
+    assert resolve_checkpoint(str(path), tmp_path / "same").path == path
+    other = save_checkpoint(tmp_path / "other", replace(earlier, settings={}), fill(a=b"1"))
+    with pytest.raises(InputError, match=f"{other}: is of another training than {path}"):
+        resolve_checkpoint(str(path), tmp_path / "other")
 
 
 def test_places_without_a_checkpoint_are_said(tmp_path):
