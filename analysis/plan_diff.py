@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from d2ft_sched.capacity import Budget
+from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster_file import cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.lora import Lora
+from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.operations import Operation
 from d2ft_sched.plan import Plan
 from sim.prediction import Prediction
@@ -38,7 +41,7 @@ class PlanDiff:
     """Differences from a first plan to a second.
 
     Attributes:
-        settings: by name, the values that differ (budget, solver, cluster, waves).
+        settings: by name, the values that differ (budget, model, cluster, solver, waves).
         num_moved: subnets on another device.
         num_reowned: micro-batches with another owner.
         changed: by (operation before, operation after), how many cells; only those that changed.
@@ -112,11 +115,15 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
         )
         for field in fields(Budget)
     }
+    shapes = (first.workload.shape, second.workload.shape)
+    for field in fields(ModelShape):
+        pairs[f"model.{field.name}"] = tuple(getattr(shape, field.name) for shape in shapes)
+    pairs["cluster"] = _clusters(first.cluster, second.cluster)
     for name, get in (
-        ("cluster", lambda plan: plan.cluster.name),
         ("micro-batch samples", lambda plan: plan.workload.microbatch_samples),
         ("optimizer", lambda plan: plan.workload.optimizer),
         ("bytes of a value sent", lambda plan: plan.workload.element_bytes),
+        ("bytes of a parameter", lambda plan: plan.workload.parameter_bytes),
         ("adapters", lambda plan: _adapters(plan.workload.lora)),
         ("waves", lambda plan: plan.num_waves),
         ("solver", lambda plan: plan.solver.name),
@@ -125,6 +132,15 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
     ):
         pairs[name] = (get(first), get(second))
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _clusters(first: Cluster, second: Cluster) -> tuple[str, str]:
+    """Names of two clusters; where they have one name, what else differs is said as well."""
+    before, after = cluster_to_dict(first), cluster_to_dict(second)
+    differing = [key for key in ("devices", "network") if before[key] != after[key]]
+    if first.name != second.name or not differing:
+        return first.name, second.name
+    return first.name, f"{second.name} with other {' and '.join(differing)}"
 
 
 def _adapters(lora: Lora | None) -> str:

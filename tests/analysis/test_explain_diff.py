@@ -125,6 +125,19 @@ def test_differences_are_counted():
     json.dumps(diff.as_dict())
 
 
+def test_other_sizes_and_another_network_are_told():
+    shape = replace(SHAPE, num_tokens=9, classifier_flops=7)
+    larger = Workload(shape, PARTITION, (4,) * 5, parameter_bytes=2)
+    cluster = switch_of([1, 1, 1, 1, 1, 0.2], bandwidth=2e8)
+    second = make_plan(larger, cluster, scores(), Budget())
+    assert diff_plans(plan_with(Budget()), second).settings == {
+        "model.num_tokens": (5, 9),
+        "model.classifier_flops": (0, 7),
+        "cluster": ("c", "c with other network"),
+        "bytes of a parameter": (4, 2),
+    }
+
+
 def test_moved_subnets_and_owners_are_counted():
     moved = Placement(
         6, (5, *place_round_robin(PARTITION, 5, 6).subnet_device[1:]), (1, 1, 2, 3, 4)
