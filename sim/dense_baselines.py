@@ -62,12 +62,11 @@ def tensor_parallel_step(
     )
     phases = []
     for same in zip(*(a.phases for a in alone), strict=True):
-        first = same[0]
-        if first.device_s is not None:
-            phases.append(_together(same, members, num_devices))
-        elif first.name.endswith("combine"):
-            name = first.name.replace("combine", "all-reduce")
-            phases.append(_moving(replace(first, name=name), reduced))
+        together = _together(same, members, num_devices)
+        phases.append(together)
+        if together.name.endswith("lanes"):
+            name = together.name.replace("lanes", "all-reduce")
+            phases.append(_moving(replace(together, name=name, device_s=None), reduced))
     return Prediction(
         cluster=cluster,
         phases=timetable(phases, overlap=False),

@@ -1,8 +1,9 @@
 """One training step on a cluster, phase by phase, as the runtime executes it.
 
 Within a block and sub-layer, forward: trunk on the owners, dispatch, lanes, combine; backward the
-same in reverse. At the end the trunk's gradients are all-reduced over the owners (ring), those of
-adapters' shared factors over the devices with subnets, and every device updates its parameters.
+same in reverse. An exchange in which nothing moves is left out. At the end the trunk's gradients
+are all-reduced over the owners (ring), those of adapters' shared factors over the devices with
+subnets, and every device updates its parameters.
 
 Bulk-synchronous, every phase ends with a barrier: an exchange is a collective, and a block's
 combine needs the partial sums of all devices. Waves pass through the model one after another, each
@@ -131,12 +132,15 @@ def _wave_phases(
             combine_s = times.seconds_of_each([d.T for d in dispatches])
         for block in range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1):
             at, dispatch = _Place(wave, name, block), dispatches[block]
+            moves = dispatch.any()
             for sublayer in (0, 1) if direction == 0 else (1, 0):
                 title = SUBLAYERS[sublayer]
                 yield at.computing("trunk", sublayer_trunk_s[direction])
-                yield at.moving(f"{title} dispatch", dispatch_s[block], dispatch)
+                if moves:
+                    yield at.moving(f"{title} dispatch", dispatch_s[block], dispatch)
                 yield at.computing(f"{title} lanes", work.lanes_s[direction, block, sublayer])
-                yield at.moving(f"{title} combine", combine_s[block], dispatch.T)
+                if moves:
+                    yield at.moving(f"{title} combine", combine_s[block], dispatch.T)
 
 
 def _update_phases(

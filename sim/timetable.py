@@ -10,10 +10,11 @@ all waves. If waves are not overlapped, every phase waits for the one before it,
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
-from itertools import accumulate, chain
+from itertools import accumulate, chain, zip_longest
 
 import numpy as np
 
+from d2ft_sched.exchange import DIRECTIONS
 from sim.prediction import Phase
 
 UPDATE = "update"
@@ -91,11 +92,22 @@ def phase_times(
 def interleaved(waves: Sequence[Sequence[Phase]]) -> Iterator[Phase]:
     """Phases of several waves in the order in which a runtime issues them when it overlaps them.
 
-    A wave's phases are trunk, dispatch, lanes, combine, over and over. First all waves' trunk and
-    dispatch of a sub-layer, wave after wave, then all waves' lanes and combine: so the dispatch of
-    one wave is under way while an earlier one computes its lanes, and its combine while a later
-    one does.
+    All waves go forward, then all go backward. They take turns, and a turn lasts up to the wave's
+    next exchange: so the dispatch of one wave is under way while an earlier one computes its lanes,
+    and its combine while a later one does.
     """
-    pairs = [list(zip(wave[::2], wave[1::2], strict=True)) for wave in waves]
-    for of_all_waves in zip(*pairs, strict=True):
-        yield from chain.from_iterable(of_all_waves)
+    for direction in DIRECTIONS:
+        turns = [_turns(p for p in wave if p.direction == direction) for wave in waves]
+        for of_all_waves in zip_longest(*turns, fillvalue=()):
+            yield from chain.from_iterable(of_all_waves)
+
+
+def _turns(phases: Iterable[Phase]) -> Iterator[Sequence[Phase]]:
+    """The phases up to each exchange, the exchange included, and those after the last one."""
+    turn: list[Phase] = []
+    for phase in phases:
+        turn.append(phase)
+        if phase.pair_bytes is not None:
+            yield turn
+            turn = []
+    yield turn

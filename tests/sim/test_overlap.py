@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ft_sched.operations import Operation
 from sim.prediction import Phase
 from sim.timetable import interleaved, timetable
 
@@ -51,6 +52,30 @@ def test_devices_of_unequal_speed_start_the_next_wave_apart():
     assert (lanes.start_s, lanes.end_s) == (4, 14)
     in_turn = timetable([p for w in (0, 1) for p in wave_of(w, [1, 0], [2, 6], 1)], False)
     assert in_turn[-1].end_s == 18
+
+
+def test_a_wave_without_messages_runs_on_between_those_of_another():
+    silent = [p for p in wave_of(1, [1, 0], [2, 0], 0) if p.pair_bytes is None]
+    phases = timetable(list(interleaved([wave_of(0, [1, 0], [3, 3], 4), silent])), True)
+    spans = {(p.wave, p.name): (p.start_s, p.end_s) for p in phases}
+    assert [(p.wave, p.name) for p in phases[:4]] == [
+        (0, "trunk"),
+        (0, "dispatch"),
+        (1, "trunk"),
+        (1, "lanes"),
+    ]
+    assert (spans[0, "dispatch"], spans[1, "lanes"]) == ((1, 5), (2, 4))
+
+
+def test_exchanges_in_which_nothing_moves_are_left_out(random_step):
+    step = replace(random_step(0, num_devices=2), num_waves=3)
+    schedule = step.schedule.copy()
+    schedule[:, 0] = Operation.SHORTCUT
+    phases = replace(step, schedule=schedule).predicted(overlap=True).phases
+    moving = [p for p in phases if p.pair_bytes is not None]
+    assert moving
+    assert all(p.pair_bytes.any() for p in moving)
+    assert all(p.wave > 0 for p in moving)
 
 
 @settings(deadline=None, max_examples=30)
