@@ -37,7 +37,8 @@ def exchange_seconds(cluster: Cluster, pair_bytes: np.ndarray) -> float:
     """Seconds until every message of an exchange has arrived, one message per pair of devices.
 
     On a non-blocking switch it is the closed form `switch_seconds`, which messages of unequal sizes
-    may exceed under max-min fair sharing (by 8 % at most in 600 random exchanges, mostly not).
+    or latencies may exceed under max-min fair sharing (by 8 % at most in 600 random exchanges of
+    unequal sizes, mostly not).
     Elsewhere it is what they take under max-min fair sharing: the bounds of `exchange_bounds` where
     these agree, as for messages of one size and latency, and else the flow engine.
 

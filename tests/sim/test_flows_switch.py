@@ -11,6 +11,7 @@ from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
 from d2ft_sched.topology import Cable
 from sim.flows import Flows, simulate_flows
+from sim.network import exchange_bounds
 from sim.switch import is_exact, switch_seconds
 
 
@@ -72,6 +73,25 @@ def test_the_busiest_port_may_idle_with_unequal_messages():
     assert switch_seconds(cluster, pair_bytes) == pytest.approx(2.0)
     finish_s = simulate_flows(cluster, Flows.from_matrix(pair_bytes))
     assert finish_s.max() == pytest.approx(2.4)
+
+
+def test_a_short_message_with_a_long_latency_does_not_delay_the_others():
+    cluster = switch([1.0, 1.0, 1.0], [0.0, 0.0, 5.0])
+    pair_bytes = np.zeros((3, 3))
+    pair_bytes[0, 1:] = 20.0, 1.0
+    finish_s = simulate_flows(cluster, Flows.from_matrix(pair_bytes))
+    assert switch_seconds(cluster, pair_bytes) == pytest.approx(finish_s.max()) == 21.0
+    assert switch_seconds(cluster, pair_bytes.T) == pytest.approx(21.0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(ports, st.integers(0, 2**32 - 1))
+def test_with_unequal_latencies_it_is_the_least_that_any_port_takes(bandwidths, seed):
+    rng = np.random.default_rng(seed)
+    cluster = switch(bandwidths, rng.uniform(0.0, 1.0, len(bandwidths)).tolist())
+    pair_bytes = rng.uniform(0.1, 9.0, (len(bandwidths),) * 2) * (1 - np.eye(len(bandwidths)))
+    least_s, _ = exchange_bounds(cluster, pair_bytes)
+    assert switch_seconds(cluster, pair_bytes) == pytest.approx(least_s, rel=1e-9)
 
 
 def test_many_exchanges_at_once():
