@@ -92,7 +92,7 @@ class Setting:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All that its results depend on, as plain values."""
+        """All that its rows depend on, as plain values."""
         scores = hashlib.sha256(
             np.ascontiguousarray([self.scores.forward, self.scores.backward]).tobytes()
         )
@@ -105,6 +105,7 @@ class Setting:
             "element_bytes": common.element_bytes,
             "samples": self.workload.microbatch_samples,
             "cluster": cluster_to_dict(self.cluster),
+            "scales": [self.bandwidth_scale, self.compute_scale],
             "scores": scores.hexdigest(),
             "placement": common.placement.value,
             "num_waves": common.num_waves,

@@ -72,9 +72,9 @@ def load_table(path: Path) -> pd.DataFrame:
 
 
 def thinned(front: pd.DataFrame, at_most: int) -> pd.DataFrame:
-    """So many rows of a front at equal distances, the last among them."""
-    every = -(-len(front) // at_most)
-    return front[::-1][::every][::-1]
+    """So many rows of a front, evenly picked where there are more; first and last stay."""
+    picked = np.linspace(0, len(front) - 1, min(len(front), at_most)).round().astype(int)
+    return front.iloc[picked]
 
 
 def describe_given(table: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from analysis.pareto import pareto_front
 from analysis.placement_names import PlacementName
 from analysis.sweep import Sweep
 from analysis.sweep_grid import Axes, Common, grid_points
-from analysis.sweep_table import load_table
+from analysis.sweep_table import load_table, thinned
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
@@ -21,6 +21,7 @@ from d2ft_sched.model_shape import vision_transformer_shape
 from d2ft_sched.plan_file import load_plan
 from d2ft_sched.scores import Scores, save_scores
 from sim.step import simulate_plan
+from sim.what_if import scale_bandwidth
 
 CLUSTER = """
 name: CALLED
@@ -150,6 +151,21 @@ def test_a_grid_is_the_product_of_its_axes():
     assert {p.setting.workload.microbatch_samples for p in points} == {(4, 3), (3, 2, 2)}
     assert {p.setting.cluster.links[0].bandwidth_bytes_per_s for p in points} == {5e7, 2e8}
     assert {p.setting.workload.num_subnets for p in points} == {6, 4}
+
+
+def test_a_scaled_cluster_is_not_one_that_is_so_by_itself():
+    half = scale_bandwidth(two_devices(), 0.5)
+    scaled = grid_points(axes(bandwidth_scales=[0.5]), Common(SHAPE, 7))
+    as_is = grid_points(axes(clusters=[half]), Common(SHAPE, 7))
+    assert scaled[0].setting.cluster == as_is[0].setting.cluster
+    assert not {p.key for p in scaled} & {p.key for p in as_is}
+
+
+@pytest.mark.parametrize("number", [1, 11, 12, 13, 14, 20, 100])
+def test_a_thinned_front_keeps_both_ends(number):
+    shown = thinned(pd.DataFrame({"step": range(number)}), 12)["step"].tolist()
+    assert len(shown) == min(number, 12)
+    assert (shown[0], shown[-1]) == (0, number - 1)
 
 
 def test_a_memory_budget_bounds_what_is_kept_and_a_device_without_room_is_a_row(tmp_path):
