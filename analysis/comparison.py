@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.fewer_microbatches import fewer_microbatches
 from analysis.plan_summary import summarize
 from analysis.request import Request
+from d2ft_sched.exchange import plan_exchange
 from d2ft_sched.formulate import formulate
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
@@ -121,6 +122,11 @@ def _fewer_row(request: Request, placement: Placement, best: dict[str, Any]) -> 
         method = f"not one micro-batch is as fast as {best['solver']}"
         return row | {"method": method, "status": Status.TIME_LIMIT.value}
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    kept = np.full_like(dense, Operation.SHORTCUT)
+    kept[:, fewer.kept] = Operation.FULL
+    kept_bytes, dense_bytes = (
+        plan_exchange(workload, placement, schedule).total_bytes() for schedule in (kept, dense)
+    )
     dense_value = request.scores.values()[..., Operation.FULL].sum()
     everything = simulate_step(workload, request.cluster, placement, dense)
     return row | {
@@ -129,9 +135,7 @@ def _fewer_row(request: Request, placement: Placement, best: dict[str, Any]) -> 
         "status": Status.FEASIBLE.value,
         "objective": fewer.retained_score * float(dense_value),
         "compute_fraction": fewer.prediction.flops / everything.flops,
-        "communication_fraction": fewer.prediction.exchange_bytes / everything.exchange_bytes
-        if everything.exchange_bytes
-        else 1.0,
+        "communication_fraction": kept_bytes / dense_bytes if dense_bytes else 1.0,
         "predicted_step_s": fewer.prediction.step_s,
         "workload_cv": fewer.prediction.workload_cv,
     }

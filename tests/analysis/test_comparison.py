@@ -61,6 +61,13 @@ def test_the_table_has_every_solver_and_the_baseline_within_the_best_ones_step()
     assert table["objective"].idxmax() in ("dp", FEWER)
     assert (table["objective"][names] <= table["upper_bound"].min() * (1 + 1e-9)).all()
     assert table["predicted_step_s"][FEWER] <= table["predicted_step_s"]["dp"]
+    fewer = fewer_microbatches(
+        WORKLOAD, CLUSTER, PLACEMENT, scores(), table["predicted_step_s"]["dp"]
+    )
+    remote = np.array(PLACEMENT.subnet_device)[:, None] != np.array(PLACEMENT.owner)
+    exchange = remote.sum(axis=0) * WORKLOAD.samples
+    expected = exchange[fewer.kept].sum() / exchange.sum()
+    assert table["communication_fraction"][FEWER] == pytest.approx(expected)
 
 
 def test_a_solver_that_needs_more_than_a_plan_has_says_so() -> None:
