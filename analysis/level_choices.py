@@ -41,6 +41,13 @@ class LevelChoices:
     seconds: np.ndarray
     value: np.ndarray
 
+    @property
+    def highest(self) -> BlockLevels:
+        """The levels that leave every block all it can do."""
+        compute, messages = self.levels.max(axis=0).tolist()
+        num_blocks = len(self.seconds)
+        return BlockLevels((compute,) * num_blocks, (messages,) * num_blocks)
+
 
 def level_choices(
     workload: Workload,

@@ -73,11 +73,19 @@ class TargetSearch:
     @cached_property
     def fixed_s(self) -> float:
         """Seconds of what no schedule leaves out: trunk, its all-reduce, optimizer."""
+        return self._uniform_s(Operation.SHORTCUT)
+
+    @cached_property
+    def dense_s(self) -> float:
+        """Seconds of the dense step."""
+        return self._uniform_s(Operation.FULL)
+
+    def _uniform_s(self, operation: Operation) -> float:
         workload = self.workload
-        nothing = uniform_schedule(
-            workload.num_subnets, workload.num_microbatches, Operation.SHORTCUT
-        )
-        return simulate_step(workload, self.cluster, self.placement, nothing, self.num_waves).step_s
+        schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, operation)
+        return simulate_step(
+            workload, self.cluster, self.placement, schedule, self.num_waves
+        ).step_s
 
     @cached_property
     def choices(self) -> LevelChoices:
@@ -103,10 +111,13 @@ class TargetSearch:
         if self.fixed_s > target_s:
             return None
         available_s = target_s - self.fixed_s
+        levels = choose_levels(self.choices, available_s)
+        if self.dense_s <= target_s * (1 + ROUNDING):
+            levels = self.choices.highest
         for _ in range(MAX_CORRECTIONS):
             budget = Budget(
                 aligned=self.aligned,
-                levels=choose_levels(self.choices, available_s),
+                levels=levels,
                 target_step_s=target_s,
             )
             formulation = formulate(
@@ -132,6 +143,7 @@ class TargetSearch:
             if step_s <= target_s * (1 + ROUNDING):
                 return _with_method(plan, step_s, target_s)
             available_s *= (target_s - self.fixed_s) / (step_s - self.fixed_s) * (1 - ROUNDING)
+            levels = choose_levels(self.choices, available_s)
         return None
 
 

@@ -143,13 +143,14 @@ def test_the_best_of_several_placements_is_taken():
         assert plan.solver.objective <= best.solver.objective + 1e-9
 
 
-def test_a_target_above_the_dense_step_is_dense():
+@pytest.mark.parametrize("factor", [1, 3])
+def test_a_target_that_the_dense_step_meets_is_dense(factor):
     cluster = switch_of([1, 2], [1e9] * 2)
     placement = place_round_robin(PARTITION, 5, 2)
-    target_s = 3 * dense_s(cluster, placement)
+    target_s = factor * dense_s(cluster, placement)
     plan = plan_for_target(WORKLOAD, cluster, random_scores(), target_s, placements=[placement])
     assert (plan.schedule == Operation.FULL).all()
-    assert "dense needs no more" in plan.solver.method
+    assert ("dense needs no more" in plan.solver.method) == (factor > 1)
 
 
 def test_an_impossible_target_names_the_least():
