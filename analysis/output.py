@@ -39,12 +39,9 @@ def finite(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """First column left-aligned, the others right-aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
+    """First column left-aligned, the others right-aligned. All texts are shown as they are."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    _fill(table, columns, rows)
     console.print(table)
 
 
@@ -52,14 +49,18 @@ def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
     """As `print_table`, without a frame: for tables with many columns. Where the output is no
     terminal a row is one line."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
+    _fill(table, columns, rows)
     wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
     wide.print(f"[bold]{escape(title)}[/bold]", highlight=False)
     wide.print(table)
     wide.print()
+
+
+def _fill(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for index, column in enumerate(columns):
+        table.add_column(escape(column), justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
 
 
 def seconds(value: float) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from analysis.output import amount, percent, print_json, seconds
+from analysis.output import amount, percent, print_columns, print_json, print_table, seconds
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,13 @@ from analysis.output import amount, percent, print_json, seconds
 )
 def test_numbers_have_a_unit_and_no_exponent(shown, text):
     assert shown.replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.mark.parametrize("show", [print_table, print_columns])
+def test_names_that_look_like_markup_are_shown_as_they_are(show, capsys):
+    show("on [x]", ["device", "[a]"], [["[/a]", "host[b]"]])
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("on [x]", "[a]", "[/a]", "host[b]"))
 
 
 def test_json_is_strict(capsys):
