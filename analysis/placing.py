@@ -24,7 +24,8 @@ class Placed:
     Attributes:
         placements: one or more.
         dense_step_s: seconds of the dense step on the first.
-        lower_bound_s: seconds that no placement beats; None where nothing was searched.
+        lower_bound_s: seconds that no placement beats; None where nothing was searched, and where
+            adapters train: `DenseStep` takes their first block for dearer than it is.
         fits_dense: whether the dense step fits the memory of the first.
     """
 
@@ -70,7 +71,7 @@ def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: 
     return Placed(
         tuple(result.placement for result in found[:MAX_CANDIDATES]),
         found[0].dense_step_s,
-        found[0].lower_bound_s,
+        found[0].lower_bound_s if workload.lora is None else None,
         found[0].fits_dense,
     )
 

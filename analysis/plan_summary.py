@@ -62,8 +62,8 @@ def summarize(plan: Plan) -> PlanSummary:
             out=np.full(placement.num_devices, np.nan),
             where=device_flops[1] > 0,
         ),
-        flops=step_flops(workload, schedule),
-        dense_flops=step_flops(workload, dense),
+        flops=step_flops(workload, schedule, placement),
+        dense_flops=step_flops(workload, dense, placement),
         exchange_bytes=plan_exchange(workload, placement, schedule).total_bytes(),
         dense_exchange_bytes=plan_exchange(workload, placement, dense).total_bytes(),
     )
