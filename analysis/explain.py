@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from d2ft_sched.exchange import SUBLAYERS, plan_exchange
 from d2ft_sched.formulate import RESOURCES, Formulation, formulate
 from d2ft_sched.operations import Operation
 from d2ft_sched.plan import Plan
@@ -51,7 +52,7 @@ class DeviceExplanation:
         num_subnets: held.
         num_owned: micro-batches owned.
         uses: by resource.
-        num_slowest: phases of lanes in which it is the one that all wait for.
+        num_slowest: phases of lanes in which none takes longer; several may take as long.
     """
 
     name: str
@@ -111,6 +112,10 @@ def explain(plan: Plan, scores: Scores) -> Explanation:
     prediction = simulate_plan(plan)
     chosen = _row_schedule(formulation, plan.schedule)
     spent = formulation.problem.spending(chosen)
+    spent_bytes, dense_bytes = (
+        _message_bytes(plan, schedule)
+        for schedule in (plan.schedule, np.full_like(plan.schedule, Operation.FULL))
+    )
     gain, size = _marginal(formulation)
     slowest = _slowest(prediction)
     placement = plan.placement
@@ -132,6 +137,9 @@ def explain(plan: Plan, scores: Scores) -> Explanation:
                 num_binding=int((gain[mine, r] > 0).sum()),
                 marginal_value=float(value.max(initial=0.0)),
             )
+        uses["communication_bytes"] = replace(
+            uses["communication_bytes"], spent=float(spent_bytes[d]), dense=float(dense_bytes[d])
+        )
         devices.append(
             DeviceExplanation(
                 name=device.name,
@@ -139,7 +147,7 @@ def explain(plan: Plan, scores: Scores) -> Explanation:
                 num_subnets=placement.subnet_device.count(d),
                 num_owned=placement.owner.count(d),
                 uses=uses,
-                num_slowest=int((slowest == d).sum()),
+                num_slowest=int(slowest[:, d].sum()),
             )
         )
     value = scores.values()
@@ -192,15 +200,22 @@ def _best_values(problem: Problem, capacity: np.ndarray) -> np.ndarray:
 
 
 def _slowest(prediction: Prediction) -> np.ndarray:
-    """The slowest device of every phase of lanes, int ``[num_phases]``."""
-    return np.array(
+    """Whether no device takes longer in a phase of lanes, bool ``[num_phases, num_devices]``."""
+    device_s = np.array(
         [
-            int(p.device_s.argmax())
+            p.device_s
             for p in prediction.phases
             if p.device_s is not None and p.name.endswith("lanes") and p.device_s.any()
-        ],
-        dtype=int,
-    )
+        ]
+    ).reshape(-1, len(prediction.cluster.devices))
+    return device_s >= device_s.max(axis=1, keepdims=True) * (1 - ROUNDING)
+
+
+def _message_bytes(plan: Plan, schedule: np.ndarray) -> np.ndarray:
+    """Bytes that the subnets of each device receive and return in a step, int ``[num_devices]``;
+    those of a block on one device share their messages."""
+    exchange = plan_exchange(plan.workload, plan.placement, schedule)
+    return 2 * len(SUBLAYERS) * exchange.received_bytes().sum(axis=(0, 1))
 
 
 def _phase_seconds(prediction: Prediction) -> dict[str, float]:

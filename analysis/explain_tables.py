@@ -25,7 +25,7 @@ def print_explanation(explanation: Explanation) -> None:
     )
     print_table(
         f"Where it goes: share of what dense would spend; phases of lanes, of "
-        f"{explanation.num_lane_phases}, in which all wait for the device",
+        f"{explanation.num_lane_phases}, in which none takes longer",
         ["device", "subnets", "owns", *TITLES.values(), "slowest in"],
         [
             [

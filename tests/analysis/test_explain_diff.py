@@ -10,12 +10,15 @@ from analysis.explain import UNIT_SIZE, explain
 from analysis.placement_names import PlacementName
 from analysis.plan_diff import diff_plans
 from analysis.plan_request import plan_request
+from analysis.plan_summary import summarize
 from analysis.request import Request
 from d2ft_sched.capacity import BlockLevels, Budget
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
+from d2ft_sched.exchange import plan_exchange
 from d2ft_sched.formulate import RESOURCES, formulate
+from d2ft_sched.lora import Lora
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
@@ -92,9 +95,32 @@ def test_phases_add_up_to_the_step():
     explanation = explain(plan, scores())
     assert sum(explanation.phase_s.values()) == pytest.approx(simulate_plan(plan).step_s)
     assert explanation.phase_s["lanes"] > 0
-    assert sum(d.num_slowest for d in explanation.devices) == explanation.num_lane_phases
+    assert sum(d.num_slowest for d in explanation.devices) >= explanation.num_lane_phases
     assert 0 < explanation.retained < 1
     json.dumps(explanation.as_dict())
+
+
+def test_devices_that_tie_are_all_the_slowest():
+    plan = make_plan(WORKLOAD, switch_of([1] * 6), scores(), Budget())
+    explanation = explain(plan, scores())
+    holders = [d for d in explanation.devices if d.num_subnets]
+    assert len(holders) > 1
+    assert {d.num_slowest for d in holders} == {explanation.num_lane_phases}
+
+
+def test_messages_that_subnets_share_are_counted_once():
+    cluster = switch_of([1, 1])
+    plan = make_plan(
+        WORKLOAD, cluster, scores(), Budget(compute=0.6),
+        placement=place_round_robin(PARTITION, 5, 2),
+    )  # fmt: skip
+    uses = [d.uses["communication_bytes"] for d in explain(plan, scores()).devices]
+    for schedule, counted in (
+        (plan.schedule, [use.spent for use in uses]),
+        (np.full_like(plan.schedule, Operation.FULL), [use.dense for use in uses]),
+    ):
+        exchange = plan_exchange(WORKLOAD, plan.placement, schedule)
+        assert sum(counted) == exchange.total_bytes() > 0
 
 
 def test_dense_binds_nowhere_and_keeps_everything():
@@ -153,6 +179,14 @@ def test_plans_of_other_models_are_refused():
     plan = make_plan(workload, CLUSTER, scores(), Budget())
     with pytest.raises(InputError, match="different models, m and other"):
         diff_plans(plan_with(Budget()), plan)
+
+
+def test_adapters_of_a_plan_are_counted_as_the_simulator_does_and_no_bound_is_claimed():
+    adapted = replace(WORKLOAD, shape=replace(SHAPE, classifier_parameters=10), lora=Lora(4, 8.0))
+    request = Request(adapted, CLUSTER, scores(), Budget(compute=0.5))
+    planned = plan_request(request, PlacementName.BALANCED)
+    assert summarize(planned.plan).flops == simulate_plan(planned.plan).flops
+    assert planned.placed.lower_bound_s is None
 
 
 def request_of(budget=Budget()):  # noqa: B008  a frozen value
