@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,8 @@ def _replicas(
     """All ranks must call this together, for it makes a group."""
     group: Any = None
     if shapes and 1 < len(members) < ranks.num_ranks:
-        group = dist.new_group(list(members))
+        with ranks.watched(f"the making of a group for {what}"):
+            group = dist.new_group(list(members), timeout=timedelta(seconds=ranks.timeout_s))
         group = group if ranks.rank in members else None
     return Replicas(what, members, group, shapes)
 
