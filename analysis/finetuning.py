@@ -124,7 +124,7 @@ def _run(
             events, job.save_state, job.state, policy, on_event, begun_with, ranks, job.replanner
         )
     if outcome.signal is None:
-        job.trainer.save_result(out)
+        together(ranks, lambda: job.trainer.save_result(out), "the writing of what was trained")
         if is_first:
             write_text(out / PROVENANCE, json.dumps(facts, indent=1) + "\n")
     if metrics is None:

@@ -149,12 +149,16 @@ class RankPart:
         )
 
     def save_model(self, path: Path) -> tuple[str, ...]:
-        if self._rank == 0:
-            write_atomically(path, self._write_model)
-            return path.name, *write_companions(self._model.module, path.parent)
-        for _ in self._whole_tensors(self._full_shapes()):
-            pass
-        return ()
+        tensors = self._whole_tensors(self._full_shapes())
+        try:
+            if self._rank == 0:
+                write_atomically(path, lambda temporary: self._write_model(temporary, tensors))
+        finally:
+            for _ in tensors:  # also where the file cannot be written: the others send on
+                pass
+        if self._rank > 0:
+            return ()
+        return path.name, *write_companions(self._model.module, path.parent)
 
     def save_result(self, folder: Path) -> None:
         if self._model.workload.lora is None:
@@ -195,12 +199,12 @@ class RankPart:
         """Of all parameters of the model, in an order that is the same on all ranks."""
         return {s.name: s.full_shape for shards in self._model.shards for s in shards}
 
-    def _write_model(self, path: Path) -> None:
+    def _write_model(self, path: Path, tensors: Iterable[Tensor]) -> None:
         specs = [
             TensorSpec(name, shape, self._model.dtype)
             for name, shape in self._full_shapes().items()
         ]
-        write_tensors(path, specs, self._whole_tensors(self._full_shapes()))
+        write_tensors(path, specs, tensors)
 
     def _whole_tensors(self, names: Iterable[str]) -> Iterator[Tensor]:
         """Parameters whole, one after another, on rank 0; empty ones on the others.
