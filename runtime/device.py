@@ -37,12 +37,23 @@ def select_device(name: str = "auto") -> torch.device:
     return device
 
 
-def rank_device(name: str, local_rank: int) -> torch.device:
+def rank_device(name: str, local_rank: int, num_local: int = 1) -> torch.device:
     """The device of a rank: ``cpu``, or with ``cuda`` or ``auto`` one of its host's for each rank.
 
+    Args:
+        name: as for `select_device`.
+        local_rank: of this process among those of its host.
+        num_local: ranks of this host.
+
     Raises:
-        InputError: as `select_device`; the host has fewer CUDA devices than ranks.
+        InputError: as `select_device`; the host has fewer CUDA devices than ranks, or all its
+            ranks were to share one.
     """
+    if num_local > 1 and name.startswith("cuda:"):
+        raise InputError(
+            f"device is {name!r}, for {num_local} ranks of this host; with cuda each takes one of "
+            f"its own"
+        )
     device = select_device(name)
     if device.type == "cuda" and device.index is None:
         device = select_device(f"cuda:{local_rank}")

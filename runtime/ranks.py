@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Thread
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,9 @@ GRACE_S = 3.0
 
 GRACE_OF_MANY_S = 10.0
 """How long they wait while several are missing, for some may still compute."""
+
+STORE_S = 2.0
+"""How much longer than that the store's answers may take; it is gone if they take more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +57,13 @@ class Ranks:
             raise self._failure(what, error) from error
 
     def _failure(self, what: str, error: RuntimeError) -> RankError:
-        missing = _silent_ranks(self)
-        alive = set(range(self.num_ranks)) - set(missing)
-        if missing:
-            reason = f"{_names(missing)} ended or did not answer within {self.timeout_s:g} s"
+        silent, speaks = _silent_ranks(self)
+        if silent:
+            who = _names(silent) if len(silent) == 1 else f"at least one of {_names(silent)}"
+            reason = f"{who} ended or did not answer within {self.timeout_s:g} s"
         else:
             reason = f"a message was lost ({_first_line(error)})"
-        return RankError(
-            f"{reason} during {what}; the job ends",
-            speaks=self.rank == min(alive, default=self.rank),
-        )
+        return RankError(f"{reason} during {what}; the job ends", speaks=speaks)
 
 
 def is_launched() -> bool:
@@ -88,14 +89,21 @@ def init_ranks(
         num_ranks: of the job, likewise.
 
     Raises:
-        InputError: the device is not there.
+        InputError: the device is not there, or the launcher's environment is not whole.
         RankError: not all ranks came in time.
     """
-    if rank < 0 and not is_launched():
-        return Ranks(0, 1, rank_device(device, 0), timeout_s)
-    rank = int(os.environ["RANK"]) if rank < 0 else rank
-    num_ranks = int(os.environ["WORLD_SIZE"]) if num_ranks < 0 else num_ranks
-    own_device = rank_device(device, int(os.environ.get("LOCAL_RANK", rank)))
+    local_rank, num_local = rank, 1
+    if rank < 0:
+        if not is_launched():
+            return Ranks(0, 1, rank_device(device, 0), timeout_s)
+        num_ranks = _launchers("WORLD_SIZE", range(1, 2**31))
+        rank = _launchers("RANK", range(num_ranks))
+        local_rank = _launchers("LOCAL_RANK", range(num_ranks), rank)
+        num_local = _launchers("LOCAL_WORLD_SIZE", range(1, num_ranks + 1), 1)
+        _launchers("MASTER_PORT", range(1, 2**16))
+        if not os.environ.get("MASTER_ADDR"):
+            raise InputError("MASTER_ADDR is not set; it must name the host of rank 0")
+    own_device = rank_device(device, local_rank, num_local)
     timeout = timedelta(seconds=timeout_s)
     try:
         store, rank, num_ranks = next(
@@ -119,9 +127,23 @@ def init_ranks(
     return Ranks(rank, num_ranks, own_device, timeout_s, failures)
 
 
+def _launchers(name: str, allowed: range, default: int | None = None) -> int:
+    """A number of the launcher's environment."""
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal() or int(text) not in allowed:
+        said = "not set" if text is None else repr(text)
+        raise InputError(
+            f"{name} is {said}; it must be an integer from {allowed[0]} to {allowed[-1]}, as "
+            f"torchrun sets it"
+        )
+    return int(text)
+
+
 def close_ranks(ranks: Ranks) -> None:
     """Leave the job; the other ranks must have come to their end, too."""
-    if ranks.num_ranks > 1:
+    if ranks.store is not None:
         dist.destroy_process_group()
 
 
@@ -196,24 +218,35 @@ def start_sum(
         return Pending(ranks, dist.all_reduce(value, group=group, async_op=True), what)
 
 
-def _silent_ranks(ranks: Ranks) -> list[int]:
-    """Those that have not reported a failure of their own within the grace time."""
+def _silent_ranks(ranks: Ranks) -> tuple[list[int], bool]:
+    """Those that have not reported a failure of their own within the grace time, and whether this
+    rank is to say so: the first that knows, or all where the store is gone with rank 0."""
     if ranks.store is None:
-        return []
-    keys = [f"alive/{rank}" for rank in range(ranks.num_ranks)]
+        return [], True
+    answers: list[tuple[list[int], bool]] = []
+    store = ranks.store
+    # a thread, for a store whose host is frozen never answers, whatever its timeout
+    asking = Thread(target=lambda: answers.append(_ask(store, ranks)), daemon=True)
+    asking.start()
+    asking.join(GRACE_OF_MANY_S + STORE_S)
+    return answers[0] if answers else ([0], True)
+
+
+def _ask(store: dist.Store, ranks: Ranks) -> tuple[list[int], bool]:
+    silent = [rank for rank in range(ranks.num_ranks) if rank != ranks.rank]
+    start = time.monotonic()
     try:
-        ranks.store.set(keys[ranks.rank], "1")
-        start = time.monotonic()
-        silent = list(range(ranks.num_ranks))
-        while silent:
+        store.set(f"alive/{ranks.rank}", "1")
+        while True:
+            silent = [rank for rank in silent if not store.check([f"alive/{rank}"])]
             grace_s = GRACE_S if len(silent) == 1 else GRACE_OF_MANY_S
-            if time.monotonic() > start + grace_s:
-                break
+            if not silent or time.monotonic() > start + grace_s or store.check(["said"]):
+                return silent, store.add("said", 1) == 1
             time.sleep(0.05)
-            silent = [rank for rank in silent if not ranks.store.check([keys[rank]])]
-        return silent
     except RuntimeError:
-        return [0]
+        if 0 in silent:
+            return [0], True
+        return silent, ranks.rank == 0  # rank 0, which keeps the store, knew and has gone before
 
 
 def _names(ranks: list[int]) -> str:

@@ -1,6 +1,8 @@
 """What ranks do in tests: run drawn cases, fail or disagree, and write to files what they got."""
 
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 
@@ -12,9 +14,12 @@ from torch import Tensor
 from d2ft_sched.errors import InputError, RankError
 from rank_cases import Case, draw_case, model_of, small_model
 from rank_processes import join
+from runtime.agreement import together
+from runtime.data.dataset import Dataset, Split
 from runtime.exchange import SentBytes
 from runtime.optimizers import create_optimizer
 from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
+from runtime.rank_part import RankPart
 from runtime.rank_slices import slice_rank_schedule
 from runtime.rank_step import rank_forward_backward
 from runtime.rank_wave import RankBatch
@@ -25,6 +30,7 @@ from runtime.tensor_parallel import (
     tensor_parallel_forward_backward,
     tensor_parallel_placement,
 )
+from runtime.training import FineTuneSettings
 
 LEARNING_RATE = 1e-3
 
@@ -111,14 +117,18 @@ def tensor_parallel_shards(case: Case, num_heads: tuple[int, ...]) -> list[tuple
     return [rank_shards(case.model, workload, placement, rank) for rank in range(len(num_heads))]
 
 
-def fail(rank: int, num_ranks: int, folder: Path, culprit: int, how: str, timeout_s: float) -> None:
-    """Run steps until the culprit dies or hangs; the others write what they say."""
+def fail(
+    rank: int, num_ranks: int, folder: Path, culprit: int, how: str, timeout_s: float, port: int
+) -> None:
+    """Run steps until the culprit dies, hangs or freezes; the others write what they say."""
     case = draw_case(0, num_ranks)
-    ranks = join(rank, num_ranks, folder, timeout_s)
+    ranks = join(rank, num_ranks, folder, timeout_s, port)
     model = _load(case, 0, ranks, folder)
     try:
         for step in range(1000):
             if rank == culprit and step == 1:
+                if how == "freezes":
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 os._exit(1) if how == "dies" else time.sleep(3600)
             _step(case, model, np.full_like(case.schedules[0], 2))
     except RankError as error:
@@ -142,6 +152,25 @@ def disagree(rank: int, num_ranks: int, folder: Path) -> None:
         except InputError as error:
             said.append(str(error))
     (folder / f"said-{rank}").write_text("\n".join(said))
+    close_ranks(ranks)
+
+
+def save_to_a_full_disk(rank: int, num_ranks: int, folder: Path) -> None:
+    """Write what was trained where rank 0 may write only small files; each writes what it says."""
+    ranks = join(rank, num_ranks, folder)
+    case = draw_case(0, num_ranks)
+    num_samples = len(case.labels)
+    split = Split(torch.zeros(num_samples, 3, 28, 28, dtype=torch.uint8), case.labels)
+    data = Dataset("zeros", split, split, tuple("abcde"))
+    model = _load(case, 0, ranks, folder)
+    part = RankPart(model, data, np.arange(num_samples)[None], FineTuneSettings())
+    if rank == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        together(ranks, lambda: part.save_result(folder / "out"), "the writing")
+    except (InputError, RankError) as error:
+        (folder / f"said-{rank}").write_text(f"{type(error).__name__} {error}")
     close_ranks(ranks)
 
 

@@ -47,10 +47,7 @@ def d2ft_on_ranks(num_ranks: int, folder: Path, *arguments: object) -> None:
 
     Fails with what a rank wrote to standard error if its exit code is not 0.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = {"port": port, "arguments": [*map(str, arguments)]}
+    given = {"port": free_port(), "arguments": [*map(str, arguments)]}
     processes = start_ranks(_command, num_ranks, folder, **given)
     for rank, process in enumerate(processes):
         process.join(timeout=200)
@@ -75,8 +72,17 @@ def _command(
     cli.main()
 
 
-def join(rank: int, num_ranks: int, folder: Path, timeout_s: float = 60.0) -> Ranks:
-    method = f"file://{folder}/store-{num_ranks}"
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def join(
+    rank: int, num_ranks: int, folder: Path, timeout_s: float = 60.0, port: int | None = None
+) -> Ranks:
+    """Meet the others by a file in `folder`, or at rank 0's `port` as under torchrun."""
+    method = f"tcp://127.0.0.1:{port}" if port else f"file://{folder}/store-{num_ranks}"
     return init_ranks(
         "cpu", timeout_s=timeout_s, init_method=method, rank=rank, num_ranks=num_ranks
     )

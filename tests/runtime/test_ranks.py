@@ -7,17 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
+from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.memory import shared_block_parameters, trained_trunk_parameters
 from rank_cases import draw_case
-from rank_jobs import LEARNING_RATE, come_alone, disagree, equal_steps, fail
-from rank_processes import start_ranks
+from rank_jobs import (
+    LEARNING_RATE,
+    come_alone,
+    disagree,
+    equal_steps,
+    fail,
+    save_to_a_full_disk,
+)
+from rank_processes import free_port, start_ranks
+from runtime.device import rank_device
 from runtime.lane_slices import slice_schedule
 from runtime.optimizers import create_optimizer
 from runtime.partitioned import forward_backward
+from runtime.ranks import Ranks, init_ranks
 from runtime.shards import rank_shards
 from runtime.weights import save_weights
 
@@ -152,12 +163,20 @@ def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int
 
 
 @pytest.mark.parametrize(
-    ("culprit", "how", "timeout_s"), [(1, "dies", 60.0), (0, "dies", 60.0), (2, "hangs", 2.0)]
+    ("culprit", "how", "timeout_s"),
+    [
+        (1, "dies", 60.0),
+        (0, "dies", 60.0),
+        (2, "hangs", 2.0),
+        (1, "hangs", 2.0),
+        (0, "freezes", 2.0),
+    ],
 )
 def test_a_rank_that_fails_ends_the_others_with_one_line(
     culprit: int, how: str, timeout_s: float, tmp_path: Path
 ) -> None:
-    processes = start_ranks(fail, 3, tmp_path, culprit=culprit, how=how, timeout_s=timeout_s)
+    given = {"culprit": culprit, "how": how, "timeout_s": timeout_s, "port": free_port()}
+    processes = start_ranks(fail, 3, tmp_path, **given)
     survivors = [rank for rank in range(3) if rank != culprit]
     for rank in survivors:
         processes[rank].join(100)
@@ -165,11 +184,58 @@ def test_a_rank_that_fails_ends_the_others_with_one_line(
     processes[culprit].kill()
     processes[culprit].join()
     said = [(tmp_path / f"said-{rank}").read_text().partition(" ") for rank in survivors]
-    assert [speaks for speaks, _, _ in said] == ["True", "False"]
+    keeps_the_store = culprit == 0
+    assert sorted(speaks for speaks, _, _ in said) == [str(keeps_the_store), "True"]
     pattern = (
         f"rank {culprit} ended or did not answer within {timeout_s:g} s during .*; the job ends"
     )
     assert all(re.fullmatch(pattern, line) for _, _, line in said)
+
+
+def test_one_of_several_silent_ranks_is_blamed_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.ranks.GRACE_OF_MANY_S", 0.2)
+    store, said = dist.HashStore(), []
+    for rank in (3, 1):
+        with (
+            pytest.raises(RankError) as failure,
+            Ranks(rank, 5, torch.device("cpu"), 1.0, store).watched("a sum"),
+        ):
+            raise RuntimeError
+        said.append((failure.value.speaks, str(failure.value).partition(" ended")[0]))
+    assert said == [
+        (True, "at least one of ranks 0, 1, 2, 4"),
+        (False, "at least one of ranks 0, 2, 4"),
+    ]
+
+
+def test_a_file_that_cannot_be_written_ends_all_ranks_at_once(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    assert run_job(save_to_a_full_disk, 3, tmp_path) == [0] * 3
+    assert time.monotonic() - begin < 40
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in range(3)]
+    assert said[0].startswith("InputError")
+    assert "File too large" in said[0]
+    assert said[1] == said[2] == "RankError another rank ended during the writing"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("MASTER_ADDR", None), ("MASTER_PORT", ""), ("RANK", "2"), ("WORLD_SIZE", "two")],
+)
+def test_a_launcher_environment_that_is_not_whole_is_one_line(
+    variable: str, text: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in (whole | {variable: text}).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{variable} is "):
+        init_ranks("cpu", timeout_s=1.0)
+
+
+def test_ranks_of_one_host_do_not_share_a_cuda_device() -> None:
+    with pytest.raises(InputError, match="device is 'cuda:0', for 2 ranks of this host"):
+        rank_device("cuda:0", 0, 2)
 
 
 def test_ranks_that_disagree_are_named(tmp_path: Path) -> None:
