@@ -134,12 +134,15 @@ class BertFamily:
             mlp_hidden=config.intermediate_size,
             num_tokens=classifier.num_tokens,
             classifier_flops=2 * config.hidden_size * classifier.classifier.out_features,
-            classifier_parameters=sum(p.numel() for p in classifier.classifier.parameters()),
             num_qkv_maps=3,
             norm_first=False,
         )
         num_parameters = sum(p.numel() for p in model.parameters())
-        return replace(subnets_only, trunk_parameters=num_parameters - subnets_only.num_parameters)
+        return replace(
+            subnets_only,
+            trunk_parameters=num_parameters - subnets_only.num_parameters,
+            classifier_parameters=sum(p.numel() for p in classifier.classifier.parameters()),
+        )
 
     def blocks(self, model: nn.Module) -> list[tuple[Sublayer, Sublayer]]:
         bert: Any = model.bert

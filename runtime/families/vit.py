@@ -112,13 +112,16 @@ class VitFamily:
             num_tokens=embed.num_patches + vit.num_prefix_tokens,
             embed_flops=2 * embed.num_patches * patch_elements * width,
             classifier_flops=2 * width * vit.num_classes,
-            classifier_parameters=sum(p.numel() for p in vit.head.parameters()),
             qkv_bias=block.attn.qkv.bias is not None,
             mlp_bias=block.mlp.fc1.bias is not None,
             layer_scale=not isinstance(block.ls1, nn.Identity),
         )
         num_parameters = sum(p.numel() for p in vit.parameters())
-        return replace(subnets_only, trunk_parameters=num_parameters - subnets_only.num_parameters)
+        return replace(
+            subnets_only,
+            trunk_parameters=num_parameters - subnets_only.num_parameters,
+            classifier_parameters=sum(p.numel() for p in vit.head.parameters()),
+        )
 
     def blocks(self, model: nn.Module) -> list[tuple[Sublayer, Sublayer]]:
         return [_sublayers(block) for block in cast(VisionTransformer, model).blocks]
