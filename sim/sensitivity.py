@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.cluster import Cluster
-from sim.bounds import Bottleneck, Bound, ResourceKind, bottleneck_seconds, step_bounds
+from sim.bounds import TIE, Bottleneck, Bound, ResourceKind, bottleneck_seconds, step_bounds
 from sim.prediction import Phase, Prediction
 from sim.what_if import scale_latency, with_faster_devices, with_wider_links
 
@@ -26,10 +26,12 @@ class Sensitivity:
         step_s: simulated with that.
         unlimited_step_s: simulated as if they took no time at all.
         first_saturation: factor up to which more is a gain in every part of the step that they
-            bound: beyond it something else binds there. Infinite where nothing else does.
-        last_saturation: factor beyond which they bind nowhere, so that more is no gain at all.
-            Of an overlapped step both are about the parts that they bound as it is; what binds
-            next may be in another wave.
+            bound: beyond it something else binds there. Infinite where nothing else does. Where
+            routes differ in latency it is about the links' time alone, and of an overlapped step
+            about the parts that they bound as it is; what binds next may be in another wave.
+        last_saturation: factor beyond which they bind nowhere, so that more is no gain at all;
+            infinite also where the step simulated with it still gains from more, as it may behind
+            latencies or in another wave.
     """
 
     bottleneck: Bottleneck
@@ -55,7 +57,7 @@ def sensitivities(
         prediction: of the step.
         simulate: the same step on another cluster with the same devices and links.
         factor: of the improvement to try.
-        max_bottlenecks: how many to try; each takes two simulations.
+        max_bottlenecks: how many to try; each takes two or three simulations.
     """
     bounds = step_bounds(prediction)
     tried = list(bottleneck_seconds(bounds))[:max_bottlenecks]
@@ -89,6 +91,10 @@ def _sensitivity(
         _saturation(bound, bottleneck, unlimited.phases[index[id(bound.phase)]])
         for bound in affected
     ]
+    last = max(saturations, default=1.0)
+    if np.isfinite(last):
+        step_s = simulate(improved(prediction.cluster, bottleneck, last)).step_s
+        last = last if step_s <= unlimited.step_s * (1 + TIE) else np.inf
     return Sensitivity(
         bottleneck,
         sum(bound.seconds for bound in affected),
@@ -96,7 +102,7 @@ def _sensitivity(
         simulate(improved(prediction.cluster, bottleneck, factor)).step_s,
         unlimited.step_s,
         min(saturations, default=1.0),
-        max(saturations, default=1.0),
+        last,
     )
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.operations import Operation
-from d2ft_sched.placement import place_round_robin
+from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.schedule import uniform_schedule
 from sim.bounds import Bottleneck, ResourceKind, what_bounds
 from sim.sensitivity import improved, sensitivities
@@ -17,10 +18,13 @@ from sim.what_if import scale_compute
 seeds = st.integers(0, 2**32)
 
 
-@settings(deadline=None, max_examples=12)
-@given(seeds, st.sampled_from([0.0, 1e-4]))
-def test_gains_and_saturation_of_bulk_synchronous_steps(random_step, seed, launch_s):
+@settings(deadline=None, max_examples=16)
+@given(seeds, st.sampled_from([0.0, 1e-4]), st.booleans())
+def test_gains_and_saturation_of_bulk_synchronous_steps(random_step, seed, launch_s, alike):
     step = random_step(seed, launch_s=launch_s, duplexes=["full"])
+    if alike:
+        links = tuple(replace(link, latency_s=2e-4) for link in step.cluster.links)
+        step = replace(step, cluster=replace(step.cluster, links=links))
     before = step.predicted()
 
     def step_s(bottleneck, factor):
@@ -35,6 +39,9 @@ def test_gains_and_saturation_of_bulk_synchronous_steps(random_step, seed, launc
         if np.isfinite(found.last_saturation):
             beyond = step_s(of, 1.001 * found.last_saturation)
             assert beyond == pytest.approx(found.unlimited_step_s, rel=1e-6)
+        if of.kind != ResourceKind.DEVICE and not alike:
+            continue
+        if np.isfinite(found.last_saturation):
             not_yet = step_s(of, 1 + 0.99 * (found.last_saturation - 1))
             assert not_yet > found.unlimited_step_s
         factor = min(found.first_saturation, 3.0)
@@ -81,6 +88,24 @@ def test_equal_devices_are_one_bottleneck_and_no_gain_one_by_one(random_step):
     assert both.step_s == pytest.approx(before.step_s - both.bound_s / 2)
     alone = even.on(scale_compute(twins, 2.0, first.name))
     assert alone.step_s == pytest.approx(before.step_s)
+
+
+def test_no_saturation_is_told_where_a_latency_lets_more_bandwidth_gain_past_it(random_step):
+    step = random_step(3, num_devices=3)
+    workload = replace(step.workload, microbatch_samples=(4,))
+    size = float(workload.activation_bytes[0])
+    names = [device.name for device in step.cluster.devices]
+    slow, quick = Link(names[0], names[1], size, 0.5), Link(names[0], names[2], size / 0.9, 0.0)
+    mesh = replace(
+        step, workload=workload, num_waves=1,
+        cluster=Cluster("mesh", step.cluster.devices, (slow, quick)),
+        placement=Placement(3, (1, 2, 1, 2) * 2, (0,)),
+        schedule=uniform_schedule(8, 1, Operation.FULL),
+    )  # fmt: skip
+    found = {f.bottleneck: f for f in sensitivities(mesh.predicted(), mesh.on)}
+    of_slow = found[Bottleneck(ResourceKind.LINK, (0,))]
+    assert of_slow.first_saturation == pytest.approx(1 / 0.9)
+    assert of_slow.last_saturation == np.inf
 
 
 @settings(deadline=None, max_examples=8)
