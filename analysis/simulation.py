@@ -134,7 +134,7 @@ def simulate(
         num_steps: steps to draw with jitter.
         seed: of the jitter.
         max_bottlenecks: of how many bottlenecks to try what better ones would bring; each takes
-            two simulations. With 0 none is tried.
+            two or three simulations. With 0 none is tried.
     """
     step = partial(simulate_plan, plan, overlap=overlap)
     planned, dense = step(), dense_step(plan, overlap)
@@ -185,6 +185,8 @@ def _references(plan: Plan, dense: Prediction) -> tuple[Reference, ...]:
             "tensor parallel, tree": partial(tensor_parallel_step, algorithm="tree"),
             "data parallel, ring": partial(data_parallel_step, algorithm="ring"),
         }
+        if workload.shape.mlp_hidden < workload.shape.num_heads:
+            ways = {name: way for name, way in ways.items() if not name.startswith("tensor")}
         found += [_reference(name, way(workload, cluster)) for name, way in ways.items()]
     alone = fastest_alone(plan)
     if alone is not None:

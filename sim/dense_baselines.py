@@ -15,7 +15,7 @@ import numpy as np
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
-from d2ft_sched.memory import DeviceMemory, trained_parameters
+from d2ft_sched.memory import DeviceMemory, shared_block_parameters, trained_parameters
 from d2ft_sched.operations import Operation
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement
@@ -37,16 +37,25 @@ def tensor_parallel_step(
 
     All micro-batches run on all devices at once, the trunk on each of them. After each sub-layer
     the devices all-reduce its output forward, and the gradient of its input backward: four
-    all-reduces of the mini-batch's activations per block. Hidden units follow the heads in
-    proportion; a device without a head takes no part.
+    all-reduces of the mini-batch's activations per block; at the end one of the gradients of
+    adapters' shared factors, which each device has of its heads alone. Hidden units follow the
+    heads in proportion; a device without a head takes no part.
 
     Args:
         workload: model and mini-batch; the partition is not looked at.
         cluster: devices and links.
         algorithm: of the all-reduces.
         split: whether heads follow the devices' speed.
+
+    Raises:
+        InputError: blocks have fewer hidden units than heads.
     """
     shape, num_devices = workload.shape, len(cluster.devices)
+    if shape.mlp_hidden < shape.num_heads:
+        raise InputError(
+            f"{shape.name}: mlp_hidden is {shape.mlp_hidden}; tensor parallelism needs a hidden "
+            f"unit for each of the {shape.num_heads} heads"
+        )
     num_heads = tensor_parallel_heads(workload, cluster, split)
     members = np.flatnonzero(num_heads).tolist()
     bounds = np.cumsum(num_heads[members]) * shape.mlp_hidden // shape.num_heads
@@ -57,12 +66,15 @@ def tensor_parallel_step(
         part = replace(workload, shape=thin, partition=partition_by_heads(thin, heads))
         alone.append(alone_step(part, cluster.devices[member]))
 
-    reduced = all_reduce(
-        ExchangeTimes(cluster), members, float(workload.activation_bytes.sum()), algorithm
-    )
+    times = ExchangeTimes(cluster)
+    reduced = all_reduce(times, members, float(workload.activation_bytes.sum()), algorithm)
+    factor_bytes = shape.num_blocks * shared_block_parameters(workload) * workload.parameter_bytes
+    factors = all_reduce(times, members, factor_bytes, algorithm)
     phases = []
     for same in zip(*(a.phases for a in alone), strict=True):
         together = _together(same, members, num_devices)
+        if together.name == "optimizer" and factor_bytes:
+            phases.append(_moving(Phase(0, UPDATE, -1, "adapter all-reduce", 0.0, 0.0), factors))
         phases.append(together)
         if together.name.endswith("lanes"):
             name = together.name.replace("lanes", "all-reduce")
@@ -71,7 +83,7 @@ def tensor_parallel_step(
         cluster=cluster,
         phases=timetable(phases, overlap=False),
         flops=sum(a.flops for a in alone),
-        memory=_memory(alone, members, reduced),
+        memory=_memory(alone, members, np.maximum(reduced.buffer_bytes, factors.buffer_bytes)),
     )
 
 
@@ -120,7 +132,7 @@ def data_parallel_step(
         cluster=cluster,
         phases=timetable(phases, overlap=False),
         flops=sum(a.flops for a in alone),
-        memory=_memory(alone, members, reduced),
+        memory=_memory(alone, members, reduced.buffer_bytes),
     )
 
 
@@ -170,12 +182,12 @@ def _moving(phase: Phase, reduced: AllReduce) -> Phase:
 
 
 def _memory(
-    alone: Sequence[Prediction], members: Sequence[int], reduced: AllReduce
+    alone: Sequence[Prediction], members: Sequence[int], buffer_bytes: np.ndarray
 ) -> DeviceMemory:
     """Memory of each alone, and the messages of an all-reduce on their way."""
-    by_purpose = {name: np.zeros(len(reduced.buffer_bytes)) for name in vars(alone[0].memory)}
+    by_purpose = {name: np.zeros(len(buffer_bytes)) for name in vars(alone[0].memory)}
     for name, on_device in by_purpose.items():
         on_device[members] = [getattr(a.memory, name)[0] for a in alone]
-    by_purpose["exchange_buffers"] = reduced.buffer_bytes
-    by_purpose["total"] = by_purpose["total"] + reduced.buffer_bytes
+    by_purpose["exchange_buffers"] = buffer_bytes
+    by_purpose["total"] = by_purpose["total"] + buffer_bytes
     return DeviceMemory(**by_purpose)

@@ -13,6 +13,7 @@ from d2ft_sched.cluster import Cluster
 from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
 from d2ft_sched.flops import step_flops, trunk_flops
+from d2ft_sched.lora import Lora
 from d2ft_sched.memory import device_memory
 from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.operations import Operation
@@ -166,6 +167,22 @@ def test_a_split_by_speed_helps_unequal_devices(step):
 
     assert seconds([3.0, 1.0, 1.0], "speed") < seconds([3.0, 1.0, 1.0], "even")
     assert seconds([1.0, 1.0], "speed") == seconds([1.0, 1.0], "even")
+
+
+def test_tensor_parallel_devices_sum_the_gradients_of_shared_factors():
+    workload = replace(WORKLOAD, lora=Lora(4, 8.0))
+    found = tensor_parallel_step(workload, switch_of([1.0] * 3))
+    *_, reduced, update = found.phases
+    assert (reduced.name, update.name) == ("adapter all-reduce", "optimizer")
+    factors = SHAPE.num_blocks * workload.lora.shared_parameters(SHAPE)
+    assert reduced.pair_bytes.sum() == pytest.approx(2 * 2 * factors * 4)
+
+
+def test_tensor_parallelism_needs_a_hidden_unit_for_each_head():
+    shape = replace(SHAPE, mlp_hidden=SHAPE.num_heads - 1)
+    workload = replace(WORKLOAD, shape=shape, partition=partition_by_heads(shape, 1))
+    with pytest.raises(InputError, match="tensor parallelism needs a hidden unit for each"):
+        tensor_parallel_step(workload, switch_of([1.0, 1.0]))
 
 
 def test_memory_of_parts():
