@@ -81,8 +81,8 @@ def jittered_step_seconds(
     prediction.
 
     Raises:
-        InputError: fewer than one step, or an attribute of the jitter for another number of
-            devices.
+        InputError: fewer than one step, an attribute of the jitter for another number of devices,
+            or so much jitter that steps never end.
     """
     if num_steps < 1:
         raise InputError(f"number of steps is {num_steps}; it must be at least 1")
@@ -93,8 +93,21 @@ def jittered_step_seconds(
                 f"jitter: {name} has {len(getattr(jitter, name))} values; cluster "
                 f"{prediction.cluster.name!r} has {num_devices} devices"
             )
-    rng = np.random.default_rng(seed)
-    shape = (num_steps, num_devices)
+    with np.errstate(over="ignore", invalid="ignore"):
+        seconds = _drawn_seconds(prediction, jitter, num_steps, np.random.default_rng(seed))
+        if not np.isfinite(seconds.sum()):
+            raise InputError(
+                f"jitter: phase_sigma {jitter.phase_sigma} and straggler_factor "
+                f"{jitter.straggler_factor} draw steps without end; ask for less"
+            )
+    return seconds
+
+
+def _drawn_seconds(
+    prediction: Prediction, jitter: Jitter, num_steps: int, rng: np.random.Generator
+) -> np.ndarray:
+    """As `jittered_step_seconds`; infinite or NaN where a factor is."""
+    shape = (num_steps, len(prediction.cluster.devices))
     of_step = np.exp(jitter.step_sigma * rng.standard_normal(shape))
     is_straggler = rng.random(shape) < jitter.straggler_probability
     of_step = np.where(is_straggler, of_step * jitter.straggler_factor, of_step)

@@ -15,10 +15,12 @@ activations are freed before all have gone forward, so memory is that of a singl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from math import isfinite
 
 import numpy as np
 
 from d2ft_sched.cluster import Cluster
+from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.flops import step_flops
 from d2ft_sched.memory import (
@@ -72,17 +74,29 @@ def simulate_step(
         schedule: int ``[num_subnets, num_microbatches]``.
         num_waves: groups of micro-batches.
         overlap: whether they are overlapped; with one wave that changes nothing.
+
+    Raises:
+        InputError: the cluster is so slow that the step's seconds are no finite number.
     """
-    times = ExchangeTimes(cluster)
-    waves = [
-        list(_wave_phases(workload, times, placement, schedule, wave, microbatches))
-        for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves))
-    ]
-    phases = list(interleaved(waves) if overlap else chain.from_iterable(waves))
-    phases.extend(_update_phases(workload, times, placement, num_waves - 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        times = ExchangeTimes(cluster)
+        waves = [
+            list(_wave_phases(workload, times, placement, schedule, wave, microbatches))
+            for wave, microbatches in enumerate(
+                wave_microbatches(workload.num_microbatches, num_waves)
+            )
+        ]
+        phases = list(interleaved(waves) if overlap else chain.from_iterable(waves))
+        phases.extend(_update_phases(workload, times, placement, num_waves - 1))
+        timed = timetable(phases, overlap)
+    if not all(isfinite(p.end_s) for p in timed):
+        raise InputError(
+            f"cluster {cluster.name!r}: its devices or links are so slow that the seconds of a "
+            f"step are no finite number; make them faster"
+        )
     return Prediction(
         cluster=cluster,
-        phases=timetable(phases, overlap),
+        phases=timed,
         flops=step_flops(workload, schedule, placement),
         memory=device_memory(workload, placement, schedule, 1 if overlap else num_waves),
         is_overlapped=overlap and num_waves > 1,

@@ -90,6 +90,11 @@ def test_impossible_jitter(wrong, message):
         Jitter(**wrong)
 
 
+def test_steps_without_end_are_refused(random_step):
+    with pytest.raises(InputError, match=r"phase_sigma 800.0 .* steps without end"):
+        jittered_step_times(random_step(0).predicted(), Jitter(phase_sigma=800.0))
+
+
 def test_jitter_for_other_devices(random_step):
     prediction = random_step(0, num_devices=2).predicted()
     with pytest.raises(InputError, match="step_sigma has 3 values; cluster 'random' has 2"):

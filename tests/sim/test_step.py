@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
+from d2ft_sched.errors import InputError
 from d2ft_sched.exchange import plan_exchange
 from d2ft_sched.flops import step_flops
 from d2ft_sched.lora import Lora
@@ -88,6 +89,13 @@ def test_adapters_gradients_are_reduced_over_owners_and_holders():
     assert sent == {"trunk all-reduce": 2 * 330 * 4, "adapter all-reduce": 2 * factors * 4}
     assert prediction.flops == step_flops(workload, dense, placement)
     assert prediction.flops > step_flops(workload, dense)
+
+
+def test_a_step_without_end_is_refused():
+    placement = place_round_robin(PARTITION, 3, 2)
+    dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
+    with pytest.raises(InputError, match="cluster 'c': its devices or links are so slow"):
+        simulate_step(WORKLOAD, switch_of([1, 1], bandwidth=1e-305), placement, dense)
 
 
 def test_a_slow_device_sets_the_pace_of_every_block():
