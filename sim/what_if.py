@@ -41,7 +41,8 @@ def scale_bandwidth(cluster: Cluster, factor: float, link: str | None = None) ->
     Raises:
         InputError: there is no such link, or the factor is not above 0 and finite.
     """
-    _check("bandwidth", factor)
+    if not 0 < factor < float("inf"):
+        raise InputError(f"bandwidth is scaled by {factor}; the factor must be above 0 and finite")
     return with_wider_links(cluster, links_called(cluster, link), factor)
 
 
@@ -64,8 +65,8 @@ def scale_latency(cluster: Cluster, factor: float, link: str | None = None) -> C
     Raises:
         InputError: there is no such link, or the factor is negative or not finite.
     """
-    if factor:
-        _check("latency", factor)
+    if not 0 <= factor < float("inf"):
+        raise InputError(f"latency is scaled by {factor}; the factor must be 0 or more and finite")
     chosen = links_called(cluster, link)
     return _with_links(
         cluster,
@@ -104,7 +105,7 @@ def links_called(cluster: Cluster, name: str | None) -> frozenset[int]:
 
 
 def drop_devices(cluster: Cluster, names: Sequence[str]) -> Cluster:
-    """The cluster without some devices, their links, and switches that are left without any.
+    """The cluster without some devices, their links, and switches that join no device any more.
 
     Raises:
         InputError: there is no such device, none is left, or those left are not joined any more.
@@ -114,19 +115,21 @@ def drop_devices(cluster: Cluster, names: Sequence[str]) -> Cluster:
     if not devices:
         raise InputError(f"cluster {cluster.name!r}: every device is dropped; leave at least 1")
     links = tuple(k for k in cluster.links if not gone & {k.source, k.target})
-    joined = {end for k in links for end in (k.source, k.target)}
+    reached = {d.name for d in devices}
+    while (
+        more := {
+            end for k in links for end in (k.source, k.target) if reached & {k.source, k.target}
+        }
+        - reached
+    ):
+        reached |= more
     return replace(
         cluster,
         devices=devices,
-        links=links,
-        switches=tuple(s for s in cluster.switches if s in joined),
+        links=tuple(k for k in links if k.source in reached),
+        switches=tuple(s for s in cluster.switches if s in reached),
     )
 
 
 def _with_links(cluster: Cluster, links: Sequence[Link]) -> Cluster:
     return replace(cluster, links=tuple(links))
-
-
-def _check(what: str, factor: float) -> None:
-    if not 0 < factor < float("inf"):
-        raise InputError(f"{what} is scaled by {factor}; the factor must be above 0 and finite")

@@ -80,7 +80,7 @@ def test_no_latency_at_all():
         (lambda: drop_devices(STAR, NAMES), "every device is dropped"),
         (lambda: scale_bandwidth(STAR, 0), "bandwidth is scaled by 0"),
         (lambda: scale_bandwidth(STAR, math.nan), "bandwidth is scaled by nan"),
-        (lambda: scale_latency(STAR, -1), "latency is scaled by -1"),
+        (lambda: scale_latency(STAR, -1), "latency is scaled by -1; the factor must be 0 or more"),
         (lambda: scale_compute(STAR, math.inf), "compute is scaled by inf"),
         (lambda: drop_devices(drop_devices(RING, ["a"]), ["c"]), "cannot be reached"),
     ],
@@ -106,3 +106,10 @@ def test_a_switch_without_links_goes_too():
     assert alone.switches == ("switch",)
     pair = Cluster("pair", STAR.devices[:2], (CABLE.join("a", "b"), CABLE.join("b", "s")), ("s",))
     assert drop_devices(pair, ["b"]).switches == ()
+
+
+def test_switches_joined_only_to_one_another_go_too():
+    links = [CABLE.join(*ends) for ends in (("a", "b"), ("b", "s"), ("s", "t"))]
+    pair = Cluster("pair", STAR.devices[:2], tuple(links), ("s", "t"))
+    left = drop_devices(pair, ["b"])
+    assert (left.links, left.switches) == ((), ())
