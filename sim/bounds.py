@@ -9,8 +9,8 @@ import pandas as pd
 
 from d2ft_sched.cluster import Cluster
 from sim.critical_path import Segment, critical_path
+from sim.network import channel_seconds, link_loads
 from sim.prediction import Phase, Prediction
-from sim.utilisation import channel_seconds
 
 TIE = 1e-9
 """Relative difference up to which resources bind together."""
@@ -101,7 +101,8 @@ def _computing(segment: Segment) -> Bound:
 def _moving(cluster: Cluster, segment: Segment) -> list[Bound]:
     phase, seconds = segment.phase, segment.end_s - segment.start_s
     assert phase.pair_bytes is not None
-    link_s = channel_seconds(cluster, phase.pair_bytes).reshape(-1, 2).max(axis=1)
+    carried = link_loads(cluster, phase.pair_bytes)
+    link_s = channel_seconds(cluster, carried).reshape(-1, 2).max(axis=1)
     transfer_s = float(link_s.max())
     busiest = np.flatnonzero(link_s >= transfer_s * (1 - TIE))
     links = Bottleneck(ResourceKind.LINK, tuple(busiest.tolist()))

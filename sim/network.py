@@ -33,6 +33,20 @@ def link_loads(cluster: Cluster, pair_bytes: np.ndarray) -> np.ndarray:
     )
 
 
+def channel_seconds(cluster: Cluster, carried: np.ndarray) -> np.ndarray:
+    """Seconds that what links carry takes on each channel at its full bandwidth.
+
+    Args:
+        cluster: with the links.
+        carried: bytes, as of `link_loads`.
+
+    Returns:
+        float ``[num_directed_links]``; 0 for directed links that are not a channel of their own.
+    """
+    shared = np.bincount(cluster.link_channel, weights=carried, minlength=len(carried))
+    return shared / cluster.link_bandwidth_bytes_per_s
+
+
 def exchange_seconds(cluster: Cluster, pair_bytes: np.ndarray) -> float:
     """Seconds until every message of an exchange has arrived, one message per pair of devices.
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from d2ft_sched.cluster import Cluster
+from d2ft_sched.compute_curve import WorkKind
 from d2ft_sched.memory import DeviceMemory
-from sim.network import link_loads
+from sim.network import channel_seconds, link_loads
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class Prediction:
 
     @property
     def exchange_bytes(self) -> float:
-        """Bytes handed to the network by dispatch and combine and by the trunk's all-reduce."""
+        """Bytes handed to the network by dispatch and combine and by the all-reduces of the trunk
+        and of adapters' shared factors."""
         return float(self.pair_bytes.sum())
 
     @property
@@ -163,17 +165,19 @@ class Prediction:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether every device is timed by measured curves rather than by a roofline."""
-        return all(d.curves for d in self.cluster.devices)
+        """Whether all work of every device is timed by measured curves, none by a roofline."""
+        return all(d.is_calibrated(kind) for d in self.cluster.devices for kind in WorkKind)
 
     def link_bytes(self) -> pd.DataFrame:
-        """Bytes and utilisation of every directed link that carries some."""
+        """Bytes of every directed link that carries some, and for how much of the step its channel
+        is busy: both directions together where they share it (half duplex)."""
         carried = link_loads(self.cluster, self.pair_bytes)
+        busy_s = channel_seconds(self.cluster, carried)[self.cluster.link_channel]
         rows = [
             {
                 "link": f"{link.source} -> {link.target}",
                 "bytes": float(carried[index]),
-                "utilisation": float(carried[index] / link.bandwidth_bytes_per_s / self.step_s),
+                "utilisation": float(busy_s[index] / self.step_s),
             }
             for index, link in enumerate(self.cluster.links_directed)
             if carried[index]

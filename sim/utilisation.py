@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from d2ft_sched.cluster import Cluster
-from sim.network import link_loads
+from sim.network import channel_seconds, link_loads
 from sim.prediction import Prediction
 
 KINDS_OF_WORK = ("attention", "mlp", "trunk", "optimizer", "other")
@@ -44,7 +43,7 @@ def link_utilisation(prediction: Prediction) -> pd.DataFrame:
     """
     cluster = prediction.cluster
     carried = link_loads(cluster, prediction.pair_bytes)
-    busy_s = _channel_seconds(cluster, carried)[cluster.link_channel]
+    busy_s = channel_seconds(cluster, carried)[cluster.link_channel]
     used = np.flatnonzero(carried)
     directed = [cluster.links_directed[k] for k in used]
     table = pd.DataFrame(
@@ -58,21 +57,3 @@ def link_utilisation(prediction: Prediction) -> pd.DataFrame:
         }
     )
     return table.sort_values("busy_s", ascending=False, kind="stable", ignore_index=True)
-
-
-def channel_seconds(cluster: Cluster, pair_bytes: np.ndarray) -> np.ndarray:
-    """Time that the messages on each channel take at its full bandwidth.
-
-    Args:
-        cluster: whose routes are taken.
-        pair_bytes: from row to column device, ``[num_devices, num_devices]``.
-
-    Returns:
-        float ``[2 * num_links]``; 0 for directed links that are not a channel of their own.
-    """
-    return _channel_seconds(cluster, link_loads(cluster, pair_bytes))
-
-
-def _channel_seconds(cluster: Cluster, carried: np.ndarray) -> np.ndarray:
-    shared = np.bincount(cluster.link_channel, weights=carried, minlength=len(carried))
-    return shared / cluster.link_bandwidth_bytes_per_s

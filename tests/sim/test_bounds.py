@@ -13,8 +13,8 @@ from d2ft_sched.device import Device
 from d2ft_sched.memory import DeviceMemory
 from sim.bounds import Bottleneck, ResourceKind, critical_path_table, step_bounds, what_bounds
 from sim.critical_path import critical_path
+from sim.network import channel_seconds, link_loads
 from sim.prediction import Phase, Prediction
-from sim.utilisation import channel_seconds
 
 MEMORY = DeviceMemory(*(np.zeros(3),) * 8)
 CLUSTER = Cluster(
@@ -51,7 +51,7 @@ def test_bulk_synchronous_steps_are_bound_throughout(random_step, seed):
         if bound.bottleneck.kind == ResourceKind.DEVICE:
             seconds = bound.phase.device_s
         elif bound.bottleneck.kind == ResourceKind.LINK:
-            both = channel_seconds(step.cluster, bound.phase.pair_bytes)
+            both = channel_seconds(step.cluster, link_loads(step.cluster, bound.phase.pair_bytes))
             seconds = np.maximum(both[::2], both[1::2])
         else:
             continue

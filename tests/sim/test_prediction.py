@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from d2ft_sched.cluster import Cluster
+from d2ft_sched.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.device import Device
 from d2ft_sched.memory import DeviceMemory
 from sim.prediction import OutOfMemory, Phase, Prediction
@@ -46,6 +47,14 @@ def test_two_exchanges_at_once_are_waited_for_once():
 
 def test_the_last_phase_to_begin_need_not_be_the_last_to_end():
     assert predicted(computing(0, 9), moving(1, 2, 1)).step_s == 9
+
+
+def test_calibrated_means_every_kind_of_work():
+    curve = ComputeCurve((1.0, 2.0), (1e-6, 2e-6))
+    for kinds, calibrated in ((list(WorkKind), True), ([WorkKind.OPTIMIZER], False)):
+        device = replace(CLUSTER.devices[0], curves=dict.fromkeys(kinds, curve))
+        step = replace(predicted(computing(0, 1)), cluster=Cluster("c", (device,)))
+        assert step.is_calibrated == calibrated
 
 
 def test_out_of_memory_names_the_device_and_the_shortfall(overfull):

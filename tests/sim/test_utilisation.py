@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.utilisation import KINDS_OF_WORK, channel_seconds, device_utilisation, link_utilisation
+from sim.network import channel_seconds, link_loads
+from sim.utilisation import KINDS_OF_WORK, device_utilisation, link_utilisation
 
 
 @settings(deadline=None, max_examples=40)
@@ -26,7 +27,10 @@ def test_busy_seconds_add_up_and_fit_the_step(random_step, seed):
 def test_half_duplex_directions_share_their_channel(random_step):
     for seed in range(20):
         step = random_step(seed)
-        table = link_utilisation(step.predicted()).set_index("link")
+        prediction = step.predicted()
+        table = link_utilisation(prediction).set_index("link")
+        summary = prediction.link_bytes().set_index("link")["utilisation"]
+        np.testing.assert_allclose(summary[table.index], table["busy_fraction"])
         for link in step.cluster.links:
             ways = [f"{link.source} -> {link.target}", f"{link.target} -> {link.source}"]
             if not set(ways) <= set(table.index):
@@ -39,7 +43,8 @@ def test_half_duplex_directions_share_their_channel(random_step):
 
 def test_channels_of_one_message(random_step):
     step = random_step(3, num_devices=2)
-    seconds = channel_seconds(step.cluster, np.array([[0.0, 1e6], [0.0, 0.0]]))
+    carried = link_loads(step.cluster, np.array([[0.0, 1e6], [0.0, 0.0]]))
+    seconds = channel_seconds(step.cluster, carried)
     out, back = step.cluster.route(0, 1)
     expected = np.zeros(4)
     for link in (out, back):
