@@ -179,8 +179,8 @@ def validation_table(
 def phase_table(
     phases: Mapping[str, Mapping[str, np.ndarray]], measured: Mapping[str, Measured]
 ) -> pd.DataFrame:
-    """One row per plan and phase: mean over devices of predicted_s and measured_s, and error_s,
-    their difference as a share of the measured step."""
+    """One row per plan and phase: mean over devices of predicted_s and measured_s, and
+    error_of_step, their difference as a share of the measured step."""
     rows = [
         {
             "plan": name,
