@@ -212,7 +212,9 @@ def prepare_finetune(
         state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
     scheduling = together(
         ranks,
-        lambda: plan_schedules(request, ranks, found.state if found else None, scores),
+        lambda: plan_schedules(
+            request, ranks, found.state if found else None, state.plan_sha256, scores
+        ),
         "the making of schedules",
     )
     replanner = scheduling.replanner

@@ -45,6 +45,7 @@ def plan_schedules(
     request: FineTuneRequest,
     ranks: Ranks,
     resumed: TrainingState | None,
+    plan_sha256: str,
     scores: ScoreSeries,
 ) -> Scheduling:
     """The plan's schedule, or all FULL, or one for each mini-batch or step; re-planned or not.
@@ -53,6 +54,7 @@ def plan_schedules(
         request: what was asked for.
         ranks: that train together.
         resumed: where a training that goes on stood.
+        plan_sha256: of the plan of `request`.
         scores: of every step, where each is to have a schedule of its own within the plan's budget.
 
     Raises:
@@ -74,7 +76,7 @@ def plan_schedules(
     if levels is None or request.replan_every is None:
         return Scheduling(schedules, None, ())
     schedules.keep_pace(levels, as_planned(levels.num_devices), ())
-    state, notes = _state_to_go_on(resumed, levels.num_devices)
+    state, notes = _state_to_go_on(resumed, plan_sha256, levels.num_devices)
     names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
     replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
     return Scheduling(schedules, replanner, notes)
@@ -130,9 +132,13 @@ def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> H
 
 
 def _state_to_go_on(
-    resumed: TrainingState | None, num_devices: int
+    resumed: TrainingState | None, plan_sha256: str, num_devices: int
 ) -> tuple[ReplanState | None, tuple[str, ...]]:
     state = resumed.replanning if resumed else None
-    if state is not None and len(state.pace.slowdown) != num_devices:
+    if resumed is None or state is None:
+        return None, ()
+    if len(state.pace.slowdown) != num_devices:
         return None, ("re-planning begins anew: the checkpoint is of another number of devices",)
+    if resumed.plan_sha256 != plan_sha256:
+        return None, ("re-planning begins anew: the checkpoint is of another plan",)
     return state, ()

@@ -104,7 +104,7 @@ def flop_clock(monkeypatch) -> Iterator[dict[str, float]]:
 
 
 def test_one_device_that_slows_down_gets_less_and_goes_on_so_from_a_checkpoint(
-    d2ft, even_plan, options, tmp_path, flop_clock
+    d2ft, even_plan, two_equal, tiny_vit, options, tmp_path, flop_clock
 ):
     out, again = tmp_path / "out", tmp_path / "again"
     given = [even_plan, *options, "--epochs", 5, "--no-linear-probe", "--checkpoint-every", 1]
@@ -128,6 +128,20 @@ def test_one_device_that_slows_down_gets_less_and_goes_on_so_from_a_checkpoint(
     given += ["--resume", "latest", "--replan-every", 1000]
     assert d2ft("finetune", *given, "--out", again)[0] == 0
     assert {s["flops"] for s in events(again, "stepped")} == {flops[changed]}
+
+    other, plan = tmp_path / "other", tmp_path / "half.json"
+    code, _, err = d2ft(
+        "plan", "--cluster", two_equal, "--model", tiny_vit, "--microbatches", 5,
+        "--microbatch-size", 1, "--budget-compute", 0.5, "--placement", "every-device",
+        "--out", plan,
+    )  # fmt: skip
+    assert code == 0, err
+    shutil.copytree(out / "checkpoints" / name, other / "checkpoints" / name)
+    code, _, err = d2ft("finetune", plan, *given[1:], "--out", other)
+    assert code == 0, err
+    assert "re-planning begins anew: the checkpoint is of another plan" in err
+    (plan_flops,) = {s["flops"] for s in events(other, "stepped")}
+    assert flops[changed] < plan_flops < flops[0]
 
 
 @pytest.mark.parametrize(
