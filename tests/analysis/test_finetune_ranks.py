@@ -150,7 +150,7 @@ def test_running_scores_are_those_of_one_process(d2ft, plan_for, options, tmp_pa
     assert d2ft("finetune", plan, *given, "--resume", ranks / "checkpoints/step-000003",
                 "--out", again)[0] == 0  # fmt: skip
     after = numbers(again)
-    assert len(after) == 5 + 2
+    assert len(after) == 8 + 3
     assert {key: numbers(ranks)[key] for key in after} == pytest.approx(after, rel=1e-5, abs=1e-5)
 
 
