@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from analysis.data_lock import one_fetches
 from analysis.finetune_request import FineTuneRequest, check_schedule_options
 from analysis.finetune_schedules import plan_schedules
 from analysis.finetune_scores import score_minibatches, seen_scores
 from analysis.progress import TerminalProgress
+from analysis.rank_hosts import note_hosts
 from analysis.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan import Plan
@@ -110,7 +112,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
 
     scores_here = request.schedule is ScheduleName.PER_MINIBATCH and not found and ranks.rank == 0
-    with progress.stage("Read data") as tell:
+    with progress.stage("Read data") as tell, one_fetches(request.download, request.data_root):
         data = load_data(
             request.data,
             input_format,
@@ -177,6 +179,7 @@ def prepare_finetune(
             lambda: check_agreement(ranks, facts, len(plan.cluster.devices)),
             "the comparison of plans",
         )
+        note_hosts(ranks, plan.cluster, progress)
     scored = seen = None
     num_subnets, num_microbatches = plan.schedule.shape
     scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)

@@ -14,6 +14,7 @@ from analysis.placement_names import PlacementName
 from analysis.placing import place
 from analysis.precision_names import PrecisionName
 from analysis.progress import TerminalProgress
+from analysis.rank_hosts import note_hosts
 from analysis.validation import (
     Measured,
     direction_seconds,
@@ -31,6 +32,7 @@ from d2ft_sched.model_shape import ModelShape
 from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.workload import ELEMENT_BYTES, Workload
+from runtime.agreement import together
 from runtime.device import device_name
 from runtime.lora import add_adapters
 from runtime.measure import measure_steps
@@ -210,14 +212,6 @@ def _validate_alone(
 def _validate_ranks(
     request: ValidationRequest, ranks: Ranks, progress: TerminalProgress
 ) -> Validated:
-    if request.cluster_file is None:
-        raise InputError(
-            "several ranks need --cluster with their devices, such as one from "
-            "d2ft profile --cluster-out"
-        )
-    cluster = load_cluster(request.cluster_file)
-    facts = {"cluster file": str(cluster), "request": str(request)}
-    check_agreement(ranks, facts, len(cluster.devices))
     build = partial(
         build_model,
         request.model,
@@ -230,11 +224,32 @@ def _validate_ranks(
     def own() -> Any:
         return build() if ranks.rank == 0 else build_on_meta(build)
 
-    whole = own()
-    workload = request.workload(shape_of(whole))
-    request.adapt(whole)
-    placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
-    schedules = validation_schedules(workload, cluster, placement, request.seed)
+    def adapted() -> Any:
+        model = own()
+        request.adapt(model)
+        return model
+
+    def read() -> tuple[Cluster, Workload, Any]:
+        cluster = _cluster_of(request, ranks)
+        whole = own()
+        workload = request.workload(shape_of(whole))
+        request.adapt(whole)
+        return cluster, workload, whole
+
+    cluster, workload, whole = together(ranks, read, "the reading of cluster and model")
+    facts = {"cluster file": str(cluster), "request": str(request)}
+    together(
+        ranks,
+        lambda: check_agreement(ranks, facts, len(cluster.devices)),
+        "the comparison of requests",
+    )
+    note_hosts(ranks, cluster, progress)
+
+    def plan() -> tuple[Placement, dict[str, np.ndarray]]:
+        placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
+        return placement, validation_schedules(workload, cluster, placement, request.seed)
+
+    placement, schedules = together(ranks, plan, "the making of plans")
     predicted = _predict(request, workload, cluster, placement, schedules)
     model = scatter_rank_model(whole, workload, placement, ranks)
     stage: AbstractContextManager = progress.stage("Measure")
@@ -250,12 +265,6 @@ def _validate_ranks(
             progress=tell,
         )
     del model, whole
-
-    def adapted() -> Any:
-        model = own()
-        request.adapt(model)
-        return model
-
     baselines = rank_baselines(
         adapted,
         workload,
@@ -284,6 +293,23 @@ def _validate_ranks(
         device=f"{ranks.num_ranks} ranks, {device_name(ranks.device)}",
         speaks=ranks.rank == 0,
     )
+
+
+def _cluster_of(request: ValidationRequest, ranks: Ranks) -> Cluster:
+    """The request's cluster, which has a device for each of several ranks."""
+    if request.cluster_file is None:
+        raise InputError(
+            "several ranks need --cluster with their devices, such as one from "
+            "d2ft profile --cluster-out"
+        )
+    cluster = load_cluster(request.cluster_file)
+    num_devices = len(cluster.devices)
+    if num_devices != ranks.num_ranks:
+        raise InputError(
+            f"{request.cluster_file}: has {num_devices} devices and this job {ranks.num_ranks} "
+            f"ranks: start {num_devices} with torchrun or d2ft testbed"
+        )
+    return cluster
 
 
 def _predict(

@@ -6,11 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from analysis.data_lock import one_fetches
 from rank_processes import d2ft_on_ranks
 from runtime.checkpoint import find_checkpoint
 
@@ -189,3 +192,17 @@ def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(
     _, err = process.communicate(timeout=200)
     (line,) = said(err)
     assert "is there already" in line
+
+
+def test_one_process_at_a_time_fetches_data(tmp_path):
+    begun_and_over = []
+
+    def fetch(_: int) -> None:
+        with one_fetches(True, tmp_path / "data"):
+            begun_and_over.append("begun")
+            time.sleep(0.1)
+            begun_and_over.append("over")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(fetch, range(3)))
+    assert begun_and_over == ["begun", "over"] * 3

@@ -1,12 +1,16 @@
 """Predictions beside measurements: the tables, and the command on one device."""
 
 import json
+from io import StringIO
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from analysis.plots.validation import validation_scatter
+from analysis.progress import TerminalProgress
+from analysis.rank_hosts import note_hosts
 from analysis.validation import (
     Measured,
     agreement,
@@ -24,6 +28,7 @@ from d2ft_sched.placement import place_round_robin
 from d2ft_sched.shape_file import load_model_shape
 from d2ft_sched.workload import Workload
 from rank_processes import d2ft_on_ranks
+from runtime.agreement import ALONE
 from sim.step import simulate_step
 
 SHAPE = load_model_shape("vit_tiny_patch16_224", image_size=32, num_classes=10)
@@ -150,6 +155,23 @@ def test_ranks_run_the_plans_and_dense_baselines(tmp_path, options):
     assert plans["plan"].str.startswith("dp, step").any()
     dense = ["tensor parallel, ring all-reduce", "untouched model, a alone"]
     assert baselines["plan"].tolist() == dense[options == ADAPTERS :]
+
+
+def test_ranks_that_are_too_many_say_so_once(tmp_path):
+    (tmp_path / "two.yaml").write_text(cluster_text("a", "b"))
+    given = ["--cluster", tmp_path / "two.yaml", "--device", "cpu", "--out", tmp_path / "v"]
+    with pytest.raises(AssertionError, match=r"two\.yaml: has 2 devices and this job 3 ranks"):
+        d2ft_on_ranks(3, tmp_path, "validate", *given)
+    assert "has 2 devices" not in (tmp_path / "stderr-1").read_text()
+    assert "has 2 devices" not in (tmp_path / "stderr-2").read_text()
+
+
+def test_devices_of_several_hosts_are_named_with_them(monkeypatch):
+    monkeypatch.setattr("analysis.rank_hosts.gather_texts", lambda *_: ["left", "right", "right"])
+    console = Console(file=StringIO(), width=200)
+    note_hosts(ALONE, CLUSTER, TerminalProgress(console))
+    said = "Devices: d0 on left (rank 0), d1 on right (rank 1), d2 on right (rank 2)\n"
+    assert console.file.getvalue() == said
 
 
 def test_several_devices_need_as_many_ranks(d2ft, tmp_path):
