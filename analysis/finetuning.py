@@ -75,7 +75,11 @@ def _check_plan_of(out: Path, request: FineTuneRequest) -> None:
     kept = out / PLAN
     if not kept.exists() or (out / METRICS).exists():
         return
-    if kept.read_text() != dump_plan(request.plan):
+    try:
+        text = kept.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if text != dump_plan(request.plan):
         raise InputError(f"{kept}: is another plan and would be replaced; give another --out")
 
 

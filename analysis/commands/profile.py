@@ -12,11 +12,16 @@ if TYPE_CHECKING:
     from d2ft_sched.workload import Workload
     from runtime.ranks import Ranks
 
+DEVICE_FILE = "device.yaml"
+
 
 def run(
     out: Annotated[
-        Path, typer.Option(callback=options.file_target, help="Device file to write.")
-    ] = Path("device.yaml"),
+        Path | None,
+        typer.Option(
+            callback=options.file_target, help=f"Device file to write; default: {DEVICE_FILE}."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="What clusters call this device.")] = "this-device",
     model: options.TrainedModel = "vit_small_patch14_dinov2",
     weights: options.Weights = None,
@@ -70,45 +75,63 @@ def run(
     from analysis.options import parse_heads
     from analysis.output import amount, messages, print_json, print_table, seconds
     from analysis.progress import TerminalProgress
+    from d2ft_sched.atomic_write import check_file_target
     from d2ft_sched.device_file import device_to_dict, dump_device
+    from d2ft_sched.errors import InputError
     from d2ft_sched.partition import partition_by_heads
     from d2ft_sched.provenance import provenance
     from d2ft_sched.scores import save_scores
     from d2ft_sched.shape_file import save_model_shape
     from d2ft_sched.workload import ELEMENT_BYTES, Workload
+    from runtime.agreement import together
     from runtime.data.load import load_data
     from runtime.device import select_device
     from runtime.linear_probe import fit_classifier
     from runtime.models import build_model, input_format_of, shape_of
     from runtime.profile import profile_device
+    from runtime.ranks import Ranks, init_ranks
     from runtime.scores import mean_scores
     from runtime.steady_process import steady_process
     from runtime.training_scores import training_scores
 
-    steady_process()
-    ranks = None
+    device_file = out or Path(DEVICE_FILE)
     if cluster_out:
-        from runtime.ranks import init_ranks
+        for option, path in (("out", out), ("shape-out", shape_out), ("scores-out", scores_out)):
+            if path:
+                raise InputError(f"--{option} is of one device; leave it out with --cluster-out")
+    else:
+        check_file_target(device_file)
+    steady_process()
+    ranks = init_ranks(device) if cluster_out else Ranks(0, 1, select_device(device))
+    torch_device = ranks.device
+    if cluster_out and ranks.num_ranks < 2:
+        raise InputError(
+            "--cluster-out measures the network between 2 or more ranks; this job has one: start "
+            "it with torchrun or d2ft testbed"
+        )
 
-        ranks = init_ranks(device)
-    torch_device = ranks.device if ranks else select_device(device)
-    built = build_model(
-        model,
-        image_size=image_size,
-        num_tokens=num_tokens,
-        num_classes=num_classes,
-        weights=weights,
-        pretrained=pretrained,
-        seed=seed,
-    ).to(torch_device)
-    shape = shape_of(built)
-    workload = Workload(
-        shape,
-        partition_by_heads(shape, parse_heads(heads_per_subnet)),
-        (microbatch_size,) * microbatches,
-        ELEMENT_BYTES[precision],
-    )
-    if ranks and cluster_out:
+    def build() -> tuple[Any, Workload]:
+        built = build_model(
+            model,
+            image_size=image_size,
+            num_tokens=num_tokens,
+            num_classes=num_classes,
+            weights=weights,
+            pretrained=pretrained,
+            seed=seed,
+        ).to(torch_device)
+        shape = shape_of(built)
+        workload = Workload(
+            shape,
+            partition_by_heads(shape, parse_heads(heads_per_subnet)),
+            (microbatch_size,) * microbatches,
+            ELEMENT_BYTES[precision],
+        )
+        return built, workload
+
+    built, workload = together(ranks, build, "the building of the model")
+    shape = workload.shape
+    if cluster_out:
         _profile_cluster(ranks, built, workload, repeats, cluster_out, seed, json)
         return
     progress = TerminalProgress(messages)
@@ -134,7 +157,7 @@ def run(
         profiled = profile_device(
             built, workload, torch_device, name=name, num_repeats=repeats, progress=tell
         )
-    dump_device(profiled, out)
+    dump_device(profiled, device_file)
     if shape_out:
         save_model_shape(shape, shape_out)
     if json:
@@ -156,7 +179,7 @@ def run(
             for unit in ("B" if kind.is_memory_bound else "FLOP",)
         ],
     )
-    for path in (out, shape_out, scores_out):
+    for path in (device_file, shape_out, scores_out):
         if path:
             typer.echo(f"Wrote {path}")
 

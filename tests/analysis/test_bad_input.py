@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, str]:
 def lay_out(row: Any, folder: Path) -> tuple[list[str], str]:
     """The command line and what it must say; the row's own files are written."""
     for name, content in (row[2] if len(row) == 3 else {}).items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     return shlex.split(row[0]), row[1]
 

@@ -202,6 +202,16 @@ TABLE: dict[str, Row] = {
         "mine/plan.json: is another plan",
         {"mine/plan.json": "{}"},
     ),
+    "training over what is no text": (
+        f"{FINETUNE} --out mine",
+        "mine/plan.json: is another plan",
+        {"mine/plan.json": b"\xff"},
+    ),
+    "training over a folder of that name": (
+        f"{FINETUNE} --out own",
+        "own/plan.json: is another plan",
+        {"own/plan.json/a": ""},
+    ),
     "training into a file": (f"{FINETUNE} --out a-file", "a-file"),
     "checkpoints into a file": (f"{FINETUNE} --out o --checkpoint-dir a-file", "a-file"),
     "study into a file": ("study study.yaml --out a-file", "a-file"),
@@ -290,6 +300,12 @@ TABLE: dict[str, Row] = {
         f"{PROFILE} --scores-out s.csv --data no-such-data",
         "no-such-data",
     ),
+    "network of one rank": (f"{PROFILE} --cluster-out c.yaml", "this job has one"),
+    "cluster and device file": (
+        f"{PROFILE} --cluster-out c.yaml --out d.yaml",
+        "--out is of one device; leave it out with --cluster-out",
+    ),
+    "cluster and scores": (f"{PROFILE} --cluster-out c.yaml --scores-out s.csv", "--scores-out"),
     "validation of a cluster that is not": (f"validate --cluster none.yaml {SMALL}", "none.yaml"),
     "validation on fewer ranks": (f"validate --cluster cluster.yaml {SMALL}", "2 devices"),
     "validation with odd precision": (
