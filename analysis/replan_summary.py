@@ -14,7 +14,7 @@ WITHIN = 0.15
 NUM_SMOOTHED = 5
 """Steps over which medians are taken."""
 
-NUM_FIRST = 3
+NUM_FIRST = 4
 """Steps at the beginning that count for nothing: they set much up."""
 
 
@@ -49,7 +49,7 @@ def summary_of(study: ReplanStudy, out: Path, steps: pd.DataFrame) -> pd.DataFra
     for (seed, name), run in steps.groupby(["seed", "run"], sort=False):
         metrics = run_folder(out, str(name), int(str(seed))) / METRICS
         step_s = run.set_index("step")["step_s"]
-        before_s = step_s[NUM_FIRST + 1 : study.from_step].median()
+        before_s = step_s.loc[NUM_FIRST + 1 : study.from_step].median()
         settled = step_s.loc[study.from_step + 20 : study.until_step].median()
         smoothed = step_s.loc[study.from_step + 1 : study.until_step]
         smoothed = smoothed.rolling(NUM_SMOOTHED).median().shift(1 - NUM_SMOOTHED).dropna()

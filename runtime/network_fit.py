@@ -38,8 +38,6 @@ class NetworkFit:
 
     Attributes:
         cluster: devices on one switch, or with a link between any two.
-        pair_bytes_per_s: rate of single messages from row to column device, 0 on the diagonal;
-            links have somewhat less, see `fit_network`.
         pair_r_squared: least goodness of fit of a pair's line over sizes.
         star_misfit: largest relative difference between a pair's rate and the narrower of the two
             links that a switch would have.
@@ -47,7 +45,6 @@ class NetworkFit:
     """
 
     cluster: Cluster
-    pair_bytes_per_s: np.ndarray
     pair_r_squared: float
     star_misfit: float
     all_predicted_s: np.ndarray
@@ -96,7 +93,7 @@ def fit_network(name: str, devices: tuple[Device, ...], times: NetworkTimes) -> 
             for j in range(i + 1, num)
         )
         cluster = Cluster(name, devices, links, (), "full_mesh")
-    return NetworkFit(cluster, rate, r_squared, misfit, busiest_s + latency_s)
+    return NetworkFit(cluster, r_squared, misfit, busiest_s + latency_s)
 
 
 def _stretch(busiest_s: np.ndarray, all_s: np.ndarray) -> tuple[float, float]:

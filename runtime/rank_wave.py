@@ -206,9 +206,10 @@ class WavePass:
         total = add_branch(stream.detach(), branch, part.sublayer)
         if part.sublayer.norm_first:
             return total
-        with torch.set_grad_enabled(part.is_reached):
-            normed = part.sublayer.norm(total.requires_grad_(part.is_reached))
-        if part.is_reached:
+        is_traced = part.is_reached and torch.is_grad_enabled()
+        with torch.set_grad_enabled(is_traced):
+            normed = part.sublayer.norm(total.requires_grad_(is_traced))
+        if is_traced:
             kept.norm_input, kept.norm_graph = total, normed
         return normed.detach()
 

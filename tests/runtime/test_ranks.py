@@ -4,7 +4,9 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -24,10 +26,14 @@ from rank_jobs import (
     save_to_a_full_disk,
 )
 from rank_processes import free_port, start_ranks
+from runtime.agreement import ALONE
 from runtime.device import rank_device
 from runtime.lane_slices import slice_schedule
 from runtime.optimizers import create_optimizer
 from runtime.partitioned import forward_backward
+from runtime.rank_forward import rank_outputs
+from runtime.rank_model import scatter_rank_model
+from runtime.rank_wave import WavePass
 from runtime.ranks import Ranks, init_ranks
 from runtime.shards import rank_shards
 from runtime.weights import save_weights
@@ -236,6 +242,22 @@ def test_a_launcher_environment_that_is_not_whole_is_one_line(
 def test_ranks_of_one_host_do_not_share_a_cuda_device() -> None:
     with pytest.raises(InputError, match="device is 'cuda:0', for 2 ranks of this host"):
         rank_device("cuda:0", 0, 2)
+
+
+def test_evaluation_keeps_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, kept = draw_case(6, 1), []
+    after_lanes = WavePass._after_lanes
+
+    def spied(one: WavePass, *given: Any) -> Tensor:
+        stream = after_lanes(one, *given)
+        kept.append(given[-1])
+        return stream
+
+    monkeypatch.setattr(WavePass, "_after_lanes", spied)
+    model = scatter_rank_model(case.model, case.workload, case.placement, ALONE)
+    owner_of = np.zeros(len(case.labels), dtype=int)
+    list(rank_outputs(model, owner_of, lambda rows: case.inputs[rows], case.key_mask))
+    assert [one.norm_graph for one in kept] == [None] * 6
 
 
 def test_ranks_that_disagree_are_named(tmp_path: Path) -> None:
