@@ -37,7 +37,8 @@ def run(
         typer.Option(
             metavar="DEVICE:FACTOR:FROM_S[:UNTIL_S]",
             help="Give a device FACTOR of its CPU share while the command runs, from and until so "
-            "many seconds after its start; may be given several times.",
+            "many seconds after its start; may be given several times, and factors of one device "
+            "multiply.",
         ),
     ] = None,
     verbose: Annotated[
@@ -58,6 +59,7 @@ def run(
     from d2ft_sched.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
     from runtime.testbed.check import MESSAGE_BYTES, check_links, check_shares
+    from runtime.testbed.cpu_shares import shares
     from runtime.testbed.disturbance import check_disturbances, disturbing, parse_disturbance
     from runtime.testbed.ranks import run_ranks
     from runtime.testbed.testbed import Interrupted, open_testbed
@@ -66,7 +68,7 @@ def run(
     if not command and not check:
         raise InputError("the testbed has nothing to do; give a command after --, or --check")
     asked = load_cluster(cluster)
-    check_disturbances(disturbances, asked, cpu_shares=cpu_shares)
+    check_disturbances(disturbances, asked, shares(asked, cores_per_unit) if cpu_shares else None)
     try:
         with open_testbed(asked, cpu_shares=cpu_shares, cores_per_unit=cores_per_unit) as testbed:
             if not testbed.has_latency and any(link.latency_s > 0 for link in asked.links):

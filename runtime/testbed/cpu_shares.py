@@ -1,16 +1,18 @@
 """Shares of the processor by control groups, of either version."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
-from runtime.testbed.owner import is_stale
+from runtime.testbed.owner import is_live, is_stale
 
 PERIOD_S = 6e-3
 """Over which a quota holds, where that is at least `_LEAST_QUOTA_S` of processor time. A group that
@@ -25,12 +27,19 @@ _SLICE_US = "500"
 """What a processor takes of a quota at a time. By default 5 ms, more than the quota of a short
 period: shares would then fall short."""
 
+_SLICE_BEFORE = Path("/run/d2ft-slice-before")
+"""What the setting was before the first of the testbeds that are open, for the last of them, or the
+next after a killed one, to put back; else empty."""
+
 LARGEST_LOAD = 0.65
 """Part of the cores that all shares together take by default; the rest carries packets. With it the
 shares of ranks that are all busy fall short by 2 to 4 %, with 0.8 by up to 10 %."""
 
 _LEAST_QUOTA_S = 1e-3
 _LONGEST_PERIOD_S = 1.0
+LEAST_CORES = _LEAST_QUOTA_S / _LONGEST_PERIOD_S
+"""The smallest share that the kernel takes."""
+
 _END_WAIT_S = 5.0
 _LARGEST_WEIGHT = {1: 262144, 2: 10000}
 _NO_GROUPS = "the testbed cannot limit CPU shares: {}; pass --no-cpu-shares to go without"
@@ -45,7 +54,8 @@ def shares(cluster: Cluster, cores_per_unit: float | None = None) -> tuple[float
             by default so many that all shares together fit into `LARGEST_LOAD` of the cores.
 
     Raises:
-        InputError: `cores_per_unit` is not above 0 and at most 1.
+        InputError: `cores_per_unit` is not above 0 and at most 1, or a device gets less than
+            `LEAST_CORES`.
     """
     rates = [device.compute_flops_per_s for device in cluster.devices]
     speeds = [rate / max(rates) for rate in rates]
@@ -55,6 +65,14 @@ def shares(cluster: Cluster, cores_per_unit: float | None = None) -> tuple[float
         raise InputError(
             f"--cores-per-unit is {cores_per_unit}; it must be above 0 and at most 1, since a rank "
             f"computes in one thread"
+        )
+    slowest = min(range(len(speeds)), key=speeds.__getitem__)
+    if speeds[slowest] * cores_per_unit < LEAST_CORES:
+        raise InputError(
+            f"device {cluster.devices[slowest].name!r} would get "
+            f"{speeds[slowest] * cores_per_unit:.2g} cores, the fastest {cores_per_unit:.2g}; a "
+            f"share must be at least {LEAST_CORES:g}: make the devices less unequal, or pass "
+            f"--no-cpu-shares"
         )
     return tuple(speed * cores_per_unit for speed in speeds)
 
@@ -136,19 +154,34 @@ class Hierarchy:
             self.remove(name)
 
 
-@contextlib.contextmanager
-def fine_slices() -> Iterator[None]:
-    """Let the kernel deal out quotas in small slices meanwhile, where it has that setting."""
-    try:
-        before = _SLICE.read_text()
+def refine_slices() -> None:
+    """Let the kernel deal out quotas in small slices, where it has that setting.
+
+    Testbeds have their groups before they call this.
+    """
+    with contextlib.suppress(OSError), _slice_before() as file:
+        if not file.read():
+            file.write(_SLICE.read_text())
+            file.flush()
         _SLICE.write_text(_SLICE_US)
-    except OSError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        _SLICE.write_text(before)
+
+
+def restore_slices(hierarchy: Hierarchy) -> None:
+    """Put back what `refine_slices` changed, if no testbed has a group any more."""
+    with contextlib.suppress(OSError), _slice_before() as file:
+        before = file.read()
+        if before and not any(map(is_live, hierarchy.names())):
+            _SLICE.write_text(before)
+            file.truncate(0)
+
+
+@contextlib.contextmanager
+def _slice_before() -> Iterator[IO[str]]:
+    """The file of `_SLICE_BEFORE`, for one process at a time."""
+    with _SLICE_BEFORE.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        yield file
 
 
 def find_hierarchy() -> Hierarchy:

@@ -1,12 +1,14 @@
 """Devices that lose a part of their CPU share while a command runs, and get it back."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
+from runtime.testbed.cpu_shares import LEAST_CORES
 from runtime.testbed.testbed import Testbed
 
 SYNTAX = "DEVICE:FACTOR:FROM_S[:UNTIL_S]"
@@ -20,7 +22,7 @@ class Disturbance:
         device: its name.
         factor: of its share that it keeps, above 0; above 1 it gets more.
         from_s: seconds after the start of the command.
-        until_s: likewise; it then has its whole share again. inf for never.
+        until_s: likewise; it then has what it would have without this one. inf for never.
     """
 
     device: str
@@ -52,17 +54,47 @@ def parse_disturbance(text: str) -> Disturbance:
 
 
 def check_disturbances(
-    disturbances: Sequence[Disturbance], cluster: Cluster, *, cpu_shares: bool
+    disturbances: Sequence[Disturbance], cluster: Cluster, cores: Sequence[float] | None
 ) -> None:
     """Refuse what cannot be done.
 
+    Args:
+        disturbances: all of a command.
+        cluster: of the testbed.
+        cores: share of each device; None where shares are not limited.
+
     Raises:
-        InputError: a device is not in the cluster, or CPU shares are not limited.
+        InputError: a device is not in the cluster, CPU shares are not limited, or one gets so
+            small or large that the kernel does not take it.
     """
-    for disturbance in disturbances:
-        cluster.device_index(disturbance.device)
-    if disturbances and not cpu_shares:
+    if disturbances and cores is None:
         raise InputError("--disturb changes CPU shares; it cannot go with --no-cpu-shares")
+    most = os.cpu_count() or 1
+    for at_s, device, factor in _changes(disturbances):
+        share = factor * (cores or ())[cluster.device_index(device)]
+        if not LEAST_CORES <= share <= most:
+            raise InputError(
+                f"--disturb gives {device!r} {share:g} cores from {at_s:g} s on ({factor:g} of its "
+                f"share); it must be {LEAST_CORES:g} to {most}"
+            )
+
+
+def _changes(disturbances: Sequence[Disturbance]) -> list[tuple[float, str, float]]:
+    """When which device has which factor of its share: the product of what is then in force."""
+    ends = {(t, one.device) for one in disturbances for t in (one.from_s, one.until_s)}
+    return [
+        (
+            at_s,
+            device,
+            math.prod(
+                one.factor
+                for one in disturbances
+                if one.device == device and one.from_s <= at_s < one.until_s
+            ),
+        )
+        for at_s, device in sorted(ends)
+        if at_s < math.inf
+    ]
 
 
 def disturbing(
@@ -79,12 +111,7 @@ def disturbing(
         say: told each change.
         clock: seconds, whose zero is now.
     """
-    due = sorted(
-        (at_s, one.device, factor)
-        for one in disturbances
-        for at_s, factor in ((one.from_s, one.factor), (one.until_s, 1.0))
-        if at_s < math.inf
-    )
+    due = _changes(disturbances)
     start = clock()
 
     def tick() -> float:

@@ -10,7 +10,13 @@ from types import FrameType
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import require_testbed, run_command
-from runtime.testbed.cpu_shares import Hierarchy, find_hierarchy, fine_slices, shares
+from runtime.testbed.cpu_shares import (
+    Hierarchy,
+    find_hierarchy,
+    refine_slices,
+    restore_slices,
+    shares,
+)
 from runtime.testbed.namespaces import create_namespace, delete_namespace, namespace_names
 from runtime.testbed.owner import is_stale, own_prefix
 from runtime.testbed.shaping import can_delay, packet_bytes, shape
@@ -86,13 +92,15 @@ def open_testbed(
     prefix = own_prefix()
     with _signals_raise(), contextlib.ExitStack() as cleanup:
         _remove_stale(hierarchy)
+        if hierarchy:
+            cleanup.callback(_unstoppable, lambda: restore_slices(hierarchy))
         cleanup.callback(_unstoppable, lambda: _remove(prefix, hierarchy))
         delay = any(link.latency_s > 0 for link in cluster.links) and can_delay(prefix)
         namespace = _build(cluster, wiring, prefix, delay)
         groups: list[Path] = []
         if hierarchy and cores:
-            cleanup.enter_context(fine_slices())
             groups = hierarchy.create(prefix, cores)
+            refine_slices()
         yield Testbed(cluster, wiring, namespace, cores, tuple(groups), hierarchy, delay)
 
 
@@ -142,7 +150,7 @@ def _remove_stale(hierarchy: Hierarchy | None) -> None:
         hierarchy.remove_stale()
 
 
-def _unstoppable(work: Callable[[], None]) -> None:
+def _unstoppable(work: Callable[[], object]) -> None:
     """Do `work` with the ending signals held back."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:

@@ -1,6 +1,7 @@
 """Devices that lose a part of their CPU share while a command runs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,9 +69,33 @@ def test_a_disturbance_that_cannot_be_is_one_line(text, wrong):
 def test_a_disturbance_needs_its_device_and_limited_shares():
     name = CLUSTER.devices[0].name
     with pytest.raises(InputError, match="has no device 'other'"):
-        check_disturbances([parse_disturbance("other:0.5:0")], CLUSTER, cpu_shares=True)
+        check_disturbances([parse_disturbance("other:0.5:0")], CLUSTER, (0.4, 0.4))
     with pytest.raises(InputError, match="no-cpu-shares"):
-        check_disturbances([Disturbance(name, 0.5, 0.0)], CLUSTER, cpu_shares=False)
+        check_disturbances([Disturbance(name, 0.5, 0.0)], CLUSTER, None)
+
+
+@pytest.mark.parametrize("texts", [["d0:1e-5:3"], ["d0:1e12:3"], ["d0:0.04:1", "d0:0.04:3:4"]])
+def test_a_share_that_the_kernel_does_not_take_is_one_line(texts):
+    with pytest.raises(InputError, match=r"gives 'd0' .* cores from 3 s on .* must be 0\.001 to"):
+        check_disturbances([*map(parse_disturbance, texts)], CLUSTER, (0.4, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("texts", "changes"),
+    [
+        (["d0:0.5:10:20", "d0:0.25:20:30"], [(10, 0.5), (20, 0.25), (30, 1)]),
+        (["d0:0.5:10:40", "d0:0.25:15:20"], [(10, 0.5), (15, 0.125), (20, 0.5), (40, 1)]),
+    ],
+    ids=["one after the other", "one within the other"],
+)
+def test_disturbances_of_one_device_do_not_end_one_another(texts, changes):
+    now_s, seen = [0], []
+    testbed = SimpleNamespace(scale_share=lambda _, factor: seen.append((now_s[0], factor)))
+    disturbances = [*map(parse_disturbance, texts)]
+    tick = disturbing(testbed, disturbances, lambda _: None, lambda: now_s[0])
+    for now_s[0] in range(50):
+        tick()
+    assert seen == changes
 
 
 @needs_testbed
