@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import statistics
 import threading
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from d2ft_sched.errors import InputError
 from runtime.testbed.namespaces import inside
-from runtime.testbed.testbed import Testbed
+from runtime.testbed.testbed import ENDING_SIGNALS, Testbed
 
 PROBE_S = 0.5
 """Seconds that the large message of a link takes at the bandwidth asked."""
@@ -79,6 +81,7 @@ def _check_link(
     with listener:
         with inside(testbed.namespace[source]):
             sender = socket.create_connection(address, timeout=30)
+        sender.settimeout(None)
         receiver, _ = listener.accept()
     with sender, receiver:
         for end in (sender, receiver):
@@ -133,7 +136,11 @@ def _receive(end: socket.socket, num_bytes: int) -> None:
 
 
 def check_shares(testbed: Testbed) -> list[ShareCheck]:
-    """Let all devices compute at once; none where shares are not limited."""
+    """Let all devices compute at once; none where shares are not limited.
+
+    Raises:
+        InputError: a process that is to compute ends before.
+    """
     if testbed.cores is None:
         return []
     start = multiprocessing.get_context("fork")
@@ -144,8 +151,14 @@ def check_shares(testbed: Testbed) -> list[ShareCheck]:
     ]
     for worker in workers:
         worker.start()
-    cores = [receiver.recv() for receiver, _ in pipes]
-    for worker in workers:
+    for _, sender in pipes:
+        sender.close()
+    cores = []
+    for device, worker, (receiver, _) in zip(testbed.cluster.devices, workers, pipes, strict=True):
+        try:
+            cores.append(receiver.recv())
+        except EOFError:
+            raise InputError(f"the CPU share of {device.name!r} cannot be measured") from None
         worker.join()
     return [
         ShareCheck(device.name, asked, got)
@@ -154,7 +167,12 @@ def check_shares(testbed: Testbed) -> list[ShareCheck]:
 
 
 def _be_busy(group: Path, result: Connection) -> None:
-    (group / "cgroup.procs").write_text(str(os.getpid()))
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError:
+        return
     time.sleep(SETTLE_S)
     start, start_cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() - start < BUSY_S:

@@ -120,6 +120,10 @@ def _start(testbed: Testbed, command: Sequence[str], rank: int) -> _Rank:
         )
     except OSError as error:
         raise InputError(f"the command '{command[0]}' cannot be run ({error.strerror})") from None
+    except subprocess.SubprocessError:
+        raise InputError(
+            f"the rank of {name!r} cannot enter its namespace and control group"
+        ) from None
     finally:
         os.close(namespace)
     if process.stdout:

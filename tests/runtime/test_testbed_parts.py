@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +20,11 @@ from d2ft_sched.place_balanced import place_balanced
 from d2ft_sched.planning import make_plan
 from d2ft_sched.scores import uniform_scores
 from d2ft_sched.workload import Workload
+from runtime.testbed import cpu_shares
+from runtime.testbed.check import check_shares
 from runtime.testbed.cpu_shares import shares
 from runtime.testbed.owner import is_stale, own_prefix
+from runtime.testbed.ranks import run_ranks
 from runtime.testbed.shaping import LARGEST_MTU, SMALLEST_MTU, packet_bytes
 from runtime.testbed.wiring import wire
 from testbed_clusters import network, star
@@ -88,6 +92,46 @@ def test_shares_keep_the_relative_speeds_and_fit_the_cores():
     for wrong in (0.0, 1.5):
         with pytest.raises(InputError, match="--cores-per-unit is"):
             shares(cluster, wrong)
+
+
+def test_a_share_that_the_kernel_does_not_take_is_refused():
+    with pytest.raises(InputError, match=r"device 'host1' would get .* at least 0\.001"):
+        shares(star(100, 100, speeds=(1.0, 1e-4)))
+
+
+def test_slices_are_put_back_by_the_last_testbed(tmp_path, monkeypatch):
+    setting = tmp_path / "slice"
+    setting.write_text("5000\n")
+    monkeypatch.setattr(cpu_shares, "_SLICE", setting)
+    monkeypatch.setattr(cpu_shares, "_SLICE_BEFORE", tmp_path / "before")
+    hierarchy, own = cpu_shares.Hierarchy(tmp_path, 1), tmp_path / own_prefix()
+    own.mkdir()
+    for _ in range(2):
+        cpu_shares.refine_slices()
+        assert setting.read_text() == "500"
+    cpu_shares.restore_slices(hierarchy)
+    assert setting.read_text() == "500"
+    own.rename(tmp_path / "d2ft-1-1")
+    cpu_shares.restore_slices(hierarchy)
+    assert setting.read_text() == "5000\n"
+
+
+def test_shares_and_ranks_without_their_group_are_one_line(tmp_path, monkeypatch):
+    device = star(100).devices[0]
+    testbed = SimpleNamespace(
+        cores=(0.1,),
+        groups=(tmp_path / "gone",),
+        cluster=SimpleNamespace(devices=[device]),
+        namespace={device.name: "none"},
+    )
+    with pytest.raises(InputError, match=f"the CPU share of '{device.name}' cannot be measured"):
+        check_shares(testbed)
+    monkeypatch.setattr(
+        "runtime.testbed.ranks.open_namespace", lambda _: os.open("/proc/self/ns/net", os.O_RDONLY)
+    )
+    monkeypatch.setattr("runtime.testbed.ranks.rank_environment", lambda *_: {})
+    with pytest.raises(InputError, match=f"rank of '{device.name}' cannot enter its namespace"):
+        run_ranks(testbed, ["true"])
 
 
 def test_packets_are_small_on_slow_links_and_few_on_fast_ones():
