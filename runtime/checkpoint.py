@@ -167,7 +167,7 @@ def resolve_checkpoint(resume: str, directory: Path) -> Found:
     is_one = (path / FACTS).exists()
     found = Found(path, load_checkpoint(path), {}) if is_one else find_checkpoint(path)
     check_no_newer(directory, found.state.step, set(found.refused))
-    _check_same_training(directory, found)
+    _check_no_other_training(directory, found)
     return found
 
 
@@ -185,7 +185,7 @@ def check_no_newer(directory: Path, step: int, refused: Set[Path] = frozenset())
         )
 
 
-def _check_same_training(directory: Path, found: Found) -> None:
+def _check_no_other_training(directory: Path, found: Found) -> None:
     """Older checkpoints there may be removed, so they must be of the training that goes on; what is
     damaged or of another version is not asked."""
     for path in _checkpoints(directory):

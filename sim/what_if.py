@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import networkx as nx
+
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.errors import InputError
 
@@ -115,14 +117,9 @@ def drop_devices(cluster: Cluster, names: Sequence[str]) -> Cluster:
     if not devices:
         raise InputError(f"cluster {cluster.name!r}: every device is dropped; leave at least 1")
     links = tuple(k for k in cluster.links if not gone & {k.source, k.target})
-    reached = {d.name for d in devices}
-    while (
-        more := {
-            end for k in links for end in (k.source, k.target) if reached & {k.source, k.target}
-        }
-        - reached
-    ):
-        reached |= more
+    graph = nx.Graph((k.source, k.target) for k in links)
+    graph.add_nodes_from(d.name for d in devices)
+    reached = set().union(*(nx.node_connected_component(graph, d.name) for d in devices))
     return replace(
         cluster,
         devices=devices,

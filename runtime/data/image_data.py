@@ -15,7 +15,7 @@ class Pictures:
 
     Attributes:
         labels: int ``[num_pictures]``.
-        read: the picture of an index; raises InputError if it is unreadable.
+        read: the picture of an index in RGB; raises InputError if it is unreadable.
     """
 
     labels: np.ndarray

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d2ft_sched.errors import InputError
 from runtime.data.dataset import Dataset, Split
-from runtime.data.image_data import Pictures, Source, to_rgb
+from runtime.data.image_data import Pictures, Source
 from runtime.data.image_folder import PREFIX, image_folder
 from runtime.data.input_format import InputFormat, PictureFormat, TokenFormat
 from runtime.data.mnist_subset import MNIST_SUBSET, mnist_subset
@@ -205,6 +205,6 @@ def _read(
 
 
 def picture_to_tensor(picture: Image.Image, image_size: int) -> Tensor:
-    """uint8 ``[3, image_size, image_size]``: cropped to a square at its middle and resized."""
-    square = ImageOps.fit(to_rgb(picture), (image_size, image_size), Image.Resampling.BICUBIC)
+    """From RGB to uint8 ``[3, image_size, image_size]``: a square at its middle, resized."""
+    square = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)

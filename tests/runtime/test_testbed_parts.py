@@ -20,9 +20,10 @@ from d2ft_sched.place_balanced import place_balanced
 from d2ft_sched.planning import make_plan
 from d2ft_sched.scores import uniform_scores
 from d2ft_sched.workload import Workload
-from runtime.testbed import cpu_shares
+from runtime.testbed import cpu_slices
 from runtime.testbed.check import check_shares
-from runtime.testbed.cpu_shares import shares
+from runtime.testbed.cpu_shares import Hierarchy, shares
+from runtime.testbed.cpu_slices import refine_slices, restore_slices
 from runtime.testbed.owner import is_stale, own_prefix
 from runtime.testbed.ranks import run_ranks
 from runtime.testbed.shaping import LARGEST_MTU, SMALLEST_MTU, packet_bytes
@@ -102,17 +103,17 @@ def test_a_share_that_the_kernel_does_not_take_is_refused():
 def test_slices_are_put_back_by_the_last_testbed(tmp_path, monkeypatch):
     setting = tmp_path / "slice"
     setting.write_text("5000\n")
-    monkeypatch.setattr(cpu_shares, "_SLICE", setting)
-    monkeypatch.setattr(cpu_shares, "_SLICE_BEFORE", tmp_path / "before")
-    hierarchy, own = cpu_shares.Hierarchy(tmp_path, 1), tmp_path / own_prefix()
+    monkeypatch.setattr(cpu_slices, "_SLICE", setting)
+    monkeypatch.setattr(cpu_slices, "_SLICE_BEFORE", tmp_path / "before")
+    hierarchy, own = Hierarchy(tmp_path, 1), tmp_path / own_prefix()
     own.mkdir()
     for _ in range(2):
-        cpu_shares.refine_slices()
+        refine_slices()
         assert setting.read_text() == "500"
-    cpu_shares.restore_slices(hierarchy)
+    restore_slices(hierarchy)
     assert setting.read_text() == "500"
     own.rename(tmp_path / "d2ft-1-1")
-    cpu_shares.restore_slices(hierarchy)
+    restore_slices(hierarchy)
     assert setting.read_text() == "5000\n"
 
 
