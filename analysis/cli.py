@@ -20,6 +20,7 @@ from analysis.commands import (
     testbed,
     validate,
 )
+from analysis.distinct_files import DistinctFiles
 from analysis.usage_errors import OneLineErrors
 from d2ft_sched.errors import InputError, RankError
 
@@ -76,7 +77,7 @@ for module in (
     plot,
     report,
 ):
-    app.command(name=module.__name__.rpartition(".")[2])(module.run)
+    app.command(name=module.__name__.rpartition(".")[2], cls=DistinctFiles)(module.run)
 
 
 def main() -> None:

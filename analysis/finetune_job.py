@@ -138,6 +138,8 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     with progress.stage("Build the model"):
         is_whole = ranks.num_ranks == 1 or (ranks.rank == 0 and not found)
         model = build() if is_whole else build_on_meta(build)
+    if ranks.rank == 0 and not (found or request.weights or request.pretrained):
+        progress.note("Random weights to begin with: neither --weights nor --pretrained is given")
     _check_same_model(plan, shape_of(model))
     if plan.workload.lora is not None:
         add_adapters(model, plan.workload.lora, request.seed)

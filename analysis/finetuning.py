@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ def _run(
                 progress.note(f"after step {event.step}: {event.reason}")
             if isinstance(event, Stepped):
                 tell(event.step, event.num_steps)
+                if not isfinite(event.loss):
+                    together(ranks, lambda: _diverged(event), "the end of a diverged training")
 
         events = train(
             job.trainer,
@@ -145,6 +148,13 @@ def _run(
         "provenance": facts,
     }
     return FineTuneResult(summary, outcome, job.notes)
+
+
+def _diverged(event: Stepped) -> None:
+    raise InputError(
+        f"the loss of step {event.step} is {event.loss}: the training has diverged at a learning "
+        f"rate of {event.lr:.3g}; give it a smaller --learning-rate"
+    )
 
 
 def _first_records(path: Path, job: FineTuneJob) -> list[Record]:

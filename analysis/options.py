@@ -9,11 +9,15 @@ from analysis.precision_names import PrecisionName
 from d2ft_sched.atomic_write import check_file_target, check_folder_target
 from d2ft_sched.errors import InputError
 
+WRITTEN = "d2ft files to write"
+"""Key in a command line's `meta`: names of the parameters that `file_target` has seen."""
 
-def file_target(path: Path | None) -> Path | None:
+
+def file_target(ctx: typer.Context, param: typer.CallbackParam, path: Path | None) -> Path | None:
     """Callback of options that name a file to write: refused before the work is done."""
     if path is not None:
         check_file_target(path)
+        ctx.meta.setdefault(WRITTEN, set()).add(param.name)
     return path
 
 

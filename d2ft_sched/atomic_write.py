@@ -11,10 +11,13 @@ from d2ft_sched.errors import InputError
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
+    Where that is a symbolic link, the file that it leads to is written.
+
     Raises:
         InputError: the folder cannot be made or written to.
     """
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
@@ -40,11 +43,14 @@ def check_file_target(path: Path) -> None:
     """Refuse, before the work is done, a file that `write_atomically` could not write.
 
     Raises:
-        InputError: it is a folder, or its folder cannot be made or written to.
+        InputError: it is a folder, a device or the like, or its folder cannot be made or written
+            to.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: cannot be written (it is a folder)")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: cannot be written (it is not a file)")
     _check_folder(path.parent, path)
 
 

@@ -293,6 +293,15 @@ def test_a_plan_of_adapters_leaves_an_adapter_that_peft_loads(d2ft, make_plan, o
     assert "was written with lora_rank 2; it cannot go on with 4" in err
 
 
+def test_a_training_that_diverges_ends_with_one_line_and_no_weights(d2ft, plan, options, tmp_path):
+    given = [*options[:-2], "--learning-rate", 1e30]
+    code, _, err = d2ft("finetune", plan, *given, "--out", tmp_path / "out")
+    assert code == 2
+    assert "Random weights to begin with" in err
+    assert err.splitlines()[-1].startswith("d2ft: the loss of step ")
+    assert not (tmp_path / "out/model.safetensors").exists()
+
+
 def test_an_alpha_without_a_rank_is_refused(d2ft, tmp_path):
     (tmp_path / "c.yaml").write_text(CLUSTER)
     code, _, err = d2ft("plan", "--cluster", tmp_path / "c.yaml", "--lora-alpha", 8)

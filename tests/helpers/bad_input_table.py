@@ -259,6 +259,16 @@ TABLE: dict[str, Row] = {
     "picture into a file": ("plot schedule plan.json --out a-file/x.png", "a-file"),
     # plan files
     "no plan": ("simulate none.json", "none.json: cannot be read"),
+    "output is the input": ("simulate plan.json --out plan.json", "--out is plan.json, and so is"),
+    "output is the cluster": (
+        "plan --cluster cluster.yaml --model cluster.yaml --out cluster.yaml",
+        "--out is cluster.yaml, and so is --cluster",
+    ),
+    "one output twice": (
+        "simulate plan.json --out new.json --timeline new.json",
+        "--out is new.json, and so is --timeline",
+    ),
+    "output is a device": ("simulate plan.json --out /dev/null", "/dev/null: cannot be written"),
     "plan is a folder": ("simulate pictures", "pictures: cannot be read"),
     "plan that is no JSON": ("simulate bad.json", "is damaged", {"bad.json": '{"format": '}),
     "plan that is binary": ("diff plan.json bad.json", "bad.json", {"bad.json": b"\xff\x00"}),
