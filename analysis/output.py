@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,3 +94,9 @@ def outside_calibration() -> Iterator[list[str]]:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+    """One line each, apart from results."""
+    for line in lines:
+        messages.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -73,7 +73,7 @@ def run(
     """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
     from analysis.axis_values import counts, numbers
     from analysis.compare_tables import print_comparison, print_scaling, table_rows
-    from analysis.output import messages, print_json
+    from analysis.output import messages, outside_calibration, print_json, print_warnings
     from d2ft_sched.atomic_write import write_text
     from d2ft_sched.capacity import Budget
     from d2ft_sched.errors import InputError
@@ -125,9 +125,11 @@ def run(
             budget=Budget(budget_compute, budget_comm, per_block=not per_device),
             precision=precision,
         )
-        placed = place(placement, request.workload, request.cluster, 1).placements[0]
-        answers = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
-        table, written = comparison_table(request, placed, answers), []
+        with outside_calibration() as warned:
+            placed = place(placement, request.workload, request.cluster, 1).placements[0]
+            answers = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
+            table, written = comparison_table(request, placed, answers), []
+        print_warnings(warned)
     if out:
         write_text(out, table.to_csv(index=False))
         written.append(out)

@@ -82,7 +82,15 @@ def run(
     Capacities are levelled over the cluster: slow devices and links are cut first. FLOPs and bytes
     of the result are exact; 'd2ft simulate' predicts its time.
     """
-    from analysis.output import amount, percent, print_json, print_table, seconds
+    from analysis.output import (
+        amount,
+        outside_calibration,
+        percent,
+        print_json,
+        print_table,
+        print_warnings,
+        seconds,
+    )
     from analysis.plan_request import plan_request
     from analysis.plan_summary import summarize, summary_dict
     from analysis.request import read_request
@@ -111,23 +119,26 @@ def run(
         lora_alpha=lora_alpha,
         precision=precision,
     )
-    planned = plan_request(
-        request,
-        placement,
-        target_step_time=target_step_time,
-        aligned=aligned,
-        solver=solver,
-        num_waves=waves,
-        seed=seed,
-        time_limit_s=time_limit,
-    )
+    with outside_calibration() as warned:
+        planned = plan_request(
+            request,
+            placement,
+            target_step_time=target_step_time,
+            aligned=aligned,
+            solver=solver,
+            num_waves=waves,
+            seed=seed,
+            time_limit_s=time_limit,
+        )
+    print_warnings(warned)
     plan, placed = planned.plan, planned.placed
     save_plan(plan, out)
     explanation = None
     if explain:
         from analysis.explain import explain as explain_plan
 
-        explanation = explain_plan(plan, request.scores)
+        with outside_calibration():  # of what was said already
+            explanation = explain_plan(plan, request.scores)
     if json:
         result = {"plan": str(out), **summary_dict(plan), "placement": placement.value}
         result["dense_step_s"] = placed.dense_step_s

@@ -43,7 +43,7 @@ def run(
 
     Step times, utilisation and timelines of plans are predictions.
     """
-    from analysis.output import messages, outside_calibration, print_json
+    from analysis.output import outside_calibration, print_json, print_warnings
     from analysis.picture_files import picture
     from analysis.plots.save import picture_paths, save_figure
 
@@ -52,8 +52,7 @@ def run(
         figure = picture(name, file, plan_file=plan, where=where or ())
     for path in paths:
         save_figure(figure, path)
-    for line in warned:
-        messages.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+    print_warnings(warned)
     if json:
         print_json({"picture": name.value, "files": [str(path) for path in paths]})
         return

@@ -116,7 +116,7 @@ def run(
     import json as json_module
     from dataclasses import replace
 
-    from analysis.output import finite, messages, outside_calibration, print_json
+    from analysis.output import finite, outside_calibration, print_json, print_warnings
     from analysis.simulate_tables import notes, print_simulation
     from analysis.simulation import prediction_dict, read_jitter, simulate
     from analysis.what_if import Changes, plan_again
@@ -178,8 +178,7 @@ def run(
     if trace:
         save_trace(found.planned, trace, simulated)
         written.append(trace)
-    for line in warned:
-        messages.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+    print_warnings(warned)
     if json:
         print_json(result)
         return

@@ -9,7 +9,6 @@ import yaml
 from analysis.simulation import read_jitter, simulate
 from analysis.what_if import Changes, plan_again
 from d2ft_sched.cluster_file import cluster_from_dict
-from d2ft_sched.device import OutOfCalibrationWarning
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan_file import load_plan
 from sim.jitter import Jitter
@@ -246,8 +245,12 @@ def test_beyond_calibration_is_said_once_with_the_range(d2ft, make_plan, simulat
             "mlp_forward": {"work": [1.0, 2.0], "seconds": [1e-6, 2e-6]}
         }
 
-    with pytest.warns(OutOfCalibrationWarning, match="'fast'"):
-        plan = make_plan(with_curve)
+    plan = make_plan(with_curve)
+    for command in ("plan", "compare"):
+        code, _, err = d2ft(command, "--cluster", plan.with_name("lab.yaml"), *SMALL, "--out",
+                            plan.with_name(command))  # fmt: skip
+        assert code == 0
+        assert err.startswith("warning: device 'fast': mlp_forward is calibrated from 1 to 2")
     code, out, err = d2ft("simulate", plan, "--json", "--scale-compute", 2)
     assert code == 0
     warned = json.loads(out)["warnings"]
