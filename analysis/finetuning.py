@@ -71,9 +71,15 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
         close_ranks(ranks)
 
 
-def _check_plan_of(out: Path, request: FineTuneRequest) -> None:
-    """Refuse a folder whose plan is another one, and not of a training that this one replaces."""
+def _check_folder(out: Path, request: FineTuneRequest) -> None:
+    """Refuse a folder with a training that has ended, or with a plan that is another one and not of
+    a training that this one replaces."""
     kept = out / PLAN
+    if request.resume is None and (out / METRICS).exists() and (out / PROVENANCE).exists():
+        raise InputError(
+            f"{out}: has a training that has ended and would be replaced; give another --out, or "
+            f"remove the folder"
+        )
     if not kept.exists() or (out / METRICS).exists():
         return
     try:
@@ -87,7 +93,7 @@ def _check_plan_of(out: Path, request: FineTuneRequest) -> None:
 def _run(
     request: FineTuneRequest, out: Path, ranks: Ranks, progress: TerminalProgress
 ) -> FineTuneResult:
-    together(ranks, lambda: _check_plan_of(out, request), "the look at the folder")
+    together(ranks, lambda: _check_folder(out, request), "the look at the folder")
     job = prepare_finetune(request, ranks, progress)
     facts = dict(job.state.provenance)
     is_first = ranks.rank == 0

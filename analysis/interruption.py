@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop at the next good moment; a second one ends at once."""
+"""SIGINT and SIGTERM: as a wish to stop at the next good moment, or both as an exception."""
 
 import signal
 from collections.abc import Iterator
@@ -26,6 +26,23 @@ def noticing_interruption() -> Iterator[Interruption]:
     """Within it, the first signal is only noticed."""
     interruption = Interruption()
     before = {number: signal.signal(number, interruption.notice) for number in SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def raising_interruption() -> Iterator[Interruption]:
+    """Within it, SIGTERM raises `KeyboardInterrupt` as SIGINT does, so that processes are ended."""
+    interruption = Interruption()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interruption.signal = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield interruption
     finally:

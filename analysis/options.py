@@ -1,5 +1,6 @@
 """Command-line options that several commands share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,23 @@ def folder_target(path: Path | None) -> Path | None:
     if path is not None:
         check_folder_target(path)
     return path
+
+
+def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that would have no effect beside the others.
+
+    Args:
+        ctx: of the command line.
+        names: of parameters.
+        why: ends the sentence "--option is given, but ...".
+
+    Raises:
+        InputError: naming the first of them that is given.
+    """
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name or "")
+        if param.name in names and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{param.opts[0]} is given, but {why}; leave it out")
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]

@@ -91,7 +91,7 @@ def main() -> None:
     _verdict("half FULL / dense", half_s / dense.step_s, TARGET_HALF)
     _verdict("all FULL / plain timm", dense.step_s / plain.step_s, TARGET_DENSE)
     _verdict("worst random plan, time ratio / FLOPs ratio", worst, TARGET_RANDOM)
-    console.print(_by_heads(model, shape, workload.samples, device))
+    console.print(_by_heads(model, shape, workload.microbatch_samples, device))
 
 
 def _model(name: str, image_size: int) -> tuple[nn.Module, str]:

@@ -45,7 +45,7 @@ class Device:
     """One accelerator or CPU of a cluster.
 
     Attributes:
-        name: unique in its cluster.
+        name: unique in its cluster, without ``=`` and ``:``.
         compute_flops_per_s: sustained rate of this work, not the datasheet peak.
         memory_bytes: what model, optimizer state and activations may fill.
         memory_bandwidth_bytes_per_s: sustained rate of its memory.
@@ -70,6 +70,11 @@ class Device:
     source: str = ""
 
     def __post_init__(self) -> None:
+        if not self.name.strip() or set(self.name) & set("=:"):
+            raise InputError(
+                f"device {self.name!r}: name is {self.name!r}; it must not be empty and have "
+                f"neither '=' nor ':', which what-ifs name devices and links by"
+            )
         for name in ("compute_flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s"):
             value = getattr(self, name)
             if not 0 < value < math.inf:

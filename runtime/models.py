@@ -7,6 +7,8 @@ from torch import nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.model_shape import ModelShape
 from runtime.data.input_format import InputFormat, PictureFormat
+from runtime.families.bert_files import MINILM
+from runtime.families.focus_weights import FOCUS_WEIGHTS
 from runtime.families.registry import family_named, family_of
 
 
@@ -53,6 +55,18 @@ def build_model(
         seed=seed,
     )
     return check_supported(model)
+
+
+def check_weights(weights: str | None) -> None:
+    """Refuse weights that nobody has, before anything that takes long.
+
+    Raises:
+        InputError: they are no file or folder, and no weights that are known by name.
+    """
+    if weights in (None, FOCUS_WEIGHTS, MINILM):
+        return
+    if not Path(str(weights)).exists():
+        raise InputError(f"weights {weights}: there is no such file")
 
 
 def default_weights(name: str, weights: str | None, pretrained: bool) -> str | None:

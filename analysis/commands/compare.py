@@ -14,9 +14,16 @@ COMPARED = (
     "top_k", "frozen_prefix",
 )  # fmt: skip
 """What is compared unless one says otherwise; with --sizes those that need a problem only."""
+OF_CLUSTERS = (
+    "model", "image_size", "num_tokens", "num_classes", "heads_per_subnet", "microbatch_size",
+    "precision", "scores", "budget_compute", "budget_comm", "per_device", "placement",
+)  # fmt: skip
+OF_SIZES = ("tightness", "plots")
+"""Parameters of one of the two kinds of comparison only."""
 
 
 def run(
+    ctx: typer.Context,
     cluster_file: Annotated[
         Path | None,
         typer.Option("--cluster", help="Cluster file (YAML); not with --sizes."),
@@ -85,6 +92,10 @@ def run(
         names = [name for name in names if not required_options(name)]
     if (cluster_file is None) == (sizes is None):
         raise InputError("compare needs either --cluster FILE or --sizes 10,100,...")
+    if sizes is not None:
+        options.refuse_given(ctx, OF_CLUSTERS, "--sizes makes its instances up")
+    else:
+        options.refuse_given(ctx, OF_SIZES, "it goes with --sizes")
     if sizes is not None:
         from analysis.plots.solver_scaling import save_scaling_plots
         from analysis.scaling import run_cases, scaling_cases, scaling_table

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(
+    ctx: typer.Context,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan from 'd2ft plan'.")],
     data: options.Data = "mnist-subset",
     data_root: options.DataRoot = None,
@@ -133,6 +134,10 @@ def run(
     from d2ft_sched.plan_file import load_plan
     from runtime.models import default_weights
 
+    if schedule is not ScheduleName.PER_MINIBATCH:
+        options.refuse_given(
+            ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
+        )
     plan = load_plan(plan_file)
     result = run_finetune(
         FineTuneRequest(

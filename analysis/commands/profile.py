@@ -16,6 +16,7 @@ DEVICE_FILE = "device.yaml"
 
 
 def run(
+    ctx: typer.Context,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -94,6 +95,9 @@ def run(
     from runtime.steady_process import steady_process
     from runtime.training_scores import training_scores
 
+    if scores_out is None:
+        names = ["data", "data_root", "download", "num_train", "num_minibatches"]
+        options.refuse_given(ctx, names, "it goes with --scores-out")
     device_file = out or Path(DEVICE_FILE)
     if cluster_out:
         for option, path in (("out", out), ("shape-out", shape_out), ("scores-out", scores_out)):

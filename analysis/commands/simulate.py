@@ -12,6 +12,7 @@ NOT_ALWAYS = "Devices that are not always equally fast"
 
 
 def run(
+    ctx: typer.Context,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan from 'd2ft plan'.")],
     cluster_file: Annotated[
         Path | None,
@@ -143,6 +144,8 @@ def run(
     if scores and not drop_device:
         raise InputError(f"--scores {scores} goes with --drop-device, which makes a plan")
     drawn = read_jitter(jitter, straggler)
+    if drawn is None:
+        options.refuse_given(ctx, ["num_steps"], "steps differ only by --jitter or --straggler")
     with outside_calibration() as warned:
         changed = changes.apply(plan.cluster)
         before = simulate_plan(plan, overlap=overlap) if changes.describe() else None

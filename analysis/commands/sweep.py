@@ -107,7 +107,10 @@ def run(
     What is done already is not done again: an interrupted or extended grid goes on. All times are
     predictions.
     """
+    import signal
+
     from analysis.axis_values import counts, names, numbers
+    from analysis.interruption import raising_interruption
     from analysis.output import messages, print_json
     from analysis.progress import TerminalProgress
     from analysis.request import read_lora
@@ -146,16 +149,18 @@ def run(
         time_limit_s=time_limit,
     )
     sweep = Sweep(grid_points(axes, common), out, table_format)
-    try:
-        with TerminalProgress(messages).stage("Plan and simulate") as tell:
-            warnings = sweep.run(jobs=jobs, dask=dask, tell=tell)
-    except KeyboardInterrupt:
-        done = sweep.num_done
-        typer.echo(
-            f"Stopped: {done} of {len(sweep.points)} points are done; the same command goes on.",
-            err=True,
-        )
-        raise typer.Exit(130) from None
+    with raising_interruption() as stopped:
+        try:
+            with TerminalProgress(messages).stage("Plan and simulate") as tell:
+                warnings = sweep.run(jobs=jobs, dask=dask, tell=tell)
+        except KeyboardInterrupt:
+            done = sweep.num_done
+            typer.echo(
+                f"Stopped: {done} of {len(sweep.points)} points are done; the same command goes "
+                f"on.",
+                err=True,
+            )
+            raise typer.Exit(128 + (stopped.signal or signal.SIGINT)) from None
     table, written = sweep.save()
     if plots:
         from analysis.sweep_plots import save_sweep_plots

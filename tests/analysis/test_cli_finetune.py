@@ -146,7 +146,8 @@ def test_what_does_not_fit_together_is_refused(d2ft, plan, options, tmp_path):
         assert (out / "metrics.jsonl").read_bytes() == before
         return err.splitlines()[-1]
 
-    assert f"d2ft: {newest}: is there already" in refusal(*run, "--epochs", 1)
+    elsewhere = ["--out", tmp_path / "other", "--checkpoint-dir", out / "checkpoints"]
+    assert f"d2ft: {newest}: is there already" in refusal(*run, *elsewhere, "--epochs", 1)
     resumed = [*run, "--epochs", 1, "--resume"]
     assert f"{newest}: is there already" in refusal(*resumed, newest.with_name("step-000002"))
     assert "has no checkpoint" in refusal(*resumed, tmp_path / "nowhere")
@@ -300,6 +301,17 @@ def test_a_training_that_diverges_ends_with_one_line_and_no_weights(d2ft, plan, 
     assert "Random weights to begin with" in err
     assert err.splitlines()[-1].startswith("d2ft: the loss of step ")
     assert not (tmp_path / "out/model.safetensors").exists()
+
+
+def test_a_training_that_has_ended_is_not_replaced(d2ft, plan, options, tmp_path):
+    out = tmp_path / "out"
+    code, _, err = d2ft("finetune", plan, *options, "--out", out)
+    assert code == 0, err
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, _, err = d2ft("finetune", plan, *options, "--seed", 7, "--out", out)
+    assert code == 2
+    assert err.startswith(f"d2ft: {out}: has a training that has ended")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_an_alpha_without_a_rank_is_refused(d2ft, tmp_path):

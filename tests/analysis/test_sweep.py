@@ -1,6 +1,10 @@
 """Sweeps: the grid, its table, going on after a stop, and the same by a Dask cluster."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -129,6 +133,24 @@ def test_several_processes_and_a_dask_cluster_find_the_same(sweep):
     ) as dask:
         by_dask, _ = sweep("--dask", dask.scheduler_address, out="dask")
     pd.testing.assert_frame_equal(by_dask.drop(columns=TIMES), alone.drop(columns=TIMES))
+
+
+def test_sigterm_ends_the_workers_and_the_same_command_goes_on(cluster, tmp_path):
+    command = [
+        sys.executable, "-m", "analysis.cli", "sweep", "--cluster", str(cluster()), "--jobs", "2",
+        "--model", "vit_tiny_patch16_224", "--image-size", "32", "--no-plots",
+        "--budget-compute", "0.01:1:0.002", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    journal = tmp_path / "out" / "points.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        deadline = time.monotonic() + 60
+        while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert journal.exists()
+        job.send_signal(signal.SIGTERM)
+        _, err = job.communicate(timeout=60)  # until no worker has it open, either
+    assert job.returncode == 128 + signal.SIGTERM, err
+    assert "points are done; the same command goes on" in err
 
 
 def test_parquet_and_csv_hold_the_same(sweep, tmp_path):

@@ -72,6 +72,12 @@ TABLE: dict[str, Row] = {
     "no whole number": (f"{PLAN} --seed 1.5", "--seed is '1.5'"),
     "seed below 0": (f"{PLAN} --seed -1", "--seed is '-1'"),
     "unknown choice": (f"{PLAN} --placement here", "--placement is 'here': it must be one of"),
+    # options without effect beside the others
+    "steps without jitter": ("simulate plan.json --num-steps 5", "--num-steps is given, but"),
+    "tightness of a cluster": (f"{COMPARE} --tightness 0.5", "--tightness is given, but"),
+    "budget of sizes": ("compare --sizes 10 --budget-comm 0.5", "--budget-comm is given, but"),
+    "scores of a schedule": (f"{FINETUNE} --backward-score taylor", "--schedule per-minibatch"),
+    "data without scores": (f"{PROFILE} --data mnist-subset", "it goes with --scores-out"),
     # cluster files
     "no cluster file": (f"plan --cluster none.yaml {SMALL}", "none.yaml: cannot be read"),
     "cluster is a folder": (f"plan --cluster pictures {SMALL}", "pictures: cannot be read"),
@@ -114,6 +120,12 @@ TABLE: dict[str, Row] = {
     ),
     "unknown preset": (BAD_CLUSTER, "rtx-9999", cluster(A, "name: a, preset: rtx-9999")),
     "device file not there": (BAD_CLUSTER, "none.yaml", cluster(A, "name: a, file: none.yaml")),
+    "device without a name": (BAD_CLUSTER, "name is ''", cluster("name: a", "name: ''")),
+    "device named as what-ifs write": (
+        BAD_CLUSTER,
+        "neither '='",
+        cluster("name: a", "name: 'a=b'"),
+    ),
     "speed of NaN": (BAD_CLUSTER, "must be a finite number", cluster("1e12", ".nan")),
     "speed below 0": (BAD_CLUSTER, "must be above 0", cluster("1e12", "-1e12")),
     "speed in bytes": (BAD_CLUSTER, "is a unit of bytes", cluster("1e12", "12 GB")),
