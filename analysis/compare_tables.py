@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.output import amount, percent, print_table, seconds
+from analysis.output import amount, percent, print_columns, seconds
 
 
 def table_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -18,7 +18,7 @@ def print_comparison(table: pd.DataFrame, title: str) -> None:
     that any solver proved."""
     bound = table["upper_bound"].min()
     shown = table.assign(of_bound=table["objective"] / bound)
-    print_table(
+    print_columns(
         title,
         ["solver", "status", "score, of bound", "gap", "solve", "FLOPs", "bytes", "step", "CV"],
         [
@@ -41,7 +41,7 @@ def print_comparison(table: pd.DataFrame, title: str) -> None:
 def print_scaling(table: pd.DataFrame) -> None:
     """The table of `analysis.scaling.scaling_table`; a dash where a solver gave nothing."""
     for (devices, tightness), group in table.groupby(["num_devices", "tightness"], sort=False):
-        print_table(
+        print_columns(
             f"{devices} devices, tightness {tightness:g}",
             ["solver", "status", "score kept", "gap", "build", "solve", "memory", "CV", "step"],
             [

@@ -5,9 +5,10 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +21,9 @@ messages = Console(stderr=True)
 """Progress and notes, apart from results."""
 PIPED_WIDTH = 160
 """Columns of output that is read by no terminal."""
+
+WIDEST_FIGURE = 18
+"""Columns of a cell that is no text, such as a change of seconds."""
 
 
 def print_json(result: dict[str, Any]) -> None:
@@ -39,26 +43,81 @@ def finite(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """First column left-aligned, the others right-aligned. All texts are shown as they are."""
+    """First column left-aligned, the others right-aligned. All texts are shown as they are.
+
+    Where there is no room for a frame the table goes without.
+    """
+    if sum(_natural_widths(columns, rows)) + 3 * len(columns) + 1 > console.width:
+        print_columns(title, columns, rows)
+        return
     table = Table(title=escape(title), title_justify="left", title_style="bold")
-    _fill(table, columns, rows)
+    _fill(table, columns, rows, [None] * len(columns))
     console.print(table)
 
 
 def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """As `print_table`, without a frame: for tables with many columns. Where the output is no
-    terminal a row is one line."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    _fill(table, columns, rows)
+    terminal a row is one line.
+
+    Where there is little room headings and texts wrap, figures never do, and columns that find no
+    room follow below, beside the first column again.
+    """
     wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
     wide.print(f"[bold]{escape(title)}[/bold]", highlight=False)
-    wide.print(table)
-    wide.print()
+    natural = _natural_widths(columns, rows)
+    widths: list[int | None] = [None] * len(columns)
+    parts = [range(1, len(columns))]
+    if sum(natural) + 2 * len(columns) > wide.width:
+        widths = [None, *(_figure_width(i, columns, rows) for i in range(1, len(columns)))]
+        first = min(natural[0], wide.width // 3)
+        needed = [width or min(natural[i], WIDEST_FIGURE) for i, width in enumerate(widths)]
+        parts = _parts([2 + width for width in needed[1:]], wide.width - first - 2)
+    for part in parts:
+        shown = [0, *part]
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        _fill(
+            table,
+            [columns[i] for i in shown],
+            [[row[i] for i in shown] for row in rows],
+            [widths[i] for i in shown],
+        )
+        wide.print(table)
+        wide.print()
 
 
-def _fill(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for index, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if index == 0 else "right")
+def _parts(widths: Sequence[int], room: int) -> list[range]:
+    """Columns, counted from 1, dealt to tables one below the other."""
+    starts, used = [1], 0
+    for column, width in enumerate(widths, start=1):
+        if used and used + width > room:
+            starts.append(column)
+            used = 0
+        used += width
+    stops = [*starts[1:], len(widths) + 1]
+    return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+def _natural_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of every column where nothing wraps."""
+    return [max(cell_len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+
+
+def _figure_width(column: int, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int | None:
+    """The least of a column in which no figure wraps; None for a column of texts."""
+    parts = [*columns[column].split(), *(row[column] for row in rows)]
+    longest = max(map(cell_len, parts), default=1)
+    return longest if longest <= WIDEST_FIGURE else None
+
+
+def _fill(
+    table: Table,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int | None],
+) -> None:
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        justify: Literal["left", "right"] = "left" if index == 0 else "right"
+        table.add_column(escape(column), justify=justify, width=width)
     for row in rows:
         table.add_row(*map(escape, row))
 

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from rich.console import Console
 
+from analysis import output
 from analysis.output import amount, percent, print_columns, print_json, print_table, seconds
 
 
@@ -37,3 +39,23 @@ def test_names_that_look_like_markup_are_shown_as_they_are(show, capsys):
 def test_json_is_strict(capsys):
     print_json({"a": [float("inf"), 1.5, (float("nan"),)], "b": {"c": "x"}})
     assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5, [None]], "b": {"c": "x"}}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("num_columns", [2, 7, 14])
+def test_no_figure_is_cut_or_wrapped_however_little_room_there_is(
+    width, num_columns, capsys, monkeypatch
+):
+    narrow = Console(width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(output, "console", narrow)
+    columns = ["what it is", *(f"heading of {i}" for i in range(1, num_columns))]
+    rows = [
+        [name, *(f"{i}.{name[-1]}5 ms" for i in range(1, num_columns))]
+        for name in ("a rather long name of a row 1", "row 2")
+    ]
+    print_table("a title", columns, rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width for line in lines)
+    for row in rows:
+        for figure in row[1:]:
+            assert sum(f" {figure}" in line for line in lines) == 1
