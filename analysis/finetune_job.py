@@ -34,7 +34,13 @@ from runtime.data.minibatches import draw_minibatches
 from runtime.device import device_name
 from runtime.finetune import training_minibatches
 from runtime.lora import add_adapters
-from runtime.models import build_model, check_weights, input_format_of, shape_of
+from runtime.models import (
+    build_model,
+    check_known,
+    check_weights,
+    input_format_of,
+    shape_of,
+)
 from runtime.rank_model import read_rank_model, scatter_rank_model
 from runtime.rank_part import RankPart, build_on_meta, testing_owners, training_owners
 from runtime.ranks import Ranks, check_agreement, job_facts
@@ -84,6 +90,7 @@ class _Inputs:
 
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
     check_schedule_options(request)
+    check_known(request.plan.workload.shape.name)
     if ranks.rank == 0 and request.resume is None:
         check_weights(request.weights)
     plan = request.plan

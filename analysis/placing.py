@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from analysis.placement_names import PlacementName
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.dense_step import DenseStep
@@ -12,6 +14,7 @@ from d2ft_sched.place_balanced import place_candidates
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
+from sim.step import simulate_step
 
 MAX_CANDIDATES = 4
 """Placements that a plan for a step time is tried on."""
@@ -68,23 +71,28 @@ def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: 
     found = place_candidates(
         workload, cluster, num_waves=num_waves, every_device=name == PlacementName.EVERY_DEVICE
     )
-    return Placed(
-        tuple(result.placement for result in found[:MAX_CANDIDATES]),
-        found[0].dense_step_s,
-        found[0].lower_bound_s if workload.lora is None else None,
-        found[0].fits_dense,
-    )
+    placements = tuple(result.placement for result in found[:MAX_CANDIDATES])
+    if workload.lora is not None:
+        dense_s = dense_step_s(workload, cluster, placements[0], num_waves)
+        return Placed(placements, dense_s, None, found[0].fits_dense)
+    return Placed(placements, found[0].dense_step_s, found[0].lower_bound_s, found[0].fits_dense)
 
 
 def _fits_dense(workload: Workload, cluster: Cluster, placement: Placement, num_waves: int) -> bool:
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, placement, dense, num_waves).total
+    needed = device_memory(workload, placement, _dense(workload), num_waves).total
     return all(needed <= [device.memory_bytes for device in cluster.devices])
 
 
 def dense_step_s(
     workload: Workload, cluster: Cluster, placement: Placement, num_waves: int = 1
 ) -> float:
-    """Seconds of the dense step by `DenseStep`."""
+    """Seconds of the dense step: by `DenseStep`, and simulated where adapters train, whose first
+    block and all-reduce that leaves out."""
+    if workload.lora is not None:
+        return simulate_step(workload, cluster, placement, _dense(workload), num_waves).step_s
     step = DenseStep(workload, cluster, tuple(range(len(cluster.devices))), num_waves)
     return step.seconds(to_counts(step, placement), placement.owner)
+
+
+def _dense(workload: Workload) -> np.ndarray:
+    return uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)

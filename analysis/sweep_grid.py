@@ -145,6 +145,11 @@ def grid_points(axes: Axes, common: Common) -> list[Point]:
                 f"--solvers has {name!r}, which needs {', '.join(sorted(unknown))}; a sweep has "
                 f"none"
             )
+    if common.num_waves > min(axes.num_microbatches):
+        raise InputError(
+            f"--waves is {common.num_waves}; it must be at most the micro-batches, of which "
+            f"--microbatches has {min(axes.num_microbatches)}"
+        )
     budgets = [
         Budget(compute, communication, memory=memory, per_block=common.per_block)
         for compute, communication, memory in product(axes.compute, axes.communication, axes.memory)

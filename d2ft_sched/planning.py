@@ -87,9 +87,10 @@ def plan_from_solution(
 ) -> Plan:
     """Wrap a solver's answer; refuses one without a schedule."""
     if solution.schedule is None:
+        or_less = ", a smaller coverage" if budget.coverage else ""
         raise InputError(
             f"solver {solution.solver!r} found no schedule: {solution.status.value}; "
-            f"give it a larger budget or more time"
+            f"give it a larger budget{or_less} or more time"
         )
     return Plan(
         workload=workload,

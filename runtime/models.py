@@ -9,7 +9,7 @@ from d2ft_sched.model_shape import ModelShape
 from runtime.data.input_format import InputFormat, PictureFormat
 from runtime.families.bert_files import MINILM
 from runtime.families.focus_weights import FOCUS_WEIGHTS
-from runtime.families.registry import family_named, family_of
+from runtime.families.registry import FAMILIES, family_named, family_of
 
 
 def build_model(
@@ -55,6 +55,19 @@ def build_model(
         seed=seed,
     )
     return check_supported(model)
+
+
+def check_known(name: str) -> None:
+    """Refuse the name of a model that exists in files of sizes only.
+
+    Raises:
+        InputError: no family builds models of that name.
+    """
+    if not any(family.knows(name) for family in FAMILIES):
+        raise InputError(
+            f"model {name!r} can be planned and simulated, but not run: it is neither a model of "
+            f"timm nor a BERT of transformers"
+        )
 
 
 def check_weights(weights: str | None) -> None:

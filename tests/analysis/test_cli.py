@@ -45,6 +45,19 @@ def test_plan_then_simulate(d2ft, plan, tmp_path):
     assert (tmp_path / "t.csv").read_text().startswith("wave,direction,block,phase,resource")
 
 
+@pytest.mark.parametrize("placement", ["balanced", "every-device", "round-robin"])
+@pytest.mark.parametrize("lora", [[], ["--lora-rank", 4]])
+def test_a_target_is_held_against_the_dense_step_that_is_simulated(
+    d2ft, cluster, tmp_path, placement, lora
+):
+    path, given = tmp_path / "plan.json", ["--placement", placement, *lora]
+    code, printed, err = d2ft("plan", "--cluster", cluster, *SMALL, *given, "--out", path, "--json")
+    assert code == 0, err
+    _, simulated, _ = d2ft("simulate", path, "--json")
+    dense_s = json.loads(simulated)["dense"]["step_s"]
+    assert json.loads(printed)["dense_step_s"] == pytest.approx(dense_s, rel=1e-9)
+
+
 def test_compare_writes_a_row_per_solver(d2ft, cluster, tmp_path):
     table = tmp_path / "c.csv"
     code, out, _ = d2ft(

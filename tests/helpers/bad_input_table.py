@@ -75,6 +75,15 @@ TABLE: dict[str, Row] = {
     # options without effect beside the others
     "steps without jitter": ("simulate plan.json --num-steps 5", "--num-steps is given, but"),
     "tightness of a cluster": (f"{COMPARE} --tightness 0.5", "--tightness is given, but"),
+    "waves of a sweep": (f"{SWEEP} --waves 6 --out out", "--waves is 6; it must be at most"),
+    "coverage beyond a budget": (
+        f"{PLAN} --budget-compute 0.01 --coverage 3 --out x.json",
+        "a larger budget, a smaller coverage or more time",
+    ),
+    "weights that nobody has": (
+        f"{FINETUNE} --weights none",
+        "weights none: there is no such file",
+    ),
     "budget of sizes": ("compare --sizes 10 --budget-comm 0.5", "--budget-comm is given, but"),
     "scores of a schedule": (f"{FINETUNE} --backward-score taylor", "--schedule per-minibatch"),
     "data without scores": (f"{PROFILE} --data mnist-subset", "it goes with --scores-out"),

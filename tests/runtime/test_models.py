@@ -15,7 +15,7 @@ from d2ft_sched.partition import partition_by_heads
 from d2ft_sched.shape_file import load_model_shape
 from d2ft_sched.workload import Workload
 from runtime.families.vit_weights import load_vit_weights
-from runtime.models import build_model, check_supported, shape_of
+from runtime.models import build_model, check_known, check_supported, shape_of
 from runtime.weights import save_weights
 
 
@@ -87,6 +87,13 @@ def test_unknown_and_unfit_models_are_refused(name: str, message: str | None) ->
     with pytest.raises(InputError, match=message) as caught:
         build_model(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_sizes_only_cannot_be_run() -> None:
+    check_known("vit_tiny_patch16_224")
+    check_known("bert-base-uncased")
+    with pytest.raises(InputError, match="'gpt-large' can be planned and simulated, but not run"):
+        check_known("gpt-large")
 
 
 @pytest.mark.parametrize(
