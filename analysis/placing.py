@@ -14,7 +14,6 @@ from d2ft_sched.place_balanced import place_candidates
 from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import Workload
-from sim.step import simulate_step
 
 MAX_CANDIDATES = 4
 """Placements that a plan for a step time is tried on."""
@@ -89,6 +88,8 @@ def dense_step_s(
     """Seconds of the dense step: by `DenseStep`, and simulated where adapters train, whose first
     block and all-reduce that leaves out."""
     if workload.lora is not None:
+        from sim.step import simulate_step
+
         return simulate_step(workload, cluster, placement, _dense(workload), num_waves).step_s
     step = DenseStep(workload, cluster, tuple(range(len(cluster.devices))), num_waves)
     return step.seconds(to_counts(step, placement), placement.owner)

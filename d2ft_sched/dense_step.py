@@ -4,7 +4,8 @@ The phases are those of the simulator: in every block and sub-layer dispatch, la
 each as long as its slowest participant; then the all-reduce of the trunk and the parameter update.
 An exchange lasts as long as its busiest link, after the longest latency. Where only adapters train,
 the first block is priced as the others, though its attention hands no gradient on, and their
-all-reduce is left out: it hardly depends on the placement. Targets are held against the simulator's.
+all-reduce is left out: it hardly depends on the placement. Targets are of the simulator's step
+there.
 """
 
 from collections.abc import Sequence
