@@ -21,6 +21,12 @@ TRUNK_BACKWARD_PASSES = 16
 """In both sub-layers: norm (2 reads, 1 write), sum of the two paths' gradients (2 reads, 1 write),
 output bias (1 read), zeros where no group writes (1 write)."""
 
+IDLE_FORWARD_PASSES = 4
+"""Per block without an operation: in both sub-layers the output bias is added (1 read, 1 write)."""
+
+IDLE_BACKWARD_PASSES = 2
+"""There: output bias (1 read), in both sub-layers."""
+
 EMBEDDING_PASSES = 6
 """Embedding, position and last norm, in either direction."""
 
@@ -37,17 +43,29 @@ class TrunkBytes:
     backward: np.ndarray
 
 
-def trunk_bytes_moved(workload: Workload) -> TrunkBytes:
-    """Norms, residuals, embedding and classifier of every micro-batch."""
+def trunk_bytes_moved(workload: Workload, num_running: np.ndarray | None = None) -> TrunkBytes:
+    """Norms, residuals, embedding and classifier of every micro-batch.
+
+    Args:
+        workload: the model and its micro-batches.
+        num_running: blocks in which anything runs in the pass that a micro-batch is part of, int
+            ``[num_microbatches]``; default all. The others have no norm to compute, but where it
+            stands after the residual sum.
+    """
     shape = workload.shape
+    running: int | np.ndarray = shape.num_blocks
+    if num_running is not None and shape.norm_first:
+        running = num_running
+    idle = shape.num_blocks - running
     stream = workload.stream_bytes.astype(float)
     image_elements = shape.embed_flops / (2 * shape.width)
     image = workload.samples * image_elements * workload.parameter_bytes
-    forward = stream * (TRUNK_FORWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
-    backward = stream * (TRUNK_BACKWARD_PASSES * shape.num_blocks + EMBEDDING_PASSES) + image
+    forward = TRUNK_FORWARD_PASSES * running + IDLE_FORWARD_PASSES * idle + EMBEDDING_PASSES
     if workload.lora is not None:
-        backward = stream * ((TRUNK_BACKWARD_PASSES - 2) * shape.num_blocks + NORM_PASSES)
-    return TrunkBytes(forward, backward)
+        backward = (TRUNK_BACKWARD_PASSES - 2) * running + NORM_PASSES
+        return TrunkBytes(stream * forward + image, stream * backward)
+    backward = TRUNK_BACKWARD_PASSES * running + IDLE_BACKWARD_PASSES * idle + EMBEDDING_PASSES
+    return TrunkBytes(stream * forward + image, stream * backward + image)
 
 
 @dataclass(frozen=True)

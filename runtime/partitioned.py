@@ -5,6 +5,8 @@ there. The trunk (embeddings, norms, LayerScale, output biases, classifier) alwa
 hidden units run as the schedule says.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,14 +18,39 @@ from runtime.families.sublayer import Sublayer
 from runtime.lane_slices import ScheduleSlices, SublayerLanes, Wave
 from runtime.sublayer_lanes import sublayer_lanes
 
+RunLanes = Callable[[Sublayer, SublayerLanes, Tensor, Tensor | None], Tensor]
+"""As `run_lanes`."""
 
-def forward(model: nn.Module, inputs: Tensor, wave: Wave) -> Tensor:
-    """Logits ``[num_samples, num_classes]`` of one wave's inputs ``[num_samples, ...]``."""
+
+def run_lanes(
+    sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
+) -> Tensor:
+    """`sublayer_lanes` of a sub-layer that is whole on this device, ``[B, N, D]``."""
+    linears, bias_out = sublayer.linears(), sublayer.bias_out
+    adapters = sublayer.adapters()
+    if adapters is not None:
+        maps = AdaptedMaps(linears, bias_out, sublayer.core)
+        return adapted_lanes(x, maps, adapters, lanes, key_mask)
+    weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
+    return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)
+
+
+def forward(
+    model: nn.Module, inputs: Tensor, wave: Wave, run_lanes: RunLanes = run_lanes
+) -> Tensor:
+    """Logits ``[num_samples, num_classes]`` of one wave's inputs ``[num_samples, ...]``.
+
+    Args:
+        model: one that `runtime.models.check_supported` accepts.
+        inputs: of the wave's samples.
+        wave: who runs on which of them.
+        run_lanes: what stands for the lanes; another only to time what is around them.
+    """
     family = family_of(model)
     x, key_mask = family.embed(model, inputs), family.key_mask(model, inputs)
     for (attention, mlp), lanes in zip(family.blocks(model), wave.blocks, strict=True):
-        x = _sublayer(x, attention, lanes.attention, key_mask)
-        x = _sublayer(x, mlp, lanes.mlp, key_mask)
+        x = _sublayer(x, attention, lanes.attention, key_mask, run_lanes)
+        x = _sublayer(x, mlp, lanes.mlp, key_mask, run_lanes)
     return family.classifier(model)(family.features(model, x, inputs))
 
 
@@ -68,19 +95,28 @@ def forward_backward(
 
 
 def _sublayer(
-    x: Tensor, sublayer: Sublayer, lanes: SublayerLanes, key_mask: Tensor | None
+    x: Tensor,
+    sublayer: Sublayer,
+    lanes: SublayerLanes,
+    key_mask: Tensor | None,
+    run_lanes: RunLanes,
 ) -> Tensor:
     if not sublayer.norm_first:
-        return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask))
+        return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask, run_lanes))
     normed = x
     if lanes.full or lanes.forward_only:
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
             normed = sublayer.norm(x)
-    return _add_branch(x, normed, sublayer, lanes, key_mask)
+    return _add_branch(x, normed, sublayer, lanes, key_mask, run_lanes)
 
 
 def _add_branch(
-    x: Tensor, lane_input: Tensor, sublayer: Sublayer, lanes: SublayerLanes, key_mask: Tensor | None
+    x: Tensor,
+    lane_input: Tensor,
+    sublayer: Sublayer,
+    lanes: SublayerLanes,
+    key_mask: Tensor | None,
+    run_lanes: RunLanes,
 ) -> Tensor:
     """``x + scale * (lanes(lane_input) + bias)``."""
     delta: Tensor | None = sublayer.bias_out
@@ -89,16 +125,3 @@ def _add_branch(
     if delta is None:
         return x
     return x + (delta if sublayer.scale is None else delta * sublayer.scale)
-
-
-def run_lanes(
-    sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
-) -> Tensor:
-    """`sublayer_lanes` of a sub-layer that is whole on this device, ``[B, N, D]``."""
-    linears, bias_out = sublayer.linears(), sublayer.bias_out
-    adapters = sublayer.adapters()
-    if adapters is not None:
-        maps = AdaptedMaps(linears, bias_out, sublayer.core)
-        return adapted_lanes(x, maps, adapters, lanes, key_mask)
-    weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
-    return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)

@@ -2,13 +2,15 @@
 
 The lanes of several blocks are timed one after another, as in a step, so that weights come from
 memory and not from a cache that one block alone would fill; what a block costs without any lane is
-subtracted, since the trunk, timed by steps in which every operation is SHORTCUT, includes it.
+subtracted, since the trunk includes it. That is timed by steps in which lanes hand on what they are
+given, with all norms and residual sums, and by steps in which every operation is SHORTCUT.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from d2ft_sched.flops import attention_flops, mlp_flops
 from d2ft_sched.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import place_round_robin
+from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.workload import ELEMENT_BYTES, Workload
 from runtime.device import Stopwatch, autocast, device_name, memory_bytes
 from runtime.families.registry import family_of
@@ -192,6 +195,18 @@ def _both(watch: Stopwatch) -> list[float]:
     return [seconds["forward"], seconds["backward"]]
 
 
+class _HandOn(torch.autograd.Function):
+    """The second of two tensors of one shape; its gradient is that of both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor) -> Tensor:
+        return branch.view_as(branch)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad
+
+
 def _time_trunk(
     model: nn.Module,
     workload: Workload,
@@ -201,23 +216,38 @@ def _time_trunk(
     points: dict[WorkKind, Points],
 ) -> None:
     part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
-    slices = slice_schedule(part, np.zeros((part.num_subnets, num_microbatches), dtype=np.int8))
+    own = inputs[: int(part.samples.sum())]
+    idle = slice_schedule(
+        part, uniform_schedule(part.num_subnets, num_microbatches, Operation.SHORTCUT)
+    )
+    busy = slice_schedule(
+        part, uniform_schedule(part.num_subnets, num_microbatches, Operation.FULL)
+    )
+    no_lanes = idle.waves[0].blocks[0].mlp
+
+    def hand_on(
+        sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
+    ) -> Tensor:
+        return cast(Tensor, _HandOn.apply(x, run_lanes(sublayer, no_lanes, x, key_mask)))
+
     parameters = list(model.parameters())
-    moved = trunk_bytes_moved(part)
-    samples = []
-    for repeat in range(num_repeats + 1):
-        watch = Stopwatch(inputs.device)
-        watch.lap("start")
-        logits = forward(model, inputs[: slices.num_samples], slices.waves[0])
-        watch.lap("forward")
-        torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
-        watch.lap("backward")
-        if repeat > 0:
-            samples.append(_both(watch))
-    for direction, (kind, work) in enumerate(
-        ((WorkKind.TRUNK_FORWARD, moved.forward), (WorkKind.TRUNK_BACKWARD, moved.backward))
-    ):
-        points[kind][float(work.sum())].append(float(np.median([s[direction] for s in samples])))
+    for slices, num_running in ((idle, 0), (busy, part.shape.num_blocks)):
+        samples = []
+        for repeat in range(num_repeats + 1):
+            watch = Stopwatch(inputs.device)
+            watch.lap("start")
+            logits = forward(model, own, slices.waves[0], hand_on)
+            watch.lap("forward")
+            torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+            watch.lap("backward")
+            if repeat > 0:
+                samples.append(_both(watch))
+        moved = trunk_bytes_moved(part, np.full(num_microbatches, num_running))
+        for direction, (kind, work) in enumerate(
+            ((WorkKind.TRUNK_FORWARD, moved.forward), (WorkKind.TRUNK_BACKWARD, moved.backward))
+        ):
+            seconds = float(np.median([s[direction] for s in samples]))
+            points[kind][float(work.sum())].append(seconds)
 
 
 def _time_optimizer(

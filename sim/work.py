@@ -85,7 +85,8 @@ def wave_work(
             np.add.at(lanes_s[direction, :, sublayer], (run.block, run.device), seconds)
     if workload.lora is not None:
         lanes_s += _shared_factor_seconds(workload, cluster, placement, schedule, microbatches)
-    return StepWork(lanes_s, _trunk_seconds(workload, cluster, placement, microbatches))
+    trunk_s = _trunk_seconds(workload, cluster, placement, schedule, microbatches)
+    return StepWork(lanes_s, trunk_s)
 
 
 def _shared_factor_seconds(
@@ -115,10 +116,19 @@ def _shared_factor_seconds(
 
 
 def _trunk_seconds(
-    workload: Workload, cluster: Cluster, placement: Placement, microbatches: np.ndarray
+    workload: Workload,
+    cluster: Cluster,
+    placement: Placement,
+    schedule: np.ndarray,
+    microbatches: np.ndarray,
 ) -> np.ndarray:
-    trunk, moved = trunk_flops(workload), trunk_bytes_moved(workload)
     owner = np.array(placement.owner)[microbatches]
+    running = np.zeros((workload.num_microbatches, workload.shape.num_blocks), dtype=bool)
+    for own in (microbatches[owner == device] for device in np.unique(owner)):
+        runs = (schedule[:, own] != Operation.SHORTCUT).any(axis=1)
+        running[np.ix_(own, workload.partition.block[runs])] = True
+    trunk = trunk_flops(workload)
+    moved = trunk_bytes_moved(workload, running.sum(axis=1))
     owners = np.unique(owner)
     seconds = np.zeros((2, len(cluster.devices)))
     for direction, (kind, flops, bytes_moved) in enumerate(

@@ -59,36 +59,38 @@ def run(
     is one that a calibration has seen.
     """
     from analysis.options import parse_heads
-    from analysis.output import messages, print_json
+    from analysis.output import messages, outside_calibration, print_json, print_warnings
     from analysis.progress import TerminalProgress
     from analysis.request import read_lora
     from analysis.validating import ValidationRequest, validate
     from analysis.validation_files import print_validation, save_validation, validation_summary
 
-    validated = validate(
-        ValidationRequest(
-            cluster_file=cluster_file,
-            model=model,
-            image_size=image_size,
-            num_tokens=num_tokens,
-            num_classes=num_classes,
-            heads=parse_heads(heads_per_subnet),
-            num_microbatches=microbatches,
-            microbatch_size=microbatch_size,
-            num_waves=waves,
-            overlap=overlap,
-            lora=read_lora(lora_rank, lora_alpha),
-            placement=placement,
-            num_repeats=repeats,
-            precision=precision,
-            device=device,
-            timeout_s=timeout,
-            seed=seed,
-        ),
-        TerminalProgress(messages),
-    )
+    with outside_calibration() as warned:
+        validated = validate(
+            ValidationRequest(
+                cluster_file=cluster_file,
+                model=model,
+                image_size=image_size,
+                num_tokens=num_tokens,
+                num_classes=num_classes,
+                heads=parse_heads(heads_per_subnet),
+                num_microbatches=microbatches,
+                microbatch_size=microbatch_size,
+                num_waves=waves,
+                overlap=overlap,
+                lora=read_lora(lora_rank, lora_alpha),
+                placement=placement,
+                num_repeats=repeats,
+                precision=precision,
+                device=device,
+                timeout_s=timeout,
+                seed=seed,
+            ),
+            TerminalProgress(messages),
+        )
     if not validated.speaks:
         return
+    print_warnings(warned)
     written = save_validation(validated, out, seed)
     if json:
         print_json(validation_summary(validated, seed))
