@@ -169,3 +169,15 @@ def test_bytes_moved_follow_samples_and_parameters() -> None:
     alone = Placement(1, (0,) * workload.num_subnets, (0, 0))
     adamw = optimizer_bytes_moved(workload, alone)
     assert adamw == [workload.shape.num_parameters * 4 * 7]
+
+
+def test_a_block_without_an_operation_has_no_norm_but_one_that_stands_last() -> None:
+    workload = small_workload(samples=(2, 2, 2))
+    every, some = trunk_bytes_moved(workload), trunk_bytes_moved(workload, np.array([2, 1, 0]))
+    for full, moved in ((every.forward, some.forward), (every.backward, some.backward)):
+        assert moved[0] == full[0]
+        assert moved[0] - moved[1] == pytest.approx(moved[1] - moved[2])
+        assert 0 < moved[2] < moved[0]
+    post_norm = replace(workload, shape=replace(workload.shape, norm_first=False))
+    idle = trunk_bytes_moved(post_norm, np.zeros(3, dtype=int))
+    assert (idle.forward == trunk_bytes_moved(post_norm).forward).all()

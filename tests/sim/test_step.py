@@ -67,6 +67,27 @@ def test_one_device_takes_the_sum_of_its_work():
     assert prediction.device_idle_s[0] == pytest.approx(0, abs=1e-9)
 
 
+def test_an_owner_is_spared_the_norms_of_blocks_that_none_of_its_microbatches_runs():
+    slow_memory = tuple(Device(f"d{i}", 1e30, 10**9, 1e6) for i in range(2))
+    cluster = replace(switch_of([1, 1]), devices=slow_memory)
+    placement = Placement(2, (0,) * len(PARTITION), (0, 1, 1))
+    schedule = uniform_schedule(len(PARTITION), 3, Operation.FULL)
+
+    def trunk_s() -> np.ndarray:
+        phases = simulate_step(WORKLOAD, cluster, placement, schedule).phases
+        return sum(p.device_s for p in phases if p.name == "trunk")
+
+    dense = trunk_s()
+    assert dense[1] == pytest.approx(2 * dense[0])
+    schedule[PARTITION.block == 1, 1] = Operation.SHORTCUT
+    assert trunk_s() == pytest.approx(dense)
+    schedule[PARTITION.block == 1, 2] = Operation.SHORTCUT
+    assert trunk_s()[0] == pytest.approx(dense[0])
+    assert trunk_s()[1] < 0.8 * dense[1]
+    schedule[:, 0] = Operation.FORWARD_ONLY
+    assert trunk_s()[0] == pytest.approx(dense[0])
+
+
 def test_adapters_on_one_device_take_the_sum_of_their_work():
     shape = replace(SHAPE, classifier_parameters=330)
     workload = replace(WORKLOAD, shape=shape, lora=Lora(4, 8.0))
