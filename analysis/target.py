@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+
 from analysis.level_choices import LevelChoices, choose_levels, level_choices
-from d2ft_sched.capacity import Budget
+from d2ft_sched.capacity import BlockLevels, Budget
 from d2ft_sched.cluster import Cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.exchange import SUBLAYERS
 from d2ft_sched.formulate import formulate
 from d2ft_sched.operations import Operation
 from d2ft_sched.placement import Placement
@@ -16,14 +19,17 @@ from d2ft_sched.planning import plan_from_solution, solve_formulation
 from d2ft_sched.schedule import uniform_schedule
 from d2ft_sched.scores import Scores
 from d2ft_sched.workload import Workload
-from sim.step import simulate_step
+from sim.prediction import Prediction
+from sim.step import simulate_plan, simulate_step
 
 TOLERANCE = 0.02
 """How far below the target a step may stay, relatively, before the plan says so."""
 ROUNDING = 1e-9
 """Relative excess over the target that rounding explains."""
-MAX_CORRECTIONS = 6
-"""Times that the levels are chosen anew because the final schedule took too long."""
+MAX_TRIES = 12
+"""Times that levels are chosen: anew where the schedule took too long, or much less than it may."""
+LEAST_CORRECTION = 1e-3
+"""Relative, where a smaller one left the levels as they were; doubled each time."""
 
 
 def parse_target(text: str) -> tuple[float, bool]:
@@ -72,7 +78,7 @@ class TargetSearch:
 
     @cached_property
     def fixed_s(self) -> float:
-        """Seconds of what no schedule leaves out: trunk, its all-reduce, optimizer."""
+        """Seconds of what no schedule leaves out: embedding, all-reduce, optimizer."""
         return self._uniform_s(Operation.SHORTCUT)
 
     @cached_property
@@ -80,12 +86,22 @@ class TargetSearch:
         """Seconds of the dense step."""
         return self._uniform_s(Operation.FULL)
 
+    @cached_property
+    def besides_lanes_s(self) -> float:
+        """Seconds of the dense step in which neither lanes nor their messages run."""
+        return sum(
+            phase.end_s - phase.start_s
+            for phase in self._uniform(Operation.FULL).phases
+            if not phase.name.startswith(SUBLAYERS)
+        )
+
     def _uniform_s(self, operation: Operation) -> float:
+        return self._uniform(operation).step_s
+
+    def _uniform(self, operation: Operation) -> Prediction:
         workload = self.workload
         schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, operation)
-        return simulate_step(
-            workload, self.cluster, self.placement, schedule, self.num_waves
-        ).step_s
+        return simulate_step(workload, self.cluster, self.placement, schedule, self.num_waves)
 
     @cached_property
     def choices(self) -> LevelChoices:
@@ -110,41 +126,62 @@ class TargetSearch:
         """The plan of most score with a step of at most `target_s`; None where none was found."""
         if self.fixed_s > target_s:
             return None
-        available_s = target_s - self.fixed_s
+        fixed_s = min(self.besides_lanes_s, target_s)
+        available_s, correction = target_s - fixed_s, ROUNDING
         levels = choose_levels(self.choices, available_s)
         if self.dense_s <= target_s * (1 + ROUNDING):
             levels = self.choices.highest
-        for _ in range(MAX_CORRECTIONS):
-            budget = Budget(
-                aligned=self.aligned,
-                levels=levels,
-                target_step_s=target_s,
-            )
-            formulation = formulate(
-                self.workload,
-                self.cluster,
-                self.placement,
-                self.scores,
-                budget,
-                num_waves=self.num_waves,
-            )
-            plan = plan_from_solution(
-                self.workload,
-                self.cluster,
-                self.placement,
-                budget,
-                solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed),
-                num_waves=self.num_waves,
-                seed=seed,
-            )
-            step_s = simulate_step(
-                self.workload, self.cluster, self.placement, plan.schedule, self.num_waves
-            ).step_s
+        best: Plan | None = None
+        enough_s, too_much_s, last_s = 0.0, np.inf, np.inf
+        for _ in range(MAX_TRIES):
+            plan, step_s = self._planned(levels, target_s, solver, seed, time_limit_s)
             if step_s <= target_s * (1 + ROUNDING):
-                return _with_method(plan, step_s, target_s)
-            available_s *= (target_s - self.fixed_s) / (step_s - self.fixed_s) * (1 - ROUNDING)
+                enough_s = available_s
+                if best is None or plan.solver.objective > best.solver.objective:
+                    best = _with_method(plan, step_s, target_s)
+                if step_s >= target_s * (1 - TOLERANCE) or not np.isfinite(too_much_s):
+                    break
+            else:
+                too_much_s = available_s
+            if best is not None:
+                if too_much_s - enough_s < LEAST_CORRECTION * enough_s:
+                    break
+                available_s = (enough_s + too_much_s) / 2
+            else:
+                correction = max(LEAST_CORRECTION, 2 * correction) if step_s >= last_s else ROUNDING
+                available_s *= (target_s - fixed_s) / (step_s - fixed_s) * (1 - correction)
+            last_s = step_s
             levels = choose_levels(self.choices, available_s)
-        return None
+        return best
+
+    def _planned(
+        self,
+        levels: BlockLevels,
+        target_s: float,
+        solver: str,
+        seed: int,
+        time_limit_s: float | None,
+    ) -> tuple[Plan, float]:
+        """The plan of some levels, and the seconds of its step."""
+        budget = Budget(aligned=self.aligned, levels=levels, target_step_s=target_s)
+        formulation = formulate(
+            self.workload,
+            self.cluster,
+            self.placement,
+            self.scores,
+            budget,
+            num_waves=self.num_waves,
+        )
+        plan = plan_from_solution(
+            self.workload,
+            self.cluster,
+            self.placement,
+            budget,
+            solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed),
+            num_waves=self.num_waves,
+            seed=seed,
+        )
+        return plan, simulate_plan(plan).step_s
 
 
 def target_searches(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from analysis.block_times import BlockTimes
 from analysis.target import parse_target, plan_for_target
+from analysis.unequal_study import study_clusters
 from d2ft_sched.cluster import Cluster, Link
 from d2ft_sched.device import Device
 from d2ft_sched.errors import InputError
@@ -19,6 +20,7 @@ from d2ft_sched.placement import Placement, place_round_robin
 from d2ft_sched.plan_file import dump_plan, parse_plan
 from d2ft_sched.planning import solve_formulation
 from d2ft_sched.scores import Scores, uniform_scores
+from d2ft_sched.shape_file import load_model_shape
 from d2ft_sched.workload import Workload
 from sim.step import simulate_plan, simulate_step
 
@@ -151,6 +153,23 @@ def test_a_target_that_the_dense_step_meets_is_dense(factor):
     plan = plan_for_target(WORKLOAD, cluster, random_scores(), target_s, placements=[placement])
     assert (plan.schedule == Operation.FULL).all()
     assert ("dense needs no more" in plan.solver.method) == (factor > 1)
+
+
+@pytest.mark.parametrize("fraction", [0.9, 0.7, 0.5, 0.3])
+def test_a_target_between_two_levels_of_equal_devices_is_met(fraction):
+    shape = load_model_shape("vit_small_patch14_dinov2", image_size=224, num_classes=10)
+    workload = Workload(shape, partition_by_heads(shape, 1), (8,) * 10)
+    cluster = study_clusters()[0]
+    (found,) = place_candidates(workload, cluster, every_device=True)
+    target_s = fraction * found.dense_step_s
+    plan = plan_for_target(
+        workload,
+        cluster,
+        uniform_scores(workload.num_subnets, 10),
+        target_s,
+        placements=[found.placement],
+    )
+    assert 0.95 * target_s <= simulate_plan(plan).step_s <= target_s * (1 + 1e-9)
 
 
 def test_an_impossible_target_names_the_least():
