@@ -8,7 +8,7 @@ from typing import Literal
 import networkx as nx
 import numpy as np
 
-from d2ft_sched.device import Device
+from d2ft_sched.device import Device, check_node_name
 from d2ft_sched.errors import InputError
 from d2ft_sched.routes import Router, Routes, build_router
 
@@ -84,6 +84,8 @@ class Cluster:
     def __post_init__(self) -> None:
         if not self.devices:
             raise InputError(f"cluster {self.name!r}: has no devices; it needs at least 1")
+        for name in self.switches:
+            check_node_name("switch", name)
         seen: set[str] = set()
         for node in self.nodes:
             if node in seen:

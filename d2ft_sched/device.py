@@ -40,6 +40,19 @@ def roofline_seconds(
     return np.where(limit_s > 0, launch_s + limit_s, 0.0)
 
 
+def check_node_name(kind: str, name: str) -> None:
+    """Refuse a name that no command line could say.
+
+    Raises:
+        InputError: it is empty, or has a character that stands between names and factors.
+    """
+    if not name.strip() or set(name) & set("=:"):
+        raise InputError(
+            f"{kind} {name!r}: name is {name!r}; it must not be empty and have neither '=' nor "
+            f"':', which what-ifs name devices and links by"
+        )
+
+
 @dataclass(frozen=True)
 class Device:
     """One accelerator or CPU of a cluster.
@@ -70,11 +83,7 @@ class Device:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or set(self.name) & set("=:"):
-            raise InputError(
-                f"device {self.name!r}: name is {self.name!r}; it must not be empty and have "
-                f"neither '=' nor ':', which what-ifs name devices and links by"
-            )
+        check_node_name("device", self.name)
         for name in ("compute_flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s"):
             value = getattr(self, name)
             if not 0 < value < math.inf:

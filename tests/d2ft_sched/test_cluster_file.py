@@ -20,6 +20,7 @@ from d2ft_sched.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.device import Device
 from d2ft_sched.device_file import dump_device
 from d2ft_sched.device_presets import preset_device
+from d2ft_sched.errors import InputError
 
 EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples/clusters").glob("*.yaml"))
 
@@ -158,6 +159,7 @@ def test_dump_replaces_a_file_whole(tmp_path):
 
 positive = st.floats(1e-300, 1e300)
 texts = st.text(min_size=1, max_size=6)
+node_names = texts.filter(lambda name: name.strip() and not set(name) & set("=:"))
 
 
 @st.composite
@@ -185,7 +187,7 @@ def devices(draw: st.DrawFn, name: str) -> Device:
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_any_cluster_comes_back_exactly(data):
-    names = data.draw(st.lists(texts, min_size=2, max_size=4, unique=True))
+    names = data.draw(st.lists(node_names, min_size=2, max_size=4, unique=True))
     *device_names, switch = names
     links = tuple(
         Link(
@@ -207,3 +209,11 @@ def test_any_cluster_comes_back_exactly(data):
     plain = cluster_to_dict(cluster)
     assert cluster_from_dict(json.loads(json.dumps(plain))) == cluster
     assert cluster_from_dict(yaml.safe_load(yaml.safe_dump(plain))) == cluster
+
+
+@pytest.mark.parametrize("name", ["", " ", "a=b", "a:b"])
+def test_names_that_no_command_line_could_say_are_refused(name):
+    with pytest.raises(InputError, match="neither '=' nor ':'"):
+        Device(name, 1.0, 1, 1.0)
+    with pytest.raises(InputError, match=f"switch {name!r}: name is"):
+        Cluster("c", (Device("a", 1.0, 1, 1.0),), (Link("a", name, 1.0, 0.0),), (name,))
