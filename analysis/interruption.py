@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM: as a wish to stop at the next good moment, or both as an exception."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -20,31 +20,31 @@ class Interruption:
         for known in SIGNALS:
             signal.signal(known, signal.SIG_DFL)
 
-
-@contextmanager
-def noticing_interruption() -> Iterator[Interruption]:
-    """Within it, the first signal is only noticed."""
-    interruption = Interruption()
-    before = {number: signal.signal(number, interruption.notice) for number in SIGNALS}
-    try:
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def raising_interruption() -> Iterator[Interruption]:
-    """Within it, SIGTERM raises `KeyboardInterrupt` as SIGINT does, so that processes are ended."""
-    interruption = Interruption()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        interruption.signal = signal.Signals(number)
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal, and end what runs."""
+        self.signal = signal.Signals(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+
+def noticing_interruption() -> AbstractContextManager[Interruption]:
+    """Within it, the first signal is only noticed."""
+    interruption = Interruption()
+    return _handling(interruption, interruption.notice)
+
+
+def raising_interruption() -> AbstractContextManager[Interruption]:
+    """Within it, SIGTERM raises `KeyboardInterrupt` as SIGINT does, so that processes are ended."""
+    interruption = Interruption()
+    return _handling(interruption, interruption.interrupt)
+
+
+@contextmanager
+def _handling(
+    interruption: Interruption, handler: Callable[[int, FrameType | None], None]
+) -> Iterator[Interruption]:
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield interruption
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, own in before.items():
+            signal.signal(number, own)

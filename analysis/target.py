@@ -126,8 +126,8 @@ class TargetSearch:
         """The plan of most score with a step of at most `target_s`; None where none was found."""
         if self.fixed_s > target_s:
             return None
-        fixed_s = min(self.besides_lanes_s, target_s)
-        available_s, correction = target_s - fixed_s, ROUNDING
+        besides_s = min(self.besides_lanes_s, target_s)
+        available_s, correction = target_s - besides_s, ROUNDING
         levels = choose_levels(self.choices, available_s)
         if self.dense_s <= target_s * (1 + ROUNDING):
             levels = self.choices.highest
@@ -149,7 +149,7 @@ class TargetSearch:
                 available_s = (enough_s + too_much_s) / 2
             else:
                 correction = max(LEAST_CORRECTION, 2 * correction) if step_s >= last_s else ROUNDING
-                available_s *= (target_s - fixed_s) / (step_s - fixed_s) * (1 - correction)
+                available_s *= (target_s - besides_s) / (step_s - besides_s) * (1 - correction)
             last_s = step_s
             levels = choose_levels(self.choices, available_s)
         return best

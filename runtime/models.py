@@ -7,8 +7,6 @@ from torch import nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.model_shape import ModelShape
 from runtime.data.input_format import InputFormat, PictureFormat
-from runtime.families.bert_files import MINILM
-from runtime.families.focus_weights import FOCUS_WEIGHTS
 from runtime.families.registry import FAMILIES, family_named, family_of
 
 
@@ -76,9 +74,8 @@ def check_weights(weights: str | None) -> None:
     Raises:
         InputError: they are no file or folder, and no weights that are known by name.
     """
-    if weights in (None, FOCUS_WEIGHTS, MINILM):
-        return
-    if not Path(str(weights)).exists():
+    known = [name for family in FAMILIES for name in family.weight_names]
+    if weights is not None and weights not in known and not Path(weights).exists():
         raise InputError(f"weights {weights}: there is no such file")
 
 

@@ -35,22 +35,20 @@ def run_lanes(
     return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)
 
 
-def forward(
-    model: nn.Module, inputs: Tensor, wave: Wave, run_lanes: RunLanes = run_lanes
-) -> Tensor:
+def forward(model: nn.Module, inputs: Tensor, wave: Wave, run: RunLanes = run_lanes) -> Tensor:
     """Logits ``[num_samples, num_classes]`` of one wave's inputs ``[num_samples, ...]``.
 
     Args:
         model: one that `runtime.models.check_supported` accepts.
         inputs: of the wave's samples.
         wave: who runs on which of them.
-        run_lanes: what stands for the lanes; another only to time what is around them.
+        run: what stands for the lanes; another only to time what is around them.
     """
     family = family_of(model)
     x, key_mask = family.embed(model, inputs), family.key_mask(model, inputs)
     for (attention, mlp), lanes in zip(family.blocks(model), wave.blocks, strict=True):
-        x = _sublayer(x, attention, lanes.attention, key_mask, run_lanes)
-        x = _sublayer(x, mlp, lanes.mlp, key_mask, run_lanes)
+        x = _sublayer(x, attention, lanes.attention, key_mask, run)
+        x = _sublayer(x, mlp, lanes.mlp, key_mask, run)
     return family.classifier(model)(family.features(model, x, inputs))
 
 
@@ -99,15 +97,15 @@ def _sublayer(
     sublayer: Sublayer,
     lanes: SublayerLanes,
     key_mask: Tensor | None,
-    run_lanes: RunLanes,
+    run: RunLanes,
 ) -> Tensor:
     if not sublayer.norm_first:
-        return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask, run_lanes))
+        return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask, run))
     normed = x
     if lanes.full or lanes.forward_only:
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
             normed = sublayer.norm(x)
-    return _add_branch(x, normed, sublayer, lanes, key_mask, run_lanes)
+    return _add_branch(x, normed, sublayer, lanes, key_mask, run)
 
 
 def _add_branch(
@@ -116,12 +114,12 @@ def _add_branch(
     sublayer: Sublayer,
     lanes: SublayerLanes,
     key_mask: Tensor | None,
-    run_lanes: RunLanes,
+    run: RunLanes,
 ) -> Tensor:
     """``x + scale * (lanes(lane_input) + bias)``."""
     delta: Tensor | None = sublayer.bias_out
     if lanes.full or lanes.forward_only:
-        delta = run_lanes(sublayer, lanes, lane_input, key_mask)
+        delta = run(sublayer, lanes, lane_input, key_mask)
     if delta is None:
         return x
     return x + (delta if sublayer.scale is None else delta * sublayer.scale)

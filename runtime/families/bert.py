@@ -13,6 +13,7 @@ from d2ft_sched.model_shape import ModelShape
 from runtime.data.input_format import InputFormat, TokenFormat
 from runtime.families.bert_classifier import BertClassifier, mean_of_tokens
 from runtime.families.bert_files import (
+    MINILM,
     bert_config,
     default_bert_weights,
     hub_name,
@@ -47,6 +48,8 @@ class BertFamily:
 
     Padding is known by its number: it is masked in attention and left out of the mean of tokens.
     """
+
+    weight_names = (MINILM,)
 
     def owns(self, model: nn.Module) -> bool:
         return type(model) is BertClassifier

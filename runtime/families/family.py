@@ -40,6 +40,11 @@ class ModelFamily(Protocol):
     *inputs* as the model takes them.
     """
 
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """Pretrained weights that `build` takes by name; others are files or folders."""
+        ...
+
     def knows(self, name: str) -> bool:
         """Whether `build` builds models of that name."""
         ...

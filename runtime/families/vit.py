@@ -36,6 +36,8 @@ _UNIT_AXES = {
 class VitFamily:
     """A `runtime.families.family.ModelFamily`; stored pictures are uint8 ``[B, 3, H, W]``."""
 
+    weight_names = (FOCUS_WEIGHTS,)
+
     def knows(self, name: str) -> bool:
         return timm.is_model(name)
 
