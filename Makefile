@@ -29,7 +29,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # pdoc leaves modules out that a package's __all__ does not name: these are named one by one.
-MODULES := $(subst /,.,$(basename $(filter-out d2ft_sched/solve.py,$(wildcard d2ft_sched/[a-z]*.py sim/[a-z]*.py))))
+MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(shell find d2ft_sched sim -name '[a-z]*.py'))))
 
 docs: $(READY)
 	$(BIN)/pdoc --docformat google --output-directory out/docs/api d2ft_sched sim $(MODULES) runtime analysis

@@ -20,8 +20,8 @@ from analysis.commands import (
     testbed,
     validate,
 )
-from analysis.distinct_files import DistinctFiles
-from analysis.usage_errors import OneLineErrors
+from analysis.commands.distinct_files import DistinctFiles
+from analysis.commands.usage_errors import OneLineErrors
 from d2ft_sched.errors import InputError, RankError
 
 app = typer.Typer(

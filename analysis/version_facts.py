@@ -4,7 +4,7 @@ import os
 import platform
 from pathlib import Path
 
-from d2ft_sched.provenance import package_version, processor_name
+from d2ft_sched.files.provenance import package_version, processor_name
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "ortools", "numpy", "pydantic", "typer")
 _NVIDIA = Path("/proc/driver/nvidia")

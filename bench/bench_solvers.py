@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d2ft_sched import Problem, SharedLimit, Solution, solve
-from d2ft_sched.provenance import provenance
+from d2ft_sched.files.provenance import provenance
 
 BACKENDS = ("scip", "highs", "cp_sat")
 NUM_REPEATS = 7

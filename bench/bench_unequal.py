@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.output import console, print_table
-from analysis.unequal_study import study, study_clusters, study_table
-from d2ft_sched.atomic_write import write_text
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.provenance import provenance
-from d2ft_sched.scores import Scores, load_scores, uniform_scores
-from d2ft_sched.shape_file import load_model_shape
-from d2ft_sched.workload import Workload
+from analysis.console.output import console, print_table
+from analysis.studying.unequal_study import study, study_clusters, study_table
+from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.provenance import provenance
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape_file import load_model_shape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.scores import Scores, load_scores, uniform_scores
 
 NUM_MICROBATCHES, MICROBATCH_SIZE = 10, 8
 

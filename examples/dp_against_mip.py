@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.comparison import compare_solvers, comparison_table
-from analysis.formatting import quantity
+from analysis.comparing.comparison import compare_solvers, comparison_table
+from analysis.console.formatting import quantity
+from analysis.planning.request import read_request
 from analysis.plots.save import save_both
 from analysis.plots.solvers import solver_comparison
-from analysis.request import read_request
-from d2ft_sched.atomic_write import write_text
-from d2ft_sched.capacity import Budget
-from d2ft_sched.placement import place_round_robin
-from d2ft_sched.scores import Scores
+from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.placement import place_round_robin
 
 CLUSTERS = Path(__file__).parent / "clusters"
 

@@ -13,26 +13,26 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.formatting import percent, quantity
+from analysis.console.formatting import percent, quantity
 from analysis.plots.save import save_both
 from analysis.plots.validation import predicted_against_measured
-from analysis.savings import QUANTITIES, Pair, rank_correlation, worst_error
-from d2ft_sched.atomic_write import write_text
-from d2ft_sched.capacity import Budget
-from d2ft_sched.cluster import Cluster
-from d2ft_sched.operations import Operation
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.placement import place_round_robin
-from d2ft_sched.planning import make_plan
-from d2ft_sched.provenance import provenance
-from d2ft_sched.schedule import uniform_schedule
-from d2ft_sched.scores import Scores
-from d2ft_sched.workload import Workload
-from runtime.device import device_name, select_device
-from runtime.measure import measure_steps
-from runtime.models import build_model, shape_of
-from runtime.profile import profile_device
+from analysis.results.savings import QUANTITIES, Pair, rank_correlation, worst_error
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.provenance import provenance
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.planning import make_plan
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.schedule import uniform_schedule
+from runtime.measure.device_profile import profile_device
+from runtime.measure.step_times import measure_steps
+from runtime.models.build import build_model, shape_of
 from runtime.steady_process import steady_process
+from runtime.torch_device import device_name, select_device
 from sim.step import simulate_step
 
 BUDGETS = (0.8, 0.6, 0.4, 0.2)

@@ -11,18 +11,18 @@ file.
 import argparse
 from pathlib import Path
 
-from analysis.formatting import percent, quantity
-from analysis.placement_names import PlacementName
-from analysis.plan_request import plan_request
+from analysis.console.formatting import percent, quantity
+from analysis.names.placement_names import PlacementName
+from analysis.planning.plan_request import plan_request
+from analysis.planning.request import read_request
 from analysis.plots.save import save_both
 from analysis.plots.timeline import step_gantt
 from analysis.plots.topology import cluster_topology
 from analysis.plots.workload import workload_per_device
-from analysis.request import read_request
-from analysis.simulation import dense_step
-from d2ft_sched.capacity import Budget
-from d2ft_sched.plan import Plan
-from d2ft_sched.plan_file import save_plan
+from analysis.simulating.simulation import dense_step
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.plan_file import save_plan
+from d2ft_sched.problem.budget import Budget
 from sim.step import simulate_plan
 
 CLUSTERS = Path(__file__).parent / "clusters"

@@ -12,17 +12,17 @@ from typing import Literal
 
 import numpy as np
 
-from d2ft_sched.cluster import Cluster
-from d2ft_sched.device import Device
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.memory import DeviceMemory, shared_block_parameters, trained_parameters
 from d2ft_sched.errors import InputError
-from d2ft_sched.memory import DeviceMemory, shared_block_parameters, trained_parameters
-from d2ft_sched.operations import Operation
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.placement import Placement
-from d2ft_sched.schedule import uniform_schedule
-from d2ft_sched.workload import Workload
-from sim.collectives import Algorithm, AllReduce, all_reduce
-from sim.network import ExchangeTimes
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.schedule import uniform_schedule
+from sim.network.collectives import Algorithm, AllReduce, all_reduce
+from sim.network.exchange_time import ExchangeTimes
 from sim.prediction import Phase, Prediction
 from sim.step import simulate_step
 from sim.timetable import UPDATE, timetable

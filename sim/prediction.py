@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d2ft_sched.cluster import Cluster
-from d2ft_sched.compute_curve import WorkKind
-from d2ft_sched.memory import DeviceMemory
-from sim.network import channel_seconds, link_loads
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.compute_curve import WorkKind
+from d2ft_sched.costs.memory import DeviceMemory
+from sim.network.exchange_time import channel_seconds, link_loads
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,21 @@ from math import isfinite
 
 import numpy as np
 
-from d2ft_sched.cluster import Cluster
-from d2ft_sched.errors import InputError
-from d2ft_sched.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
-from d2ft_sched.flops import step_flops
-from d2ft_sched.memory import (
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
+from d2ft_sched.costs.flops import step_flops
+from d2ft_sched.costs.memory import (
     device_memory,
     shared_block_parameters,
     trained_trunk_parameters,
 )
-from d2ft_sched.placement import Placement
-from d2ft_sched.plan import Plan
-from d2ft_sched.waves import wave_microbatches
-from d2ft_sched.workload import Workload
-from sim.collectives import all_reduce
-from sim.network import ExchangeTimes
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.waves import wave_microbatches
+from sim.network.collectives import all_reduce
+from sim.network.exchange_time import ExchangeTimes
 from sim.prediction import Phase, Prediction
 from sim.timetable import UPDATE, interleaved, timetable
 from sim.work import optimizer_seconds, wave_work

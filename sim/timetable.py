@@ -14,7 +14,7 @@ from itertools import accumulate, chain, zip_longest
 
 import numpy as np
 
-from d2ft_sched.exchange import DIRECTIONS
+from d2ft_sched.costs.exchange import DIRECTIONS
 from sim.prediction import Phase
 
 UPDATE = "update"

@@ -4,27 +4,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.cluster import Cluster
-from d2ft_sched.compute_curve import WorkKind
-from d2ft_sched.device import roofline_seconds
-from d2ft_sched.flops import (
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.compute_curve import WorkKind
+from d2ft_sched.cluster.device import roofline_seconds
+from d2ft_sched.costs.flops import (
     attention_flops_of,
     mlp_flops_of,
     shared_factor_flops,
     trunk_flops,
 )
-from d2ft_sched.input_gradients import hands_gradient_on
-from d2ft_sched.lane_sizes import lane_sizes
-from d2ft_sched.memory_traffic import (
+from d2ft_sched.costs.input_gradients import hands_gradient_on
+from d2ft_sched.costs.memory_traffic import (
     lane_bytes_of,
     optimizer_bytes_moved,
     shared_factor_bytes,
     trunk_bytes_moved,
 )
-from d2ft_sched.operations import Operation
-from d2ft_sched.placement import Placement
-from d2ft_sched.shared_factors import shared_factor_tokens
-from d2ft_sched.workload import Workload
+from d2ft_sched.costs.shared_factors import shared_factor_tokens
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lane_sizes import lane_sizes
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
 
 FORWARD, BACKWARD = 0, 1
 LANE_KINDS = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis import cli
-from d2ft_sched.shape_file import ShapeSchema
+from d2ft_sched.model.shape_file import ShapeSchema
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("puck", "goal", "skate", "rocket", "orbit", "moon", "the", "a", "of", "and", "is")
@@ -124,7 +124,7 @@ def noise_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shape of a ViT with LayerScale for `noise_pictures`: 9 blocks of 3 heads."""
-    from runtime.models import build_model, shape_of
+    from runtime.models.build import build_model, shape_of
 
     path = tmp_path_factory.mktemp("tiny_vit") / "shape.json"
     shape = shape_of(build_model("test_vit4", image_size=32, num_classes=2))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.sweep_table import load_table
-from d2ft_sched.plan_file import load_plan
+from analysis.sweeping.sweep_table import load_table
+from d2ft_sched.plan.plan_file import load_plan
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SMALL = ["--model", "vit_tiny_patch16_224", "--image-size", "32"]

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
-from analysis.placement_names import PlacementName
-from analysis.precision_names import PrecisionName
+from analysis.commands import options
+from analysis.names.placement_names import PlacementName
+from analysis.names.precision_names import PrecisionName
 
 COMPARED = (
     "dp", "lagrangian", "scip", "highs", "cp_sat", "two_stage", "greedy", "uniform", "random",
@@ -78,14 +78,14 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
-    from analysis.axis_values import counts, numbers
-    from analysis.compare_tables import print_comparison, print_scaling, table_rows
-    from analysis.output import messages, outside_calibration, print_json, print_warnings
-    from d2ft_sched.atomic_write import write_text
-    from d2ft_sched.capacity import Budget
+    from analysis.commands.axis_values import counts, numbers
+    from analysis.comparing.compare_tables import print_comparison, print_scaling, table_rows
+    from analysis.console.output import messages, outside_calibration, print_json, print_warnings
     from d2ft_sched.errors import InputError
-    from d2ft_sched.provenance import provenance
-    from d2ft_sched.solve import required_options
+    from d2ft_sched.files.atomic_write import write_text
+    from d2ft_sched.files.provenance import provenance
+    from d2ft_sched.problem.budget import Budget
+    from d2ft_sched.solvers.registry import required_options
 
     names = [name.strip() for name in solvers.split(",")] if solvers else list(COMPARED)
     if sizes is not None and not solvers:
@@ -97,8 +97,8 @@ def run(
     else:
         options.refuse_given(ctx, OF_SIZES, "it goes with --sizes")
     if sizes is not None:
+        from analysis.comparing.scaling import run_cases, scaling_cases, scaling_table
         from analysis.plots.solver_scaling import save_scaling_plots
-        from analysis.scaling import run_cases, scaling_cases, scaling_table
 
         cases = scaling_cases(
             names,
@@ -118,9 +118,9 @@ def run(
         table = scaling_table(rows)
         written = save_scaling_plots(table, plots) if plots else []
     else:
-        from analysis.comparison import compare_solvers, comparison_table
-        from analysis.placing import place
-        from analysis.request import read_request
+        from analysis.comparing.comparison import compare_solvers, comparison_table
+        from analysis.planning.placing import place
+        from analysis.planning.request import read_request
 
         assert cluster_file is not None
         request = read_request(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
+from analysis.commands import options
 
 
 def run(
@@ -45,12 +45,12 @@ def run(
     """
     from importlib.resources import files
 
-    from analysis.demo import DemoOptions, run_demo
-    from analysis.options import parse_heads
-    from analysis.output import messages, print_json
-    from analysis.progress import TerminalProgress
-    from d2ft_sched.capacity import Budget
-    from runtime.models import default_weights
+    from analysis.commands.options import parse_heads
+    from analysis.console.output import messages, print_json
+    from analysis.console.progress import TerminalProgress
+    from analysis.run_demo import DemoOptions, run_demo
+    from d2ft_sched.problem.budget import Budget
+    from runtime.models.build import default_weights
 
     default_cluster = Path(str(files("d2ft_sched"))).parent / "examples/clusters/unequal_cpus.yaml"
     report = run_demo(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
+from analysis.commands import options
 
 
 def run(
@@ -15,11 +15,11 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Compare two plans: settings, placement, operations of each device, predicted effect."""
-    from analysis.explain_tables import print_diff
-    from analysis.output import print_json
-    from analysis.plan_diff import diff_plans
-    from d2ft_sched.plan_file import load_plan
-    from d2ft_sched.provenance import provenance
+    from analysis.console.output import print_json
+    from analysis.planning.explain_tables import print_diff
+    from analysis.planning.plan_diff import diff_plans
+    from d2ft_sched.files.provenance import provenance
+    from d2ft_sched.plan.plan_file import load_plan
 
     diff = diff_plans(load_plan(first), load_plan(second))
     if json:

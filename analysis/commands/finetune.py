@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis import options
-from analysis.schedule_names import ScheduleName
+from analysis.commands import options
+from analysis.names.schedule_names import ScheduleName
 
 if TYPE_CHECKING:
-    from analysis.training_run import Outcome
+    from analysis.finetuning.follow import Outcome
 
 
 def run(
@@ -127,12 +127,12 @@ def run(
     OUT/adapter.
     Ctrl-C ends the running step and leaves a checkpoint; a second one ends at once.
     """
-    from analysis.finetune_request import FineTuneRequest
-    from analysis.finetuning import run_finetune
-    from analysis.output import messages, percent, print_json, print_table, seconds
-    from analysis.progress import TerminalProgress
-    from d2ft_sched.plan_file import load_plan
-    from runtime.models import default_weights
+    from analysis.console.output import messages, percent, print_json, print_table, seconds
+    from analysis.console.progress import TerminalProgress
+    from analysis.finetuning.finetune_request import FineTuneRequest
+    from analysis.finetuning.run_from_plan import run_finetune
+    from d2ft_sched.plan.plan_file import load_plan
+    from runtime.models.build import default_weights
 
     if schedule is not ScheduleName.PER_MINIBATCH:
         options.refuse_given(

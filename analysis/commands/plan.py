@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
-from analysis.placement_names import PlacementName
-from analysis.precision_names import PrecisionName
+from analysis.commands import options
+from analysis.names.placement_names import PlacementName
+from analysis.names.precision_names import PrecisionName
 
 
 def run(
@@ -82,7 +82,7 @@ def run(
     Capacities are levelled over the cluster: slow devices and links are cut first. FLOPs and bytes
     of the result are exact; 'd2ft simulate' predicts its time.
     """
-    from analysis.output import (
+    from analysis.console.output import (
         amount,
         outside_calibration,
         percent,
@@ -91,12 +91,12 @@ def run(
         print_warnings,
         seconds,
     )
-    from analysis.plan_request import plan_request
-    from analysis.plan_summary import summarize, summary_dict
-    from analysis.request import read_request
-    from d2ft_sched.capacity import Budget
-    from d2ft_sched.operations import Operation
-    from d2ft_sched.plan_file import save_plan
+    from analysis.planning.plan_request import plan_request
+    from analysis.planning.plan_summary import summarize, summary_dict
+    from analysis.planning.request import read_request
+    from d2ft_sched.plan.plan_file import save_plan
+    from d2ft_sched.problem.budget import Budget
+    from d2ft_sched.schedule.operations import Operation
 
     request = read_request(
         model=model,
@@ -135,7 +135,7 @@ def run(
     save_plan(plan, out)
     explanation = None
     if explain:
-        from analysis.explain import explain as explain_plan
+        from analysis.planning.explain import explain as explain_plan
 
         with outside_calibration():  # of what was said already
             explanation = explain_plan(plan, request.scores)
@@ -180,7 +180,7 @@ def run(
         ],
     )
     if explanation:
-        from analysis.explain_tables import print_explanation
+        from analysis.planning.explain_tables import print_explanation
 
         print_explanation(explanation)
     typer.echo(f"Placement {placement}: {placed.describe(len(plan.cluster.devices))}")

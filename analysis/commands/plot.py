@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
-from analysis.picture_names import PictureName
+from analysis.commands import options
+from analysis.names.picture_names import PictureName
 
 
 def run(
@@ -43,9 +43,9 @@ def run(
 
     Step times, utilisation and timelines of plans are predictions.
     """
-    from analysis.output import outside_calibration, print_json, print_warnings
-    from analysis.picture_files import picture
+    from analysis.console.output import outside_calibration, print_json, print_warnings
     from analysis.plots.save import picture_paths, save_figure
+    from analysis.reporting.picture_files import picture
 
     paths = picture_paths(out or file.with_name(name.value))
     with outside_calibration() as warned:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analysis import options
-from analysis.precision_names import PrecisionName
+from analysis.commands import options
+from analysis.names.precision_names import PrecisionName
 
 if TYPE_CHECKING:
-    from d2ft_sched.workload import Workload
-    from runtime.ranks import Ranks
+    from d2ft_sched.model.workload import Workload
+    from runtime.ranks.job import Ranks
 
 DEVICE_FILE = "device.yaml"
 
@@ -73,27 +73,27 @@ def run(
     Put the result into a cluster file as {name: ..., file: device.yaml}; or let torchrun or
     'd2ft testbed' run it on every device with --cluster-out, and have the cluster file at once.
     """
-    from analysis.options import parse_heads
-    from analysis.output import amount, messages, print_json, print_table, seconds
-    from analysis.progress import TerminalProgress
-    from d2ft_sched.atomic_write import check_file_target
-    from d2ft_sched.device_file import device_to_dict, dump_device
+    from analysis.commands.options import parse_heads
+    from analysis.console.output import amount, messages, print_json, print_table, seconds
+    from analysis.console.progress import TerminalProgress
+    from d2ft_sched.cluster.device_file import device_to_dict, dump_device
     from d2ft_sched.errors import InputError
-    from d2ft_sched.partition import partition_by_heads
-    from d2ft_sched.provenance import provenance
-    from d2ft_sched.scores import save_scores
-    from d2ft_sched.shape_file import save_model_shape
-    from d2ft_sched.workload import ELEMENT_BYTES, Workload
-    from runtime.agreement import together
+    from d2ft_sched.files.atomic_write import check_file_target
+    from d2ft_sched.files.provenance import provenance
+    from d2ft_sched.model.partition import partition_by_heads
+    from d2ft_sched.model.shape_file import save_model_shape
+    from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
+    from d2ft_sched.problem.scores import save_scores
     from runtime.data.load import load_data
-    from runtime.device import select_device
-    from runtime.linear_probe import fit_classifier
-    from runtime.models import build_model, input_format_of, shape_of
-    from runtime.profile import profile_device
-    from runtime.ranks import Ranks, init_ranks
-    from runtime.scores import mean_scores
+    from runtime.measure.device_profile import profile_device
+    from runtime.models.build import build_model, input_format_of, shape_of
+    from runtime.models.linear_probe import fit_classifier
+    from runtime.ranks.agreement import together
+    from runtime.ranks.job import Ranks, init_ranks
+    from runtime.scoring.minibatch_scores import mean_scores
+    from runtime.scoring.training_scores import training_scores
     from runtime.steady_process import steady_process
-    from runtime.training_scores import training_scores
+    from runtime.torch_device import select_device
 
     if scores_out is None:
         names = ["data", "data_root", "download", "num_train", "num_minibatches"]
@@ -201,14 +201,14 @@ def _profile_cluster(
     import numpy as np
     import yaml
 
-    from analysis.output import messages, percent, print_json, print_table, seconds
-    from d2ft_sched.atomic_write import write_text
-    from d2ft_sched.cluster_file import cluster_to_dict
-    from d2ft_sched.provenance import provenance
-    from runtime.agreement import meet
-    from runtime.cluster_profile import measure_network, profile_devices
-    from runtime.network_fit import fit_network
-    from runtime.ranks import close_ranks
+    from analysis.console.output import messages, percent, print_json, print_table, seconds
+    from d2ft_sched.cluster.cluster_file import cluster_to_dict
+    from d2ft_sched.files.atomic_write import write_text
+    from d2ft_sched.files.provenance import provenance
+    from runtime.measure.cluster_profile import measure_network, profile_devices
+    from runtime.measure.network_fit import fit_network
+    from runtime.ranks.agreement import meet
+    from runtime.ranks.job import close_ranks
 
     is_first = ranks.rank == 0
     if is_first:

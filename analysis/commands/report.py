@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
+from analysis.commands import options
 
 
 def run(
@@ -23,9 +23,9 @@ def run(
     page is self-contained; what is not in the folder is said, with the command
     that would add it.
     """
-    from analysis.output import print_json
-    from analysis.report import write_report
-    from d2ft_sched.provenance import provenance
+    from analysis.console.output import print_json
+    from analysis.reporting.write_report import write_report
+    from d2ft_sched.files.provenance import provenance
 
     report = write_report(run_dir)
     if json:

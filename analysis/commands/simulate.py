@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
+from analysis.commands import options
 
 WHAT_IF = "What if"
 NOT_ALWAYS = "Devices that are not always equally fast"
@@ -117,17 +117,17 @@ def run(
     import json as json_module
     from dataclasses import replace
 
-    from analysis.output import finite, outside_calibration, print_json, print_warnings
-    from analysis.simulate_tables import notes, print_simulation
-    from analysis.simulation import prediction_dict, read_jitter, simulate
-    from analysis.what_if import Changes, plan_again
-    from d2ft_sched.atomic_write import write_text
-    from d2ft_sched.cluster_file import load_cluster
+    from analysis.console.output import finite, outside_calibration, print_json, print_warnings
+    from analysis.simulating.changed_cluster import Changes, plan_again
+    from analysis.simulating.simulate_tables import notes, print_simulation
+    from analysis.simulating.simulation import prediction_dict, read_jitter, simulate
+    from d2ft_sched.cluster.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
-    from d2ft_sched.plan_file import load_plan
-    from d2ft_sched.provenance import provenance
+    from d2ft_sched.files.atomic_write import write_text
+    from d2ft_sched.files.provenance import provenance
+    from d2ft_sched.plan.plan_file import load_plan
+    from sim.questions.trace import save_trace
     from sim.step import simulate_plan
-    from sim.trace import save_trace
 
     plan = load_plan(plan_file)
     if cluster_file:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
+from analysis.commands import options
 
 
 def run(
@@ -52,16 +52,16 @@ def run(
     repeated, and several of these commands may work on one folder at once: start one with
     --threads 1 for each core. Seconds on the cluster are predictions of the simulator.
     """
-    from analysis.output import messages, percent, print_columns, print_json
-    from analysis.study import run_study
-    from analysis.study_file import load_study
-    from analysis.study_grid import Selection
-    from analysis.study_progress import StudyProgress
-    from analysis.study_run import Pictures
-    from analysis.study_summary import COLUMNS, table_rows, write_summary
+    from analysis.console.output import messages, percent, print_columns, print_json
+    from analysis.console.study_progress import StudyProgress
+    from analysis.studying.study_file import load_study
+    from analysis.studying.study_grid import Selection
+    from analysis.studying.study_run import Pictures
+    from analysis.studying.study_settings import run_study
+    from analysis.studying.study_summary import COLUMNS, table_rows, write_summary
     from d2ft_sched.errors import InputError
-    from runtime.device import set_threads
     from runtime.steady_process import steady_process
+    from runtime.torch_device import set_threads
 
     if (study_file is None) == (summarize is None):
         raise InputError("give a study file, or --summarize with the folder of its results")

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
-from analysis.placement_names import PlacementName
-from analysis.precision_names import PrecisionName
+from analysis.commands import options
+from analysis.names.placement_names import PlacementName
+from analysis.names.precision_names import PrecisionName
 
 AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
 
@@ -109,18 +109,18 @@ def run(
     """
     import signal
 
-    from analysis.axis_values import counts, names, numbers
-    from analysis.interruption import raising_interruption
-    from analysis.output import messages, print_json
-    from analysis.progress import TerminalProgress
-    from analysis.request import read_lora
-    from analysis.sweep import FORMATS, Sweep
-    from analysis.sweep_grid import Axes, Common, grid_points
-    from analysis.sweep_tables import print_front, sweep_summary
-    from d2ft_sched.cluster_file import load_cluster
-    from d2ft_sched.shape_file import load_model_shape
-    from d2ft_sched.solve import solver_names
-    from d2ft_sched.workload import ELEMENT_BYTES
+    from analysis.commands.axis_values import counts, names, numbers
+    from analysis.console.interruption import raising_interruption
+    from analysis.console.output import messages, print_json
+    from analysis.console.progress import TerminalProgress
+    from analysis.planning.request import read_lora
+    from analysis.sweeping.console_tables import print_front, sweep_summary
+    from analysis.sweeping.run_sweep import FORMATS, Sweep
+    from analysis.sweeping.sweep_grid import Axes, Common, grid_points
+    from d2ft_sched.cluster.cluster_file import load_cluster
+    from d2ft_sched.model.shape_file import load_model_shape
+    from d2ft_sched.model.workload import ELEMENT_BYTES
+    from d2ft_sched.solvers.registry import solver_names
 
     (table_format,) = names("--format", table_format, FORMATS)[:1]
     axes = Axes(
@@ -163,7 +163,7 @@ def run(
             raise typer.Exit(128 + (stopped.signal or signal.SIGINT)) from None
     table, written = sweep.save()
     if plots:
-        from analysis.sweep_plots import save_sweep_plots
+        from analysis.sweeping.sweep_plots import save_sweep_plots
 
         written += save_sweep_plots(table, out)
     for line in warnings:

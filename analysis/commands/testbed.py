@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
+from analysis.commands import options
 
 
 def run(
@@ -55,8 +55,8 @@ def run(
     """
     from dataclasses import asdict
 
-    from analysis.output import messages, print_json, print_table
-    from d2ft_sched.cluster_file import load_cluster
+    from analysis.console.output import messages, print_json, print_table
+    from d2ft_sched.cluster.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
     from runtime.testbed.check import MESSAGE_BYTES, check_links, check_shares
     from runtime.testbed.cpu_shares import shares

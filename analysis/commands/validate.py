@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from analysis import options
-from analysis.placement_names import PlacementName
-from analysis.precision_names import PrecisionName
+from analysis.commands import options
+from analysis.names.placement_names import PlacementName
+from analysis.names.precision_names import PrecisionName
 
 
 def run(
@@ -58,12 +58,16 @@ def run(
     --cluster FILE' or 'd2ft testbed --cluster ASKED -- d2ft validate --cluster MEASURED'. No plan
     is one that a calibration has seen.
     """
-    from analysis.options import parse_heads
-    from analysis.output import messages, outside_calibration, print_json, print_warnings
-    from analysis.progress import TerminalProgress
-    from analysis.request import read_lora
-    from analysis.validating import ValidationRequest, validate
-    from analysis.validation_files import print_validation, save_validation, validation_summary
+    from analysis.commands.options import parse_heads
+    from analysis.console.output import messages, outside_calibration, print_json, print_warnings
+    from analysis.console.progress import TerminalProgress
+    from analysis.planning.request import read_lora
+    from analysis.validating.run_validation import ValidationRequest, validate
+    from analysis.validating.validation_files import (
+        print_validation,
+        save_validation,
+        validation_summary,
+    )
 
     with outside_calibration() as warned:
         validated = validate(

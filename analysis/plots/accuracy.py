@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.plots.style import GREY, new_figure, plot_style, run_styles, run_title, scaled_axis
-from analysis.run_records import TrainingMeasurement
+from analysis.results.run_records import TrainingMeasurement
 
 
 def accuracy_curves(training: Mapping[str, TrainingMeasurement], num_test: int) -> Figure:

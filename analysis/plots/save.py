@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from d2ft_sched.atomic_write import write_bytes
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.atomic_write import write_bytes
 
 BOTH = ("png", "svg")
 KINDS = (*BOTH, "pdf")

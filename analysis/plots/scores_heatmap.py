@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.plots.style import SEQUENTIAL, new_figure, plot_style
-from d2ft_sched.partition import Partition
-from d2ft_sched.scores import Scores
+from d2ft_sched.model.partition import Partition
+from d2ft_sched.problem.scores import Scores
 
 
 def score_heatmap(scores: Scores, partition: Partition) -> Figure:

@@ -21,7 +21,7 @@ def solver_scaling(table: pd.DataFrame, tightness: float) -> Figure:
     """One line per solver at one tightness; hollow where it ended without proof.
 
     Args:
-        table: from `analysis.scaling.scaling_table`.
+        table: from `analysis.comparing.scaling.scaling_table`.
         tightness: which rows.
     """
     rows = table[table["tightness"] == tightness]

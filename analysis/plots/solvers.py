@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.formatting import quantity
+from analysis.console.formatting import quantity
 from analysis.plots.style import BLACK, BLUE, GREY, ORANGE, new_figure, plot_style
 
 _ROOM = 55.0
@@ -16,7 +16,8 @@ def solver_comparison(comparison: pd.DataFrame) -> Figure:
     none where nothing is built or solved).
 
     Args:
-        comparison: one row per solver, columns as the fields of `analysis.run_records.SolverRow`.
+        comparison: one row per solver, columns as the fields of
+            `analysis.results.run_records.SolverRow`.
     """
     bounds = comparison["upper_bound"].astype(float)
     best_bound = bounds.min()

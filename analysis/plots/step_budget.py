@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.formatting import quantity
+from analysis.console.formatting import quantity
 from analysis.plots.style import (
     BLACK,
     BLUE,
@@ -20,7 +20,7 @@ from analysis.plots.style import (
     plot_style,
     scaled_axis,
 )
-from analysis.sweep_table import describe_choice, describe_given
+from analysis.sweeping.sweep_table import describe_choice, describe_given
 
 BUDGETS = {
     "budget_compute_fraction": "compute budget (% of the dense FLOPs)",
@@ -40,7 +40,7 @@ def step_time_against_budget(table: pd.DataFrame) -> Figure:
     compute, small where one device does everything and no message is sent.
 
     Args:
-        table: rows of `analysis.sweep_table.sweep_table` that differ in budgets and
+        table: rows of `analysis.sweeping.sweep_table.sweep_table` that differ in budgets and
             ``bandwidth_scale`` only.
     """
     solved = table.dropna(subset=["predicted_step_s"])

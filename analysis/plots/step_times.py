@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.formatting import quantity
+from analysis.console.formatting import quantity
 from analysis.plots.style import (
     BLUE,
     GREY,

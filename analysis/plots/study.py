@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.formatting import percent
+from analysis.console.formatting import percent
 from analysis.plots.style import BLACK, GREY, new_figure, plot_style, run_styles
-from analysis.study_grid import ANY_BUDGET
+from analysis.studying.study_grid import ANY_BUDGET
 
 LABELS = {
     "compute_fraction": "training compute, scoring included (fraction of the dense run)",
@@ -58,7 +58,7 @@ def accuracy_ranked(summary: pd.DataFrame) -> Figure:
     Beside each stands its training compute, scoring included; a line marks the first dense method.
 
     Args:
-        summary: of one cluster, as `analysis.study_summary.summary_table` gives it.
+        summary: of one cluster, as `analysis.studying.study_summary.summary_table` gives it.
     """
     ranked = summary.sort_values("top1_mean", kind="stable")
     dense = summary[summary["budget"] == ANY_BUDGET]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from analysis.formatting import quantity
+from analysis.console.formatting import quantity
 from analysis.plots.style import (
     BLACK,
     GREY,

@@ -11,11 +11,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.formatting import quantity
+from analysis.console.formatting import quantity
 from analysis.plots.style import BLACK, GREY, SEQUENTIAL, new_figure, plot_style
-from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster.cluster import Cluster
 from sim.prediction import Prediction
-from sim.utilisation import device_utilisation, link_utilisation
+from sim.questions.utilisation import device_utilisation, link_utilisation
 
 MAX_NAMED = 64
 """Devices up to which each has its name."""

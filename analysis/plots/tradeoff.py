@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.formatting import si_unit
-from analysis.pareto import pareto_front
+from analysis.console.formatting import si_unit
 from analysis.plots.style import (
     BLACK,
     BLUE,
@@ -22,7 +21,8 @@ from analysis.plots.style import (
     plot_style,
     scaled_axis,
 )
-from analysis.sweep_table import describe_given
+from analysis.sweeping.pareto import pareto_front
+from analysis.sweeping.sweep_table import describe_given
 
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Shares of the score for which a front may be drawn; of those reached, the first, middle, last."""
@@ -38,7 +38,7 @@ def compute_communication_tradeoff(table: pd.DataFrame) -> Figure:
     Where no plan exchanges anything, the left panel shows memory in place of bytes.
 
     Args:
-        table: rows of `analysis.sweep_table.sweep_table` that agree in its ``GIVEN``.
+        table: rows of `analysis.sweeping.sweep_table.sweep_table` that agree in its ``GIVEN``.
     """
     solved = table.dropna(subset=["retained_score_fraction"])
     with plot_style():

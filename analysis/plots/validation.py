@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.formatting import si_unit
+from analysis.console.formatting import si_unit
 from analysis.plots.style import GREY, PALE, new_figure, plot_style, run_styles, run_title
-from analysis.savings import Pair
+from analysis.results.savings import Pair
 
 _BAND = 0.1
 _COLUMNS = 5
@@ -66,8 +66,8 @@ def predicted_against_measured(panels: Sequence[tuple[str, str, dict[str, Pair]]
 
 
 def validation_scatter(table: pd.DataFrame) -> Figure:
-    """Step time and memory of every plan of `analysis.validation.validation_table`, and bytes where
-    there are any; logarithmic axes, the ideal line and a band of 10 % around it."""
+    """Step time and memory of every plan of `analysis.validating.plans_tried.validation_table`,
+    and bytes where there are any; logarithmic axes, the ideal line and a band of 10 % around it."""
     panels = [("step_s", "Step time", "s"), ("peak_memory_bytes", "Peak memory", "B")]
     if table["measured_bytes"].any():
         panels.append(("bytes", "Bytes sent", "B"))

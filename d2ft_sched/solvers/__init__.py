@@ -1,1 +1,1 @@
-"""Solvers of the scheduling problem; `d2ft_sched.solve` is the entry."""
+"""Solvers of the scheduling problem; `d2ft_sched.solvers.registry` is the entry."""

@@ -5,25 +5,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2ft_sched.operations import NUM_OPERATIONS
-from d2ft_sched.problem import Problem
-from d2ft_sched.solution import (
+from d2ft_sched.problem.problem import Problem
+from d2ft_sched.problem.solution import (
     OPTIMALITY_TOLERANCE,
     Solution,
     Status,
     checked_solution,
     no_schedule,
 )
-from d2ft_sched.solvers.equal_costs import (
+from d2ft_sched.schedule.operations import NUM_OPERATIONS
+from d2ft_sched.solvers.coupled.lagrangian import solve_lagrangian
+from d2ft_sched.solvers.mip import MIP_TOLERANCE, solve_mip
+from d2ft_sched.solvers.single.equal_costs import (
     equal_cost_batches,
     has_equal_costs,
     solve_equal_costs,
 )
-from d2ft_sched.solvers.knapsacks import Knapsacks, knapsack_runs
-from d2ft_sched.solvers.lagrangian import solve_lagrangian
-from d2ft_sched.solvers.mip import MIP_TOLERANCE, solve_mip
-from d2ft_sched.solvers.scaled_batch import scaled_batches
-from d2ft_sched.solvers.unequal_costs import solve_unequal_costs
+from d2ft_sched.solvers.single.knapsacks import Knapsacks, knapsack_runs
+from d2ft_sched.solvers.single.scaled_batch import scaled_batches
+from d2ft_sched.solvers.single.unequal_costs import solve_unequal_costs
 
 RUN_ITEMS = 32_768
 """Items that are worked on at a time: memory is bounded and arrays stay near the core."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.operations import NUM_OPERATIONS
-from d2ft_sched.problem import Problem
-from d2ft_sched.solution import Solution, Status, checked_solution, no_schedule
+from d2ft_sched.problem.problem import Problem
+from d2ft_sched.problem.solution import Solution, Status, checked_solution, no_schedule
+from d2ft_sched.schedule.operations import NUM_OPERATIONS
 from d2ft_sched.solvers.mip_arrays import MipArrays, mip_arrays
 from d2ft_sched.solvers.quiet_stdout import quiet_stdout
 
@@ -76,8 +76,8 @@ def solve_mip(
 
 
 def _warm_start(problem: Problem, seed: int) -> np.ndarray | None:
+    from d2ft_sched.solvers.coupled.lagrangian import solve_lagrangian
     from d2ft_sched.solvers.dp import solve_dp
-    from d2ft_sched.solvers.lagrangian import solve_lagrangian
 
     if problem.shared:
         return solve_lagrangian(problem, seed=seed).schedule

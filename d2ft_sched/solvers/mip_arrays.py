@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.operations import NUM_OPERATIONS, Operation
-from d2ft_sched.problem import CAPACITY_TOLERANCE, Problem
-from d2ft_sched.shared import NOT_COUNTED, Coverage, SharedLimit
+from d2ft_sched.problem.problem import CAPACITY_TOLERANCE, Problem
+from d2ft_sched.problem.shared import NOT_COUNTED, Coverage, SharedLimit
+from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
 
 ACTIVE = np.array([Operation.FORWARD_ONLY, Operation.FULL])
 MAX_INTEGER_COEFFICIENT = 10_000

@@ -5,10 +5,10 @@ import time
 import numpy as np
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.operations import NUM_OPERATIONS, Operation
-from d2ft_sched.problem import Problem
-from d2ft_sched.shared import NOT_COUNTED, Coverage, SharedLimit
-from d2ft_sched.solution import Solution, Status, checked_solution, no_schedule
+from d2ft_sched.problem.problem import Problem
+from d2ft_sched.problem.shared import NOT_COUNTED, Coverage, SharedLimit
+from d2ft_sched.problem.solution import Solution, Status, checked_solution, no_schedule
+from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.solvers.dp import solve_dp
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from d2ft_sched.errors import InputError
-from runtime.data.image_data import Pictures, Source, to_rgb
+from runtime.data.pictures import Pictures, Source, to_rgb
 
 PREFIX = "imagefolder:"
 SUFFIXES = frozenset(

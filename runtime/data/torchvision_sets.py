@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from d2ft_sched.errors import InputError
-from runtime.data.image_data import Pictures, Source, to_rgb
+from runtime.data.pictures import Pictures, Source, to_rgb
 
 _TEST_SPLITS = ("test", "val", "valid")
 _LABEL_ATTRIBUTES = ("targets", "_labels", "labels", "y")

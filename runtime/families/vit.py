@@ -14,13 +14,13 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model_shape import ModelShape
+from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, PictureFormat
 from runtime.families.family import UnitAxis
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.families.sublayer import Sublayer
 from runtime.families.vit_weights import load_vit_weights
-from runtime.lane_pass import attention_core, elementwise_core
+from runtime.lanes.passes import attention_core, elementwise_core
 
 _NUM_CHANNELS = 3
 _UNIT_AXES = {

@@ -13,7 +13,8 @@ def freeze_prefix(model: nn.Module, num_blocks: int) -> None:
     gradient that knows nothing of the block's heads and hidden units.
 
     Args:
-        model: one that `runtime.models.check_supported` accepts; what is frozen in it stays so.
+        model: one that `runtime.models.build.check_supported` accepts; what is frozen in it stays
+            so.
         num_blocks: how many; 0 leaves the model as it is.
     """
     if num_blocks == 0:

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from d2ft_sched.running_scores import RunningScores
-from d2ft_sched.scores import Scores
+from d2ft_sched.problem.running_scores import RunningScores
+from d2ft_sched.problem.scores import Scores
 
 
 class ScoreSource(Protocol):
@@ -29,7 +29,7 @@ class ScoreSource(Protocol):
         ...
 
     def see(self, minibatch: int, seen: np.ndarray) -> None:
-        """As `runtime.finetune.Learner`; only called if it watches."""
+        """As `runtime.training.loop.Learner`; only called if it watches."""
         ...
 
 
@@ -61,7 +61,7 @@ class RefreshedScores:
 
 
 class SeenInPassing:
-    """`d2ft_sched.running_scores` of the operations as they are executed."""
+    """`d2ft_sched.problem.running_scores` of the operations as they are executed."""
 
     def __init__(self, running: RunningScores) -> None:
         self._running = running

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import nn
 
-from d2ft_sched.formulate import Formulation
-from d2ft_sched.minibatch_schedules import solve_minibatches
-from d2ft_sched.operations import Operation
-from d2ft_sched.scores import Scores
+from d2ft_sched.plan.minibatch_schedules import solve_minibatches
+from d2ft_sched.problem.formulate import Formulation
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.operations import Operation
 from runtime.peers.score_sources import ScoreSource
 
 
@@ -40,7 +40,7 @@ class StepwiseSchedules:
             source: of scores.
             formulations: of every step; one object may stand for many.
             value_of: from scores to values ``[num_subnets, num_microbatches, 3]``.
-            solver: a name that `d2ft_sched.solve` knows.
+            solver: a name that `d2ft_sched.solvers.registry` knows.
             score_names: forward and backward score that the source takes by passes, if it does.
             warmup_steps: steps that are all FULL.
             seed: for solvers with random choices.
@@ -64,7 +64,7 @@ class StepwiseSchedules:
         return self._source.watches
 
     def see(self, minibatch: int, seen: np.ndarray) -> None:
-        """As `runtime.finetune.Learner`."""
+        """As `runtime.training.loop.Learner`."""
         self._source.see(minibatch, seen)
 
     def begin(self, model: nn.Module) -> None:

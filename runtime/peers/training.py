@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from d2ft_sched.lora import Lora
-from d2ft_sched.operations import Operation
-from d2ft_sched.scores import Scores
-from d2ft_sched.workload import Workload
+from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.operations import Operation
 from runtime.data.dataset import Dataset
-from runtime.finetune import ScheduleOf, train, training_minibatches
-from runtime.lane_hooks import rescaled
-from runtime.lane_slices import ScheduleSlices, slice_schedule
-from runtime.linear_probe import fit_classifier
-from runtime.lora import add_adapters
+from runtime.lanes.hooks import rescaled
+from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.models.linear_probe import fit_classifier
+from runtime.models.peft_adapters import add_adapters
 from runtime.peers.frozen_prefix import freeze_prefix
 from runtime.peers.stepwise import StepwiseSchedules
-from runtime.training import Event, FineTuneSettings, TrainedStep
-from runtime.training_scores import scoring_flops, training_scores
-from runtime.whole_model import WholeModel, lane_share
+from runtime.scoring.training_scores import scoring_flops, training_scores
+from runtime.training.events import Event, FineTuneSettings, TrainedStep
+from runtime.training.loop import ScheduleOf, train, training_minibatches
+from runtime.training.whole_model import WholeModel, lane_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ def train_peer(
         settings: how; its seed must be the start's.
         leave_out: whether a micro-batch that no subnet runs is left out whole, trunk and loss
             included. Else the trunk runs on it.
-        rescale: see `runtime.lane_hooks.rescaled`.
+        rescale: see `runtime.lanes.hooks.rescaled`.
         num_frozen_blocks: first blocks that do not train, nor does the embedding then.
     """
     model = copy.deepcopy(start.model)
@@ -177,7 +177,7 @@ def train_peer(
 
 
 class Rescaling(WholeModel):
-    """Gradients of kept paths as `runtime.lane_hooks.rescaled` has them."""
+    """Gradients of kept paths as `runtime.lanes.hooks.rescaled` has them."""
 
     def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
         slices, share = super()._look_up(schedule)

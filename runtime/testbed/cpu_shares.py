@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.owner import is_stale
 

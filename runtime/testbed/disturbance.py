@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.cpu_shares import LEAST_CORES
 from runtime.testbed.testbed import Testbed

@@ -1,6 +1,6 @@
 """Bandwidth and latency of an interface by queueing disciplines (``tc``)."""
 
-from d2ft_sched.cluster import Link
+from d2ft_sched.cluster.cluster import Link
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import run_command
 from runtime.testbed.namespaces import create_namespace, delete_namespace

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from d2ft_sched.cluster import Cluster
+from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import require_testbed, run_command
 from runtime.testbed.cpu_shares import Hierarchy, find_hierarchy, shares

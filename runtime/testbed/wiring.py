@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.cluster import Cluster, Link
+from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.errors import InputError
 
 _HOSTS_PER_BLOCK = 254

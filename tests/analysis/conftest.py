@@ -13,24 +13,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.report import write_report
-from analysis.run_dir import Run, save_run
-from analysis.run_records import MeasurementFile, PredictionFile
-from analysis.study_summary import SAVED, SPENT
-from d2ft_sched.capacity import Budget
-from d2ft_sched.cluster import Cluster, Link
-from d2ft_sched.device import Device
-from d2ft_sched.formulate import formulate
-from d2ft_sched.model_shape import vision_transformer_shape
-from d2ft_sched.operations import Operation
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.placement import place_round_robin
-from d2ft_sched.planning import plan_from_solution
-from d2ft_sched.provenance import provenance
-from d2ft_sched.schedule import uniform_schedule
-from d2ft_sched.scores import Scores
-from d2ft_sched.solve import solve
-from d2ft_sched.workload import Workload
+from analysis.reporting.write_report import write_report
+from analysis.results.run_dir import Run, save_run
+from analysis.results.run_records import MeasurementFile, PredictionFile
+from analysis.studying.study_summary import SAVED, SPENT
+from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.files.provenance import provenance
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape import vision_transformer_shape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.planning import plan_from_solution
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.formulate import formulate
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.schedule import uniform_schedule
+from d2ft_sched.solvers.registry import solve
 from sim.prediction import Prediction
 from sim.step import simulate_step
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from d2ft_sched import Operation, Problem, solve
-from d2ft_sched.exchange import Exchange, plan_exchange
-from d2ft_sched.flops import attention_flops, mlp_flops, operation_flops
-from d2ft_sched.model_shape import ModelShape
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.placement import Placement
-from d2ft_sched.workload import Workload
+from d2ft_sched.costs.exchange import Exchange, plan_exchange
+from d2ft_sched.costs.flops import attention_flops, mlp_flops, operation_flops
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pages import PAGES

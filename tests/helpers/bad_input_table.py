@@ -1,6 +1,6 @@
 """What `test_bad_input` runs: a wrong command line, what it must say, and the files it brings."""
 
-from d2ft_sched.plan_file import VERSION
+from d2ft_sched.plan.plan_file import VERSION
 
 CLUSTER = """
 name: two

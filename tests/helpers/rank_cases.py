@@ -8,14 +8,14 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from d2ft_sched.lora import Lora
-from d2ft_sched.partition import Partition, Subnet, partition_by_heads
-from d2ft_sched.placement import Placement
-from d2ft_sched.workload import Workload
+from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
 from runtime.families.bert_classifier import BertClassifier
 from runtime.families.registry import family_of
-from runtime.lora import add_adapters
-from runtime.models import shape_of
+from runtime.models.build import shape_of
+from runtime.models.peft_adapters import add_adapters
 
 NUM_STEPS = 5
 LORA = Lora(3, 4.5)

@@ -14,23 +14,28 @@ from torch import Tensor
 from d2ft_sched.errors import InputError, RankError
 from rank_cases import Case, draw_case, model_of, small_model
 from rank_processes import join
-from runtime.agreement import together
 from runtime.data.dataset import Dataset, Split
-from runtime.exchange import SentBytes
-from runtime.optimizers import create_optimizer
-from runtime.rank_model import RankModel, gather_full_state, read_rank_model, scatter_rank_model
-from runtime.rank_part import RankPart
-from runtime.rank_slices import slice_rank_schedule
-from runtime.rank_step import rank_forward_backward
-from runtime.rank_wave import RankBatch
-from runtime.ranks import Ranks, check_agreement, close_ranks, job_facts
-from runtime.shards import Shard, rank_shards
-from runtime.tensor_parallel import (
+from runtime.models.optimizers import create_optimizer
+from runtime.ranks.agreement import together
+from runtime.ranks.all_to_all import SentBytes
+from runtime.ranks.job import Ranks, check_agreement, close_ranks, job_facts
+from runtime.ranks.rank_model import (
+    RankModel,
+    gather_full_state,
+    read_rank_model,
+    scatter_rank_model,
+)
+from runtime.ranks.rank_slices import slice_rank_schedule
+from runtime.ranks.rank_step import rank_forward_backward
+from runtime.ranks.rank_wave import RankBatch
+from runtime.ranks.shards import Shard, rank_shards
+from runtime.ranks.tensor_parallel import (
     scatter_tensor_parallel,
     tensor_parallel_forward_backward,
     tensor_parallel_placement,
 )
-from runtime.training import FineTuneSettings
+from runtime.training.events import FineTuneSettings
+from runtime.training.rank_part import RankPart
 
 LEARNING_RATE = 1e-3
 

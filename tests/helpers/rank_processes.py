@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from analysis import cli
-from runtime.ranks import Ranks, init_ranks
+from runtime.ranks.job import Ranks, init_ranks
 
 PRELOADED = [
-    "analysis.finetuning",
-    "analysis.validating",
+    "analysis.finetuning.run_from_plan",
+    "analysis.validating.run_validation",
     "matplotlib.pyplot",
     "peft",
-    "runtime.rank_step",
-    "runtime.rank_model",
+    "runtime.ranks.rank_step",
+    "runtime.ranks.rank_model",
     "scipy.sparse",
     "torchvision.transforms.v2",
     "transformers.models.bert.modeling_bert",

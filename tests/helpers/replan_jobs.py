@@ -6,28 +6,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from d2ft_sched.capacity import Budget
-from d2ft_sched.cluster import Cluster, Link
-from d2ft_sched.device import Device
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.placement import place_round_robin
-from d2ft_sched.planning import make_plan
-from d2ft_sched.replanning import hold_levels, values_of_schedule
-from d2ft_sched.schedule import schedule_to_rows
-from d2ft_sched.scores import uniform_scores
-from d2ft_sched.workload import Workload
+from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.planning import make_plan
+from d2ft_sched.plan.replanning import hold_levels, values_of_schedule
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.scores import uniform_scores
+from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.schedule import schedule_to_rows
 from rank_cases import small_model
 from rank_processes import join
 from runtime.data.dataset import Dataset, Split
-from runtime.finetune import train, training_minibatches
-from runtime.flop_counting import flop_counter
-from runtime.models import shape_of
-from runtime.rank_model import scatter_rank_model
-from runtime.rank_part import RankPart
-from runtime.ranks import close_ranks
-from runtime.replanner import Replanner
-from runtime.schedules import OneSchedule
-from runtime.training import FineTuneSettings, Replanned, Stepped
+from runtime.measure.flop_counting import flop_counter
+from runtime.models.build import shape_of
+from runtime.ranks.job import close_ranks
+from runtime.ranks.rank_model import scatter_rank_model
+from runtime.training.events import FineTuneSettings, Replanned, Stepped
+from runtime.training.loop import train, training_minibatches
+from runtime.training.rank_part import RankPart
+from runtime.training.replanner import Replanner
+from runtime.training.schedule_source import OneSchedule
 
 FLOPS_PER_S = 1e9
 NUM_EPOCHS, STEPS_PER_EPOCH = 4, 8

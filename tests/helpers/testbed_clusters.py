@@ -1,8 +1,8 @@
 """Clusters that tests of the testbed play."""
 
-from d2ft_sched.cluster import Cluster, Link
-from d2ft_sched.cluster_file import cluster_from_dict
-from d2ft_sched.device import Device
+from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.cluster_file import cluster_from_dict
+from d2ft_sched.cluster.device import Device
 
 
 def star(*mbit_per_s: float, speeds: tuple[float, ...] = (), latency_s: float = 0.0) -> Cluster:

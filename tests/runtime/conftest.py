@@ -6,9 +6,9 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.workload import Workload
-from runtime.models import shape_of
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from runtime.models.build import shape_of
 
 
 @pytest.fixture

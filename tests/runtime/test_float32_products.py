@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from d2ft_sched.operations import Operation
-from runtime.device import float32_products
-from runtime.lane_slices import slice_schedule
-from runtime.partitioned import forward_backward
+from d2ft_sched.schedule.operations import Operation
+from runtime.lanes.slices import slice_schedule
+from runtime.partitioned_step import forward_backward
+from runtime.torch_device import float32_products
 
 
 def step(model, workload, schedule):

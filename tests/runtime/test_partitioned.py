@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from d2ft_sched.operations import Operation
-from d2ft_sched.partition import Partition, Subnet, partition_by_heads
-from d2ft_sched.schedule import uniform_schedule
-from d2ft_sched.workload import Workload
-from runtime.lane_slices import slice_schedule
-from runtime.models import shape_of
-from runtime.partitioned import forward_backward
+from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.schedule import uniform_schedule
+from runtime.lanes.slices import slice_schedule
+from runtime.models.build import shape_of
+from runtime.partitioned_step import forward_backward
 
 GROUPINGS = [1, 2, 3, 6, (1, 2, 3), (4, 2)]
 

@@ -8,10 +8,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from d2ft_sched.workload import Workload
-from runtime.lane_hooks import rescaled
-from runtime.lane_slices import ScheduleSlices, slice_schedule
-from runtime.partitioned import forward, forward_backward
+from d2ft_sched.model.workload import Workload
+from runtime.lanes.hooks import rescaled
+from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.partitioned_step import forward, forward_backward
 
 
 @pytest.fixture

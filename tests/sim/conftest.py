@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from d2ft_sched import topology
-from d2ft_sched.cluster import Cluster, Duplex
-from d2ft_sched.device import Device
-from d2ft_sched.model_shape import ModelShape
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.placement import Placement
-from d2ft_sched.topology import Cable
-from d2ft_sched.workload import Workload
+from d2ft_sched.cluster import topology
+from d2ft_sched.cluster.cluster import Cluster, Duplex
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.cluster.topology import Cable
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
 from sim.prediction import Prediction
 from sim.step import simulate_step
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2ft_sched.operations import Operation
+from d2ft_sched.schedule.operations import Operation
 from sim.prediction import Phase
 from sim.timetable import interleaved, timetable
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from d2ft_sched.cluster import Cluster
-from d2ft_sched.compute_curve import ComputeCurve, WorkKind
-from d2ft_sched.device import Device
-from d2ft_sched.memory import DeviceMemory
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.memory import DeviceMemory
 from sim.prediction import OutOfMemory, Phase, Prediction
 
 NOTHING = np.zeros(2)

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2ft_sched.cluster import Cluster, Link
-from d2ft_sched.device import Device
+from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.exchange import plan_exchange
+from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.errors import InputError
-from d2ft_sched.exchange import plan_exchange
-from d2ft_sched.flops import step_flops
-from d2ft_sched.lora import Lora
-from d2ft_sched.model_shape import ModelShape
-from d2ft_sched.operations import Operation
-from d2ft_sched.partition import partition_by_heads
-from d2ft_sched.placement import Placement, place_round_robin
-from d2ft_sched.schedule import uniform_schedule
-from d2ft_sched.workload import Workload
+from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.step import simulate_step
 
 SHAPE = ModelShape(

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2ft_sched import topology
-from d2ft_sched.cluster import Cluster
-from d2ft_sched.exchange import plan_exchange
-from d2ft_sched.topology import Cable, Network
-from sim.network import exchange_bounds, link_loads
+from d2ft_sched.cluster import topology
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.topology import Cable, Network
+from d2ft_sched.costs.exchange import plan_exchange
+from sim.network.exchange_time import exchange_bounds, link_loads
 
 CABLE, FAST = Cable(1e6, 1e-4), Cable(2e7, 1e-5)
 NETWORKS: dict[str, Callable[[list[str]], Network]] = {

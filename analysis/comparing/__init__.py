@@ -1,0 +1,1 @@
+"""Solvers side by side on one problem, or on problems that grow (`d2ft compare`)."""

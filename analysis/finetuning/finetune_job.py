@@ -1,0 +1,307 @@
+"""What a fine-tuning run has in hand before its first step."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.console.progress import TerminalProgress
+from analysis.finetuning.data_lock import one_fetches
+from analysis.finetuning.finetune_request import FineTuneRequest, check_schedule_options
+from analysis.finetuning.finetune_schedules import plan_schedules
+from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
+from analysis.finetuning.rank_hosts import note_hosts
+from analysis.names.schedule_names import ScheduleName
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.provenance import provenance
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.plan_file import dump_plan
+from runtime.checkpoint.checkpoint import (
+    MODEL,
+    Found,
+    check_no_newer,
+    check_same_settings,
+    resolve_checkpoint,
+)
+from runtime.checkpoint.facts import Setting, TrainingState
+from runtime.data.dataset import Dataset
+from runtime.data.input_format import InputFormat
+from runtime.data.load import load_data
+from runtime.data.minibatches import draw_minibatches
+from runtime.models.build import (
+    build_model,
+    check_known,
+    check_weights,
+    input_format_of,
+    shape_of,
+)
+from runtime.models.peft_adapters import add_adapters
+from runtime.ranks.agreement import together
+from runtime.ranks.job import Ranks, check_agreement, job_facts
+from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
+from runtime.scoring.seen_scores import SeenScores
+from runtime.torch_device import device_name
+from runtime.training.events import Event, FineTuneSettings, Trainer
+from runtime.training.loop import training_minibatches
+from runtime.training.rank_part import RankPart, build_on_meta, testing_owners, training_owners
+from runtime.training.replanner import Replanner
+from runtime.training.schedule_source import DrawnScores, KnownScores, Schedules, ScoreSeries
+from runtime.training.whole_model import WholeModel
+
+
+@dataclass(frozen=True)
+class FineTuneJob:
+    """A training that is ready to start, or to go on from `found`; `before` is done."""
+
+    trainer: Trainer
+    minibatches: np.ndarray
+    schedules: Schedules
+    replanner: Replanner | None
+    settings: FineTuneSettings
+    state: TrainingState
+    found: Found | None
+    data_name: str
+    before: tuple[Event, ...]
+    seen: SeenScores | None
+    ranks: Ranks
+    notes: tuple[str, ...]
+
+    def save_state(self, folder: Path) -> tuple[str, ...]:
+        """Write this rank's files of a checkpoint; their names."""
+        written = self.trainer.save_state(folder)
+        if self.seen is not None and self.ranks.rank == 0:
+            written = *written, self.seen.save(folder)
+        return written
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a rank has before it needs the others; its model may have no values yet."""
+
+    found: Found | None
+    settings: FineTuneSettings
+    input_format: InputFormat
+    data: Dataset
+    minibatches: np.ndarray
+    model: Any
+
+
+def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
+    check_schedule_options(request)
+    check_known(request.plan.workload.shape.name)
+    if ranks.rank == 0 and request.resume is None:
+        check_weights(request.weights)
+    plan = request.plan
+    num_devices = len(plan.cluster.devices)
+    if ranks.num_ranks not in (1, num_devices):
+        raise InputError(
+            f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "
+            f"{num_devices} with torchrun, or one"
+        )
+    found = None
+    if request.resume is None:
+        check_no_newer(request.checkpoint_dir, -1)
+    else:
+        found = resolve_checkpoint(request.resume, request.checkpoint_dir)
+    input_format = input_format_of(plan.workload.shape, request.image_size)
+    settings = FineTuneSettings(
+        num_epochs=request.num_epochs,
+        lr=request.learning_rate,
+        linear_probe=request.linear_probe,
+        num_waves=plan.num_waves,
+        watch_scores=request.schedule is ScheduleName.RUNNING,
+        seed=request.seed,
+    )
+
+    def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
+        minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
+        train_owner = training_owners(num_train, minibatches, plan.workload, plan.placement)
+        return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
+
+    scores_here = request.schedule is ScheduleName.PER_MINIBATCH and not found and ranks.rank == 0
+    with progress.stage("Read data") as tell, one_fetches(request.download, request.data_root):
+        data = load_data(
+            request.data,
+            input_format,
+            num_train=request.num_train,
+            num_test=request.num_test,
+            seed=request.seed,
+            data_root=request.data_root,
+            download=request.download,
+            progress=tell,
+            wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
+        )
+
+    def build() -> Any:
+        return build_model(
+            plan.workload.shape.name,
+            **input_format.sizes,
+            num_classes=data.num_classes,
+            weights=None if found or ranks.rank > 0 else request.weights,
+            pretrained=request.pretrained and not found and ranks.rank == 0,
+            seed=request.seed,
+        )
+
+    with progress.stage("Build the model"):
+        is_whole = ranks.num_ranks == 1 or (ranks.rank == 0 and not found)
+        model = build() if is_whole else build_on_meta(build)
+    if ranks.rank == 0 and not (found or request.weights or request.pretrained):
+        progress.note("Random weights to begin with: neither --weights nor --pretrained is given")
+    _check_same_model(plan, shape_of(model))
+    if plan.workload.lora is not None:
+        add_adapters(model, plan.workload.lora, request.seed)
+    minibatches = training_minibatches(data.train, plan.workload, settings.seed)
+    return _Inputs(found, settings, input_format, data, minibatches, model)
+
+
+def prepare_finetune(
+    request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress
+) -> FineTuneJob:
+    """Read data, model and checkpoint, and agree with the other ranks.
+
+    Raises:
+        InputError: as `analysis.finetuning.run_from_plan`.
+        RankError: another rank died or hung.
+    """
+    plan = request.plan
+    inputs = together(
+        ranks, lambda: _read_inputs(request, ranks, progress), "the reading of plan and data"
+    )
+    found, settings, minibatches = inputs.found, inputs.settings, inputs.minibatches
+    state = TrainingState(
+        step=0,
+        num_steps=settings.num_epochs * len(minibatches),
+        steps_per_epoch=len(minibatches),
+        epoch=1,
+        position=0,
+        seed=request.seed,
+        settings=_lasting_settings(request, inputs),
+        plan_sha256=json.loads(dump_plan(plan))["sha256"],
+        num_ranks=ranks.num_ranks,
+        provenance=provenance(request.seed, device=device_name(ranks.device)),
+    )
+    if ranks.num_ranks > 1:
+        facts = job_facts(dump_plan(plan), inputs.model)
+        facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
+        together(
+            ranks,
+            lambda: check_agreement(ranks, facts, len(plan.cluster.devices)),
+            "the comparison of plans",
+        )
+        note_hosts(ranks, plan.cluster, progress)
+    scored = seen = None
+    num_subnets, num_microbatches = plan.schedule.shape
+    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)
+    if request.schedule is ScheduleName.RUNNING:
+        checkpoint = found.path if found else None
+        seen = seen_scores(request, ranks, inputs.model, len(minibatches), checkpoint)
+        scores = seen
+    if request.schedule is ScheduleName.PER_MINIBATCH:
+        scored = score_minibatches(
+            request,
+            ranks,
+            inputs.model,
+            inputs.data,
+            len(minibatches),
+            found.path if found else None,
+            progress,
+        )
+        scores = KnownScores(scored.scores)
+    trainer = _trainer(request, ranks, inputs)
+    notes: list[str] = []
+    if found:
+        going_on = found
+
+        def load() -> None:
+            check_same_settings(going_on.path, going_on.state.settings, state.settings)
+            trainer.load_state(going_on.path)
+
+        together(ranks, load, "the reading of the checkpoint")
+        notes += found.refused.values()
+        if found.state.plan_sha256 != state.plan_sha256:
+            notes.append(f"{found.path}: goes on under another plan than it was written with")
+        now = found.state
+        state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
+    scheduling = together(
+        ranks,
+        lambda: plan_schedules(
+            request, ranks, found.state if found else None, state.plan_sha256, scores
+        ),
+        "the making of schedules",
+    )
+    replanner = scheduling.replanner
+    state = replace(state, replanning=replanner.state if replanner else None)
+    return FineTuneJob(
+        trainer,
+        minibatches,
+        scheduling.schedules,
+        replanner,
+        replace(settings, linear_probe=settings.linear_probe and not scored),
+        state,
+        found,
+        inputs.data.name,
+        scored.events if scored else (),
+        seen,
+        ranks,
+        (*notes, *scheduling.notes),
+    )
+
+
+def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:
+    workload, placement = request.plan.workload, request.plan.placement
+    model, data, settings = inputs.model, inputs.data, inputs.settings
+    if ranks.num_ranks == 1:
+        return WholeModel(model.to(ranks.device), data, workload, settings, ranks.device)
+    if inputs.found:
+        path = inputs.found.path / MODEL
+        part = read_rank_model(model, path, workload, placement, ranks)
+    else:
+        part = scatter_rank_model(model, workload, placement, ranks)
+    return RankPart(part, data, inputs.minibatches, settings)
+
+
+def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Setting]:
+    """What must not change while a training lasts; plan, placement and devices may."""
+    settings, data, lora = inputs.settings, inputs.data, request.plan.workload.lora
+    return {
+        "model": request.plan.workload.shape.name,
+        "optimizer": request.plan.workload.optimizer,
+        "lora_rank": lora.rank if lora else None,
+        "lora_alpha": lora.alpha if lora else None,
+        "minibatch_samples": int(request.plan.workload.samples.sum()),
+        "data": data.name,
+        "num_train": len(data.train),
+        "num_classes": data.num_classes,
+        **inputs.input_format.sizes,
+        "num_epochs": settings.num_epochs,
+        "lr": settings.lr,
+        "lr_decay": settings.lr_decay,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "linear_probe": settings.linear_probe,
+        "dense": request.dense,
+        "schedule": request.schedule.value,
+        "seed": settings.seed,
+    }
+
+
+def _check_same_model(plan: Plan, built: Any) -> None:
+    planned = plan.workload.shape
+    for name in (
+        "num_blocks",
+        "num_heads",
+        "head_dim",
+        "width",
+        "mlp_hidden",
+        "num_tokens",
+        "layer_scale",
+        "norm_first",
+    ):
+        ours, theirs = getattr(planned, name), getattr(built, name)
+        if ours != theirs:
+            raise InputError(
+                f"the plan is for another model: {planned.name} with {name} {ours}; "
+                f"the model built here has {theirs}"
+            )

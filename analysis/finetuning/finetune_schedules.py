@@ -1,0 +1,144 @@
+"""Which schedules a fine-tuning run follows, and who changes them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from analysis.console.output import outside_calibration
+from analysis.finetuning.finetune_request import FineTuneRequest
+from analysis.names.schedule_names import ScheduleName
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.plan.minibatch_schedules import solve_minibatches
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.replanning import (
+    HeldLevels,
+    ReplanState,
+    as_planned,
+    hold_levels,
+    values_of_schedule,
+)
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.formulate import formulate
+from d2ft_sched.problem.scores import load_scores, uniform_scores
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import place_round_robin
+from runtime.checkpoint.facts import TrainingState
+from runtime.ranks.job import Ranks
+from runtime.torch_device import memory_bytes
+from runtime.training.replanner import Replanner
+from runtime.training.schedule_source import OneSchedule, Schedules, ScoreSeries, SolvedSchedules
+
+INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
+"""Solvers that may end with another schedule on another rank, and the one that stands in."""
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """Schedules, who changes them if anybody does, and what a user should know, a line each."""
+
+    schedules: Schedules
+    replanner: Replanner | None
+    notes: tuple[str, ...]
+
+
+def plan_schedules(
+    request: FineTuneRequest,
+    ranks: Ranks,
+    resumed: TrainingState | None,
+    plan_sha256: str,
+    scores: ScoreSeries,
+) -> Scheduling:
+    """The plan's schedule, or all FULL, or one for each mini-batch or step; re-planned or not.
+
+    Args:
+        request: what was asked for.
+        ranks: that train together.
+        resumed: where a training that goes on stood.
+        plan_sha256: of the plan of `request`.
+        scores: of every step, where each is to have a schedule of its own within the plan's budget.
+
+    Raises:
+        InputError: the scores or the plan's solver cannot be used.
+    """
+    plan = request.plan
+    schedule = plan.schedule
+    if request.dense:
+        schedule = np.full_like(schedule, Operation.FULL)
+    levels = None
+    if request.replan_every is not None:
+        with outside_calibration():
+            levels = _levels(plan, schedule, ranks, dense=request.dense)
+    schedules: Schedules
+    if request.schedule is ScheduleName.FIXED:
+        schedules = _one_schedule(request, schedule)
+    else:
+        schedules = _solved_schedules(request, levels, scores)
+    if levels is None or request.replan_every is None:
+        return Scheduling(schedules, None, ())
+    schedules.keep_pace(levels, as_planned(levels.num_devices), ())
+    state, notes = _state_to_go_on(resumed, plan_sha256, levels.num_devices)
+    names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
+    replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
+    return Scheduling(schedules, replanner, notes)
+
+
+def _solver(request: FineTuneRequest) -> str:
+    return INSTEAD.get(request.plan.solver.name, request.plan.solver.name)
+
+
+def _one_schedule(request: FineTuneRequest, schedule: np.ndarray) -> OneSchedule:
+    if request.scores is None:
+        value = values_of_schedule(schedule, request.seed)
+    else:
+        value = load_scores(request.scores, *schedule.shape).values()
+    return OneSchedule(schedule, value, _solver(request), request.seed)
+
+
+def _solved_schedules(
+    request: FineTuneRequest, levels: HeldLevels | None, scores: ScoreSeries
+) -> SolvedSchedules:
+    plan, solver = request.plan, _solver(request)
+    any_scores = uniform_scores(*plan.schedule.shape)
+    if levels is not None:
+        formulation = levels.formulation_at(as_planned(levels.num_devices))
+    else:
+        with outside_calibration():
+            formulation = formulate(
+                plan.workload,
+                plan.cluster,
+                plan.placement,
+                any_scores,
+                plan.budget,
+                num_waves=plan.num_waves,
+            )
+    solve_minibatches(formulation, [any_scores.values()], solver, seed=request.seed)
+    return SolvedSchedules(formulation, scores, solver, request.seed)
+
+
+def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:
+    """What the schedule spends where it runs: on the plan's devices, or all on this one."""
+    workload, budget, num_waves = plan.workload, plan.budget, plan.num_waves
+    if dense:
+        budget = replace(budget, communication=1.0)
+    if ranks.num_ranks > 1 or len(plan.cluster.devices) == 1:
+        return hold_levels(
+            workload, plan.cluster, plan.placement, budget, schedule, num_waves=num_waves
+        )
+    here = replace(plan.cluster.devices[0], memory_bytes=memory_bytes(ranks.device))
+    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    limits = Budget(per_block=budget.per_block, coverage=budget.coverage)
+    alone = Cluster(here.name, (here,))
+    return hold_levels(workload, alone, placement, limits, schedule, num_waves=num_waves)
+
+
+def _state_to_go_on(
+    resumed: TrainingState | None, plan_sha256: str, num_devices: int
+) -> tuple[ReplanState | None, tuple[str, ...]]:
+    state = resumed.replanning if resumed else None
+    if resumed is None or state is None:
+        return None, ()
+    if len(state.pace.slowdown) != num_devices:
+        return None, ("re-planning begins anew: the checkpoint is of another number of devices",)
+    if resumed.plan_sha256 != plan_sha256:
+        return None, ("re-planning begins anew: the checkpoint is of another plan",)
+    return state, ()

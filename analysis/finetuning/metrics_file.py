@@ -1,0 +1,138 @@
+"""``metrics.jsonl``: what happened in a training, one JSON object per line.
+
+The first line says where the file comes from (event ``started``); then come the events of
+`runtime.training.events` by their names in lower case, and ``resumed`` where training went on from
+a checkpoint. Every step is in the file once, in order.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.console.output import finite
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.schema import parse_json
+
+if TYPE_CHECKING:
+    from runtime.training.events import Event
+
+METRICS = "metrics.jsonl"
+FORMAT = "d2ft-metrics"
+VERSION = 1
+
+Record = dict[str, Any]
+
+
+class MetricsFile:
+    """A file that grows line by line; each is on its way to disk when `add` returns."""
+
+    def __init__(self, path: Path, records: Sequence[Record]) -> None:
+        """Begin with these records, in place of a file that may be there."""
+        write_text(path, "".join(_line(record) for record in records))
+        self.records = list(records)
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, event: "Event") -> None:
+        """Append a line."""
+        record = {"event": type(event).__name__.lower(), **asdict(event)}
+        self.records.append(record)
+        self._file.write(_line(record))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def started(**facts: Any) -> Record:
+    """The first line."""
+    return {"event": "started", "format": FORMAT, "version": VERSION, **facts}
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Every line, as it is asked for.
+
+    A last line that was not written to its end is left out.
+
+    Raises:
+        InputError: the file cannot be read, is damaged, or not one of metrics.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: cannot be read") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = parse_json(line)
+        except InputError:
+            record = None
+        if not isinstance(record, dict) or "event" not in record:
+            if number == len(lines) > 1:
+                return
+            raise InputError(f"{path}: line {number}: is not an event as a JSON object")
+        if number == 1 and record.get("format") != FORMAT:
+            raise InputError(f"{path}: line 1: format is not {FORMAT!r}")
+        if number == 1 and record.get("version") != VERSION:
+            raise InputError(
+                f"{path}: is of version {record.get('version')!r}; this d2ft reads {VERSION}"
+            )
+        yield record
+
+
+def records_until(path: Path, step: int) -> list[Record]:
+    """What a training had written when `step` steps were done; nothing if there is no such file.
+
+    Raises:
+        InputError: as `read_records`.
+    """
+    if not path.exists():
+        return []
+    records: list[Record] = []
+    for record in read_records(path):
+        event = record["event"]
+        is_later = event == "stepped" and record["step"] > step
+        if is_later or (event == "evaluated" and step == 0):
+            break
+        records.append(record)
+        if event == "stepped" and record["step"] == step:
+            break
+    return records
+
+
+def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One row per evaluation: epoch, mean loss, seconds and FLOPs of its steps, test accuracy.
+
+    `train_loss` and `train_s` are None before the first step; epoch 0 is before training.
+    """
+    rows: list[dict[str, Any]] = []
+    for evaluation in (r for r in records if r["event"] == "evaluated"):
+        steps = [
+            r for r in records if r["event"] == "stepped" and r["epoch"] == evaluation["epoch"]
+        ]
+        losses = [np.nan if s["loss"] is None else s["loss"] for s in steps]
+        rows.append(
+            {
+                "epoch": evaluation["epoch"],
+                "train_loss": float(np.mean(losses)) if losses else None,
+                "test_accuracy": evaluation["top1"],
+                "train_s": sum(s["step_s"] for s in steps) if steps else None,
+                "flops": sum(s["flops"] for s in steps),
+            }
+        )
+    return rows
+
+
+def solver_share(records: Sequence[Record]) -> float | None:
+    """Part of the seconds of all steps that choosing their schedules took; None without steps."""
+    steps = [r for r in records if r["event"] == "stepped"]
+    if not steps:
+        return None
+    return float(sum(s["solve_s"] for s in steps) / sum(s["step_s"] for s in steps))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(finite(record), allow_nan=False) + "\n"

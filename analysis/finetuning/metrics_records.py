@@ -1,0 +1,115 @@
+"""What the lines of ``metrics.jsonl`` must hold, by their event."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from analysis.finetuning.metrics_file import Record
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.shape_file import describe_first_error
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class BegunRecord(_Record):
+    plan_sha256: str
+    num_ranks: Annotated[int, Field(ge=1)]
+    provenance: dict[str, str | int | float]
+
+
+class StartedRecord(BegunRecord):
+    event: Literal["started"]
+    settings: dict[str, str | int | float | bool | None]
+
+
+class ResumedRecord(BegunRecord):
+    event: Literal["resumed"]
+    step: Count
+
+
+class ProbedRecord(_Record):
+    event: Literal["probed"]
+    train_top1: Share
+    seconds: Amount
+
+
+class ScoredRecord(_Record):
+    event: Literal["scored"]
+    num_minibatches: Count
+    forward_score: str
+    backward_score: str
+    flops: Amount
+    seconds: Amount
+
+
+class StepTimesRecord(_Record):
+    lanes_s: Amount
+    rest_s: Amount
+    exchange_s: Amount
+
+
+class SteppedRecord(_Record):
+    event: Literal["stepped"]
+    step: Annotated[int, Field(ge=1)]
+    num_steps: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1)]
+    loss: float | None
+    flops: Amount
+    step_s: Amount
+    solve_s: Amount
+    times: StepTimesRecord
+
+
+class ChangeRecord(_Record):
+    device: str
+    slowdown: Amount
+    slowdown_before: Amount
+    num_full: Count | None
+    num_full_before: Count | None
+    num_forward_only: Count | None
+    num_forward_only_before: Count | None
+
+
+class ReplannedRecord(_Record):
+    event: Literal["replanned"]
+    step: Count
+    reason: str
+    changes: tuple[ChangeRecord, ...]
+    seconds: Amount
+
+
+class EvaluatedRecord(_Record):
+    event: Literal["evaluated"]
+    epoch: Count
+    top1: Share
+    loss: float | None
+    num_samples: Annotated[int, Field(ge=1)]
+    seconds: Amount
+
+
+MetricsRecord = (
+    StartedRecord | ResumedRecord | ProbedRecord | ScoredRecord | SteppedRecord | ReplannedRecord
+    | EvaluatedRecord
+)  # fmt: skip
+_EVENT: TypeAdapter[MetricsRecord] = TypeAdapter(
+    Annotated[MetricsRecord, Field(discriminator="event")]
+)
+
+
+def checked_event(path: Path, number: int, record: Record) -> MetricsRecord:
+    """A line as a record of its kind.
+
+    Raises:
+        InputError: naming file, line and field.
+    """
+    try:
+        return _EVENT.validate_python(record)
+    except ValidationError as error:
+        raise InputError(f"{path}: line {number}: {describe_first_error(error)}") from None

@@ -1,0 +1,194 @@
+"""A fine-tuning run from a plan: metrics while it runs, checkpoints, and a result."""
+
+import json
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from analysis.console.progress import TerminalProgress
+from analysis.finetuning.finetune_job import FineTuneJob, prepare_finetune
+from analysis.finetuning.finetune_request import FineTuneRequest
+from analysis.finetuning.follow import CheckpointPolicy, Outcome, follow
+from analysis.finetuning.metrics_file import (
+    METRICS,
+    MetricsFile,
+    Record,
+    epoch_rows,
+    records_until,
+    solver_share,
+    started,
+)
+from analysis.finetuning.read_back import check_same_training
+from analysis.results.run_dir import PLAN, PROVENANCE
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.plan.plan_file import dump_plan, save_plan
+from runtime.checkpoint.checkpoint import Found
+from runtime.ranks.agreement import together
+from runtime.ranks.job import Ranks, close_ranks, init_ranks
+from runtime.steady_process import steady_process
+from runtime.training.events import Event, Replanned, Stepped
+from runtime.training.loop import train
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """What came of it.
+
+    Attributes:
+        summary: data, device, one row per epoch, folder and provenance; None on ranks above 0.
+        outcome: how it ended.
+        notes: what a user should know, a line each.
+    """
+
+    summary: dict[str, Any] | None
+    outcome: Outcome
+    notes: tuple[str, ...]
+
+
+def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress) -> FineTuneResult:
+    """Train; write ``metrics.jsonl``, the plan, checkpoints, ``provenance.json``, and what was
+    trained.
+
+    Under torchrun every rank calls this and holds its part of the plan; otherwise all subnets are
+    here. SIGINT and SIGTERM let the running step end, and leave a checkpoint.
+
+    Raises:
+        InputError: the plan is for another model than can be built with these options, the data
+            cannot be used, or the checkpoint cannot be gone on from.
+        RankError: another rank died or hung.
+    """
+    steady_process()
+    ranks = init_ranks(request.device)
+    if ranks.rank > 0:
+        progress = TerminalProgress(Console(quiet=True))
+    try:
+        return _run(request, out, ranks, progress)
+    finally:
+        close_ranks(ranks)
+
+
+def _check_folder(out: Path, request: FineTuneRequest) -> None:
+    """Refuse a folder with a training that has ended, or with a plan that is another one and not of
+    a training that this one replaces."""
+    kept = out / PLAN
+    if request.resume is None and (out / METRICS).exists() and (out / PROVENANCE).exists():
+        raise InputError(
+            f"{out}: has a training that has ended and would be replaced; give another --out, or "
+            f"remove the folder"
+        )
+    if not kept.exists() or (out / METRICS).exists():
+        return
+    try:
+        text = kept.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if text != dump_plan(request.plan):
+        raise InputError(f"{kept}: is another plan and would be replaced; give another --out")
+
+
+def _run(
+    request: FineTuneRequest, out: Path, ranks: Ranks, progress: TerminalProgress
+) -> FineTuneResult:
+    together(ranks, lambda: _check_folder(out, request), "the look at the folder")
+    job = prepare_finetune(request, ranks, progress)
+    facts = dict(job.state.provenance)
+    is_first = ranks.rank == 0
+
+    def open_metrics() -> MetricsFile | None:
+        if not is_first:
+            return None
+        first = _first_records(out / METRICS, job)
+        save_plan(request.plan, out / PLAN)
+        return MetricsFile(out / METRICS, first)
+
+    metrics = together(ranks, open_metrics, "the opening of the file of metrics")
+    if metrics is not None:
+        for event in job.before:
+            metrics.add(event)
+    policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
+    with progress.stage("Fine-tune") as tell:
+
+        def on_event(event: Event) -> None:
+            if metrics is not None:
+                metrics.add(event)
+            if isinstance(event, Replanned):
+                progress.note(f"after step {event.step}: {event.reason}")
+            if isinstance(event, Stepped):
+                tell(event.step, event.num_steps)
+                if not isfinite(event.loss):
+                    together(ranks, lambda: _diverged(event), "the end of a diverged training")
+
+        events = train(
+            job.trainer,
+            job.minibatches,
+            request.plan.workload,
+            job.schedules,
+            job.settings,
+            job.state.step if job.found else None,
+            job.replanner,
+            job.seen,
+        )
+        begun_with = job.found.path if job.found else None
+        outcome = follow(
+            events, job.save_state, job.state, policy, on_event, begun_with, ranks, job.replanner
+        )
+    if outcome.signal is None:
+        together(ranks, lambda: job.trainer.save_result(out), "the writing of what was trained")
+        if is_first:
+            write_text(out / PROVENANCE, json.dumps(facts, indent=1) + "\n")
+    if metrics is None:
+        return FineTuneResult(None, outcome, ())
+    metrics.close()
+    summary = {
+        "data": job.data_name,
+        "device": facts["device"],
+        "num_ranks": ranks.num_ranks,
+        "epochs": epoch_rows(metrics.records),
+        "solver_share_of_step": solver_share(metrics.records),
+        "scoring": next((r for r in metrics.records if r["event"] == "scored"), None),
+        "out": str(out),
+        "provenance": facts,
+    }
+    return FineTuneResult(summary, outcome, job.notes)
+
+
+def _diverged(event: Stepped) -> None:
+    raise InputError(
+        f"the loss of step {event.step} is {event.loss}: the training has diverged at a learning "
+        f"rate of {event.lr:.3g}; give it a smaller --learning-rate"
+    )
+
+
+def _first_records(path: Path, job: FineTuneJob) -> list[Record]:
+    """What the file of metrics begins with: of a training that goes on, all until there.
+
+    In a new folder they are those of the folder that the checkpoint is from, if they are there.
+
+    Raises:
+        InputError: the file is of another training than the one that goes on.
+    """
+    state, found = job.state, job.found
+    facts = {"plan_sha256": state.plan_sha256, "num_ranks": state.num_ranks}
+    began = started(settings=dict(state.settings), **facts, provenance=dict(state.provenance))
+    if found is None:
+        return [began]
+    before = records_until(path, state.step) if path.exists() else _records_of(found)
+    if before:
+        check_same_training(path, before, found.state)
+    resumed = {"event": "resumed", "step": state.step, "checkpoint": str(found.path), **facts}
+    return [*(before or [began]), {**resumed, "provenance": dict(state.provenance)}]
+
+
+def _records_of(found: Found) -> list[Record]:
+    """Of the training that wrote a checkpoint into its own folder, until then; none elsewhere."""
+    path = found.path.parent.parent / METRICS
+    try:
+        records = records_until(path, found.state.step)
+        check_same_training(path, records, found.state)
+    except InputError:
+        return []
+    return records

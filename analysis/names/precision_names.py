@@ -1,0 +1,10 @@
+"""The precision of messages and lanes, by name."""
+
+from enum import StrEnum
+
+
+class PrecisionName(StrEnum):
+    """What ``--precision`` takes; keys of `d2ft_sched.model.workload.ELEMENT_BYTES`."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"

@@ -1,0 +1,99 @@
+"""Placements by the names that the command line takes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.names.placement_names import PlacementName
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.placement_search.balanced import place_candidates
+from d2ft_sched.placement_search.dense_step import DenseStep
+from d2ft_sched.placement_search.layout import to_counts
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.schedule import uniform_schedule
+
+MAX_CANDIDATES = 4
+"""Placements that a plan for a step time is tried on."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Placements to try, the preferred one first.
+
+    Attributes:
+        placements: one or more.
+        dense_step_s: seconds of the dense step on the first.
+        lower_bound_s: seconds that no placement beats; None where nothing was searched, and where
+            adapters train: `DenseStep` takes their first block for dearer than it is.
+        fits_dense: whether the dense step fits the memory of the first.
+    """
+
+    placements: tuple[Placement, ...]
+    dense_step_s: float
+    lower_bound_s: float | None
+    fits_dense: bool
+
+    def describe(self, num_devices: int) -> str:
+        """One line for people."""
+        placement = self.placements[0]
+        text = (
+            f"{len(set(placement.subnet_device))} of {num_devices} devices hold subnets, "
+            f"{len(placement.owners)} own micro-batches; the dense step takes "
+            f"{self.dense_step_s:.4g} s (predicted)"
+        )
+        if self.lower_bound_s is not None:
+            text += f", no placement takes less than {self.lower_bound_s:.4g} s"
+        if not self.fits_dense:
+            text += "; it does not fit their memory, which limits what plans keep for backward"
+        return text
+
+
+def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: int) -> Placed:
+    """The placements of that name.
+
+    Raises:
+        InputError: memory does not suffice, or devices are more than a block's subnets.
+    """
+    if name == PlacementName.ROUND_ROBIN:
+        placement = place_round_robin(
+            workload.partition, workload.num_microbatches, len(cluster.devices)
+        )
+        return Placed(
+            (placement,),
+            dense_step_s(workload, cluster, placement, num_waves),
+            None,
+            fits_dense=_fits_dense(workload, cluster, placement, num_waves),
+        )
+    found = place_candidates(
+        workload, cluster, num_waves=num_waves, every_device=name == PlacementName.EVERY_DEVICE
+    )
+    placements = tuple(result.placement for result in found[:MAX_CANDIDATES])
+    if workload.lora is not None:
+        dense_s = dense_step_s(workload, cluster, placements[0], num_waves)
+        return Placed(placements, dense_s, None, found[0].fits_dense)
+    return Placed(placements, found[0].dense_step_s, found[0].lower_bound_s, found[0].fits_dense)
+
+
+def _fits_dense(workload: Workload, cluster: Cluster, placement: Placement, num_waves: int) -> bool:
+    needed = device_memory(workload, placement, _dense(workload), num_waves).total
+    return all(needed <= [device.memory_bytes for device in cluster.devices])
+
+
+def dense_step_s(
+    workload: Workload, cluster: Cluster, placement: Placement, num_waves: int = 1
+) -> float:
+    """Seconds of the dense step: by `DenseStep`, and simulated where adapters train, whose first
+    block and all-reduce that leaves out."""
+    if workload.lora is not None:
+        from sim.step import simulate_step
+
+        return simulate_step(workload, cluster, placement, _dense(workload), num_waves).step_s
+    step = DenseStep(workload, cluster, tuple(range(len(cluster.devices))), num_waves)
+    return step.seconds(to_counts(step, placement), placement.owner)
+
+
+def _dense(workload: Workload) -> np.ndarray:
+    return uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)

@@ -1,0 +1,106 @@
+"""From a request of the command line to a plan: placement first, then a budget or a step time."""
+
+from dataclasses import dataclass, replace
+
+from analysis.names.placement_names import PlacementName
+from analysis.planning.placing import Placed, place
+from analysis.planning.request import Request
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.planning import make_plan
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.schedule.placement import Placement
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and how it was placed; `target` says what a step time was asked for, "" for none."""
+
+    plan: Plan
+    placed: Placed
+    target: str = ""
+
+
+def plan_request(
+    request: Request,
+    placement: PlacementName,
+    *,
+    target_step_time: str | None = None,
+    aligned: bool | None = None,
+    solver: str = "dp",
+    num_waves: int = 1,
+    seed: int = 0,
+    time_limit_s: float | None = None,
+) -> Planned:
+    """Place, then plan.
+
+    Args:
+        request: model, cluster, scores and budget.
+        placement: how to place.
+        target_step_time: as `sim.target.target_search.parse_target` reads it; replaces the budget.
+        aligned: see `Budget`; None for yes where a communication budget and shared messages ask
+            for it. A target tries both.
+        solver, num_waves, seed, time_limit_s: as for `make_plan`.
+
+    Raises:
+        InputError: a budget and a target, or what `make_plan` and `plan_for_target` refuse.
+    """
+    budget = request.budget
+    fractions = (budget.compute, budget.communication, budget.memory)
+    if target_step_time is not None and fractions != (1, 1, 1):
+        raise InputError(
+            "--target-step-time sets the capacities by itself; leave --budget-compute, "
+            "--budget-comm and --budget-memory out"
+        )
+    if target_step_time is not None and budget.coverage:
+        raise InputError("--target-step-time knows no coverage; leave --coverage out")
+    if target_step_time is not None and not budget.per_block:
+        raise InputError("--target-step-time levels every block; leave --per-device out")
+    placed = place(placement, request.workload, request.cluster, num_waves)
+    if target_step_time is None:
+        if aligned is None:
+            aligned = is_better_aligned(budget, request.workload, placed.placements[0])
+        plan = make_plan(
+            request.workload,
+            request.cluster,
+            request.scores,
+            replace(budget, aligned=aligned),
+            solver=solver,
+            placement=placed.placements[0],
+            num_waves=num_waves,
+            seed=seed,
+            time_limit_s=time_limit_s,
+        )
+        return Planned(plan, placed)
+    from sim.target.target_search import parse_target, plan_for_target
+
+    value, is_fraction = parse_target(target_step_time)
+    target_s = value * placed.dense_step_s if is_fraction else value
+    plan = plan_for_target(
+        request.workload,
+        request.cluster,
+        request.scores,
+        target_s,
+        placements=placed.placements,
+        aligned=aligned,
+        solver=solver,
+        num_waves=num_waves,
+        seed=seed,
+        time_limit_s=time_limit_s,
+    )
+    said = f"{target_s:.4g} s"
+    if is_fraction:
+        said += f" ({value:g} of the dense step of {placed.dense_step_s:.4g} s, {placement} placed)"
+    return Planned(plan, placed, said)
+
+
+def is_better_aligned(budget: Budget, workload: Workload, placement: Placement) -> bool:
+    """Whether bytes are to be exact: they have a budget and subnets share messages."""
+    return budget.communication < 1 and shares_messages(workload, placement)
+
+
+def shares_messages(workload: Workload, placement: Placement) -> bool:
+    """Whether a device holds several subnets of a block, which share their messages."""
+    pairs = set(zip(workload.partition.block.tolist(), placement.subnet_device, strict=True))
+    return len(pairs) < workload.num_subnets

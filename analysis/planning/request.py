@@ -1,0 +1,75 @@
+"""What `plan` and `compare` ask for: the options of the command line as planning inputs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.commands.options import parse_heads
+from analysis.names.precision_names import PrecisionName
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.cluster_file import load_cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape_file import load_model_shape
+from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.scores import Scores, load_scores, uniform_scores
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that `d2ft_sched.plan.planning.make_plan` needs but the solver."""
+
+    workload: Workload
+    cluster: Cluster
+    scores: Scores
+    budget: Budget
+
+
+def read_request(
+    *,
+    model: str,
+    image_size: int | None,
+    num_classes: int,
+    heads_per_subnet: str,
+    microbatches: int,
+    microbatch_size: int,
+    cluster_file: Path,
+    scores_file: Path | None,
+    budget: Budget,
+    num_tokens: int | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    precision: PrecisionName = PrecisionName.FLOAT32,
+) -> Request:
+    """Load the files and build the workload; every mistake is an InputError."""
+    shape = load_model_shape(
+        model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
+    )
+    workload = Workload(
+        shape=shape,
+        partition=partition_by_heads(shape, parse_heads(heads_per_subnet)),
+        microbatch_samples=(microbatch_size,) * microbatches,
+        element_bytes=ELEMENT_BYTES[precision],
+        lora=read_lora(lora_rank, lora_alpha),
+    )
+    size = (workload.num_subnets, workload.num_microbatches)
+    return Request(
+        workload=workload,
+        cluster=load_cluster(cluster_file),
+        scores=load_scores(scores_file, *size) if scores_file else uniform_scores(*size),
+        budget=budget,
+    )
+
+
+def read_lora(rank: int | None, alpha: float | None) -> Lora | None:
+    """Adapters of that rank, their alpha the rank if nothing is said; None to train all parameters.
+
+    Raises:
+        InputError: an alpha without a rank, or one of them is out of range.
+    """
+    if rank is None:
+        if alpha is not None:
+            raise InputError(f"--lora-alpha is {alpha:g} without --lora-rank; give the rank, too")
+        return None
+    return Lora(rank, float(rank) if alpha is None else alpha)

@@ -1,0 +1,158 @@
+"""The first screen of the report: what is saved, how sure that is, what it costs in accuracy."""
+
+from dataclasses import dataclass
+
+from analysis.console.formatting import less_or_more, percent, points, quantity, sentence_start
+from analysis.plots.style import run_title
+from analysis.results.run_dir import Run
+from analysis.results.savings import (
+    accuracy_interval,
+    cluster_savings,
+    device_pairs,
+    device_savings,
+    rank_correlation,
+    worst_error,
+)
+from analysis.simulating.alone import fastest_alone
+from d2ft_sched.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question with its figure, where that comes from, and what stands behind it."""
+
+    question: str
+    figure: str
+    basis: str
+    facts: tuple[str, ...]
+
+
+def question(run: Run) -> str:
+    """What was asked, in one sentence."""
+    plan, data = run.plan, run.measurement.data
+    shape, budget = plan.workload.shape, plan.budget
+    return (
+        f"What does D2FT save, and what does it cost, when {shape.name} "
+        f"({shape.num_blocks} blocks of {shape.num_heads} heads) is fine-tuned on {data.name} "
+        f"({data.num_train:,} training and {data.num_test:,} test images of {data.image_size} px, "
+        f"{data.num_classes} classes) on cluster {plan.cluster.name} "
+        f"({len(plan.cluster.devices)} devices) with {percent(budget.compute, 0)} of the dense "
+        f"run's compute and {percent(budget.communication, 0)} of its communication, scheduled by "
+        f"the solver {plan.solver.name}?"
+    )
+
+
+def answers(run: Run) -> tuple[Answer, Answer, Answer]:
+    """The three answers in the order in which they are asked."""
+    return _saving(run), _certainty(run), _accuracy(run)
+
+
+def _saving(run: Run) -> Answer:
+    cluster, device = cluster_savings(run.prediction.cluster), device_savings(run)
+    predicted = changes(
+        ("FLOPs", cluster["flops"].predicted),
+        ("bytes exchanged", cluster["exchange_bytes"].predicted),
+        ("peak memory of the fullest device", cluster["peak_memory_bytes"].predicted),
+    )
+    measured = changes(
+        ("step time", device["step_s"].measured),
+        ("FLOPs", device["flops"].measured),
+        ("peak memory", device["peak_memory_bytes"].measured),
+    )
+    return Answer(
+        "What will I save?",
+        f"{less_or_more(cluster['step_s'].predicted or 0.0)} step time",
+        f"predicted for cluster {run.plan.cluster.name}, against dense fine-tuning",
+        (
+            f"Also predicted there: {predicted}.",
+            f"Measured on one device ({run.measurement.device}): {measured}.",
+            beside_one_device(run.plan, run.prediction.cluster["plan"].step_s),
+        ),
+    )
+
+
+def beside_one_device(plan: Plan, planned_s: float) -> str:
+    """What the fastest device that could hold the dense step alone would take for it."""
+    alone = fastest_alone(plan)
+    if alone is None:
+        return "No device of the cluster could hold the dense step alone."
+    verdict = "faster" if alone.step_s < planned_s else "slower"
+    return (
+        f"Dense on {alone.device} alone is predicted to take {quantity(alone.step_s, 's')} a step: "
+        f"{verdict} than the plan on the whole cluster ({quantity(planned_s, 's')})."
+    )
+
+
+def changes(*savings: tuple[str, float | None]) -> str:
+    """Savings in words, those that are known."""
+    return ", ".join(
+        f"{title} {less_or_more(saving)}" for title, saving in savings if saving is not None
+    )
+
+
+def _certainty(run: Run) -> Answer:
+    step_pairs = device_pairs(run, "step_s")
+    saving = device_savings(run)["step_s"]
+    facts = []
+    if saving.predicted is not None and saving.measured is not None:
+        facts.append(
+            f"Saving of step time on one device: predicted {percent(saving.predicted)}, "
+            f"measured {percent(saving.measured)}."
+        )
+    others = [
+        f"{title} by at most {percent(error, 2)}"
+        for title, attribute in (("FLOPs", "flops"), ("peak memory", "peak_memory_bytes"))
+        if (error := worst_error(device_pairs(run, attribute))) is not None
+    ]
+    if others:
+        facts.append(f"Predictions there are off in {' and in '.join(others)}.")
+    tau = rank_correlation(step_pairs)
+    if tau is not None:
+        facts.append(
+            f"Order of the {len(step_pairs)} runs by step time, predicted against measured: "
+            f"Kendall's tau {tau:.2f}."
+        )
+    source = (
+        "measured curves of its devices"
+        if run.prediction.cluster["plan"].calibrated
+        else "figures given for its devices, not calibrated by measurement"
+    )
+    facts.append(f"The cluster was simulated, not run: its predictions rest on {source}.")
+    record = run.plan.solver
+    gap = "no bound proven" if record.gap is None else f"proven gap {percent(record.gap, 2)}"
+    facts.append(f"The schedule is {record.status} for its scores ({record.name}, {gap}).")
+    error = worst_error(step_pairs)
+    return Answer(
+        "How sure is that?",
+        f"off by up to {percent(error or 0.0)}",
+        f"in step time, where prediction could be checked: {len(step_pairs)} runs on one device, "
+        f"not on the cluster",
+        tuple(facts),
+    )
+
+
+def _accuracy(run: Run) -> Answer:
+    training, num_test = run.measurement.training, run.measurement.data.num_test
+    dense, plan = training["dense"].test_accuracy, training["plan"].test_accuracy
+    interval = accuracy_interval(dense, plan, num_test)
+    num_epochs = len(training["plan"].epochs)
+    facts = [
+        f"{sentence_start(run_title(name))}: {percent(other.test_accuracy)} "
+        f"({points(other.test_accuracy - dense)})."
+        for name, other in training.items()
+        if name not in ("dense", "plan")
+    ]
+    inside = abs(plan - dense) <= interval
+    facts.append(
+        f"Over {num_test:,} test images chance alone moves such a difference by about "
+        f"±{100 * interval:.1f} points (95 %): this one is "
+        f"{'within that and may be none' if inside else 'beyond that'}."
+    )
+    facts.append("Each run was trained once (one seed): the spread over seeds is not known here.")
+    return Answer(
+        "What does it cost in accuracy?",
+        points(plan - dense),
+        f"top-1 after {num_epochs} epoch{'s' if num_epochs > 1 else ''}: plan {percent(plan)}, "
+        f"dense {percent(dense)}",
+        tuple(facts),
+    )

@@ -1,0 +1,114 @@
+"""The report's part on a plan that was neither run nor measured: a prediction, made anew."""
+
+from pathlib import Path
+
+from analysis.console.formatting import less_or_more, percent, quantity
+from analysis.console.output import outside_calibration
+from analysis.plots.schedule_heatmap import schedule_heatmap
+from analysis.plots.timeline import block_gantt, step_gantt
+from analysis.plots.workload import network_seconds, workload_per_device
+from analysis.reporting.headline import Answer, beside_one_device, changes
+from analysis.reporting.report_demo import FILES, step_times
+from analysis.reporting.report_part import SAVING, Part
+from analysis.reporting.report_tables import (
+    link_table,
+    predicted_savings_table,
+    provenance_table,
+    workload_table,
+)
+from analysis.results.run_dir import PLAN
+from analysis.results.run_records import StepPrediction
+from analysis.results.savings import cluster_savings
+from d2ft_sched.plan.plan_file import load_plan
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.schedule import uniform_schedule
+from sim.step import simulate_plan, simulate_step
+
+
+def plan_part(folder: Path) -> Part | None:
+    """The part on a folder with a plan and no results of its run; None for another folder.
+
+    Raises:
+        InputError: the plan file is no such file.
+    """
+    if not (folder / PLAN).exists() or any((folder / name).exists() for name in FILES):
+        return None
+    plan = load_plan(folder / PLAN)
+    workload, cluster = plan.workload, plan.cluster
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    with outside_calibration() as warned:
+        steps = {
+            "dense": simulate_step(
+                workload, cluster, plan.placement, dense, num_waves=plan.num_waves
+            ),
+            "plan": simulate_plan(plan),
+        }
+    predictions = {
+        name: StepPrediction.model_validate(step.summary()) for name, step in steps.items()
+    }
+    timelines = {name: step.timeline() for name, step in steps.items()}
+    savings = cluster_savings(predictions)
+    budget, shape = plan.budget, workload.shape
+    block, times = shape.num_blocks // 2, step_times(predictions)
+    title = f"{shape.name} on {cluster.name}"
+    return Part(
+        "plan",
+        title,
+        f"What would a step of {shape.name} ({shape.num_blocks} blocks of {shape.num_heads} heads) "
+        f"take on cluster {cluster.name} ({len(cluster.devices)} devices) by this plan, made with "
+        f"{percent(budget.compute, 0)} of the dense run's compute and "
+        f"{percent(budget.communication, 0)} of its communication by the solver "
+        f"{plan.solver.name}?",
+        (
+            Answer(
+                SAVING,
+                f"{less_or_more(savings['step_s'].predicted or 0.0)} step time",
+                f"predicted for cluster {cluster.name}, against dense fine-tuning",
+                (
+                    "Also predicted there: "
+                    + changes(
+                        ("FLOPs", savings["flops"].predicted),
+                        ("bytes exchanged", savings["exchange_bytes"].predicted),
+                        (
+                            "peak memory of the fullest device",
+                            savings["peak_memory_bytes"].predicted,
+                        ),
+                    )
+                    + ".",
+                    beside_one_device(plan, predictions["plan"].step_s),
+                ),
+            ),
+        ),
+        provenance_table(title, plan.provenance),
+        {
+            "cluster": cluster.name,
+            "savings": predicted_savings_table(cluster.name, predictions),
+            "workload": workload_table(cluster.name, predictions, timelines),
+            "links": link_table(cluster.name, predictions),
+            "calibrated": predictions["plan"].calibrated,
+            "warned": warned,
+            "network": [
+                quantity(network_seconds(timelines[name]), "s") for name in ("dense", "plan")
+            ],
+            "num_waves": plan.num_waves,
+            "solver": plan.solver,
+        },
+        {
+            "schedule": (
+                lambda: schedule_heatmap(plan),
+                "The operation of every subnet and micro-batch: FULL, FORWARD_ONLY or SHORTCUT.",
+            ),
+            "timeline": (
+                lambda: step_gantt(timelines),
+                f"What every device of {cluster.name} and its network do during one step: {times}.",
+            ),
+            "timeline_block": (
+                lambda: block_gantt(timelines, block),
+                f"The same for block {block} alone, forward and backward.",
+            ),
+            "workload": (
+                lambda: workload_per_device(timelines),
+                f"Busy and idle time of every device of {cluster.name} in one step: {times}.",
+            ),
+        },
+    )

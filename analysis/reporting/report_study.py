@@ -1,0 +1,173 @@
+"""The report's part on a study: many methods, budgets and seeds on one data set."""
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.console.formatting import less_or_more, percent, points, signed_points
+from analysis.plots.save import Drawing
+from analysis.plots.study import accuracy_against, accuracy_ranked
+from analysis.reporting.headline import Answer
+from analysis.reporting.report_part import ACCURACY, CERTAINTY, SAVING, Part
+from analysis.reporting.report_tables import (
+    Table,
+    amount_cell,
+    number_cell,
+    provenance_table,
+    text_cell,
+)
+from analysis.results.run_dir import PROVENANCE, read_json_object
+from analysis.studying.study_grid import ANY_BUDGET
+from analysis.studying.study_summary import PLOTS, load_results, summary_table
+from analysis.studying.study_table import RUNS
+
+_PICTURES = {
+    "compute_fraction": "Accuracy against compute",
+    "simulated_s": "Accuracy against predicted time on the cluster",
+    "measured_s": "Accuracy against measured time here",
+}
+
+
+def study_part(folder: Path) -> Part | None:
+    """The part on a folder that 'd2ft study' wrote; None for another folder.
+
+    Raises:
+        InputError: its tables are damaged.
+    """
+    if not (folder / RUNS).exists():
+        return None
+    runs, curves = load_results(folder)
+    provenance = read_json_object(folder / PROVENANCE)
+    summary = summary_table(runs)
+    name = str(provenance.get("study", folder.name))
+    clusters = list(dict.fromkeys(summary["cluster"]))
+    drawings: dict[str, Drawing] = {}
+    titles = []
+    for number, cluster in enumerate(clusters):
+        of_cluster = summary[summary["cluster"] == cluster]
+        own = curves[curves["cluster"] == cluster]
+        pictures = {"accuracy_ranked": ("Ranked accuracy", partial(accuracy_ranked, of_cluster))}
+        for column, title in _PICTURES.items() if len(own) else ():
+            pictures[PLOTS[column]] = (title, partial(accuracy_against, own, column))
+        for picture, (title, draw) in pictures.items():
+            said = f"{title} for every method of the study {name} on cluster {cluster}."
+            drawings[f"{picture}_{number}"] = (draw, said)
+            titles.append((f"{picture}_{number}", f"{title}, {cluster}"))
+    title = f"study {name}"
+    return Part(
+        "study",
+        title,
+        f"Which of {summary['method'].nunique()} methods keeps how much accuracy, and takes how "
+        f"much time, on {', '.join(clusters)}?",
+        _answers(name, summary),
+        provenance_table(title, provenance),
+        {
+            "table": _table(summary),
+            "pictures": titles,
+            "left_out": _left_out(runs),
+            "num_seeds": int(summary["num_seeds"].min()) if len(summary) else 0,
+        },
+        drawings,
+    )
+
+
+def _left_out(runs: pd.DataFrame) -> list[str]:
+    without = runs[runs["top1"].isna()]
+    return [
+        f"{row['method']} at {row['budget']} on {row['cluster']}, seed {row['seed']}: "
+        f"{row.get('note', 'no accuracy')}"
+        for row in without.to_dict("records")
+    ]
+
+
+def _answers(name: str, summary: pd.DataFrame) -> tuple[Answer, ...]:
+    """Of the most accurate method that spends less than dense, against the quickest dense run of
+    its cluster."""
+    pairs = []
+    for cluster in dict.fromkeys(summary["cluster"]):
+        own = [row for row in summary.to_dict("records") if row["cluster"] == cluster]
+        dense = [row for row in own if row["budget"] == ANY_BUDGET]
+        others = [row for row in own if row["budget"] != ANY_BUDGET]
+        if dense and others:
+            reference = min(dense, key=lambda row: row["simulated_total_s"])
+            pairs.append((reference, max(others, key=lambda row: row["top1_mean"])))
+    if not pairs:
+        return ()
+    reference, method = max(pairs, key=lambda pair: pair[1]["top1_mean"])
+    cluster = method["cluster"]
+    which = f"“{method['method']}” at {method['budget']}"
+    saved = 1 - method["simulated_total_s"] / reference["simulated_total_s"]
+    change = float(method["top1_mean"] - reference["top1_mean"])
+    seeds = int(method["num_seeds"])
+    spread = (
+        f"±{100 * method['top1_std']:.1f} points over {seeds} seeds"
+        if seeds > 1
+        else "one seed: the spread is not known"
+    )
+    return (
+        Answer(
+            SAVING,
+            f"{less_or_more(float(saved))} training time",
+            f"predicted for {cluster} in the study {name}, by {which}, the most accurate method "
+            f"below the dense cost, against “{reference['method']}”, the quickest dense run",
+            (f"Compute, scoring included: {percent(float(method['compute_fraction']))} of dense.",),
+        ),
+        Answer(
+            CERTAINTY,
+            spread,
+            f"of top-1 in the study {name}; its seconds on the cluster are predictions",
+            (),
+        ),
+        Answer(
+            ACCURACY,
+            points(change),
+            f"top-1 in the study {name}, mean over {seeds} seed{'s' if seeds > 1 else ''}: {which} "
+            f"{percent(float(method['top1_mean']))}, “{reference['method']}” "
+            f"{percent(float(reference['top1_mean']))}",
+            (f"Spread: {spread}.",),
+        ),
+    )
+
+
+def _table(summary: pd.DataFrame) -> Table:
+    groups = []
+    for cluster, own in summary.groupby("cluster", sort=False):
+        rows = tuple(
+            (
+                text_cell(str(row["method"])),
+                text_cell(str(row["budget"])),
+                number_cell(float(row["num_seeds"]), lambda v: f"{v:.0f}"),
+                number_cell(row["top1_mean"], percent),
+                number_cell(row["top1_less_dense"], signed_points),
+                number_cell(row["top1_std"], lambda v: f"{100 * v:.1f}"),
+                number_cell(row["compute_fraction"], percent),
+                number_cell(row["communication_fraction"], percent),
+                number_cell(row["workload_variance"], lambda v: f"{v:.3f}"),
+                amount_cell(row["simulated_step_s"], "s"),
+                amount_cell(row["simulated_total_s"], "s"),
+                amount_cell(row["measured_s"], "s"),
+                number_cell(row["solver_share_of_step"], lambda v: percent(v, 2)),
+            )
+            for row in own.to_dict("records")
+        )
+        groups.append((f"Cluster {cluster}", rows))
+    return Table(
+        "Methods of the study, means over seeds",
+        (
+            "Method",
+            "Budget",
+            "Seeds",
+            "Top-1",
+            "Against dense (points)",
+            "Spread (points)",
+            "Compute, of dense",
+            "Communication, of dense",
+            "Workload variance (of busy time over its mean)",
+            "Step on the cluster, predicted",
+            "Training on the cluster, predicted",
+            "Training and scoring here, measured",
+            "Solver, of a step",
+        ),
+        tuple(groups),
+    )

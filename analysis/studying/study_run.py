@@ -1,0 +1,314 @@
+"""One run of a study: its start, its training and its row."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.studying.study_claims import claim
+from analysis.studying.study_costs import StepCosts
+from analysis.studying.study_file import StudySchema, training_settings
+from analysis.studying.study_grid import Run, digest
+from analysis.studying.study_methods import build_recipe
+from analysis.studying.study_recipe import Recipe, adapters_of
+from analysis.studying.study_table import CURVES, RUNS, Table
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.provenance import provenance
+from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from runtime.data.load import load_data
+from runtime.models.build import build_model, input_format_of, shape_of
+from runtime.peers.training import Start, common_start, train_peer, with_adapters
+from runtime.scoring.training_scores import scoring_flops
+from runtime.torch_device import device_name, float32_products, select_device
+from runtime.training.events import Evaluated, FineTuneSettings, Stepped
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where a study's pictures and its device are.
+
+    Attributes:
+        data: data set in place of the study's, with the same samples.
+        data_root, download, device: as for ``d2ft finetune``.
+    """
+
+    data: str | None = None
+    data_root: Path | None = None
+    download: bool = False
+    device: str = "auto"
+
+
+class Worker:
+    """Does runs of one study, one after another."""
+
+    def __init__(
+        self, study: StudySchema, out: Path, order: dict[str, int], pictures: Pictures
+    ) -> None:
+        self._study, self._out, self._pictures = study, out, pictures
+        self._runs, self._curves = Table(out / RUNS, order), Table(out / CURVES, order)
+        self._start: Start | None = None
+
+    @property
+    def done(self) -> set[str]:
+        """Keys of the runs that are on disk, as far as this process knows."""
+        return {row["key"] for row in self._runs.rows}
+
+    def attempt(
+        self, run: Run, told: Callable[[int], None], *, wait: bool
+    ) -> dict[str, Any] | None:
+        """Do one run; None if it is done, or being done by another process.
+
+        Args:
+            run: what to do.
+            told: told the steps done.
+            wait: for another process that does this run, or the same training.
+        """
+        with claim(self._out, run.key, wait=wait) as is_mine:
+            self._read()
+            if not is_mine or run.key in self.done:
+                return None
+            with float32_products(self._study.training.float32_products):
+                return self._do(run, told, wait=wait)
+
+    def _read(self) -> None:
+        self._runs.read()
+        self._curves.read()
+
+    def _do(self, run: Run, told: Callable[[int], None], *, wait: bool) -> dict[str, Any] | None:
+        head = {
+            "key": run.key,
+            "cluster": run.cluster.name,
+            "budget": run.budget_name,
+            "method": run.method.name,
+            "seed": run.seed,
+        }
+        training = self._study.training
+        start = self.prepare(run.seed)
+        try:
+            lora = adapters_of(run.method, run.budget, start.workload, run.cluster)
+            if lora is not None:
+                start = with_adapters(start, lora)
+            recipe = build_recipe(run.method, run.budget, run.cluster, start, training.num_epochs)
+        except InputError as error:
+            return self._put(head | {"note": str(error)}, [])
+        name = self._training_name(run, recipe, lora)
+        with claim(self._out, name, wait=wait) as is_mine:
+            if not is_mine:
+                return None
+            self._read()
+            measured = known_training(name, self._runs.rows, self._curves.rows)
+            note = "" if measured is None else "trained once for several rows"
+            if measured is None:
+                measured = train(start, recipe, run.seed, training.learning_rate, told)
+            head |= {"training": name, "note": note}
+            return self._put(*rows(head, recipe, start, measured, training.num_epochs))
+
+    def _training_name(self, run: Run, recipe: Recipe, lora: Lora | None) -> str:
+        """The same for runs that train the same."""
+        if recipe.policy is not None:
+            return digest(["decided step by step", run.key])
+        return digest(
+            [
+                training_settings(self._study),
+                run.seed,
+                recipe.leave_out,
+                recipe.rescale,
+                recipe.lr_factor,
+                hashlib.sha256(recipe.schedules.tobytes()).hexdigest(),
+                *([] if lora is None else [asdict(lora)]),
+                *([recipe.num_frozen_blocks] if recipe.num_frozen_blocks else []),
+            ]
+        )
+
+    def _put(self, row: dict[str, Any], curve: list[dict[str, Any]]) -> dict[str, Any]:
+        facts = provenance(row["seed"])
+        row["device"] = device_name(select_device(self._pictures.device))
+        for name in ("created_utc", "d2ft_version", "torch_version"):
+            row[name] = facts[name]
+        self._curves.put(row["key"], curve)
+        self._runs.put(row["key"], [row])
+        return row
+
+    def prepare(self, seed: int) -> Start:
+        """The start of a seed, which is kept until another is asked for.
+
+        Raises:
+            InputError: pictures or model that cannot be had.
+        """
+        if self._start is None or self._start.seed != seed:
+            self._start = start_of(self._study, seed, self._pictures)
+        return self._start
+
+
+def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
+    """Samples, model and fitted classifier that all methods of a seed begin with."""
+    model = build_model(
+        study.model.name,
+        image_size=study.data.image_size,
+        num_tokens=study.data.num_tokens,
+        num_classes=study.data.num_classes,
+        weights=study.model.weights,
+        pretrained=study.model.pretrained,
+        seed=seed,
+    )
+    shape = shape_of(model)
+    samples = load_data(
+        where.data or study.data.name,
+        input_format_of(shape),
+        num_train=study.data.num_train,
+        num_test=study.data.num_test,
+        seed=seed,
+        data_root=where.data_root,
+        download=where.download,
+        held_out=study.data.evaluate_on == "held_out",
+    )
+    if samples.num_classes != study.data.num_classes:
+        raise InputError(
+            f"data.num_classes is {study.data.num_classes}; {study.data.name} has "
+            f"{samples.num_classes}"
+        )
+    batch = study.minibatch
+    workload = Workload(
+        shape,
+        partition_by_heads(shape, batch.heads_per_subnet),
+        (batch.microbatch_samples,) * batch.num_microbatches,
+    )
+    return common_start(
+        model,
+        samples,
+        workload,
+        seed,
+        select_device(where.device),
+        linear_probe=study.training.linear_probe,
+    )
+
+
+Measured = list[tuple[int, int, float, float, float]]
+"""Epoch, steps behind, top-1, test loss and measured seconds of training without scoring, at every
+evaluation."""
+
+
+def train(
+    start: Start, recipe: Recipe, seed: int, lr: float, told: Callable[[int], None]
+) -> Measured:
+    """Train a copy of the start's model by a recipe."""
+    settings = FineTuneSettings(num_epochs=recipe.num_epochs, lr=lr * recipe.lr_factor, seed=seed)
+    measured: Measured = []
+    steps, seconds = 0, 0.0
+    events = train_peer(
+        start,
+        recipe.schedules if recipe.policy is None else recipe.policy,
+        settings,
+        leave_out=recipe.leave_out,
+        rescale=recipe.rescale,
+        num_frozen_blocks=recipe.num_frozen_blocks,
+    )
+    for event in events:
+        if isinstance(event, Stepped):
+            steps, seconds = event.step, seconds + event.step_s
+            told(steps)
+        elif isinstance(event, Evaluated):
+            scoring_s = recipe.policy.scoring_s if recipe.policy else 0.0
+            measured.append((event.epoch, steps, event.top1, event.loss, seconds - scoring_s))
+    return measured
+
+
+def known_training(
+    training: str, rows: list[dict[str, Any]], curves: list[dict[str, Any]]
+) -> Measured | None:
+    """What a run with the same training measured, or None."""
+    key = next((row["key"] for row in rows if row.get("training") == training), None)
+    if key is None:
+        return None
+    return [
+        (c["epoch"], c["num_steps"], c["top1"], c["test_loss"], c["measured_train_s"])
+        for c in curves
+        if c["key"] == key
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What scoring cost, and when.
+
+    Attributes:
+        flops, seconds: of all passes.
+        share_spent: of the passes, by the time that so many steps are done, ``[num_steps + 1]``.
+    """
+
+    flops: float
+    seconds: float
+    share_spent: np.ndarray
+
+
+def scoring_of(recipe: Recipe, start: Start) -> Scoring:
+    """What scoring cost in a run that has been trained."""
+    policy, scored = recipe.policy, recipe.scored
+    if policy is None:
+        at_once = np.ones(len(recipe.schedules) + 1)
+        return Scoring(scored.flops, scored.seconds, at_once) if scored else Scoring(0, 0, at_once)
+    spent = np.cumsum([0, *policy.minibatches_scored])
+    if not spent[-1]:
+        return Scoring(0, policy.scoring_s, np.zeros(len(spent)))
+    each = scoring_flops(start.model, start.workload, *policy.score_names)
+    return Scoring(float(spent[-1]) * each, policy.scoring_s, spent / spent[-1])
+
+
+def rows(
+    head: dict[str, Any], recipe: Recipe, start: Start, measured: Measured, num_epochs: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of a run and its curve, with `head` in front of both."""
+    scoring = scoring_of(recipe, start)
+    if recipe.policy is not None:
+        recipe = replace(
+            recipe, schedules=np.array(recipe.policy.schedules), solve_s=recipe.policy.solve_s
+        )
+    costs = StepCosts(recipe, start.workload)
+    predictions = [costs.of(schedule) for schedule in recipe.schedules]
+    dense = costs.dense()
+    dense_steps = num_epochs * start.num_minibatches
+    scoring_flops = scoring.flops
+    scoring_s = scoring_flops / dense.flops * dense.step_s
+    step_s = np.array([p.step_s for p in predictions])
+    flops = np.array([p.flops for p in predictions])
+    exchanged = np.array([p.exchange_bytes for p in predictions])
+    scoring_bytes = scoring_flops / dense.flops * dense.exchange_bytes
+    busy_s = np.mean([p.device_busy_s for p in predictions], axis=0)
+    dense_flops = dense.flops * dense_steps
+    curve = []
+    for epoch, steps, top1, loss, seconds in measured:
+        scored = scoring.share_spent[steps]
+        spent = {
+            "compute_fraction": (flops[:steps].sum() + scored * scoring_flops) / dense_flops,
+            "simulated_s": step_s[:steps].sum() + scored * scoring_s,
+            "measured_train_s": seconds,
+        }
+        facts = {"epoch": epoch, "num_steps": steps, "top1": top1, "test_loss": loss}
+        curve.append({k: head[k] for k in ("key", "cluster", "budget", "method", "seed")})
+        curve[-1] |= facts | spent
+    dense_bytes = dense.exchange_bytes * dense_steps
+    last = curve[-1]
+    row = head | {
+        "num_steps": last["num_steps"],
+        "top1": last["top1"],
+        "compute_fraction": last["compute_fraction"],
+        "scoring_compute_fraction": scoring_flops / dense_flops,
+        "communication_fraction": (exchanged.sum() + scoring_bytes) / dense_bytes
+        if dense_bytes
+        else 0.0,
+        "simulated_step_s": step_s.mean(),
+        "simulated_step_max_s": step_s.max(),
+        "simulated_scoring_s": scoring_s,
+        "simulated_total_s": last["simulated_s"],
+        "workload_cv": float(busy_s.std() / busy_s.mean()),
+        "measured_train_s": last["measured_train_s"],
+        "measured_scoring_s": scoring.seconds,
+        "solver_s_per_step": recipe.solve_s / len(step_s),
+        "solver_share_of_step": recipe.solve_s / last["measured_train_s"],
+    }
+    return row, curve

@@ -1,0 +1,161 @@
+"""What a study found: means and spreads over seeds, and time to accuracy."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.console.formatting import percent, quantity
+from analysis.plots.save import save_both
+from analysis.plots.study import accuracy_against, accuracy_ranked
+from analysis.studying.study_grid import ANY_BUDGET
+from analysis.studying.study_table import CURVES, RUNS, load_table
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.atomic_write import write_text
+
+GROUP = ["cluster", "budget", "method"]
+SPENT = ("workload_cv", "measured_train_s", "measured_scoring_s")
+"""Columns of ``runs.csv`` that means of others are made from."""
+MEANS = (
+    "compute_fraction",
+    "scoring_compute_fraction",
+    "communication_fraction",
+    "workload_variance",
+    "simulated_step_s",
+    "simulated_total_s",
+    "measured_s",
+    "solver_share_of_step",
+)
+SAVED = tuple(name for name in MEANS if name not in ("workload_variance", "measured_s"))
+"""Means of columns that ``runs.csv`` has."""
+PLOTS = {
+    "compute_fraction": "accuracy_flops",
+    "simulated_s": "accuracy_seconds",
+    "measured_s": "accuracy_measured",
+}
+
+
+def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per cluster, budget and method, in the order of first appearance.
+
+    Columns: seeds, top-1 as mean and standard deviation over seeds, its mean distance from the
+    first dense method of the same cluster and seed, and the means of `MEANS`. Measured seconds are
+    of training and scoring; the workload's variance is that of the devices' busy seconds over the
+    square of their mean.
+    """
+    runs = runs.dropna(subset=["top1"]).copy()
+    runs["workload_variance"] = runs["workload_cv"] ** 2
+    runs["measured_s"] = runs["measured_train_s"] + runs["measured_scoring_s"]
+    dense = runs[runs["budget"] == ANY_BUDGET].groupby(["cluster", "seed"])["top1"].first()
+    of_dense = dense.reindex(pd.MultiIndex.from_frame(runs[["cluster", "seed"]])).to_numpy()
+    runs["top1_less_dense"] = runs["top1"] - of_dense
+    groups = runs.groupby(GROUP, sort=False)
+    table = groups[list(MEANS)].mean()
+    table.insert(0, "num_seeds", groups["seed"].nunique())
+    table.insert(1, "top1_mean", groups["top1"].mean())
+    table.insert(2, "top1_std", groups["top1"].std(ddof=1))
+    table.insert(3, "top1_less_dense", groups["top1_less_dense"].mean())
+    return table.reset_index()
+
+
+COLUMNS = (
+    "method", "budget", "seeds", "top-1", "against dense", "compute", "communication",
+    "workload variance", "step, predicted", "training, predicted", "training, measured", "solver",
+)  # fmt: skip
+
+
+def table_rows(summary: pd.DataFrame) -> list[list[str]]:
+    """Rows of a cluster's part of a `summary_table`, for people, in the order of `COLUMNS`."""
+    rows = []
+    for row in summary.to_dict("records"):
+        spread = "" if row["num_seeds"] < 2 else f" \N{PLUS-MINUS SIGN} {100 * row['top1_std']:.1f}"
+        against = row["top1_less_dense"]
+        rows.append(
+            [
+                row["method"],
+                row["budget"],
+                str(row["num_seeds"]),
+                f"{100 * row['top1_mean']:.1f}{spread}",
+                "-" if np.isnan(against) else f"{100 * against:+.1f}",
+                percent(row["compute_fraction"]),
+                percent(row["communication_fraction"]),
+                f"{row['workload_variance']:.3f}",
+                quantity(row["simulated_step_s"], "s"),
+                quantity(row["simulated_total_s"], "s"),
+                quantity(row["measured_s"], "s"),
+                f"{100 * row['solver_share_of_step']:.2f} %",
+            ]
+        )
+    return rows
+
+
+def markdown(summary: pd.DataFrame) -> str:
+    """The table in the layout of the paper: accuracy, compute, communication, workload variance."""
+    lines = [
+        "# Summary",
+        "",
+        "Top-1 in percent, mean and standard deviation over seeds; against dense: points, of the",
+        "same seeds. Compute and communication are fractions of the dense run, scoring included;",
+        "predicted seconds are the simulator's on the cluster, measured ones those of the training",
+        "device, all subnets on it. Solver: its share of the measured training.",
+    ]
+    for cluster, own in summary.groupby("cluster", sort=False):
+        lines += ["", f"## {cluster}", "", "| " + " | ".join(COLUMNS) + " |"]
+        lines.append("|---|---|" + "---:|" * (len(COLUMNS) - 2))
+        lines += ["| " + " | ".join(row) + " |" for row in table_rows(own)]
+    return "\n".join(lines) + "\n"
+
+
+def seconds_to_accuracy(curves: pd.DataFrame, top1: float) -> pd.DataFrame:
+    """Simulated seconds until the mean over seeds first reaches an accuracy, by line between
+    evaluations; NaN where it never does. Columns `GROUP` and ``seconds``."""
+    rows = []
+    for group, own in curves.groupby(GROUP, sort=False):
+        mean = own.groupby("epoch")[["simulated_s", "top1"]].mean()
+        rows.append((*group, _first(mean["simulated_s"], mean["top1"], top1)))
+    return pd.DataFrame(rows, columns=[*GROUP, "seconds"])
+
+
+def _first(x: pd.Series, y: pd.Series, level: float) -> float:
+    xs, ys = x.to_numpy(), y.to_numpy()
+    reached = np.flatnonzero(ys >= level)
+    if not len(reached):
+        return float("nan")
+    i = int(reached[0])
+    if i == 0:
+        return float(xs[0])
+    part = (level - ys[i - 1]) / (ys[i] - ys[i - 1])
+    return float(xs[i - 1] + part * (xs[i] - xs[i - 1]))
+
+
+def load_results(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs and curves of a study's folder; ``measured_s`` of the curves includes scoring.
+
+    Raises:
+        InputError: a file is missing or damaged, or no run has an accuracy.
+    """
+    runs = load_table(out / RUNS, [*GROUP, "seed"])
+    if "top1" not in runs:
+        why = f": {runs['note'].iloc[0]}" if "note" in runs else ""
+        raise InputError(f"{out / RUNS}: no run has an accuracy{why}")
+    runs = load_table(out / RUNS, [*GROUP, "key", "seed", "top1", *SPENT, *SAVED])
+    known = [column for column in PLOTS if column != "measured_s"]
+    columns = [*GROUP, "key", "epoch", "top1", "measured_train_s", *known]
+    curves = load_table(out / CURVES, columns)
+    scoring_s = runs.drop_duplicates("key").set_index("key")["measured_scoring_s"]
+    curves["measured_s"] = curves["measured_train_s"] + scoring_s.reindex(curves["key"]).to_numpy()
+    return runs, curves
+
+
+def write_summary(out: Path) -> pd.DataFrame:
+    """Write ``summary.csv``, ``summary.md`` and the plots of a study's folder; the table."""
+    runs, curves = load_results(out)
+    table = summary_table(runs)
+    write_text(out / "summary.csv", table.to_csv(index=False))
+    write_text(out / "summary.md", markdown(table))
+    for cluster, own in curves.groupby("cluster", sort=False):
+        for column, name in PLOTS.items():
+            save_both(accuracy_against(own, column), out, f"{name}_{cluster}")
+    for cluster, own in table.groupby("cluster", sort=False):
+        save_both(accuracy_ranked(own), out, f"accuracy_ranked_{cluster}")
+    return table

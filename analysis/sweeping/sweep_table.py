@@ -1,0 +1,98 @@
+"""The table of a sweep: made from rows, written, read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.results.table_file import read_table
+from analysis.sweeping.pareto import pareto_front
+from analysis.sweeping.sweep_point import COLUMNS
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.atomic_write import write_atomically, write_text
+
+GIVEN = ("cluster", "bandwidth_scale", "compute_scale", "model", "minibatch_samples")
+"""Columns that are facts to a user rather than choices: plans compete where these agree."""
+CHOSEN = (
+    "cluster", "compute_scale", "model", "minibatch_samples", "solver", "heads_per_subnet",
+    "num_microbatches",
+)  # fmt: skip
+"""Columns besides budgets and bandwidth."""
+_OF_EVERY_PLAN = (
+    "budget_compute_fraction", "budget_communication_fraction", "budget_memory_fraction",
+    "compute_fraction", "exchange_bytes", "predicted_step_s", "predicted_dense_step_s",
+    "predicted_exchange_wait_s", "predicted_peak_memory_bytes", "step_fraction",
+    "peak_memory_fraction",
+)  # fmt: skip
+TEXTS = ("cluster", "model", "heads_per_subnet", "placement", "solver", "status", "note")
+
+
+def sweep_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """`COLUMNS` of the rows and ``is_pareto``: no other plan of the same `GIVEN` keeps as much
+    score in as short a step."""
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    numeric = [column for column in table.columns if column not in TEXTS]
+    table[numeric] = table[numeric].apply(pd.to_numeric)
+    table["note"] = table["note"].fillna("")
+    table["is_pareto"] = False
+    solved = table[table["retained_score_fraction"].notna()]
+    for _, own in solved.groupby(list(GIVEN), sort=False):
+        goals = np.column_stack([own["predicted_step_s"], -own["retained_score_fraction"]])
+        table.loc[own.index[pareto_front(goals)], "is_pareto"] = True
+    return table
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Write CSV or Parquet by the path's ending, atomically."""
+    if path.suffix == ".parquet":
+        write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+    else:
+        write_text(path, table.to_csv(index=False))
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """Read what `save_table` wrote.
+
+    Raises:
+        InputError: not there, not a table, without one of its columns, or with a row that has a
+            plan and not what it costs.
+    """
+    table = read_table(path, (*COLUMNS, "is_pareto"), "d2ft sweep", TEXTS)
+    if not pd.api.types.is_bool_dtype(table["is_pareto"]):
+        raise InputError(f"{path}: is_pareto must be True or False in every row")
+    for name in (*GIVEN, *CHOSEN, *_OF_EVERY_PLAN):
+        rows = table.index[table["retained_score_fraction"].notna() & table[name].isna()]
+        if len(rows):
+            raise InputError(
+                f"{path}: line {rows[0] + 2}: {name} is missing, though there is a plan"
+            )
+    return table.assign(note=table["note"].fillna(""))
+
+
+def thinned(front: pd.DataFrame, at_most: int) -> pd.DataFrame:
+    """So many rows of a front, evenly picked where there are more; first and last stay."""
+    picked = np.linspace(0, len(front) - 1, min(len(front), at_most)).round().astype(int)
+    return front.iloc[picked]
+
+
+def describe_given(table: pd.DataFrame) -> str:
+    """One line for the title of rows that agree in `GIVEN`."""
+    first = table.iloc[0]
+    parts = [f"{first['model']} on {first['cluster']}", f"{first['minibatch_samples']} samples"]
+    parts += [
+        f"{what} x {first[f'{what}_scale']:g}"
+        for what in ("bandwidth", "compute")
+        if first[f"{what}_scale"] != 1
+    ]
+    return ", ".join(parts)
+
+
+def describe_choice(table: pd.DataFrame) -> str:
+    """One line for what else rows agree in."""
+    first = table.iloc[0]
+    return (
+        f"{first['solver']}, {first['num_microbatches']} micro-batches, "
+        f"heads per subnet {first['heads_per_subnet']}"
+    )

@@ -1,0 +1,1 @@
+"""Predictions held against measurements, alone or on ranks (`d2ft validate`)."""

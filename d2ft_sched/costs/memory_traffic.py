@@ -1,0 +1,168 @@
+"""Bytes that each phase of a step reads and writes, in closed form.
+
+Matrix products and attention count every operand and result once (caches are taken to hold the
+rest), elementwise work counts every pass over its tensors. These bytes are the work axis of the
+curves of trunk and optimizer, and the memory roof of a device without curves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.costs.memory import trained_device_parameters
+from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
+from d2ft_sched.schedule.placement import Placement
+
+TRUNK_FORWARD_PASSES = 12
+"""Passes over ``[tokens, width]`` per block: in both sub-layers the norm reads and writes, the
+branch starts from its bias (1 write), the residual sum reads two and writes one."""
+
+TRUNK_BACKWARD_PASSES = 16
+"""In both sub-layers: norm (2 reads, 1 write), sum of the two paths' gradients (2 reads, 1 write),
+output bias (1 read), zeros where no group writes (1 write)."""
+
+IDLE_FORWARD_PASSES = 4
+"""Per block without an operation: in both sub-layers the output bias is added (1 read, 1 write)."""
+
+IDLE_BACKWARD_PASSES = 2
+"""There: output bias (1 read), in both sub-layers."""
+
+EMBEDDING_PASSES = 6
+"""Embedding, position and last norm, in either direction."""
+
+NORM_PASSES = 3
+"""The last norm's backward (2 reads, 1 write), all that is left of them where only adapters train;
+nor is the gradient read for output biases then."""
+
+
+@dataclass(frozen=True)
+class TrunkBytes:
+    """Bytes moved by the trunk, all blocks together, float ``[num_microbatches]``."""
+
+    forward: np.ndarray
+    backward: np.ndarray
+
+
+def trunk_bytes_moved(workload: Workload, num_running: np.ndarray | None = None) -> TrunkBytes:
+    """Norms, residuals, embedding and classifier of every micro-batch.
+
+    Args:
+        workload: the model and its micro-batches.
+        num_running: blocks in which anything runs in the pass that a micro-batch is part of, int
+            ``[num_microbatches]``; default all. The others have no norm to compute, but where it
+            stands after the residual sum.
+    """
+    shape = workload.shape
+    running: int | np.ndarray = shape.num_blocks
+    if num_running is not None and shape.norm_first:
+        running = num_running
+    idle = shape.num_blocks - running
+    stream = workload.stream_bytes.astype(float)
+    image_elements = shape.embed_flops / (2 * shape.width)
+    image = workload.samples * image_elements * workload.parameter_bytes
+    forward = TRUNK_FORWARD_PASSES * running + IDLE_FORWARD_PASSES * idle + EMBEDDING_PASSES
+    if workload.lora is not None:
+        backward = (TRUNK_BACKWARD_PASSES - 2) * running + NORM_PASSES
+        return TrunkBytes(stream * forward + image, stream * backward)
+    backward = TRUNK_BACKWARD_PASSES * running + IDLE_BACKWARD_PASSES * idle + EMBEDDING_PASSES
+    return TrunkBytes(stream * forward + image, stream * backward + image)
+
+
+@dataclass(frozen=True)
+class LaneBytes:
+    """Bytes moved by heads and hidden units, float arrays of one shape.
+
+    A lane group moves at most the sum of its cells: they share reads of activations and weights.
+    """
+
+    attention_forward: np.ndarray
+    attention_backward: np.ndarray
+    mlp_forward: np.ndarray
+    mlp_backward: np.ndarray
+
+
+def lane_bytes_moved(workload: Workload) -> LaneBytes:
+    """Bytes of every subnet on every micro-batch, ``[num_subnets, num_microbatches]``."""
+    partition = workload.partition
+    one = np.ones((workload.num_subnets, workload.num_microbatches))
+    heads, hidden = partition.heads[:, None], partition.hidden[:, None]
+    return lane_bytes_of(workload, one, heads, hidden, one, workload.tokens[None, :])
+
+
+def lane_bytes_of(
+    workload: Workload,
+    num_subnets: np.ndarray,
+    heads: np.ndarray,
+    hidden: np.ndarray,
+    num_microbatches: np.ndarray,
+    tokens: np.ndarray,
+) -> LaneBytes:
+    """Bytes of groups of so many subnets, heads and hidden units on so many micro-batches and
+    tokens: the sum over their cells; arrays that broadcast."""
+    shape = workload.shape
+    channels = heads * shape.head_dim
+    activation = num_subnets * tokens * shape.width
+    attention_weights = 4.0 * shape.width * channels * num_microbatches
+    mlp_weights = 2.0 * shape.width * hidden * num_microbatches
+    # forward: read x, read and write the result; backward: read the gradient twice and x once,
+    # read and write dX; weights are read once forward, once backward, and dW read and written where
+    # they train. With adapters only factors do, which are read and written beside the weights.
+    rank = 0 if workload.lora is None else workload.lora.rank
+    passes = 3 if workload.lora is None else 1
+    attention_factors = 4.0 * rank * channels * num_microbatches
+    mlp_factors = 2.0 * rank * hidden * num_microbatches
+    elements = LaneBytes(
+        attention_forward=3.0 * activation
+        + 8.0 * tokens * channels
+        + attention_weights
+        + attention_factors,
+        attention_backward=5.0 * activation
+        + 20.0 * tokens * channels
+        + passes * attention_weights
+        + 3 * attention_factors,
+        mlp_forward=3.0 * activation + 4.0 * tokens * hidden + mlp_weights + mlp_factors,
+        mlp_backward=5.0 * activation
+        + 8.0 * tokens * hidden
+        + passes * mlp_weights
+        + 3 * mlp_factors,
+    )
+    size = workload.element_bytes
+    return LaneBytes(
+        elements.attention_forward * size,
+        elements.attention_backward * size,
+        elements.mlp_forward * size,
+        elements.mlp_backward * size,
+    )
+
+
+def shared_factor_bytes(
+    workload: Workload, maps_in: int | np.ndarray, tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of one sub-layer's products with shared factors of adapters, forward and backward.
+
+    Forward reads x for each map in, and reads and writes the result; backward reads the gradient
+    twice and, for each map in, x once, and reads and writes dX. Where there are no adapters or no
+    tokens nothing moves.
+
+    Args:
+        workload: the model, and what trains.
+        maps_in: of the sub-layer, each with an A of its own.
+        tokens: of each piece of work.
+    """
+    rank = 0 if workload.lora is None else workload.lora.rank
+    factors = (maps_in + 1.0) * rank * workload.shape.width * (tokens > 0)
+    products = 2.0 * (maps_in + 1) * rank * tokens
+    stream = 1.0 * workload.shape.width * tokens * (rank > 0)
+    size = workload.element_bytes
+    return size * ((maps_in + 2) * stream + products + factors), size * (
+        (3 * maps_in + 2) * stream + 2 * products + 3 * factors
+    )
+
+
+def optimizer_bytes_moved(workload: Workload, placement: Placement) -> np.ndarray:
+    """Bytes of one parameter update, float ``[num_devices]``.
+
+    It reads gradients, and reads and writes parameters that train and optimizer state.
+    """
+    per_parameter = (3 + 2 * OPTIMIZER_STATES[workload.optimizer]) * workload.parameter_bytes
+    return trained_device_parameters(workload, placement) * per_parameter

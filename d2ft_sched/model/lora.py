@@ -1,0 +1,50 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): their size, and what training them alone needs.
+
+A linear map W becomes ``W + alpha / rank * B A`` with W frozen. Of a sub-layer's map in, A
+``[rank, width]`` is shared by the block and the rows of B belong to heads or hidden units; of its
+map out, the columns of A belong to them and B ``[width, rank]`` is shared. Where queries, keys and
+values have maps of their own, each of the three has its own A. The classifier trains, too; the rest
+of the trunk is frozen.
+"""
+
+import math
+from dataclasses import dataclass
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adapters on all linear maps of every block.
+
+    Attributes:
+        rank: of every adapter.
+        alpha: scale of the adapters times their rank.
+    """
+
+    rank: int
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError(f"LoRA rank is {self.rank}; it must be at least 1")
+        if not 0 < self.alpha < math.inf:
+            raise InputError(f"LoRA alpha is {self.alpha}; it must be above 0 and finite")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def head_parameters(self, shape: ModelShape) -> int:
+        """Of one head: its rows of B of the map in, its columns of A of the map out."""
+        return 4 * shape.head_dim * self.rank
+
+    @property
+    def hidden_unit_parameters(self) -> int:
+        """Of one hidden unit: a row of B of fc1, a column of A of fc2."""
+        return 2 * self.rank
+
+    def shared_parameters(self, shape: ModelShape) -> int:
+        """Of what a block shares: A of all maps in, B of both maps out."""
+        return (sum(shape.num_maps_in) + 2) * shape.width * self.rank

@@ -1,0 +1,139 @@
+"""Model shapes by name or from a YAML or JSON file."""
+
+from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.schema import read_yaml
+from d2ft_sched.model.shape import ModelShape, bert_shape, vision_transformer_shape
+
+
+class ShapeSchema(BaseModel):
+    """The fields of a `ModelShape` as they stand in files."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    num_blocks: int
+    num_heads: int
+    head_dim: int
+    width: int
+    mlp_hidden: int
+    num_tokens: int
+    embed_flops: int = 0
+    classifier_flops: int = 0
+    trunk_parameters: int = 0
+    classifier_parameters: int = 0
+    qkv_bias: bool = True
+    mlp_bias: bool = True
+    layer_scale: bool = False
+    num_qkv_maps: int = 1
+    norm_first: bool = True
+
+    def to_shape(self) -> ModelShape:
+        return ModelShape(**self.model_dump())
+
+    @classmethod
+    def from_shape(cls, shape: ModelShape) -> "ShapeSchema":
+        return cls(**asdict(shape))
+
+
+def known_vision_transformers() -> dict[str, dict[str, Any]]:
+    """Names and sizes of the shipped table."""
+    return _table("vision_transformers.yaml")
+
+
+def known_bert_models() -> dict[str, dict[str, Any]]:
+    """Names and sizes of the shipped table."""
+    return _table("bert_models.yaml")
+
+
+@cache
+def _table(file: str) -> dict[str, dict[str, Any]]:
+    return yaml.safe_load(files("d2ft_sched").joinpath("data", file).read_text())
+
+
+def load_model_shape(
+    model: str,
+    *,
+    image_size: int | None = None,
+    num_tokens: int | None = None,
+    num_classes: int = 10,
+) -> ModelShape:
+    """The shape of a known model at an input size, or the one a file describes.
+
+    Args:
+        model: a name of the shipped table, or a path that ends in .yaml, .yml or .json.
+        image_size: pixels, of a ViT; default that of the pretrained weights. Not for a file.
+        num_tokens: of a sample, of a BERT; default that of the table. Not for a file.
+        num_classes: outputs of the classifier. Not for a file.
+
+    Raises:
+        InputError: unknown name, a size of another kind of input, or a file that is not such a
+            shape.
+    """
+    if model.endswith((".yaml", ".yml", ".json")):
+        return _shape_from_file(Path(model))
+    known = known_vision_transformers()
+    if model in known_bert_models():
+        if image_size is not None:
+            raise InputError(
+                f"model {model!r} reads tokens, and the image size is {image_size}; give a number "
+                f"of tokens instead"
+            )
+        sizes = dict(known_bert_models()[model])
+        default_num_tokens = sizes.pop("num_tokens")
+        num_tokens = default_num_tokens if num_tokens is None else num_tokens
+        return bert_shape(model, num_tokens=num_tokens, num_classes=num_classes, **sizes)
+    if num_tokens is not None and model in known:
+        raise InputError(
+            f"model {model!r} reads images, and the number of tokens is {num_tokens}; give an "
+            f"image size instead"
+        )
+    if model not in known:
+        raise InputError(
+            f"model {model!r} is not in the table of known shapes "
+            f"({', '.join([*known, *known_bert_models()])}); "
+            f"describe it in a .yaml file with the fields of ModelShape, or let "
+            f"'d2ft profile --model {model} --shape-out FILE' write one"
+        )
+    sizes = dict(known[model])
+    default_image_size = sizes.pop("image_size")
+    image_size = default_image_size if image_size is None else image_size
+    return vision_transformer_shape(model, image_size=image_size, num_classes=num_classes, **sizes)
+
+
+def _shape_from_file(path: Path) -> ModelShape:
+    try:
+        return ShapeSchema.model_validate(read_yaml(path)).to_shape()
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe_first_error(error)}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def describe_first_error(error: ValidationError) -> str:
+    """One line for the first of pydantic's findings: field, value and what would be right."""
+    first = error.errors()[0]
+    field = ""
+    for part in first["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else (f".{part}" if field else str(part))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    value = repr(first["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{field or 'content'} is {shown}: {message[0].lower()}{message[1:]}"
+
+
+def save_model_shape(shape: ModelShape, path: Path) -> None:
+    """Write a file that `load_model_shape` reads."""
+    content = yaml.safe_dump(ShapeSchema.from_shape(shape).model_dump(), sort_keys=False)
+    write_text(path, content)

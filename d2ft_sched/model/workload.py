@@ -1,0 +1,86 @@
+"""What one training step has to do: a model, its partition and a mini-batch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.partition import Partition
+from d2ft_sched.model.shape import ModelShape
+
+OPTIMIZER_STATES = {"sgd": 0, "sgdm": 1, "adamw": 2}
+"""Values an optimizer keeps for each parameter, in the parameter's own precision."""
+
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+"""Of one value, by the precision of messages and lanes."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One mini-batch of a partitioned model.
+
+    Attributes:
+        shape: the model.
+        partition: its subnets.
+        microbatch_samples: samples of each micro-batch.
+        element_bytes: bytes of one value in messages and lanes: 4 for float32, 2 where mixed
+            precision computes them in bfloat16.
+        parameter_bytes: bytes of one parameter, of its gradient and optimizer state, and of one
+            value of the residual stream, all of which mixed precision leaves in float32.
+        optimizer: a key of `OPTIMIZER_STATES`.
+        lora: the adapters that train with the classifier, all else frozen; None for all parameters.
+    """
+
+    shape: ModelShape
+    partition: Partition
+    microbatch_samples: tuple[int, ...]
+    element_bytes: int = 4
+    parameter_bytes: int = 4
+    optimizer: str = "adamw"
+    lora: Lora | None = None
+
+    def __post_init__(self) -> None:
+        p, s = self.partition, self.shape
+        if (p.num_blocks, p.num_heads, p.mlp_hidden) != (s.num_blocks, s.num_heads, s.mlp_hidden):
+            raise InputError(
+                f"the partition is of a model with {p.num_blocks} blocks, {p.num_heads} heads and "
+                f"{p.mlp_hidden} hidden units; {s.name} has {s.num_blocks}, {s.num_heads} and "
+                f"{s.mlp_hidden}"
+            )
+        if not self.microbatch_samples or any(n < 1 for n in self.microbatch_samples):
+            raise InputError(
+                f"micro-batches have {self.microbatch_samples} samples; each needs at least 1"
+            )
+        if self.optimizer not in OPTIMIZER_STATES:
+            raise InputError(
+                f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZER_STATES)}"
+            )
+
+    @property
+    def num_subnets(self) -> int:
+        return len(self.partition)
+
+    @property
+    def num_microbatches(self) -> int:
+        return len(self.microbatch_samples)
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Samples of each micro-batch, int ``[num_microbatches]``."""
+        return np.array(self.microbatch_samples)
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Tokens of each micro-batch, int ``[num_microbatches]``."""
+        return self.samples * self.shape.num_tokens
+
+    @property
+    def activation_bytes(self) -> np.ndarray:
+        """Bytes of one activation message ``[tokens, width]`` per micro-batch."""
+        return self.tokens * self.shape.width * self.element_bytes
+
+    @property
+    def stream_bytes(self) -> np.ndarray:
+        """Bytes of the residual stream ``[tokens, width]`` per micro-batch."""
+        return self.tokens * self.shape.width * self.parameter_bytes

@@ -1,0 +1,112 @@
+"""The whole way from a question to a plan."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.files.provenance import provenance
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.formulate import Formulation, formulate
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.problem.solution import Solution
+from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.schedule import schedule_to_rows
+from d2ft_sched.solvers.registry import required_options, solve
+
+
+def make_plan(
+    workload: Workload,
+    cluster: Cluster,
+    scores: Scores,
+    budget: Budget,
+    *,
+    solver: str = "dp",
+    placement: Placement | None = None,
+    num_waves: int = 1,
+    seed: int = 0,
+    time_limit_s: float | None = None,
+) -> Plan:
+    """Formulate, solve and record.
+
+    Args:
+        workload: model, partition and mini-batch.
+        cluster: devices and links.
+        scores: contribution of every subnet to every micro-batch.
+        budget: fractions of the dense run.
+        solver: a name that `solve` knows.
+        placement: default `place_round_robin`.
+        num_waves: groups of micro-batches that pass through the model one after another.
+        seed: for solvers with random choices.
+        time_limit_s: for solvers that can stop early.
+
+    Raises:
+        InputError: an input does not fit, or no schedule does.
+    """
+    if placement is None:
+        placement = place_round_robin(
+            workload.partition, workload.num_microbatches, len(cluster.devices)
+        )
+    formulation = formulate(workload, cluster, placement, scores, budget, num_waves=num_waves)
+    solution = solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed)
+    return plan_from_solution(
+        workload, cluster, placement, budget, solution, num_waves=num_waves, seed=seed
+    )
+
+
+def solve_formulation(
+    formulation: Formulation,
+    solver: str = "dp",
+    *,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+) -> Solution:
+    """`solve` for a formulation; the schedule is one of all subnets, aligned or not."""
+    known = {"block": formulation.row_block}
+    options = {name: known[name] for name in required_options(solver) if name in known}
+    solution = solve(
+        formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed, **options
+    )
+    if solution.schedule is None:
+        return solution
+    return replace(solution, schedule=formulation.schedule(solution.schedule))
+
+
+def plan_from_solution(
+    workload: Workload,
+    cluster: Cluster,
+    placement: Placement,
+    budget: Budget,
+    solution: Solution,
+    *,
+    num_waves: int = 1,
+    seed: int = 0,
+) -> Plan:
+    """Wrap a solver's answer; refuses one without a schedule."""
+    if solution.schedule is None:
+        or_less = ", a smaller coverage" if budget.coverage else ""
+        raise InputError(
+            f"solver {solution.solver!r} found no schedule: {solution.status.value}; "
+            f"give it a larger budget{or_less} or more time"
+        )
+    return Plan(
+        workload=workload,
+        cluster=cluster,
+        placement=placement,
+        budget=budget,
+        solver=SolverRecord(
+            name=solution.solver,
+            method=solution.method,
+            status=solution.status.value,
+            objective=solution.objective,
+            upper_bound=solution.upper_bound if np.isfinite(solution.upper_bound) else None,
+            build_s=solution.build_s,
+            solve_s=solution.solve_s,
+        ),
+        schedule_rows=tuple(schedule_to_rows(solution.schedule)),
+        num_waves=num_waves,
+        provenance=provenance(seed),
+    )

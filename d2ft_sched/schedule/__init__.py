@@ -1,0 +1,2 @@
+"""Who does what where: operations, schedules, placements, and the lane groups that a schedule
+becomes."""

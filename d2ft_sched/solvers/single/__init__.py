@@ -1,0 +1,2 @@
+"""Problems that separate into knapsacks: exact dynamic programs over counts or costs. Touched only
+through `d2ft_sched.solvers.registry`."""

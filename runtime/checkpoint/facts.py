@@ -1,0 +1,159 @@
+"""``checkpoint.json``: where a training stands, and what the files beside it are."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.shape_file import describe_first_error
+from d2ft_sched.plan.replanning import DevicePace, FirstTimes, ReplanState
+
+FORMAT = "d2ft-checkpoint"
+VERSION = 2
+FACTS = "checkpoint.json"
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where training stands.
+
+    Attributes:
+        step: steps done, of `num_steps` in all.
+        num_steps: of the whole training.
+        steps_per_epoch: of them.
+        epoch: that the next step belongs to, counted from 1.
+        position: of the next step's mini-batch in the order of that epoch, counted from 0.
+        seed: of the drawing of mini-batches and of their orders; nothing else is random.
+        settings: that must be the same for training to go on as it would have.
+        plan_sha256: digest of the plan file.
+        num_ranks: ranks that wrote the checkpoint.
+        provenance: of the run that wrote it.
+        replanning: of a training that re-plans while it runs.
+    """
+
+    step: int
+    num_steps: int
+    steps_per_epoch: int
+    epoch: int
+    position: int
+    seed: int
+    settings: Mapping[str, Setting]
+    plan_sha256: str
+    num_ranks: int
+    provenance: Mapping[str, str | int | float]
+    replanning: ReplanState | None = None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FileFacts(_Strict):
+    """Size and digest of a file."""
+
+    bytes: int
+    sha256: str
+
+
+class _FirstTimesSchema(_Strict):
+    ratio: list[float]
+    rest_s: list[float]
+    exchange_s: float
+    step_s: float
+
+
+class _PaceSchema(_Strict):
+    slowdown: list[float]
+    later_s: list[float]
+
+
+class _ReplanSchema(_Strict):
+    first: _FirstTimesSchema | None
+    pace: _PaceSchema
+    schedule_rows: list[str] | None
+
+    def state(self) -> ReplanState:
+        first, pace, rows = self.first, self.pace, self.schedule_rows
+        return ReplanState(
+            first=FirstTimes(
+                tuple(first.ratio), tuple(first.rest_s), first.exchange_s, first.step_s
+            )
+            if first
+            else None,
+            pace=DevicePace(tuple(pace.slowdown), tuple(pace.later_s)),
+            schedule_rows=None if rows is None else tuple(rows),
+        )
+
+
+class _StateSchema(_Strict):
+    step: int
+    num_steps: int
+    steps_per_epoch: int
+    epoch: int
+    position: int
+    seed: int
+    settings: dict[str, Setting]
+    plan_sha256: str
+    num_ranks: int
+    provenance: dict[str, str | int | float]
+    replanning: _ReplanSchema | None
+
+    def training_state(self) -> TrainingState:
+        replanning = self.replanning.state() if self.replanning else None
+        return TrainingState(**self.model_dump(exclude={"replanning"}), replanning=replanning)
+
+
+class CheckpointFacts(_Strict):
+    """What ``checkpoint.json`` says: where training stands, and what each file is."""
+
+    state: _StateSchema
+    files: dict[str, FileFacts]
+
+
+def write_facts(path: Path, state: TrainingState, files: Mapping[str, Any]) -> None:
+    """Write what `read_facts` reads.
+
+    Args:
+        path: the file.
+        state: where training stands.
+        files: bytes and SHA-256 of each file of the checkpoint, by its name.
+    """
+    content = {"state": asdict(state), "files": dict(files)}
+    header = {"format": FORMAT, "version": VERSION, "sha256": _digest(content)}
+    path.write_text(json.dumps({**header, **content}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_facts(path: Path) -> CheckpointFacts:
+    """The facts of a checkpoint.
+
+    Raises:
+        InputError: not such a file, of another version, or changed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise InputError(f"{path}: is damaged: not JSON") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise InputError(f"{path}: is not of a checkpoint: its format is not {FORMAT!r}")
+    version, digest = content.pop("version", None), content.pop("sha256", None)
+    if version != VERSION:
+        raise InputError(f"{path}: is of version {version!r}; this d2ft reads version {VERSION}")
+    if digest != _digest(content):
+        raise InputError(f"{path}: is damaged: its content does not match its sha256")
+    try:
+        return CheckpointFacts.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: is damaged: {describe_first_error(error)}") from None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,189 @@
+"""Optimizer state by the names of parameters, saved in shards that any placement can read.
+
+An optimizer keeps, for each parameter, values of the parameter's shape (such as ``exp_avg``) and
+scalars (such as ``step``). A file holds the shards of one rank: ``VALUE/PARAMETER`` for each of
+them, ``indices/PARAMETER`` where the parameter is sliced, and the parameters' whole shapes as
+metadata. Files of any number of ranks add up to the whole state.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from d2ft_sched.errors import InputError
+from runtime.ranks.shards import Shard
+from runtime.tensor_file import TensorSpec, write_tensors
+
+State = dict[str, dict[str, Tensor]]
+"""From parameter to value to tensor."""
+
+_INDICES = "indices"
+
+
+def state_by_name(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> State:
+    """What `optimizer` keeps for each of `parameters`; nothing is copied."""
+    return {
+        name: {
+            value: tensor
+            for value, tensor in optimizer.state.get(parameter, {}).items()
+            if isinstance(tensor, Tensor)
+        }
+        for name, parameter in parameters.items()
+    }
+
+
+def set_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: State
+) -> None:
+    """Inverse of `state_by_name`; tensors move to the parameters' devices."""
+    if not parameters:
+        return
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    in_order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    content = optimizer.state_dict()
+    content["state"] = {i: state[name] for i, name in enumerate(in_order) if state[name]}
+    optimizer.load_state_dict(content)
+
+
+def save_optimizer(path: Path, shards: Sequence[Shard], state: State) -> None:
+    """Write a rank's part of the state.
+
+    Args:
+        path: the file.
+        shards: of which parameters, and what of each.
+        state: tensors of the shards' shapes, and scalars, for each of them.
+    """
+    specs, tensors = [], []
+    for shard in shards:
+        held = dict(state[shard.name])
+        if shard.indices is not None and held:
+            held[_INDICES] = torch.from_numpy(shard.indices)
+        for value, tensor in held.items():
+            specs.append(TensorSpec(f"{value}/{shard.name}", tuple(tensor.shape), tensor.dtype))
+            tensors.append(tensor)
+    layout = {s.name: {"shape": list(s.full_shape), "dim": s.dim} for s in shards}
+    write_tensors(path, specs, tensors, {"parameters": json.dumps(layout)})
+
+
+def load_optimizer(paths: Sequence[Path], wanted: Sequence[Shard]) -> State:
+    """What a rank needs of a state that was saved by other ranks; the rest stays on disk.
+
+    Args:
+        paths: the files of all ranks that saved.
+        wanted: what this rank holds.
+
+    Raises:
+        InputError: a file is unreadable, a parameter has another shape, or a part of it is missing.
+    """
+    with ExitStack() as stack:
+        files = [_ShardFile(path, stack) for path in paths]
+        return {shard.name: _load(files, shard) for shard in wanted}
+
+
+def reslice(pieces: Sequence[tuple[Shard, Tensor]], wanted: Shard) -> Tensor:
+    """One tensor under another slicing.
+
+    Args:
+        pieces: parts of it and what they are of the whole; one at least.
+        wanted: the part to make.
+
+    Raises:
+        InputError: the pieces lack a part of it.
+    """
+    sliced = [shard for shard in (wanted, *(s for s, _ in pieces)) if shard.indices is not None]
+    if not sliced:
+        return pieces[0][1]
+    dim = sliced[0].dim
+    num_all = wanted.full_shape[dim]
+    target = _indices(wanted, num_all)
+    result = pieces[0][1].new_empty(wanted.shape)
+    missing = np.ones(len(target), dtype=bool)
+    for shard, tensor in pieces:
+        _, of_piece, of_target = np.intersect1d(
+            _indices(shard, num_all), target, assume_unique=True, return_indices=True
+        )
+        part = tensor.index_select(dim, torch.from_numpy(of_piece))
+        result.index_copy_(dim, torch.from_numpy(of_target), part)
+        missing[of_target] = False
+    if missing.any():
+        raise _missing(wanted, f"index {target[missing][0]} of {num_all} along dimension {dim}")
+    return result
+
+
+def _missing(wanted: Shard, what: str) -> InputError:
+    return InputError(f"optimizer state of {wanted.name} lacks {what}")
+
+
+def _indices(shard: Shard, num_all: int) -> np.ndarray:
+    return np.arange(num_all) if shard.indices is None else shard.indices
+
+
+class _ShardFile:
+    """One rank's file, read where it is asked for."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        try:
+            self._file: Any = stack.enter_context(safe_open(path, framework="pt"))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: is not a whole safetensors file ({error})") from None
+        metadata = self._file.metadata() or {}
+        self._layout = json.loads(metadata.get("parameters", "{}"))
+        self._values: dict[str, list[str]] = {name: [] for name in self._layout}
+        for key in self._file.keys():  # noqa: SIM118  a safe_open is no mapping
+            value, _, parameter = key.partition("/")
+            self._values[parameter].append(value)
+        self.path = path
+
+    def shard(self, parameter: str) -> Shard | None:
+        """What the file holds of a parameter."""
+        if parameter not in self._layout:
+            return None
+        facts, indices = self._layout[parameter], None
+        if _INDICES in self._values[parameter]:
+            indices = self._file.get_tensor(f"{_INDICES}/{parameter}").numpy()
+        return Shard(parameter, tuple(facts["shape"]), facts["dim"], indices)
+
+    def values(self, parameter: str) -> dict[str, Tensor]:
+        """The tensors held for a parameter."""
+        return {
+            value: self._file.get_tensor(f"{value}/{parameter}")
+            for value in self._values[parameter]
+            if value != _INDICES
+        }
+
+
+def _load(files: Sequence[_ShardFile], wanted: Shard) -> dict[str, Tensor]:
+    pieces = []
+    for file in files:
+        shard = file.shard(wanted.name)
+        if shard is None:
+            continue
+        if shard.full_shape != wanted.full_shape:
+            raise InputError(
+                f"{file.path}: {wanted.name} has shape {list(shard.full_shape)}; the model needs "
+                f"{list(wanted.full_shape)}"
+            )
+        if _overlap(shard, wanted):
+            pieces.append((shard, file.values(wanted.name)))
+    if not pieces:
+        raise _missing(wanted, "all that is asked for")
+    state = {}
+    for value, tensor in pieces[0][1].items():
+        is_scalar = tensor.dim() == 0 and wanted.full_shape
+        state[value] = tensor if is_scalar else reslice([(s, v[value]) for s, v in pieces], wanted)
+    return state
+
+
+def _overlap(shard: Shard, wanted: Shard) -> bool:
+    if shard.indices is None or wanted.indices is None:
+        return True
+    return bool(np.isin(wanted.indices, shard.indices, assume_unique=True).any())

@@ -1,0 +1,2 @@
+"""The sliced computation of a block: which weights a group of subnets uses, and its forward and
+backward."""

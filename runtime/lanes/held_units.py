@@ -1,0 +1,42 @@
+"""Heads and hidden units of a block that one device holds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
+
+
+@dataclass(frozen=True)
+class HeldUnits:
+    """Heads and hidden units of one block, int64, sorted."""
+
+    heads: np.ndarray
+    hidden: np.ndarray
+
+    @property
+    def are_any(self) -> bool:
+        return len(self.heads) + len(self.hidden) > 0
+
+
+def all_units(workload: Workload) -> HeldUnits:
+    """Those of a whole block."""
+    return HeldUnits(
+        np.arange(workload.shape.num_heads, dtype=np.int64),
+        np.arange(workload.shape.mlp_hidden, dtype=np.int64),
+    )
+
+
+def held_units(workload: Workload, placement: Placement, rank: int, block: int) -> HeldUnits:
+    """Those of the subnets of `block` that are placed on `rank`."""
+    partition = workload.partition
+    subnets = [
+        partition.subnets[s]
+        for s in partition.of_block(block)
+        if placement.subnet_device[s] == rank
+    ]
+    heads = np.array(sorted(head for s in subnets for head in s.heads), dtype=np.int64)
+    ranges = sorted((s.hidden_start, s.hidden_stop) for s in subnets)
+    hidden = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
+    return HeldUnits(heads, np.concatenate(hidden) if hidden else np.array([], dtype=np.int64))

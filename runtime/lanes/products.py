@@ -1,0 +1,134 @@
+"""Matrix products between all tokens of a pass and those of one lane group, slice by slice.
+
+"All" are matrices ``[T, features]`` of every token of the pass, "own" those of a group's tokens.
+"""
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from runtime.lanes.slices import LaneSlice, Run, SublayerLanes, Units
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What the lanes compute in: the autocast type where autocast is on, else that of `x`."""
+    device_type = x.device.type
+    return torch.get_autocast_dtype(device_type) if _autocast_is_on(device_type) else x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off: the lanes choose their types themselves, in-place products included."""
+    device_type = x.device.type
+    if _autocast_is_on(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def _autocast_is_on(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def add_product(out: Tensor, a: Tensor, b: Tensor, *, keep: bool = True) -> None:
+    """``out = a @ b``, added to what `out` holds if `keep`; `out` may be of a wider type."""
+    if out.dtype == a.dtype:
+        torch.addmm(out, a, b, beta=1 if keep else 0, out=out)
+    elif keep:
+        out.add_(a @ b)
+    else:
+        out.copy_(a @ b)
+
+
+def product_of_all(
+    x_all: Tensor, matrix: Tensor, group: LaneSlice, bias: Tensor | None = None
+) -> Tensor:
+    """``x @ matrix + bias`` of the group's tokens, ``[own T, matrix.shape[1]]``."""
+    runs = group.token_runs
+    if len(runs) == 1:
+        x_own = x_all[runs[0][0]]
+        return x_own @ matrix if bias is None else torch.addmm(bias, x_own, matrix)
+    y_own = x_all.new_empty(runs[-1][1].stop, matrix.shape[1])
+    for of_all, of_own in runs:
+        if bias is None:
+            torch.mm(x_all[of_all], matrix, out=y_own[of_own])
+        else:
+            torch.addmm(bias, x_all[of_all], matrix, out=y_own[of_own])
+    return y_own
+
+
+def add_product_of_own(
+    out_all: Tensor, y_own: Tensor, matrix: Tensor, group: LaneSlice, *, keep: bool = True
+) -> None:
+    """``out = y @ matrix`` on the group's tokens, added to what `out` holds if `keep`."""
+    for of_all, of_own in group.token_runs:
+        add_product(out_all[of_all], y_own[of_own], matrix, keep=keep)
+
+
+def add_product_on_runs(
+    out_all: Tensor, x_all: Tensor, matrix: Tensor, runs: tuple[Run, ...], *, keep: bool = True
+) -> None:
+    """``out = x @ matrix`` on some runs of tokens, added to what `out` holds if `keep`."""
+    for start, stop in runs:
+        add_product(out_all[start:stop], x_all[start:stop], matrix, keep=keep)
+
+
+def add_product_of_all(y_own: Tensor, x_all: Tensor, matrix: Tensor, group: LaneSlice) -> None:
+    """Add ``x @ matrix`` of the group's tokens to `y`, ``[own T, matrix.shape[1]]``."""
+    for of_all, of_own in group.token_runs:
+        add_product(y_own[of_own], x_all[of_all], matrix)
+
+
+def add_input_weight_gradient(
+    gradient: Tensor, grad_own: Tensor, x_all: Tensor, group: LaneSlice, *, overwrite: bool
+) -> None:
+    """Add the dW of a linear map from all tokens to the group's rows of `gradient`.
+
+    With `overwrite` the group has all rows, and what `gradient` holds is of no account.
+    """
+    pairs = [(grad_own[of_own].t(), x_all[of_all]) for of_all, of_own in group.token_runs]
+    _add_weight_gradient(gradient, 0, group.rows, pairs, overwrite)
+
+
+def add_output_weight_gradient(
+    gradient: Tensor, grad_all: Tensor, y_own: Tensor, group: LaneSlice, *, overwrite: bool
+) -> None:
+    """The same for a linear map from the group's tokens, and columns of `gradient`."""
+    pairs = [(grad_all[of_all].t(), y_own[of_own]) for of_all, of_own in group.token_runs]
+    _add_weight_gradient(gradient, 1, group.columns, pairs, overwrite)
+
+
+def _add_weight_gradient(
+    gradient: Tensor, dim: int, units: Units, pairs: list[tuple[Tensor, Tensor]], overwrite: bool
+) -> None:
+    if units.is_one_run:
+        target = units.take(gradient, dim)
+        for i, (left, right) in enumerate(pairs):
+            add_product(target, left, right, keep=not overwrite or i > 0)
+        return
+    product = pairs[0][0] @ pairs[0][1]
+    for left, right in pairs[1:]:
+        add_product(product, left, right)
+    units.add_to(gradient, dim, product)
+
+
+def branch_buffer(x: Tensor, bias: Tensor | None) -> Tensor:
+    """What lane groups add their results to: the output bias on every token, or zeros."""
+    if bias is None:
+        return torch.zeros_like(x)
+    return bias.to(x.dtype).expand(x.shape).contiguous()
+
+
+def input_gradient_buffer(x: Tensor, lanes: SublayerLanes) -> Tensor:
+    """What lane groups write dX to, or add it to unless ``lanes.full_is_disjoint``."""
+    if not lanes.full_is_disjoint:
+        return torch.zeros_like(x)
+    gradient = torch.empty_like(x)
+    for start, stop in lanes.tokens_without_full:
+        gradient[start:stop].zero_()
+    return gradient
+
+
+def parameter_gradient_buffer(parameter: Tensor, overwrite: bool) -> Tensor:
+    """What lane groups add dW to; with `overwrite` the first of them fills all of it."""
+    return torch.empty_like(parameter) if overwrite else torch.zeros_like(parameter)

@@ -1,0 +1,329 @@
+"""Lane groups as slices of activations and weights, made once per schedule.
+
+Everything is a range known before the step: a group's samples and its part of a weight are views
+where they neighbour one another, and a step needs no index tensors and no synchronisation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.schedule import check_schedule
+from d2ft_sched.schedule.waves import wave_microbatches
+from runtime.lanes.held_units import HeldUnits, all_units
+
+Run = tuple[int, int]
+"""First index, and one past the last, of neighbours."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Some rows, or columns, of a weight.
+
+    Attributes:
+        runs: where they are in every part of the weight, in order; at least one.
+        is_all: whether the weight has no others.
+        num_parts: equal parts that the weight is stacked of: 3 for queries, keys and values.
+    """
+
+    runs: tuple[Run, ...]
+    is_all: bool
+    num_parts: int = 1
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether they neighbour one another in the whole weight."""
+        return len(self.runs) == 1 and (self.num_parts == 1 or self.is_all)
+
+    def take(self, tensor: Tensor, dim: int) -> Tensor:
+        """Their part of `tensor` along `dim`: a view if they are one run, else a copy."""
+        if self.is_all:
+            return tensor
+        if self.num_parts == 1:
+            return self._join(tensor, dim)
+        return self._join(tensor.unflatten(dim, (self.num_parts, -1)), dim + 1).flatten(
+            dim, dim + 1
+        )
+
+    def add_to(self, tensor: Tensor, dim: int, own: Tensor) -> None:
+        """Add `own` to their part of `tensor` along `dim`, in place."""
+        if self.num_parts > 1:
+            tensor = tensor.unflatten(dim, (self.num_parts, -1))
+            own = own.unflatten(dim, (self.num_parts, -1))
+            dim += 1
+        views = self._views(tensor, dim)
+        pieces = own.split([view.shape[dim] for view in views], dim)
+        for view, piece in zip(views, pieces, strict=True):
+            view.add_(piece)
+
+    def _join(self, tensor: Tensor, dim: int) -> Tensor:
+        views = self._views(tensor, dim)
+        return views[0] if len(views) == 1 else torch.cat(views, dim)
+
+    def _views(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        return [tensor.narrow(dim, start, stop - start) for start, stop in self.runs]
+
+
+@dataclass(frozen=True)
+class LaneSlice:
+    """One lane group in one sub-layer of one pass.
+
+    Attributes:
+        num_samples: samples of the group.
+        tokens: runs of tokens of the pass, a sample's tokens being neighbours.
+        rows: the group's rows of the input weight: queries, keys and values of its heads, or its
+            hidden units.
+        columns: its columns of the output weight: channels of its heads, or its hidden units.
+        tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
+        gradient_scale: what the gradient of its result is multiplied by, per column or for all;
+            None for 1.
+        watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
+    """
+
+    num_samples: int
+    tokens: tuple[Run, ...]
+    rows: Units
+    columns: Units
+    tokens_with_dx: tuple[Run, ...]
+    gradient_scale: Tensor | float | None = None
+    watch: Callable[[Tensor, Tensor], None] | None = None
+
+    @cached_property
+    def token_runs(self) -> tuple[tuple[slice, slice], ...]:
+        """Each run among the tokens of the pass, and in a buffer that has only the group's."""
+        pairs, offset = [], 0
+        for start, stop in self.tokens:
+            pairs.append((slice(start, stop), slice(offset, offset + stop - start)))
+            offset += stop - start
+        return tuple(pairs)
+
+    @cached_property
+    def dx_runs(self) -> tuple[tuple[slice, slice], ...]:
+        """The runs of `tokens_with_dx`, as `token_runs`."""
+        pairs = []
+        for start, stop in self.tokens_with_dx:
+            of_all, of_own = next(p for p in self.token_runs if p[0].start <= start < p[0].stop)
+            first = of_own.start + start - of_all.start
+            pairs.append((slice(start, stop), slice(first, first + stop - start)))
+        return tuple(pairs)
+
+    def of_one_map(self, num_maps: int) -> "LaneSlice":
+        """The same where each of the maps that the input weight is stacked of stands alone."""
+        rows = replace(self.rows, num_parts=self.rows.num_parts // num_maps)
+        return self if num_maps == 1 else replace(self, rows=rows)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """Values ``[own T, c]`` times `gradient_scale`, in their own type."""
+        scale = self.gradient_scale
+        if scale is None:
+            return values
+        return values * (scale.to(values.dtype) if isinstance(scale, Tensor) else scale)
+
+    def of_samples(self, values: Tensor, num_tokens: int) -> Tensor:
+        """The group's part of one value, or row, per sample of the pass."""
+        parts = [values[start // num_tokens : stop // num_tokens] for start, stop in self.tokens]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class SublayerLanes:
+    """The lane groups of one sub-layer in one pass.
+
+    Attributes:
+        full: groups that run forward and backward.
+        forward_only: groups that run without autograd.
+        full_is_disjoint: whether no token is in two of the `full` groups.
+        tokens_without_full: runs of tokens that are in none of them.
+        tokens_with_full: runs of the others.
+        tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
+        tokens_active: runs of tokens in any group.
+    """
+
+    full: tuple[LaneSlice, ...]
+    forward_only: tuple[LaneSlice, ...]
+    full_is_disjoint: bool
+    tokens_without_full: tuple[Run, ...]
+    tokens_with_full: tuple[Run, ...]
+    tokens_with_dx: tuple[Run, ...]
+    tokens_active: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class BlockLanes:
+    """The lane groups of one block in one pass."""
+
+    attention: SublayerLanes
+    mlp: SublayerLanes
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Neighbouring micro-batches that pass through the model together.
+
+    Attributes:
+        samples: which samples of the mini-batch.
+        blocks: lane groups of every block, their samples counted from the wave's first.
+    """
+
+    samples: slice
+    blocks: tuple[BlockLanes, ...]
+
+
+@dataclass(frozen=True)
+class ScheduleSlices:
+    """A schedule, ready to run.
+
+    Attributes:
+        num_samples: samples of the mini-batch.
+        waves: passes one after another, their gradients accumulated.
+    """
+
+    num_samples: int
+    waves: tuple[Wave, ...]
+
+
+def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1) -> ScheduleSlices:
+    """Cut a mini-batch into waves, and every block of a wave into lane groups.
+
+    Args:
+        workload: the model, its subnets and the micro-batches.
+        schedule: int ``[num_subnets, num_microbatches]``.
+        num_waves: passes through the model, from 1 to num_microbatches.
+
+    Raises:
+        InputError: the schedule is not one of these subnets and micro-batches.
+        ValueError: num_waves is out of range.
+    """
+    schedule = check_schedule(schedule, workload.num_subnets, workload.num_microbatches)
+    if not 1 <= num_waves <= workload.num_microbatches:
+        raise ValueError(
+            f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
+        )
+    bounds = np.concatenate([[0], np.cumsum(workload.samples)])
+    units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
+    waves = []
+    for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
+        first, stop = int(bounds[microbatches[0]]), int(bounds[microbatches[-1] + 1])
+        blocks = tuple(
+            block_lanes(
+                workload,
+                lane_groups(workload.partition, schedule, block, microbatches=microbatches),
+                bounds[:-1] - first,
+                stop - first,
+                units,
+                needs_dx[block],
+            )
+            for block in range(workload.shape.num_blocks)
+        )
+        waves.append(Wave(slice(first, stop), blocks))
+    return ScheduleSlices(int(bounds[-1]), tuple(waves))
+
+
+def block_lanes(
+    workload: Workload,
+    groups: Sequence[LaneGroup],
+    first_sample: np.ndarray,
+    num_samples: int,
+    held: HeldUnits,
+    needs_dx: np.ndarray,
+) -> BlockLanes:
+    """The lane groups of one block as slices of the weights held and of the samples of a pass.
+
+    Args:
+        workload: the model, its subnets and the micro-batches.
+        groups: whose subnets are all held.
+        first_sample: of each micro-batch, counted in the pass, int ``[num_microbatches]``; only
+            those of micro-batches of `groups` count.
+        num_samples: of the pass.
+        held: heads and hidden units that the weights have.
+        needs_dx: whose gradient goes on, bool ``[2 sublayers, num_microbatches]``.
+    """
+    partition, head_dim = workload.partition, workload.shape.head_dim
+    num_tokens = num_samples * workload.shape.num_tokens
+    attention, mlp = [], []
+    for group in groups:
+        members = [partition.subnets[s] for s in group.subnets]
+        microbatches = np.array(group.microbatches)
+        samples = _samples_of(workload, first_sample, microbatches)
+        tokens = _token_runs(samples, workload.shape.num_tokens)
+        with_dx = [
+            _token_runs(
+                _samples_of(workload, first_sample, microbatches[needed[microbatches]]),
+                workload.shape.num_tokens,
+            )
+            for needed in needs_dx
+        ]
+        heads = np.array([head for m in members for head in m.heads], dtype=np.int64)
+        heads = np.searchsorted(held.heads, np.sort(heads))
+        channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
+        if len(channels):
+            columns = _units(channels, len(held.heads) * head_dim)
+            rows = replace(columns, num_parts=3)
+            lane = LaneSlice(len(samples), tokens, rows, columns, with_dx[0])
+            attention.append((group.operation, lane))
+        hidden = np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
+        hidden = np.searchsorted(held.hidden, np.sort(hidden))
+        if len(hidden):
+            units = _units(hidden, len(held.hidden))
+            lane = LaneSlice(len(samples), tokens, units, units, with_dx[1])
+            mlp.append((group.operation, lane))
+    return BlockLanes(_sublayer(attention, num_tokens), _sublayer(mlp, num_tokens))
+
+
+def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) -> SublayerLanes:
+    full = tuple(lane for operation, lane in groups if operation == Operation.FULL)
+    num_full_groups = _num_covering(num_tokens, [lane.tokens for lane in full])
+    num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in full])
+    num_groups = _num_covering(num_tokens, [lane.tokens for _, lane in groups])
+    return SublayerLanes(
+        full=full,
+        forward_only=tuple(
+            lane for operation, lane in groups if operation == Operation.FORWARD_ONLY
+        ),
+        full_is_disjoint=bool((num_full_groups <= 1).all()),
+        tokens_without_full=index_runs(np.flatnonzero(num_full_groups == 0)),
+        tokens_with_full=index_runs(np.flatnonzero(num_full_groups)),
+        tokens_with_dx=index_runs(np.flatnonzero(num_with_dx)),
+        tokens_active=index_runs(np.flatnonzero(num_groups)),
+    )
+
+
+def _num_covering(num_tokens: int, runs_of: Sequence[tuple[Run, ...]]) -> np.ndarray:
+    """How many of several sets of tokens each token is in, int ``[num_tokens]``."""
+    number = np.zeros(num_tokens, dtype=int)
+    for runs in runs_of:
+        for start, stop in runs:
+            number[start:stop] += 1
+    return number
+
+
+def _samples_of(
+    workload: Workload, first_sample: np.ndarray, microbatches: np.ndarray
+) -> np.ndarray:
+    """Samples of some micro-batches, int, sorted."""
+    parts = [first_sample[i] + np.arange(workload.samples[i]) for i in microbatches]
+    return np.sort(np.concatenate(parts)) if parts else np.array([], dtype=np.int64)
+
+
+def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
+    return tuple((start * num_tokens, stop * num_tokens) for start, stop in index_runs(samples))
+
+
+def _units(indices: np.ndarray, num_all: int) -> Units:
+    return Units(index_runs(indices), is_all=len(indices) == num_all)
+
+
+def index_runs(indices: np.ndarray) -> tuple[Run, ...]:
+    """Runs of neighbours among sorted indices, in order."""
+    if len(indices) == 0:
+        return ()
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(indices, cuts))

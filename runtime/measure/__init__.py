@@ -1,0 +1,1 @@
+"""What steps really cost here: seconds, FLOPs and bytes of a device, of ranks, of links."""

@@ -1,0 +1,282 @@
+"""Measuring a device: seconds of lanes, trunk and optimizer over their size.
+
+The lanes of several blocks are timed one after another, as in a step, so that weights come from
+memory and not from a cache that one block alone would fill; what a block costs without any lane is
+subtracted, since the trunk includes it. That is timed by steps in which lanes hand on what they are
+given, with all norms and residual sums, and by steps in which every operation is SHORTCUT.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy.optimize import isotonic_regression
+from torch import Tensor, nn
+
+from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.flops import attention_flops, mlp_flops
+from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
+from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.schedule import uniform_schedule
+from runtime.families.registry import family_of
+from runtime.families.sublayer import Sublayer
+from runtime.lanes.slices import SublayerLanes, slice_schedule
+from runtime.models.optimizers import create_optimizer
+from runtime.partitioned_step import forward, run_lanes
+from runtime.torch_device import Stopwatch, autocast, device_name, memory_bytes
+
+NUM_TIMED_BLOCKS = 4
+"""Blocks whose lanes are timed together; their weights do not fit a processor's cache."""
+
+LEAST_SAMPLE_S = 0.03
+"""Small work is repeated for as long in every sample, so that a device whose share of a processor
+is dealt out in periods is seen at its mean speed."""
+
+Points = dict[float, list[float]]
+"""Measured seconds by size of work."""
+
+
+def profile_device(
+    model: nn.Module,
+    workload: Workload,
+    device: torch.device,
+    *,
+    name: str = "this-device",
+    num_repeats: int = 5,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Device:
+    """Time this device on the sizes of work that a workload's schedules can ask for.
+
+    Args:
+        model: on the device; its parameters are left as they are.
+        workload: its subnets and mini-batch.
+        device: where the model is.
+        name: of the result.
+        num_repeats: measurements of each size; their median counts.
+        progress: called with the number of sizes done and to do.
+
+    Returns:
+        A device with a curve for every kind of work; its plain rates are those of the largest size.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
+    inputs = inputs.to(device)
+    points: dict[WorkKind, Points] = defaultdict(lambda: defaultdict(list))
+    jobs = list(_rectangles(workload))
+    total = len(jobs) + workload.num_microbatches + 1
+    with autocast(device, workload):
+        for done, (num_members, num_microbatches) in enumerate(jobs):
+            progress(done, total)
+            _time_lanes(model, workload, inputs, num_members, num_microbatches, num_repeats, points)
+        for m in range(1, workload.num_microbatches + 1):
+            progress(len(jobs) + m - 1, total)
+            _time_trunk(model, workload, inputs, m, num_repeats, points)
+    progress(total - 1, total)
+    _time_optimizer(model, workload, num_repeats, points)
+    progress(total, total)
+    curves = {kind: monotone_curve(points[kind]) for kind in WorkKind}
+    return Device(
+        name=name,
+        compute_flops_per_s=_largest_rate(curves[WorkKind.MLP_BACKWARD]),
+        memory_bytes=memory_bytes(device),
+        memory_bandwidth_bytes_per_s=_largest_rate(curves[WorkKind.TRUNK_FORWARD]),
+        curves=curves,
+        source=f"d2ft profile of {workload.shape.name} on {device_name(device)}"
+        + (", bfloat16" if workload.element_bytes == ELEMENT_BYTES["bfloat16"] else ""),
+    )
+
+
+def monotone_curve(points: Points) -> ComputeCurve:
+    """The non-decreasing curve nearest to the medians (isotonic regression)."""
+    work = sorted(points)
+    medians = np.array([float(np.median(points[w])) for w in work])
+    seconds = np.maximum(isotonic_regression(medians).x, 1e-9)
+    return ComputeCurve(tuple(work), tuple(seconds.tolist()))
+
+
+def _largest_rate(curve: ComputeCurve) -> float:
+    return curve.work[-1] / curve.seconds[-1]
+
+
+def _rectangles(workload: Workload) -> Iterator[tuple[int, int]]:
+    """Numbers of subnets of a block and of micro-batches: all corners and a spread between."""
+    num_subnets = len(workload.partition.of_block(0))
+    members = sorted({1, -(-num_subnets // 3), -(-num_subnets // 2), num_subnets})
+    microbatches = sorted({1, -(-workload.num_microbatches // 2), workload.num_microbatches})
+    return ((s, m) for s in members for m in microbatches)
+
+
+def _time_lanes(
+    model: nn.Module,
+    workload: Workload,
+    inputs: Tensor,
+    num_members: int,
+    num_microbatches: int,
+    num_repeats: int,
+    points: dict[WorkKind, Points],
+) -> None:
+    blocks = family_of(model).blocks(model)[:NUM_TIMED_BLOCKS]
+    num_samples, device = int(workload.samples.sum()), inputs.device
+    dtype = next(model.parameters()).dtype
+    size = (num_samples, workload.shape.num_tokens, workload.shape.width)
+    x = torch.randn(size, device=device, dtype=dtype, requires_grad=True)
+    key_mask = family_of(model).key_mask(model, inputs)
+    grad = torch.randn(size, device=device, dtype=dtype)
+    schedule = np.zeros((workload.num_subnets, workload.num_microbatches), dtype=np.int8)
+    empty = slice_schedule(workload, schedule)
+    members = workload.partition.of_block(0)[:num_members]
+    for block in range(len(blocks)):
+        of_block = workload.partition.of_block(block)[:num_members]
+        schedule[np.ix_(of_block, range(num_microbatches))] = Operation.FULL
+    slices = slice_schedule(workload, schedule)
+    cells = np.ix_(members, range(num_microbatches))
+    for is_mlp, flops, kinds in (
+        (
+            False,
+            attention_flops(workload),
+            (WorkKind.ATTENTION_FORWARD, WorkKind.ATTENTION_BACKWARD),
+        ),
+        (True, mlp_flops(workload), (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD)),
+    ):
+        work = float(flops.forward[cells].sum()), float(flops.backward[cells].sum())
+        samples, num_runs = [], 1
+        for repeat in range(num_repeats + 1):
+            busy, idle = (
+                _run_sublayers(
+                    [block[is_mlp] for block in blocks],
+                    [own.mlp if is_mlp else own.attention for own in lanes.waves[0].blocks],
+                    x,
+                    grad,
+                    key_mask,
+                    num_runs,
+                )
+                for lanes in (slices, empty)
+            )
+            if repeat > 0:
+                samples.append((busy - idle) / len(blocks))
+            else:
+                num_runs = max(1, math.ceil(LEAST_SAMPLE_S / busy.sum()))
+        for direction, kind in enumerate(kinds):
+            points[kind][work[direction]].append(float(np.median([s[direction] for s in samples])))
+
+
+def _run_sublayers(
+    sublayers: Sequence[Sublayer],
+    lanes: Sequence[SublayerLanes],
+    x: Tensor,
+    grad: Tensor,
+    key_mask: Tensor | None,
+    num_runs: int,
+) -> np.ndarray:
+    """Seconds of forward and backward of one sub-layer in all the blocks, mean of some runs."""
+    watch = Stopwatch(x.device)
+    watch.lap("start")
+    for _ in range(num_runs):
+        outputs = [
+            run_lanes(sublayer, own, x, key_mask)
+            for sublayer, own in zip(sublayers, lanes, strict=False)
+        ]
+        watch.lap("forward")
+        for sublayer, out in zip(sublayers, outputs, strict=True):
+            torch.autograd.grad(out, [x, *sublayer.parameters()], grad, allow_unused=True)
+        watch.lap("backward")
+    return np.array(_both(watch)) / num_runs
+
+
+def _both(watch: Stopwatch) -> list[float]:
+    seconds = watch.seconds()
+    return [seconds["forward"], seconds["backward"]]
+
+
+class _HandOn(torch.autograd.Function):
+    """The second of two tensors of one shape; its gradient is that of both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, branch: Tensor) -> Tensor:
+        return branch.view_as(branch)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad
+
+
+def _time_trunk(
+    model: nn.Module,
+    workload: Workload,
+    inputs: Tensor,
+    num_microbatches: int,
+    num_repeats: int,
+    points: dict[WorkKind, Points],
+) -> None:
+    part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
+    own = inputs[: int(part.samples.sum())]
+    idle = slice_schedule(
+        part, uniform_schedule(part.num_subnets, num_microbatches, Operation.SHORTCUT)
+    )
+    busy = slice_schedule(
+        part, uniform_schedule(part.num_subnets, num_microbatches, Operation.FULL)
+    )
+    no_lanes = idle.waves[0].blocks[0].mlp
+
+    def hand_on(
+        sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
+    ) -> Tensor:
+        return cast(Tensor, _HandOn.apply(x, run_lanes(sublayer, no_lanes, x, key_mask)))
+
+    parameters = list(model.parameters())
+    for slices, num_running in ((idle, 0), (busy, part.shape.num_blocks)):
+        samples = []
+        for repeat in range(num_repeats + 1):
+            watch = Stopwatch(inputs.device)
+            watch.lap("start")
+            logits = forward(model, own, slices.waves[0], hand_on)
+            watch.lap("forward")
+            torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+            watch.lap("backward")
+            if repeat > 0:
+                samples.append(_both(watch))
+        moved = trunk_bytes_moved(part, np.full(num_microbatches, num_running))
+        for direction, (kind, work) in enumerate(
+            ((WorkKind.TRUNK_FORWARD, moved.forward), (WorkKind.TRUNK_BACKWARD, moved.backward))
+        ):
+            seconds = float(np.median([s[direction] for s in samples]))
+            points[kind][float(work.sum())].append(seconds)
+
+
+def _time_optimizer(
+    model: nn.Module,
+    workload: Workload,
+    num_repeats: int,
+    points: dict[WorkKind, Points],
+) -> None:
+    """The update of one block's parameters and of all, on copies."""
+    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    all_bytes = float(optimizer_bytes_moved(workload, placement)[0])
+    one_block = nn.ParameterList(
+        p.detach().clone()
+        for sublayer in family_of(model).blocks(model)[0]
+        for p in sublayer.parameters()
+    )
+    every = nn.ParameterList(p.detach().clone() for p in model.parameters())
+    num_all = sum(p.numel() for p in every)
+    for part in (one_block, every):
+        for p in part:
+            p.grad = torch.ones_like(p)
+        optimizer = create_optimizer(part, workload.optimizer, lr=1e-6)
+        samples = []
+        for repeat in range(num_repeats + 1):
+            watch = Stopwatch(next(model.parameters()).device)
+            watch.lap("start")
+            optimizer.step()
+            watch.lap("optimizer")
+            if repeat > 0:
+                samples.append(watch.seconds()["optimizer"])
+        share = sum(p.numel() for p in part) / num_all
+        points[WorkKind.OPTIMIZER][share * all_bytes].append(float(np.median(samples)))

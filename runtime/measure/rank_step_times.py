@@ -1,0 +1,180 @@
+"""What a step really costs on partitioned ranks: seconds by phase, FLOPs, bytes and memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from runtime.measure.flop_counting import count_flops
+from runtime.measure.memory_tracking import peak_memory_bytes
+from runtime.models.optimizers import create_optimizer
+from runtime.ranks.agreement import gather_arrays, meet
+from runtime.ranks.all_to_all import SentBytes
+from runtime.ranks.job import Ranks
+from runtime.ranks.rank_model import RankModel
+from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
+from runtime.ranks.rank_step import rank_forward_backward
+from runtime.ranks.rank_wave import RankBatch
+from runtime.torch_device import Stopwatch, autocast
+
+RankStep = Callable[[Stopwatch | None, SentBytes | None], None]
+"""One step of a rank: it adds its laps to the one and the bytes that it sends to the other."""
+
+PHASES = ("trunk", "dispatch", "lanes", "combine", "all-reduce", "optimizer")
+"""Parts of a step in which a rank computes, or sends and waits for others."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankStepMeasurement:
+    """Measured costs of one training step on all ranks.
+
+    Attributes:
+        step_s: median over the repeats of the slowest rank's seconds.
+        step_spread_s: distance between the quartiles.
+        phase_s: medians of each rank in each of `PHASES`, float ``[num_phases, num_ranks]``; an
+            exchange includes the wait for those who come later.
+        flops: counted operator by operator on all ranks, without the optimizer.
+        pair_bytes: handed to collectives from row to column rank, ``[num_ranks, num_ranks]``.
+        peak_memory_bytes: the most that each rank's tensors take, float ``[num_ranks]``.
+        num_repeats: steps timed.
+    """
+
+    step_s: float
+    step_spread_s: float
+    phase_s: np.ndarray
+    flops: int
+    pair_bytes: np.ndarray
+    peak_memory_bytes: np.ndarray
+    num_repeats: int
+
+
+def measure_rank_steps(
+    model: RankModel,
+    schedules: Mapping[str, np.ndarray],
+    *,
+    num_waves: int = 1,
+    overlap: bool = False,
+    num_repeats: int = 5,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, RankStepMeasurement]:
+    """Measure several schedules side by side, in turns, so that a busy moment falls on all.
+
+    Args:
+        model: what this rank holds; all ranks call this with the same schedules. Parameters stay
+            as they are, gradients are discarded.
+        schedules: by name, int ``[num_subnets, num_microbatches]``.
+        num_waves: passes per step.
+        overlap: interleave the waves.
+        num_repeats: timed steps of each schedule, after one that is not.
+        progress: told how many of how many steps are done.
+
+    Returns:
+        The same on all ranks.
+    """
+    workload, placement, ranks = model.workload, model.placement, model.ranks
+    slices = {
+        name: slice_rank_schedule(workload, placement, schedule, ranks.rank, num_waves)
+        for name, schedule in schedules.items()
+    }
+    any_slices = next(iter(slices.values()))
+    batch = _random_batch(model, any_slices)
+    optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
+
+    def step(name: str, watch: Stopwatch | None, counted: SentBytes | None) -> None:
+        with autocast(ranks.device, workload):
+            rank_forward_backward(
+                model,
+                batch,
+                slices[name],
+                overlap=overlap,
+                watch=watch,
+                counted=counted,
+            )
+        optimizer.step()
+        if watch is not None:
+            watch.lap("optimizer")
+
+    steps = {name: partial(step, name) for name in slices}
+    held = [batch.inputs, batch.labels]
+    return measure_in_turns(ranks, steps, model.module, optimizer, held, num_repeats, progress)
+
+
+def measure_in_turns(
+    ranks: Ranks,
+    steps: Mapping[str, RankStep],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    held: Sequence[Tensor],
+    num_repeats: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, RankStepMeasurement]:
+    """Measure several kinds of step in turns.
+
+    Args:
+        ranks: all of which call this.
+        steps: by name.
+        module: whose parameters they train.
+        optimizer: which they use.
+        held: what else is there before a step.
+        num_repeats: timed steps of each kind, after one that is not.
+        progress: told how many of how many steps are done.
+    """
+    total, done = len(steps) * (num_repeats + 1), 0
+    laps: dict[str, list[np.ndarray]] = {name: [] for name in steps}
+    for repeat in range(num_repeats + 1):
+        for name, step in steps.items():
+            meet(ranks, "the measurement of steps")
+            watch = Stopwatch(ranks.device)
+            watch.lap("start")
+            step(watch, None)
+            if repeat > 0:
+                seconds = watch.seconds()
+                laps[name].append(np.append(_by_phase(seconds), sum(seconds.values())))
+            done += 1
+            progress(done, total)
+
+    state = [t for values in optimizer.state.values() for t in values.values()]
+    held = [*module.parameters(), *(t for t in state if isinstance(t, Tensor)), *held]
+    measured, what = {}, "the collection of measurements"
+    for name, step in steps.items():
+        all_laps = gather_arrays(ranks, np.stack(laps[name]), what)
+        slowest_s = all_laps[:, :, -1].max(axis=0)
+        quartiles = np.percentile(slowest_s, [25, 75])
+        counted = SentBytes(ranks.num_ranks)
+        flops = count_flops(partial(step, None, counted))
+        peak = peak_memory_bytes(partial(step, None, None), held, ranks.device)
+        sent = counted.total() + counted.all_reduce
+        facts = gather_arrays(ranks, np.array([flops, peak, *sent], dtype=float), what)
+        measured[name] = RankStepMeasurement(
+            step_s=float(np.median(slowest_s)),
+            step_spread_s=float(quartiles[1] - quartiles[0]),
+            phase_s=np.median(all_laps[:, :, :-1], axis=1).T,
+            flops=int(facts[:, 0].sum()),
+            pair_bytes=facts[:, 2:],
+            peak_memory_bytes=facts[:, 1],
+            num_repeats=num_repeats,
+        )
+    return measured
+
+
+def _by_phase(seconds: Mapping[str, float]) -> np.ndarray:
+    """Seconds of each of `PHASES`; forward and backward together."""
+    return np.array([sum(s for name, s in seconds.items() if name.endswith(p)) for p in PHASES])
+
+
+def _random_batch(model: RankModel, slices: RankSlices) -> RankBatch:
+    """A mini-batch drawn alike on every rank."""
+    generator = torch.Generator().manual_seed(0)
+    num_samples, num_classes = slices.num_samples, model.num_classes
+    inputs = model.family.random_inputs(model.module, num_samples, generator)
+    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    key_mask = model.family.key_mask(model.module, inputs)
+    own, device = torch.from_numpy(slices.owned_samples), model.ranks.device
+    return RankBatch(
+        inputs[own].to(device),
+        labels[own].to(device),
+        None if key_mask is None else key_mask.to(device),
+    )

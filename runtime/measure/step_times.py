@@ -1,0 +1,177 @@
+"""What a step really costs on this device: seconds, FLOPs and bytes."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2ft_sched.model.workload import Workload
+from runtime.families.registry import family_of
+from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.measure.flop_counting import count_flops
+from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
+from runtime.models.optimizers import create_optimizer
+from runtime.partitioned_step import forward, forward_backward
+from runtime.torch_device import Stopwatch, autocast, device_name
+
+
+@dataclass(frozen=True)
+class StepMeasurement:
+    """Measured costs of one training step.
+
+    Attributes:
+        step_s: median seconds of a step.
+        step_spread_s: distance between the quartiles of the repeats.
+        forward_s, backward_s, optimizer_s: medians of its parts.
+        flops: counted operator by operator, without the optimizer.
+        peak_memory_bytes: the most that tensors take, parameters and optimizer state included.
+        activation_bytes: kept for backward after the fullest forward pass.
+        exchange_bytes: sent between devices; there is one.
+        num_repeats: steps timed.
+        device: the processor's name.
+        device_type: ``cpu`` or ``cuda``.
+        num_threads: that torch computes with on a CPU.
+    """
+
+    step_s: float
+    step_spread_s: float
+    forward_s: float
+    backward_s: float
+    optimizer_s: float
+    flops: int
+    peak_memory_bytes: int
+    activation_bytes: int
+    exchange_bytes: int
+    num_repeats: int
+    device: str
+    device_type: str
+    num_threads: int
+
+
+def measure_steps(
+    model: nn.Module,
+    workload: Workload,
+    schedules: Mapping[str, np.ndarray | None],
+    device: torch.device,
+    *,
+    num_waves: int = 1,
+    num_repeats: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, StepMeasurement]:
+    """Measure several schedules side by side, in turns, so that a busy moment falls on all.
+
+    Args:
+        model: on `device`; its parameters stay as they are, its gradients are discarded.
+        workload: subnets, micro-batches and optimizer.
+        schedules: by name; None is the untouched model.
+        device: what to measure.
+        num_waves: passes per step.
+        num_repeats: timed steps of each schedule, after one that is not.
+        progress: told how many of how many steps are done.
+    """
+    inputs, labels = random_batch(model, workload, device)
+    optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
+    slices = {
+        name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
+        for name, schedule in schedules.items()
+    }
+
+    def step(name: str, watch: Stopwatch | None = None) -> None:
+        if watch is not None:
+            watch.lap("start")
+        with autocast(device, workload):
+            _gradients(model, inputs, labels, slices[name], watch)
+        optimizer.step()
+        optimizer.zero_grad()
+        if watch is not None:
+            watch.lap("optimizer")
+
+    total, done = len(slices) * (num_repeats + 1), 0
+    laps: dict[str, list[dict[str, float]]] = {name: [] for name in slices}
+    for repeat in range(num_repeats + 1):
+        for name in slices:
+            watch = Stopwatch(device)
+            step(name, watch)
+            if repeat > 0:
+                laps[name].append(watch.seconds())
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
+    state = [t for values in optimizer.state.values() for t in values.values()]
+    held = [*model.parameters(), *(t for t in state if isinstance(t, Tensor)), inputs, labels]
+    measured = {}
+    for name in slices:
+        seconds = [sum(parts.values()) for parts in laps[name]]
+        quartiles = np.percentile(seconds, [25, 75])
+        measured[name] = StepMeasurement(
+            step_s=statistics.median(seconds),
+            step_spread_s=float(quartiles[1] - quartiles[0]),
+            **{
+                f"{part}_s": statistics.median(parts[part] for parts in laps[name])
+                for part in ("forward", "backward", "optimizer")
+            },
+            flops=count_flops(partial(step, name)),
+            peak_memory_bytes=peak_memory_bytes(partial(step, name), held, device),
+            activation_bytes=_activation_bytes(model, workload, inputs, slices[name], held, device),
+            exchange_bytes=0,
+            num_repeats=num_repeats,
+            device=device_name(device),
+            device_type=device.type,
+            num_threads=torch.get_num_threads(),
+        )
+    return measured
+
+
+def random_batch(
+    model: nn.Module, workload: Workload, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a whole mini-batch, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    num_samples = int(workload.samples.sum())
+    family = family_of(model)
+    inputs = family.random_inputs(model, num_samples, generator)
+    num_classes = family.classifier(model).out_features
+    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    return inputs.to(device), labels.to(device)
+
+
+def _gradients(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    slices: ScheduleSlices | None,
+    watch: Stopwatch | None,
+) -> None:
+    if slices is not None:
+        forward_backward(model, inputs, labels, slices, watch)
+        return
+    loss = F.cross_entropy(model(inputs), labels)
+    if watch is not None:
+        watch.lap("forward")
+    loss.backward()
+    if watch is not None:
+        watch.lap("backward")
+
+
+def _activation_bytes(
+    model: nn.Module,
+    workload: Workload,
+    inputs: Tensor,
+    slices: ScheduleSlices | None,
+    held: list[Tensor],
+    device: torch.device,
+) -> int:
+    def run(wave: int) -> Tensor:
+        with autocast(device, workload):
+            if slices is None:
+                return model(inputs)
+            return forward(model, inputs[slices.waves[wave].samples], slices.waves[wave])
+
+    num_waves = 1 if slices is None else len(slices.waves)
+    return max(kept_bytes(partial(run, wave), held, device) for wave in range(num_waves))

@@ -1,0 +1,1 @@
+"""Models by name with their weights, adapters, classifiers and optimizers."""

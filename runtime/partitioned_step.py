@@ -1,0 +1,125 @@
+"""A training step of a model under a schedule, on one device.
+
+The model stays as it is: the step reads its parameters where they are and leaves their gradients
+there. The trunk (embeddings, norms, LayerScale, output biases, classifier) always runs; heads and
+hidden units run as the schedule says.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime.families.registry import family_of
+from runtime.families.sublayer import Sublayer
+from runtime.lanes.adapted_lanes import AdaptedMaps, adapted_lanes
+from runtime.lanes.autograd import sublayer_lanes
+from runtime.lanes.slices import ScheduleSlices, SublayerLanes, Wave
+from runtime.torch_device import Stopwatch
+
+RunLanes = Callable[[Sublayer, SublayerLanes, Tensor, Tensor | None], Tensor]
+"""As `run_lanes`."""
+
+
+def run_lanes(
+    sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
+) -> Tensor:
+    """`sublayer_lanes` of a sub-layer that is whole on this device, ``[B, N, D]``."""
+    linears, bias_out = sublayer.linears(), sublayer.bias_out
+    adapters = sublayer.adapters()
+    if adapters is not None:
+        maps = AdaptedMaps(linears, bias_out, sublayer.core)
+        return adapted_lanes(x, maps, adapters, lanes, key_mask)
+    weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
+    return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)
+
+
+def forward(model: nn.Module, inputs: Tensor, wave: Wave, run: RunLanes = run_lanes) -> Tensor:
+    """Logits ``[num_samples, num_classes]`` of one wave's inputs ``[num_samples, ...]``.
+
+    Args:
+        model: one that `runtime.models.build.check_supported` accepts.
+        inputs: of the wave's samples.
+        wave: who runs on which of them.
+        run: what stands for the lanes; another only to time what is around them.
+    """
+    family = family_of(model)
+    x, key_mask = family.embed(model, inputs), family.key_mask(model, inputs)
+    for (attention, mlp), lanes in zip(family.blocks(model), wave.blocks, strict=True):
+        x = _sublayer(x, attention, lanes.attention, key_mask, run)
+        x = _sublayer(x, mlp, lanes.mlp, key_mask, run)
+    return family.classifier(model)(family.features(model, x, inputs))
+
+
+def forward_backward(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    slices: ScheduleSlices,
+    watch: Stopwatch | None = None,
+) -> Tensor:
+    """Run one mini-batch and add its gradients to those of the parameters.
+
+    The loss is the mean cross-entropy of the mini-batch, whatever the waves. Parameters that no
+    micro-batch trains get zeros, unless they are frozen, so that the optimizer treats them as in
+    any other step.
+
+    Args:
+        model: one that `runtime.models.build.check_supported` accepts.
+        inputs: as the model takes them, ``[num_samples, ...]``, micro-batch after micro-batch.
+        labels: int64 ``[num_samples]``.
+        slices: the schedule.
+        watch: laps "forward" and "backward" are added to it.
+
+    Returns:
+        The loss, a scalar without graph on the device of `inputs`.
+    """
+    losses = []
+    for wave in slices.waves:
+        logits = forward(model, inputs[wave.samples], wave)
+        total = F.cross_entropy(logits, labels[wave.samples], reduction="sum")
+        loss = total / slices.num_samples
+        if watch is not None:
+            watch.lap("forward")
+        loss.backward()
+        if watch is not None:
+            watch.lap("backward")
+        losses.append(loss.detach())
+    for parameter in model.parameters():
+        if parameter.grad is None and parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    return torch.stack(losses).sum()
+
+
+def _sublayer(
+    x: Tensor,
+    sublayer: Sublayer,
+    lanes: SublayerLanes,
+    key_mask: Tensor | None,
+    run: RunLanes,
+) -> Tensor:
+    if not sublayer.norm_first:
+        return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask, run))
+    normed = x
+    if lanes.full or lanes.forward_only:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
+            normed = sublayer.norm(x)
+    return _add_branch(x, normed, sublayer, lanes, key_mask, run)
+
+
+def _add_branch(
+    x: Tensor,
+    lane_input: Tensor,
+    sublayer: Sublayer,
+    lanes: SublayerLanes,
+    key_mask: Tensor | None,
+    run: RunLanes,
+) -> Tensor:
+    """``x + scale * (lanes(lane_input) + bias)``."""
+    delta: Tensor | None = sublayer.bias_out
+    if lanes.full or lanes.forward_only:
+        delta = run(sublayer, lanes, lane_input, key_mask)
+    if delta is None:
+        return x
+    return x + (delta if sublayer.scale is None else delta * sublayer.scale)

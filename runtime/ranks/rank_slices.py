@@ -1,0 +1,238 @@
+"""A schedule as one rank sees it: its lane groups, and what it exchanges, in every block.
+
+In a wave a rank counts tokens in two ways. Its stream has the tokens of the micro-batches that it
+owns, in order. Its lanes of a block have the same tokens, and after them those that it receives,
+by source rank and micro-batch. So a dispatch arrives where the lanes read, partial sums leave from
+where they wrote, and a rank that receives nothing works on its stream in place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
+from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lanes import lane_groups
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.schedule import check_schedule
+from d2ft_sched.schedule.waves import wave_microbatches
+from runtime.lanes.held_units import HeldUnits, held_units
+from runtime.lanes.slices import BlockLanes, Run, block_lanes
+
+
+@dataclass(frozen=True)
+class Route:
+    """One dispatch of one rank; the combine after it takes the same ways back.
+
+    Attributes:
+        sent: tokens to every rank.
+        received: tokens from every rank.
+        send_runs: runs of stream tokens that are sent, in the order of `sent`.
+        receive_runs: runs of lane tokens that receive, in the order of `received`.
+        is_idle: whether nothing moves between any two ranks.
+    """
+
+    sent: tuple[int, ...]
+    received: tuple[int, ...]
+    send_runs: tuple[Run, ...]
+    receive_runs: tuple[Run, ...]
+    is_idle: bool
+
+    @property
+    def num_sent(self) -> int:
+        return sum(self.sent)
+
+    @property
+    def num_received(self) -> int:
+        return sum(self.received)
+
+
+@dataclass(frozen=True)
+class RankBlock:
+    """One block in one wave.
+
+    Attributes:
+        lanes: lane groups of the subnets held, their tokens counted as the lanes count them.
+        lane_tokens: runs of tokens of the mini-batch that the lanes have, in order.
+        routes: of the dispatch forward and backward.
+        runs: whether any rank runs the block on a micro-batch owned.
+        trains: whether any rank trains it on one.
+        is_reached: of attention and MLP, whether the gradient of their output on one is needed.
+        hands_on: whether that of their lanes' input is, and is not zero.
+    """
+
+    lanes: BlockLanes
+    lane_tokens: tuple[Run, ...]
+    routes: tuple[Route, Route]
+    runs: bool
+    trains: bool
+    is_reached: tuple[bool, bool]
+    hands_on: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class RankWave:
+    """Micro-batches that pass through the model together.
+
+    Attributes:
+        samples: of the wave, among those that the rank owns.
+        num_samples: owned.
+        blocks: of the model.
+    """
+
+    samples: slice
+    num_samples: int
+    blocks: tuple[RankBlock, ...]
+
+
+@dataclass(frozen=True)
+class RankSlices:
+    """A schedule, ready to run on one rank.
+
+    Attributes:
+        num_samples: samples of the whole mini-batch.
+        owned_samples: which of them the rank owns, int64, sorted.
+        waves: passes, one after another or interleaved.
+    """
+
+    num_samples: int
+    owned_samples: np.ndarray
+    waves: tuple[RankWave, ...]
+
+
+def slice_rank_schedule(
+    workload: Workload,
+    placement: Placement,
+    schedule: np.ndarray,
+    rank: int,
+    num_waves: int = 1,
+) -> RankSlices:
+    """Cut a mini-batch into waves and each block of a wave into lane groups and routes.
+
+    Args:
+        workload: the model, its subnets and the micro-batches.
+        placement: whose devices are the ranks.
+        schedule: int ``[num_subnets, num_microbatches]``.
+        rank: 0 to num_devices - 1.
+        num_waves: from 1 to num_microbatches.
+
+    Raises:
+        InputError: the schedule is not one of these subnets and micro-batches.
+        ValueError: num_waves is out of range.
+    """
+    schedule = check_schedule(schedule, workload.num_subnets, workload.num_microbatches)
+    if not 1 <= num_waves <= workload.num_microbatches:
+        raise ValueError(
+            f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
+        )
+    units = [held_units(workload, placement, rank, b) for b in range(workload.shape.num_blocks)]
+    sample_owner = np.repeat(placement.owner, workload.samples)
+    waves: list[RankWave] = []
+    start = 0
+    for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
+        wave = _rank_wave(workload, placement, schedule, rank, microbatches, units, start)
+        start = wave.samples.stop
+        waves.append(wave)
+    return RankSlices(len(sample_owner), np.flatnonzero(sample_owner == rank), tuple(waves))
+
+
+def _rank_wave(
+    workload: Workload,
+    placement: Placement,
+    schedule: np.ndarray,
+    rank: int,
+    microbatches: np.ndarray,
+    units: Sequence[HeldUnits],
+    start: int,
+) -> RankWave:
+    owner = np.array(placement.owner)
+    in_wave = np.isin(np.arange(workload.num_microbatches), microbatches)
+    wave_schedule = np.where(in_wave[None, :], schedule, Operation.SHORTCUT)
+    active = plan_exchange(workload, placement, wave_schedule).active
+    own = microbatches[owner[microbatches] == rank]
+    foreign = microbatches[owner[microbatches] != rank]
+    foreign = foreign[np.argsort(owner[foreign], kind="stable")]
+    held = np.array(placement.subnet_device) == rank
+    needs_dx = needs_input_gradient(workload, schedule)
+    num_own = int(workload.samples[own].sum())
+    first_of_all = np.cumsum(workload.samples) - workload.samples
+
+    blocks = []
+    for block, block_units in enumerate(units):
+        received = foreign[active[0, block, rank, foreign]]
+        pass_order = np.concatenate([own, received])
+        counts = workload.samples[pass_order]
+        first_sample = np.full(workload.num_microbatches, -1)
+        first_sample[pass_order] = np.cumsum(counts) - counts
+        routes = [
+            _route(workload, owner, active[d, block], rank, own, foreign, first_sample)
+            for d in range(len(DIRECTIONS))
+        ]
+        groups = lane_groups(workload.partition, schedule, block, held, microbatches)
+        is_trained = active[1, block].any(axis=0)
+        reached = (needs_dx[block] | is_trained)[:, own].any(axis=1)
+        handed_on = (needs_dx[block] & is_trained)[:, own].any(axis=1)
+        blocks.append(
+            RankBlock(
+                lanes=block_lanes(
+                    workload, groups, first_sample, int(counts.sum()), block_units, needs_dx[block]
+                ),
+                lane_tokens=_joined_runs(workload, first_of_all, pass_order),
+                routes=(routes[0], routes[1]),
+                runs=bool(active[0, block][:, own].any()),
+                trains=bool(is_trained[own].any()),
+                is_reached=(bool(reached[0]), bool(reached[1])),
+                hands_on=(bool(handed_on[0]), bool(handed_on[1])),
+            )
+        )
+    return RankWave(slice(start, start + num_own), num_own, tuple(blocks))
+
+
+def _route(
+    workload: Workload,
+    owner: np.ndarray,
+    active: np.ndarray,
+    rank: int,
+    own: np.ndarray,
+    foreign: np.ndarray,
+    first_sample: np.ndarray,
+) -> Route:
+    """`active` is bool ``[num_ranks, num_microbatches]``."""
+    num_ranks = len(active)
+    away = np.arange(num_ranks)[:, None] != owner[None, :]
+    target, position = np.nonzero(active[:, own] & away[:, own])
+    sent = own[position]
+    received = foreign[active[rank, foreign]]
+    return Route(
+        sent=_tokens_by_rank(workload, target, sent, num_ranks),
+        received=_tokens_by_rank(workload, owner[received], received, num_ranks),
+        send_runs=_joined_runs(workload, first_sample, sent),
+        receive_runs=_joined_runs(workload, first_sample, received),
+        is_idle=not (active & away).any(),
+    )
+
+
+def _tokens_by_rank(
+    workload: Workload, ranks: np.ndarray, microbatches: np.ndarray, num_ranks: int
+) -> tuple[int, ...]:
+    tokens = np.bincount(ranks, weights=workload.tokens[microbatches], minlength=num_ranks)
+    return tuple(int(n) for n in tokens)
+
+
+def _joined_runs(
+    workload: Workload, first_sample: np.ndarray, microbatches: np.ndarray
+) -> tuple[Run, ...]:
+    """Runs of tokens of the micro-batches in their order; those that follow one another joined."""
+    num_tokens = workload.shape.num_tokens
+    runs: list[Run] = []
+    for i in microbatches:
+        start = int(first_sample[i]) * num_tokens
+        stop = start + int(workload.tokens[i])
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], stop)
+        else:
+            runs.append((start, stop))
+    return tuple(runs)

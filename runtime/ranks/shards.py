@@ -1,0 +1,163 @@
+"""Which part of which parameter every rank holds, in the names and shapes of the model.
+
+A weight of heads or hidden units lives only where its subnets are: rows of the maps to queries,
+keys, values and hidden units, columns of the maps from them. The trunk (embeddings, tokens, norms,
+LayerScale, output biases, classifier) lives whole on every owner of a micro-batch, and nowhere
+else. Factors of adapters that a block shares live whole wherever one of its subnets does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
+from runtime.families.family import ModelFamily, UnitAxis
+from runtime.families.low_rank import adapted_weight
+from runtime.families.registry import family_of
+from runtime.lanes.held_units import HeldUnits, held_units
+from runtime.lanes.slices import index_runs
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """The part of one parameter that a rank holds.
+
+    Attributes:
+        name: of the parameter, such as timm's ``blocks.3.attn.qkv.weight``.
+        full_shape: of the whole parameter.
+        dim: along which it is sliced.
+        indices: what the rank holds along `dim`, int64, sorted; None for all.
+    """
+
+    name: str
+    full_shape: tuple[int, ...]
+    dim: int
+    indices: np.ndarray | None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.indices is None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the part held."""
+        if self.indices is None:
+            return self.full_shape
+        return (*self.full_shape[: self.dim], len(self.indices), *self.full_shape[self.dim + 1 :])
+
+    def take(self, full: Tensor) -> Tensor:
+        """The part held of the whole parameter, or of a tensor like it; a copy if it is sliced."""
+        if self.indices is None:
+            return full
+        return full.index_select(self.dim, torch.from_numpy(self.indices).to(full.device))
+
+    def put(self, part: Tensor, full: Tensor) -> None:
+        """Write the part held into the whole tensor, in place."""
+        if self.indices is None:
+            full.copy_(part)
+        else:
+            full.index_copy_(self.dim, torch.from_numpy(self.indices).to(full.device), part)
+
+
+def rank_shards(
+    model: nn.Module, workload: Workload, placement: Placement, rank: int
+) -> tuple[Shard, ...]:
+    """What `rank` holds, in the order of the model's parameters.
+
+    Args:
+        model: whose names and shapes count; it may be on the meta device.
+        workload: whose partition says which heads and hidden units a subnet has.
+        placement: whose devices are the ranks.
+        rank: 0 to num_devices - 1.
+    """
+    units = [held_units(workload, placement, rank, b) for b in range(workload.shape.num_blocks)]
+    owns = rank in placement.owner
+    family = family_of(model)
+    shards = []
+    for name, parameter in model.named_parameters():
+        axis, block = sliced_axis(family, name), sharing_block(family, name)
+        full_shape = tuple(parameter.shape)
+        if axis is not None:
+            indices = _indices(axis, units[axis.block], workload)
+            if len(indices):
+                shards.append(Shard(name, full_shape, axis.dim, indices))
+        elif owns if block is None else units[block].are_any:
+            shards.append(Shard(name, full_shape, 0, None))
+    return tuple(shards)
+
+
+def sliced_axis(family: ModelFamily, parameter: str) -> UnitAxis | None:
+    """Which axis of a parameter, or of a factor of an adapter, subnets share among them, if any."""
+    weight, dim = adapted_weight(parameter)
+    axis = family.unit_axis(weight)
+    return axis if axis is not None and dim in (None, axis.dim) else None
+
+
+def is_trunk(family: ModelFamily, parameter: str) -> bool:
+    """Whether a parameter belongs to no subnet and to no adapter."""
+    return family.unit_axis(adapted_weight(parameter)[0]) is None
+
+
+def sharing_block(family: ModelFamily, parameter: str) -> int | None:
+    """Whose subnets share a factor of an adapter; None for all other parameters."""
+    weight, dim = adapted_weight(parameter)
+    axis = family.unit_axis(weight)
+    return None if axis is None or dim in (None, axis.dim) else axis.block
+
+
+def read_shards(path: Path, shards: tuple[Shard, ...]) -> dict[str, Tensor]:
+    """The parts held, read from a safetensors file in the model's layout; nothing else is read.
+
+    Raises:
+        InputError: the file is unreadable, or lacks a tensor, or has one of another shape.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            return {shard.name: _read(file, names, shard, path) for shard in shards}
+    except FileNotFoundError:
+        raise InputError(f"weights {path}: there is no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights {path}: is not a whole safetensors file ({error})") from None
+
+
+def join_shards(
+    parts: Mapping[str, Tensor], shards: tuple[Shard, ...], full: Mapping[str, Tensor]
+) -> None:
+    """Write a rank's parts into whole tensors, in place; both by name."""
+    for shard in shards:
+        shard.put(parts[shard.name], full[shard.name])
+
+
+def _indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
+    """What is held along an axis, int64, sorted."""
+    if axis.units == "hidden":
+        own, num_all = held.hidden, workload.shape.mlp_hidden
+    else:
+        head_dim = workload.shape.head_dim
+        own = (held.heads[:, None] * head_dim + np.arange(head_dim)).ravel()
+        num_all = workload.shape.num_heads * head_dim
+    return np.concatenate([part * num_all + own for part in range(axis.num_parts)])
+
+
+def _read(file: safe_open, names: set[str], shard: Shard, path: Path) -> Tensor:
+    if shard.name not in names:
+        raise InputError(f"weights {path}: lacks tensor {shard.name} {list(shard.full_shape)}")
+    stored = file.get_slice(shard.name)
+    if tuple(stored.get_shape()) != shard.full_shape:
+        raise InputError(
+            f"weights {path}: tensor {shard.name} has shape {stored.get_shape()}; "
+            f"the model needs {list(shard.full_shape)}"
+        )
+    if shard.indices is None:
+        return file.get_tensor(shard.name)
+    before = (slice(None),) * shard.dim
+    pieces = [stored[(*before, slice(start, stop))] for start, stop in index_runs(shard.indices)]
+    return torch.cat(pieces, shard.dim)

@@ -1,0 +1,1 @@
+"""Contribution scores of subnets: of a pass of their own, or seen while training."""

@@ -1,0 +1,104 @@
+"""Scores of every step from what the steps before it have seen, saved with a training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.problem.running_scores import RunningScores
+from d2ft_sched.problem.scores import Scores, by_block
+from runtime.tensor_file import TensorSpec, write_tensors
+
+FILE = "running_scores.safetensors"
+"""In a checkpoint."""
+
+_NEVER = -1
+
+
+class SeenScores:
+    """A `runtime.training.schedule_source.ScoreSeries`, and a `runtime.training.loop.Learner`.
+
+    A step's schedule may be made some steps ahead, from what was known then; so that a training
+    that goes on from a checkpoint makes the same one, that is kept as well.
+    """
+
+    def __init__(
+        self, running: RunningScores, block: np.ndarray, minibatch_of: Sequence[int] | np.ndarray
+    ) -> None:
+        """Begin.
+
+        Args:
+            running: what has been seen so far.
+            block: of every subnet, int ``[num_subnets]``.
+            minibatch_of: every step of the training.
+        """
+        self._now, self._block, self._minibatch_of = running, block, minibatch_of
+        self._asked_first, self._when_asked = _NEVER, running
+        self._repeats = False
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        return step
+
+    def some(self, first: int, number: int) -> Sequence[Scores]:
+        if not (self._repeats and first == self._asked_first):
+            self._asked_first, self._when_asked = first, self._now
+        self._repeats = False
+        return [
+            by_block(self._when_asked.of(int(minibatch)), self._block)
+            for minibatch in self._minibatch_of[first : first + number]
+        ]
+
+    def forget(self) -> None:
+        if not self._repeats:
+            self._asked_first = _NEVER
+
+    def see(self, minibatch: int, seen: np.ndarray) -> None:
+        self._now = self._now.after(minibatch, seen)
+
+    def save(self, folder: Path) -> str:
+        """Write `FILE`; its name."""
+        tables = {
+            "forward": self._now.forward,
+            "average": self._now.average,
+            "factor": self._now.factor,
+            "average_when_asked": self._when_asked.average,
+            "factor_when_asked": self._when_asked.factor,
+            "asked_first": np.array([self._asked_first]),
+        }
+        tensors = {name: torch.from_numpy(np.asarray(table)) for name, table in tables.items()}
+        specs = [TensorSpec(name, tuple(t.shape), t.dtype) for name, t in tensors.items()]
+        write_tensors(folder / FILE, specs, tensors.values())
+        return FILE
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, it is damaged, or of another training.
+        """
+        path = folder / FILE
+        try:
+            with safe_open(path, framework="numpy") as file:
+                tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read as running scores ({error})") from None
+        try:
+            now = RunningScores(tables["forward"], tables["average"], tables["factor"])
+            before = RunningScores(
+                tables["forward"], tables["average_when_asked"], tables["factor_when_asked"]
+            )
+            asked_first = int(tables["asked_first"][0])
+        except KeyError as error:
+            raise InputError(f"{path}: lacks tensor {error}") from None
+        wanted = self._now.average.shape, self._now.factor.shape
+        if (now.average.shape, now.factor.shape) != wanted:
+            raise InputError(
+                f"{path}: has scores of {len(now.average)} subnets and {list(now.factor.shape)} "
+                f"[mini-batches, micro-batches]; this training has {wanted[0][0]} and "
+                f"{list(wanted[1])}"
+            )
+        self._now, self._when_asked, self._asked_first = now, before, asked_first
+        self._repeats = True

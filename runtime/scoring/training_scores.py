@@ -1,0 +1,76 @@
+"""Scores of every mini-batch that fine-tuning will go through, before it starts."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.scores import Scores
+from runtime.data.dataset import Dataset
+from runtime.families.registry import family_of
+from runtime.measure.flop_counting import count_flops
+from runtime.scoring.minibatch_scores import score_minibatch
+from runtime.training.loop import training_minibatches
+
+FORWARD_SCORE, BACKWARD_SCORE = "weight_magnitude", "fisher_of_microbatches"
+
+
+def training_scores(
+    model: nn.Module,
+    data: Dataset,
+    workload: Workload,
+    seed: int,
+    device: torch.device,
+    num_minibatches: int | None = None,
+    *,
+    chosen: Sequence[int] | None = None,
+    forward_score: str = FORWARD_SCORE,
+    backward_score: str = BACKWARD_SCORE,
+) -> Iterator[Scores]:
+    """Scores of the mini-batches that `runtime.training.loop.fine_tune` draws with the same seed.
+
+    What each costs is said by `scoring_flops`.
+
+    Args:
+        model: on `device`, as it is before training.
+        data: samples.
+        workload: subnets and micro-batches.
+        seed: of the fine-tuning.
+        device: where the model is.
+        num_minibatches: only the first of them; default all.
+        chosen: only these of them, by index; default all.
+        forward_score, backward_score: names of `runtime.scoring.kinds.score_names`.
+    """
+    family = family_of(model)
+    minibatches = training_minibatches(data.train, workload, seed)[:num_minibatches]
+    for samples in minibatches if chosen is None else minibatches[list(chosen)]:
+        own = torch.from_numpy(samples)
+        inputs = family.to_inputs(model, data.train.inputs[own].to(device))
+        yield score_minibatch(
+            model,
+            inputs,
+            data.train.labels[own].to(device),
+            workload,
+            forward_score=forward_score,
+            backward_score=backward_score,
+        )
+
+
+def scoring_flops(
+    model: nn.Module, workload: Workload, forward_score: str, backward_score: str
+) -> int:
+    """FLOPs of scoring one mini-batch, counted operator by operator; its gradients are discarded.
+
+    Args:
+        model: on any device.
+        workload: subnets and micro-batches.
+        forward_score, backward_score: names of `runtime.scoring.kinds.score_names`.
+    """
+    device = next(model.parameters()).device
+    num_samples = int(workload.samples.sum())
+    inputs = family_of(model).random_inputs(model, num_samples, torch.Generator()).to(device)
+    labels = torch.zeros(num_samples, dtype=torch.int64, device=device)
+    score = partial(score_minibatch, forward_score=forward_score, backward_score=backward_score)
+    return count_flops(lambda: score(model, inputs, labels, workload))

@@ -1,0 +1,161 @@
+"""Everything that differs between CPU and CUDA, in one place."""
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """``cpu``, ``cuda``, ``cuda:N``, or with ``auto`` CUDA where there is any.
+
+    Raises:
+        InputError: another name, or a device that this machine or this torch does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def rank_device(name: str, local_rank: int, num_local: int = 1) -> torch.device:
+    """The device of a rank: ``cpu``, or with ``cuda`` or ``auto`` one of its host's for each rank.
+
+    Args:
+        name: as for `select_device`.
+        local_rank: of this process among those of its host.
+        num_local: ranks of this host.
+
+    Raises:
+        InputError: as `select_device`; the host has fewer CUDA devices than ranks, or all its
+            ranks were to share one.
+    """
+    if num_local > 1 and name.startswith("cuda:"):
+        raise InputError(
+            f"device is {name!r}, for {num_local} ranks of this host; with cuda each takes one of "
+            f"its own"
+        )
+    device = select_device(name)
+    if device.type == "cuda" and device.index is None:
+        device = select_device(f"cuda:{local_rank}")
+        torch.cuda.set_device(device)
+    return device
+
+
+def backend_of(device: torch.device) -> str:
+    """The backend of `torch.distributed` for messages of this device's tensors."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory of the device; for a CPU that of the host, or of its control group if less."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(host, int(text)) if text.isdigit() else host
+
+
+def autocast(device: torch.device, workload: Workload) -> AbstractContextManager[object]:
+    """Mixed precision where messages and lanes of the workload are in bfloat16, or nothing."""
+    if workload.element_bytes != ELEMENT_BYTES["bfloat16"]:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """What products of float32 matrices may round their factors to, for as long as this lasts.
+
+    With ``medium`` a processor that multiplies bf16 matrices (AMX) uses that and adds up in
+    float32; tensors stay float32, so no step converts weights as autocast does. The fused attention
+    of CPUs takes ten times its time then (torch 2.14.1, 17 tokens), so plain products replace it.
+
+    Args:
+        precision: ``highest`` (float32) or ``medium`` (bf16), torch's own names.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    plain = sdpa_kernel(SDPBackend.MATH) if precision != "highest" else contextlib.nullcontext()
+    try:
+        with plain:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def set_threads(number: int | None) -> None:
+    """Threads that torch computes with on a CPU; None leaves them as they are."""
+    if number is not None:
+        torch.set_num_threads(number)
+
+
+def num_threads() -> int:
+    """Threads that torch computes with on a CPU."""
+    return torch.get_num_threads()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Seconds between laps: CUDA events, which do not hold up the step, or the host's clock."""
+
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Without laps yet; `clock` tells seconds where the device has no events of its own."""
+        self._device, self._clock = device, clock
+        self._laps: list[tuple[str, Any]] = []
+
+    def lap(self, name: str) -> None:
+        """What was asked of the device since the last lap belongs to `name`."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._laps.append((name, event))
+        else:
+            self._laps.append((name, self._clock()))
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by name, laps of one name added up; the first lap only starts the clock."""
+        synchronize(self._device)
+        total: dict[str, float] = {}
+        for (_, start), (name, stop) in zip(self._laps, self._laps[1:], strict=False):
+            on_cuda = self._device.type == "cuda"
+            seconds = start.elapsed_time(stop) / 1e3 if on_cuda else stop - start
+            total[name] = total.get(name, 0.0) + seconds
+        return total

@@ -1,0 +1,146 @@
+"""Fine-tuning under a schedule: one for all mini-batches, or one for each."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from d2ft_sched.costs.flops import step_flops
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from runtime.data.dataset import Dataset, Split
+from runtime.data.minibatches import draw_minibatches, epoch_order
+from runtime.training.events import (
+    Event,
+    FineTuneSettings,
+    Probed,
+    Stepped,
+    Trainer,
+    learning_rate,
+)
+from runtime.training.replanner import Replanner
+from runtime.training.schedule_memo import ScheduleMemo
+from runtime.training.whole_model import WholeModel
+
+ScheduleOf = Callable[[int, int], np.ndarray]
+"""From a step, counted from 0, and the index of its mini-batch to its schedule, int
+``[num_subnets, num_microbatches]``."""
+
+
+class Learner(Protocol):
+    """Who makes schedules of what is seen in passing."""
+
+    def see(self, minibatch: int, seen: np.ndarray) -> None:
+        """Told the mini-batch of a step that was done, and its `TrainedStep.seen`."""
+        ...
+
+
+def fine_tune(
+    model: nn.Module,
+    data: Dataset,
+    workload: Workload,
+    schedule: np.ndarray | ScheduleOf,
+    settings: FineTuneSettings,
+    device: torch.device,
+) -> Iterator[Event]:
+    """Fine-tune `model` in place, yielding what happens as it happens.
+
+    On a CPU the same seed, threads and inputs give bitwise the same losses.
+
+    Args:
+        model: on `device`, in its own layout throughout.
+        data: samples of the model's input size.
+        workload: subnets, micro-batches and optimizer.
+        schedule: of all steps, or of each with its mini-batch of `training_minibatches`.
+        settings: how.
+        device: where.
+
+    Raises:
+        InputError: the samples do not fill one mini-batch, or have more classes than the model.
+    """
+    trainer = WholeModel(model, data, workload, settings, device)
+    minibatches = training_minibatches(data.train, workload, settings.seed)
+    return train(trainer, minibatches, workload, schedule, settings)
+
+
+def train(
+    trainer: Trainer,
+    minibatches: np.ndarray,
+    workload: Workload,
+    schedule: np.ndarray | ScheduleOf,
+    settings: FineTuneSettings,
+    num_done: int | None = None,
+    replanner: Replanner | None = None,
+    learner: Learner | None = None,
+) -> Iterator[Event]:
+    """The loop of `fine_tune` over any trainer, from its beginning or from a checkpoint on.
+
+    While an event is handled the trainer is between two steps and may be saved. Nothing random is
+    drawn: the order of an epoch comes from the seed and the epoch's number.
+
+    Args:
+        trainer: the model in training.
+        minibatches: as `training_minibatches` gives them.
+        workload: subnets and micro-batches.
+        schedule: of all steps, or of each with its mini-batch.
+        settings: how.
+        num_done: steps that `trainer` has behind it; None begins with the classifier's fit. At the
+            end of an epoch, and before the first, the evaluation is still to come.
+        replanner: told every step, and heard before the step is reported, so that who saves the
+            training when it hears of a step saves what follows from it, too.
+        learner: told what every step has seen, where the settings ask for it.
+
+    Raises:
+        InputError: there are more steps behind than there are in all.
+    """
+    num_steps = settings.num_epochs * len(minibatches)
+    if num_done is not None and not 0 <= num_done <= num_steps:
+        raise InputError(
+            f"{num_done} steps are done; {settings.num_epochs} epochs have {num_steps}"
+        )
+    if num_done is None and settings.linear_probe:
+        start = time.perf_counter()
+        yield Probed(trainer.fit_classifier(), time.perf_counter() - start)
+    flops = ScheduleMemo(partial(step_flops, workload))
+    first = num_done or 0
+    if first % len(minibatches) == 0:
+        yield trainer.evaluate(first // len(minibatches))
+    for step in range(first, num_steps):
+        start = time.perf_counter()
+        epoch, position = step // len(minibatches) + 1, step % len(minibatches)
+        minibatch = int(epoch_order(len(minibatches), epoch, settings.seed)[position])
+        operations = schedule(step, minibatch) if callable(schedule) else schedule
+        solve_s = time.perf_counter() - start
+        lr = learning_rate(settings, step, num_steps)
+        done = trainer.step(minibatches[minibatch], operations, lr)
+        if learner is not None and done.seen is not None:
+            learner.see(minibatch, done.seen)
+        step_s = time.perf_counter() - start
+        if replanner is not None:
+            replanned = replanner.after_step(step + 1, operations, done.times)
+            if replanned is not None:
+                yield replanned
+        yield Stepped(
+            step=step + 1,
+            num_steps=num_steps,
+            epoch=epoch,
+            minibatch=minibatch,
+            num_samples=minibatches.shape[1],
+            loss=done.loss,
+            lr=lr,
+            flops=flops(operations),
+            step_s=step_s,
+            solve_s=solve_s,
+            times=done.times,
+        )
+        if position + 1 == len(minibatches):
+            yield trainer.evaluate(epoch)
+
+
+def training_minibatches(train: Split, workload: Workload, seed: int) -> np.ndarray:
+    """The samples of each mini-batch of `fine_tune`, int ``[num_minibatches, num_samples]``."""
+    return draw_minibatches(len(train), int(workload.samples.sum()), seed)

@@ -1,0 +1,299 @@
+"""Training of one rank's part of a model, together with the other ranks."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d2ft_sched.files.atomic_write import write_atomically
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
+from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
+from runtime.checkpoint.optimizer_state import (
+    load_optimizer,
+    save_optimizer,
+    set_state,
+    state_by_name,
+)
+from runtime.data.dataset import Dataset, Split
+from runtime.lanes.held_units import held_units
+from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_full
+from runtime.models.linear_probe import fit_linear, set_classifier
+from runtime.models.optimizers import create_optimizer, set_learning_rate
+from runtime.models.peft_adapters import ADAPTER, save_adapter
+from runtime.models.weights import write_companions
+from runtime.ranks.agreement import sum_arrays
+from runtime.ranks.job import start_sum
+from runtime.ranks.rank_forward import rank_outputs
+from runtime.ranks.rank_model import RankModel
+from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
+from runtime.ranks.rank_step import rank_forward_backward
+from runtime.ranks.rank_wave import RankBatch
+from runtime.ranks.shards import read_shards
+from runtime.tensor_file import TensorSpec, write_tensors
+from runtime.torch_device import Stopwatch, autocast
+from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.schedule_memo import ScheduleMemo
+from runtime.training.whole_model import check_classes
+
+
+class RankPart:
+    """A `runtime.training.events.Trainer` of the subnets and micro-batches of one rank."""
+
+    def __init__(
+        self,
+        model: RankModel,
+        data: Dataset,
+        minibatches: np.ndarray,
+        settings: FineTuneSettings,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Take a rank's part into training; of the samples it uses those that it owns.
+
+        Args:
+            model: what the rank holds.
+            data: pictures, of which the rank needs those that it owns.
+            minibatches: as `runtime.training.loop.training_minibatches` gives them.
+            settings: how to train.
+            clock: that steps are timed by where the device has no events of its own.
+
+        Raises:
+            InputError: the data have more classes than the model.
+        """
+        check_classes(data, model.num_classes)
+        self._model, self._settings, self._clock = model, settings, clock
+        self._rank, self._device = model.ranks.rank, model.ranks.device
+        self._train_owner = training_owners(
+            len(data.train), minibatches, model.workload, model.placement
+        )
+        self._test_owner = testing_owners(len(data.test), model.placement)
+        self._train = _Own(model, data.train, self._train_owner == self._rank)
+        self._test = _Own(model, data.test, self._test_owner == self._rank)
+        self._optimizer = create_optimizer(
+            model.module,
+            model.workload.optimizer,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        self._watch = None
+        if settings.watch_scores:
+            self._watch = TaylorWatch(model.workload, self._device)
+        self._slices = ScheduleMemo(self._slice)
+
+    def fit_classifier(self) -> float:
+        model = self._model
+        features = torch.zeros(
+            len(self._train_owner), model.workload.shape.width, device=self._device
+        )
+        for outputs in rank_outputs(
+            model, self._train_owner, self._train.inputs_of, self._train.key_mask
+        ):
+            features[torch.from_numpy(outputs.rows)] = outputs.features.to(features.dtype)
+        start_sum(model.ranks, features, "the fit of the classifier").wait()
+        num_classes = model.num_classes
+        fitted = torch.zeros(num_classes * (features.shape[1] + 1) + 1, dtype=torch.float64)
+        if self._rank == model.placement.owners[0]:
+            weight, bias, accuracy = fit_linear(
+                features, self._train.labels.to(self._device), num_classes
+            )
+            fitted = torch.cat([weight.flatten(), bias, weight.new_tensor([accuracy])])
+        fitted = fitted.to(self._device)
+        start_sum(model.ranks, fitted, "the fit of the classifier").wait()
+        if self._rank in model.placement.owners:
+            weight, bias = fitted[:-1].split([num_classes * features.shape[1], num_classes])
+            set_classifier(model.family.classifier(model.module), weight, bias)
+        return float(fitted[-1])
+
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
+        watch = Stopwatch(self._device, self._clock)
+        watch.lap("start")
+        self._model.module.train()
+        slices = self._slices(schedule)
+        rows = samples[slices.owned_samples]
+        batch = RankBatch(
+            self._train.inputs_of(rows),
+            self._train.labels[torch.from_numpy(rows)].to(self._device),
+            self._train.key_mask_of(samples),
+        )
+        set_learning_rate(self._optimizer, lr)
+        with autocast(self._device, self._model.workload):
+            watch.lap("images")
+            loss = rank_forward_backward(self._model, batch, slices, watch=watch)
+        self._optimizer.step()
+        watch.lap("optimizer")
+        seen = None
+        if self._watch is not None:
+            what = "the sharing of scores"
+            seen = where_full(sum_arrays(self._model.ranks, self._watch.take(), what), schedule)
+        return TrainedStep(float(loss), _times(watch.seconds()), seen)
+
+    def evaluate(self, epoch: int) -> Evaluated:
+        start = time.perf_counter()
+        self._model.module.eval()
+        right_and_loss = torch.zeros(2, dtype=torch.float64, device=self._device)
+        for outputs in rank_outputs(
+            self._model, self._test_owner, self._test.inputs_of, self._test.key_mask
+        ):
+            labels = self._test.labels[torch.from_numpy(outputs.rows)].to(self._device)
+            right_and_loss[0] += outputs.logits.argmax(1).eq(labels).sum()
+            right_and_loss[1] += F.cross_entropy(outputs.logits, labels, reduction="sum")
+        start_sum(self._model.ranks, right_and_loss, "the evaluation").wait()
+        num_right, loss = right_and_loss.tolist()
+        num_samples = len(self._test_owner)
+        return Evaluated(
+            epoch=epoch,
+            top1=num_right / num_samples,
+            loss=loss / num_samples,
+            num_samples=num_samples,
+            seconds=time.perf_counter() - start,
+        )
+
+    def save_model(self, path: Path) -> tuple[str, ...]:
+        tensors = self._whole_tensors(self._full_shapes())
+        try:
+            if self._rank == 0:
+                write_atomically(path, lambda temporary: self._write_model(temporary, tensors))
+        finally:
+            for _ in tensors:  # also where the file cannot be written: the others send on
+                pass
+        if self._rank > 0:
+            return ()
+        return path.name, *write_companions(self._model.module, path.parent)
+
+    def save_result(self, folder: Path) -> None:
+        if self._model.workload.lora is None:
+            self.save_model(folder / MODEL)
+            return
+        names = [name for name in self._full_shapes() if name in self._model.trained]
+        values = dict(zip(names, self._whole_tensors(names), strict=True))
+        if self._rank == 0:
+            save_adapter(self._model.module, values, folder / ADAPTER)
+
+    def save_state(self, folder: Path) -> tuple[str, ...]:
+        written = self.save_model(folder / MODEL)
+        ranks = self._model.ranks
+        name = optimizer_file(ranks.rank, ranks.num_ranks)
+        state = state_by_name(self._optimizer, dict(self._model.module.named_parameters()))
+        save_optimizer(folder / name, self._model.written_shards(ranks.rank), state)
+        return *written, name
+
+    def load_state(self, folder: Path) -> None:
+        shards = self._model.own_shards
+        parameters = dict(self._model.module.named_parameters())
+        for name, tensor in read_shards(folder / MODEL, shards).items():
+            parameters[name].data.copy_(tensor)
+        state = load_optimizer(optimizer_files(folder), shards)
+        set_state(self._optimizer, parameters, state)
+
+    def _slice(self, schedule: np.ndarray) -> RankSlices:
+        model, num_waves = self._model, self._settings.num_waves
+        workload, placement, rank = model.workload, model.placement, self._rank
+        slices = slice_rank_schedule(workload, placement, schedule, rank, num_waves)
+        if self._watch is None:
+            return slices
+        blocks = range(workload.shape.num_blocks)
+        held = [held_units(workload, placement, rank, block) for block in blocks]
+        return hooked_rank(slices, workload, held, self._watch.hook)
+
+    def _full_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all parameters of the model, in an order that is the same on all ranks."""
+        return {s.name: s.full_shape for shards in self._model.shards for s in shards}
+
+    def _write_model(self, path: Path, tensors: Iterable[Tensor]) -> None:
+        specs = [
+            TensorSpec(name, shape, self._model.dtype)
+            for name, shape in self._full_shapes().items()
+        ]
+        write_tensors(path, specs, tensors)
+
+    def _whole_tensors(self, names: Iterable[str]) -> Iterator[Tensor]:
+        """Parameters whole, one after another, on rank 0; empty ones on the others.
+
+        All ranks must exhaust this together, with the same names.
+        """
+        ranks, what = self._model.ranks, "the collection of the whole model"
+        parameters = dict(self._model.module.named_parameters())
+        written = [
+            {shard.name: shard for shard in self._model.written_shards(rank)}
+            for rank in range(ranks.num_ranks)
+        ]
+        shapes = self._full_shapes()
+        for name in names:
+            whole = torch.empty(
+                shapes[name] if ranks.rank == 0 else 0, dtype=self._model.dtype, device=ranks.device
+            )
+            for source, held in enumerate(written):
+                if name not in held:
+                    continue
+                shard = held[name]
+                if source == ranks.rank == 0:
+                    shard.put(parameters[name].detach(), whole)
+                elif source == ranks.rank:
+                    with ranks.watched(what):
+                        dist.send(parameters[name].detach().contiguous(), 0)
+                elif ranks.rank == 0:
+                    part = torch.empty(shard.shape, dtype=whole.dtype, device=ranks.device)
+                    with ranks.watched(what):
+                        dist.recv(part, source)
+                    shard.put(part, whole)
+            yield whole
+
+
+def _times(seconds: Mapping[str, float]) -> StepTimes:
+    lanes_s = sum(s for name, s in seconds.items() if name.endswith("lanes"))
+    exchanging = ("dispatch", "combine", "all-reduce")
+    exchange_s = sum(s for name, s in seconds.items() if name.endswith(exchanging))
+    return StepTimes(lanes_s, sum(seconds.values()) - lanes_s - exchange_s, exchange_s)
+
+
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` builds, without memory for its parameters."""
+    with torch.device("meta"):
+        return build()
+
+
+def training_owners(
+    num_samples: int, minibatches: np.ndarray, workload: Workload, placement: Placement
+) -> np.ndarray:
+    """The rank that owns each training sample, int ``[num_samples]``.
+
+    Samples that are in no mini-batch belong to the first owner, which sees them in the fit of the
+    classifier.
+    """
+    owner = np.full(num_samples, placement.owners[0])
+    owner[minibatches] = np.repeat(placement.owner, workload.samples)[None, :]
+    return owner
+
+
+def testing_owners(num_samples: int, placement: Placement) -> np.ndarray:
+    """The rank that classifies each test sample, in equal runs, int ``[num_samples]``."""
+    owners = np.array(placement.owners)
+    return owners[np.arange(num_samples) * len(owners) // num_samples]
+
+
+class _Own:
+    """The samples of a rank on its device; of all samples the labels and where they are padded."""
+
+    def __init__(self, model: RankModel, split: Split, is_own: np.ndarray) -> None:
+        self._model, self._device = model, model.ranks.device
+        self.labels = split.labels
+        mask = model.family.key_mask(model.module, split.inputs)
+        self.key_mask = None if mask is None else mask.to(self._device)
+        self._position = np.cumsum(is_own) - 1
+        self._stored = split.inputs[torch.from_numpy(np.flatnonzero(is_own))].to(self._device)
+
+    def inputs_of(self, rows: np.ndarray) -> Tensor:
+        """Some of the rank's own samples, as the model takes them."""
+        chosen = torch.from_numpy(self._position[rows]).to(self._device)
+        return self._model.family.to_inputs(self._model.module, self._stored[chosen])
+
+    def key_mask_of(self, samples: np.ndarray) -> Tensor | None:
+        """Of any samples."""
+        if self.key_mask is None:
+            return None
+        return self.key_mask[torch.from_numpy(samples).to(self._device)]

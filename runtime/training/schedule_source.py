@@ -1,0 +1,186 @@
+"""Where schedules of a training come from: one for all steps, or one for each."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from d2ft_sched.plan.minibatch_schedules import solve_minibatches
+from d2ft_sched.plan.replanning import DevicePace, HeldLevels, as_planned
+from d2ft_sched.problem.formulate import Formulation
+from d2ft_sched.problem.scores import Scores, drawn_scores
+
+SOLVED_AT_ONCE = 16
+"""Schedules that are solved together: one alone takes 4 to 15 times as long for each."""
+
+MOST_BATCHES = 256
+"""Of these that are remembered."""
+
+
+class Schedules(Protocol):
+    """From a step and its mini-batch to the schedule, under capacities that may change."""
+
+    @property
+    def lasting(self) -> np.ndarray | None:
+        """The schedule of every step; None where it changes."""
+        ...
+
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
+        """Int ``[num_subnets, num_microbatches]``; steps are counted from 0."""
+        ...
+
+    def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
+        """From now on spend the levels on devices of this pace, which `changed` on some."""
+        ...
+
+    def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
+        """Take up what a checkpoint says: the pace in force, and the schedule if it lasts."""
+        ...
+
+
+class OneSchedule:
+    """The same schedule in all steps."""
+
+    def __init__(
+        self, schedule: np.ndarray, value: np.ndarray, solver: str = "dp", seed: int = 0
+    ) -> None:
+        """Begin with `schedule`, which devices at the pace of the first steps come back to.
+
+        Args:
+            schedule: int ``[num_subnets, num_microbatches]``.
+            value: of operations, float ``[num_subnets, num_microbatches, 3]``, for later ones.
+            solver: that makes these; a name that `d2ft_sched.solvers.registry` knows.
+            seed: for solvers with random choices.
+        """
+        self._first = self._now = np.asarray(schedule, dtype=np.int8)
+        self._value, self._solver, self._seed = value, solver, seed
+
+    @property
+    def lasting(self) -> np.ndarray | None:
+        return self._now
+
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
+        return self._now
+
+    def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
+        """Change the operations of the devices in `changed`; of all where devices share limits.
+
+        Raises:
+            InputError: no schedule fits.
+        """
+        formulation = levels.formulation_at(pace)
+        (solved,) = solve_minibatches(
+            formulation, [self._value], self._solver, seed=self._seed
+        ).operations
+        if formulation.problem.shared:
+            self._now = solved
+            return
+        now = self._now.copy()
+        for device in changed:
+            is_first = pace.slowdown[device] == 1 and pace.later_s[device] == 0
+            rows = levels.device == device
+            now[rows] = (self._first if is_first else solved)[rows]
+        self._now = now
+
+    def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
+        if lasting is not None:
+            self._now = np.asarray(lasting, dtype=np.int8)
+
+
+class ScoreSeries(Protocol):
+    """Scores by an index, of which each step has one."""
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        """The step's."""
+        ...
+
+    def some(self, first: int, number: int) -> Sequence[Scores]:
+        """Those of `number` indices from `first` on; fewer if there are no more."""
+        ...
+
+    def forget(self) -> None:
+        """What was asked for before has been thrown away."""
+        ...
+
+
+class KnownScores:
+    """Scores of every mini-batch; steps on the same one have the same."""
+
+    def __init__(self, scores: Sequence[Scores]) -> None:
+        self._scores = scores
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        return minibatch
+
+    def some(self, first: int, number: int) -> Sequence[Scores]:
+        return self._scores[first : first + number]
+
+    def forget(self) -> None:
+        pass
+
+
+class DrawnScores:
+    """`d2ft_sched.problem.scores.drawn_scores` of every step, however many there are."""
+
+    def __init__(self, num_subnets: int, num_microbatches: int, seed: int) -> None:
+        self._size, self._seed = (num_subnets, num_microbatches), seed
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        return step
+
+    def some(self, first: int, number: int) -> Sequence[Scores]:
+        return [drawn_scores(*self._size, self._seed, first + i) for i in range(number)]
+
+    def forget(self) -> None:
+        pass
+
+
+class SolvedSchedules:
+    """A schedule for each step, solved a few at a time when the first of them is needed."""
+
+    def __init__(
+        self, formulation: Formulation, scores: ScoreSeries, solver: str = "dp", seed: int = 0
+    ) -> None:
+        """Begin with the capacities of `formulation`.
+
+        Args:
+            formulation: knapsacks, costs and capacities.
+            scores: of the steps.
+            solver: a name that `d2ft_sched.solvers.registry` knows.
+            seed: for solvers with random choices; index j gets ``seed + j``.
+        """
+        self._formulation, self._scores = formulation, scores
+        self._solver, self._seed = solver, seed
+        self._solved: dict[int, np.ndarray] = {}
+
+    @property
+    def lasting(self) -> np.ndarray | None:
+        return None
+
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
+        """Its schedule.
+
+        Raises:
+            InputError: none fits.
+        """
+        batch, position = divmod(self._scores.index_of(step, minibatch), SOLVED_AT_ONCE)
+        if batch not in self._solved:
+            if len(self._solved) == MOST_BATCHES:
+                self._solved.clear()
+            self._solved[batch] = self._solve(batch * SOLVED_AT_ONCE)
+        return self._solved[batch][position]
+
+    def _solve(self, first: int) -> np.ndarray:
+        values = [scores.values() for scores in self._scores.some(first, SOLVED_AT_ONCE)]
+        return solve_minibatches(
+            self._formulation, values, self._solver, seed=self._seed + first
+        ).operations
+
+    def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
+        self._formulation = levels.formulation_at(pace)
+        self._solved.clear()
+        self._scores.forget()
+
+    def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
+        if pace != as_planned(len(pace.slowdown)):
+            self.keep_pace(levels, pace, ())

@@ -1,0 +1,182 @@
+"""Training of a model that is whole on one device."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from d2ft_sched.costs.flops import step_flops, trunk_flops
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
+from runtime.checkpoint.optimizer_state import (
+    load_optimizer,
+    save_optimizer,
+    set_state,
+    state_by_name,
+)
+from runtime.data.dataset import Dataset, Split
+from runtime.families.registry import family_of
+from runtime.lanes.hooks import TaylorWatch, hooked, where_full
+from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.models.linear_probe import fit_classifier
+from runtime.models.optimizers import create_optimizer, set_learning_rate
+from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
+from runtime.models.weights import save_weights, write_companions
+from runtime.partitioned_step import forward_backward
+from runtime.ranks.shards import Shard, read_shards
+from runtime.torch_device import Stopwatch, autocast, synchronize
+from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.schedule_memo import ScheduleMemo
+
+
+class WholeModel:
+    """A `runtime.training.events.Trainer` of all subnets on one device."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        workload: Workload,
+        settings: FineTuneSettings,
+        device: torch.device,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Take `model`, which is on `device`, into training.
+
+        The seconds of lanes are told from those of the trunk by their FLOPs: autograd runs both in
+        one piece.
+
+        Raises:
+            InputError: the data have more classes than the model.
+        """
+        self._family = family_of(model)
+        check_classes(data, self._family.classifier(model).out_features)
+        self._model, self._workload = model, workload
+        self._settings, self._device, self._clock = settings, device, clock
+        self._train, self._test = data.train.to(device), data.test.to(device)
+        self._optimizer = create_optimizer(
+            model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
+        )
+        self._watch = TaylorWatch(workload, device) if settings.watch_scores else None
+        self._known = ScheduleMemo(self._look_up)
+
+    def fit_classifier(self) -> float:
+        return fit_classifier(self._model, self._train)
+
+    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
+        slices, lane_share = self._known(schedule)
+        done = self._update(samples, slices, lane_share, lr)
+        if self._watch is None:
+            return done
+        return replace(done, seen=where_full(self._watch.take(), schedule))
+
+    def _update(
+        self, samples: np.ndarray, slices: ScheduleSlices, lane_share: float, lr: float
+    ) -> TrainedStep:
+        watch = Stopwatch(self._device, self._clock)
+        watch.lap("start")
+        self._model.train()
+        chosen = torch.from_numpy(samples).to(self._device)
+        inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
+        set_learning_rate(self._optimizer, lr)
+        watch.lap("images")
+        with autocast(self._device, self._workload):
+            loss = forward_backward(self._model, inputs, self._train.labels[chosen], slices)
+        watch.lap("model")
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        watch.lap("optimizer")
+        seconds = watch.seconds()
+        lanes_s = lane_share * seconds["model"]
+        times = StepTimes(lanes_s, sum(seconds.values()) - lanes_s, 0.0)
+        return TrainedStep(float(loss), times)
+
+    def evaluate(self, epoch: int) -> Evaluated:
+        return evaluate(self._model, self._test, epoch)
+
+    def save_model(self, path: Path) -> tuple[str, ...]:
+        save_weights(self._model, path)
+        return path.name, *write_companions(self._model, path.parent)
+
+    def save_result(self, folder: Path) -> None:
+        if has_adapters(self._model):
+            trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+            save_adapter(self._model, trained, folder / ADAPTER)
+        else:
+            self.save_model(folder / MODEL)
+
+    def save_state(self, folder: Path) -> tuple[str, ...]:
+        written = self.save_model(folder / MODEL)
+        parameters, name = dict(self._model.named_parameters()), optimizer_file(0, 1)
+        state = state_by_name(self._optimizer, parameters)
+        save_optimizer(folder / name, self._shards(), state)
+        return *written, name
+
+    def load_state(self, folder: Path) -> None:
+        parameters = dict(self._model.named_parameters())
+        for name, tensor in read_shards(folder / MODEL, self._shards()).items():
+            parameters[name].data.copy_(tensor)
+        state = load_optimizer(optimizer_files(folder), self._shards())
+        set_state(self._optimizer, parameters, state)
+
+    def _shards(self) -> tuple[Shard, ...]:
+        return tuple(
+            Shard(name, tuple(parameter.shape), 0, None)
+            for name, parameter in self._model.named_parameters()
+        )
+
+    def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
+        """Slices of a schedule, and the part of its FLOPs that its lanes have."""
+        slices = slice_schedule(self._workload, schedule, self._settings.num_waves)
+        if self._watch is not None:
+            slices = hooked(slices, self._workload, self._watch.hook)
+        return slices, lane_share(self._workload, schedule)
+
+
+def lane_share(workload: Workload, schedule: np.ndarray) -> float:
+    """Part of a step's FLOPs that its lanes have; the rest is the trunk's."""
+    trunk = trunk_flops(workload)
+    return 1 - float((trunk.forward + trunk.backward).sum()) / step_flops(workload, schedule)
+
+
+def check_classes(data: Dataset, num_classes: int) -> None:
+    """Refuse data of more classes than a classifier has.
+
+    Raises:
+        InputError: naming both.
+    """
+    if data.num_classes > num_classes:
+        raise InputError(
+            f"data {data.name!r} have {data.num_classes} classes; "
+            f"the model's classifier has {num_classes}"
+        )
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, test: Split, epoch: int = 0, batch_size: int = 128) -> Evaluated:
+    """Top-1 accuracy and mean loss of the whole model, on the device of `test`."""
+    start = time.perf_counter()
+    model.eval()
+    family = family_of(model)
+    num_right = torch.zeros((), device=test.labels.device)
+    loss = torch.zeros((), device=test.labels.device)
+    for stored, labels in zip(
+        test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
+    ):
+        logits = model(family.to_inputs(model, stored))
+        num_right += logits.argmax(1).eq(labels).sum()
+        loss += F.cross_entropy(logits, labels, reduction="sum")
+    synchronize(test.labels.device)
+    return Evaluated(
+        epoch=epoch,
+        top1=float(num_right) / len(test),
+        loss=float(loss) / len(test),
+        num_samples=len(test),
+        seconds=time.perf_counter() - start,
+    )

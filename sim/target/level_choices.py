@@ -1,0 +1,224 @@
+"""What every block can do under pairs of levels, and which pair each block should get.
+
+For every pair of levels (compute, messages) the exact schedule of each block is found and its time
+simulated. Blocks do not overlap, so a step is their sum and the rest; which levels each block gets
+is then a multiple-choice knapsack over the blocks, solved on a fine grid of seconds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.budget import BlockLevels, Budget
+from d2ft_sched.problem.formulate import Formulation, formulate, level_capacities, message_shares
+from d2ft_sched.problem.problem import Problem
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.solvers.registry import solve
+from sim.target.block_times import BlockTimes
+
+MAX_COMPUTE_LEVELS = 20
+MAX_MESSAGE_LEVELS = 14
+"""Levels of each kind that are tried in all pairs."""
+GRID_CELLS = 20_000
+"""Cells of the time that blocks share; each block's time is rounded up to them."""
+
+
+@dataclass(frozen=True, eq=False)
+class LevelChoices:
+    """What each block can do: one column per pair of levels.
+
+    Attributes:
+        levels: compute and message level, float ``[num_pairs, 2]``.
+        seconds: simulated lanes and messages, float ``[num_blocks, num_pairs]``.
+        value: objective, of the same shape.
+    """
+
+    levels: np.ndarray
+    seconds: np.ndarray
+    value: np.ndarray
+
+    @property
+    def highest(self) -> BlockLevels:
+        """The levels that leave every block all it can do."""
+        compute, messages = self.levels.max(axis=0).tolist()
+        num_blocks = len(self.seconds)
+        return BlockLevels((compute,) * num_blocks, (messages,) * num_blocks)
+
+
+def level_choices(
+    workload: Workload,
+    cluster: Cluster,
+    placement: Placement,
+    scores: Scores,
+    aligned: bool,
+    num_waves: int,
+) -> LevelChoices:
+    """Try all pairs of levels on one placement.
+
+    Args:
+        workload, cluster, placement, scores, num_waves: as for a plan.
+        aligned: see `Budget`.
+    """
+    dense = formulate(
+        workload, cluster, placement, scores, Budget(aligned=aligned), num_waves=num_waves
+    )
+    shares = message_shares(workload, cluster, placement, dense.knapsack_device)
+    pairs = np.array(
+        [
+            (compute, messages)
+            for compute in _compute_levels(dense)
+            for messages in _message_levels(workload, dense, shares)
+        ]
+    )
+    num_blocks = workload.shape.num_blocks
+    kept = dense.problem.capacity[:, 2]
+    capacity = np.stack(
+        [
+            np.column_stack(
+                [
+                    level_capacities(
+                        dense.dense,
+                        dense.knapsack_block,
+                        shares,
+                        BlockLevels((compute,) * num_blocks, (messages,) * num_blocks),
+                    ),
+                    kept,
+                ]
+            )
+            for compute, messages in pairs.tolist()
+        ]
+    )
+    schedules = _solve_capacities(dense, capacity)
+    times = BlockTimes(workload, cluster, placement, num_waves)
+    block, value = workload.partition.block, scores.values()
+    seconds, gained = np.zeros((2, num_blocks, len(pairs)))
+    for j, schedule in enumerate(schedules):
+        chosen = np.take_along_axis(value, schedule[..., None].astype(np.intp), axis=2)
+        gained[:, j] = np.bincount(block, chosen.sum(axis=(1, 2)), minlength=num_blocks)
+        seconds[:, j] = [times.seconds(b, schedule) for b in range(num_blocks)]
+    return LevelChoices(pairs, seconds, gained)
+
+
+def _compute_levels(dense: Formulation) -> np.ndarray:
+    """Seconds at which some device can run one more operation in a block; thinned out."""
+    cost, knapsack = dense.problem.cost[0], dense.problem.knapsack[:, 0]
+    levels = [np.zeros(1)]
+    for k in range(dense.problem.num_knapsacks):
+        full = np.cumsum(np.sort(cost[knapsack == k, :, Operation.FULL].ravel()))
+        forward = cost[knapsack == k, :, Operation.FORWARD_ONLY].min()
+        levels.extend((full, forward + full[:-1], 2 * forward + full[:-1]))
+    return _thinned(np.concatenate(levels), MAX_COMPUTE_LEVELS)
+
+
+def _message_levels(workload: Workload, dense: Formulation, shares: np.ndarray) -> np.ndarray:
+    """Seconds of links at which some device, or all alike, can serve one more micro-batch forward,
+    or forward and backward; thinned out."""
+    if not len(shares):
+        return np.zeros(1)
+    demand, block = dense.dense[:, 1], dense.knapsack_block
+    forward = 4.0 * np.repeat(np.sort(workload.activation_bytes), 2)
+    served = np.cumsum(forward)
+    most, per_byte = 0.0, []
+    for group in np.unique(block):
+        members = block == group
+        most = max(most, float((shares[:, members] @ demand[members]).max()))
+        per_byte.extend(shares[:, members].max(axis=0))
+        per_byte.append(shares[:, members].sum(axis=1).max())
+    levels = np.minimum(np.outer(np.unique(per_byte), served).ravel(), most)
+    return _thinned(np.concatenate([[0.0, most], levels]), MAX_MESSAGE_LEVELS)
+
+
+def _thinned(levels: np.ndarray, most: int) -> np.ndarray:
+    """Distinct levels, evenly picked where there are more than `most`; first and last stay.
+
+    A little is added, so that rounding takes no operation away.
+    """
+    levels = np.sort(levels)
+    levels = levels[np.concatenate([[True], np.diff(levels) > 1e-9 * levels[-1]])]
+    if len(levels) > most:
+        levels = levels[np.unique(np.linspace(0, len(levels) - 1, most).round().astype(int))]
+    return levels * (1 + 1e-10)
+
+
+def _solve_capacities(dense: Formulation, capacity: np.ndarray) -> np.ndarray:
+    """Exact schedules under many capacities at once, each distinct knapsack solved once.
+
+    Args:
+        dense: the formulation without limits.
+        capacity: float ``[num_cases, num_knapsacks, num_resources]``.
+
+    Returns:
+        int8 ``[num_cases, num_subnets, num_microbatches]``.
+    """
+    problem = dense.problem
+    row_knapsack = problem.knapsack[:, 0]
+    rows: list[np.ndarray] = []
+    owner: list[np.ndarray] = []
+    limits: list[np.ndarray] = []
+    place: list[tuple[np.ndarray, np.ndarray, int]] = []
+    num_cases = num_rows = 0
+    for k in range(problem.num_knapsacks):
+        members = np.flatnonzero(row_knapsack == k)
+        distinct, inverse = np.unique(capacity[:, k], axis=0, return_inverse=True)
+        place.append((members, inverse.ravel(), num_rows))
+        rows.append(np.tile(members, len(distinct)))
+        owner.append(np.repeat(num_cases + np.arange(len(distinct)), len(members)))
+        limits.append(distinct)
+        num_cases += len(distinct)
+        num_rows += len(distinct) * len(members)
+    row = np.concatenate(rows)
+    solution = solve(
+        Problem(
+            value=problem.value[row],
+            cost=problem.cost[:, row],
+            knapsack=np.concatenate(owner),
+            capacity=np.concatenate(limits),
+        )
+    )
+    assert solution.schedule is not None
+    operations = np.empty(
+        (len(capacity), problem.num_subnets, problem.num_microbatches), dtype=np.int8
+    )
+    for members, inverse, first in place:
+        start = first + inverse * len(members)
+        operations[:, members] = solution.schedule[start[:, None] + np.arange(len(members))]
+    return operations[:, dense.row]
+
+
+def choose_levels(choices: LevelChoices, available_s: float) -> BlockLevels:
+    """Levels of every block, of most value with a sum of seconds within `available_s`."""
+    num_blocks = len(choices.seconds)
+    cell_s = max(available_s, 1e-300) / GRID_CELLS
+    weight = np.ceil(choices.seconds / cell_s - 1e-9)
+    best = np.zeros(GRID_CELLS + 1)
+    picked = np.zeros((num_blocks, GRID_CELLS + 1), dtype=np.int64)
+    for b in range(num_blocks):
+        previous, best = best, np.full(GRID_CELLS + 1, -np.inf)
+        for j in _frontier(weight[b], choices.value[b]):
+            used = int(weight[b, j])
+            if used > GRID_CELLS:
+                continue
+            gained = previous[: GRID_CELLS + 1 - used] + choices.value[b, j]
+            better = gained > best[used:]
+            best[used:][better] = gained[better]
+            picked[b, used:][better] = j
+    cell = int(np.argmax(best))
+    chosen = np.zeros(num_blocks, dtype=np.int64)
+    for b in range(num_blocks - 1, -1, -1):
+        chosen[b] = picked[b, cell]
+        cell -= int(weight[b, chosen[b]])
+    levels = choices.levels[chosen]
+    return BlockLevels(tuple(levels[:, 0].tolist()), tuple(levels[:, 1].tolist()))
+
+
+def _frontier(weight: np.ndarray, value: np.ndarray) -> list[int]:
+    """Indices of pairs that no other beats in both, lightest first."""
+    kept: list[int] = []
+    for j in np.lexsort((-value, weight)).tolist():
+        if not kept or value[j] > value[kept[-1]]:
+            kept.append(j)
+    return kept

@@ -1,0 +1,76 @@
+"""Solvers side by side, and dense on fewer micro-batches at equal step time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.comparing.comparison import FEWER, compare_solvers, comparison_table
+from analysis.planning.request import Request
+from analysis.simulating.fewer_microbatches import fewer_microbatches
+from d2ft_sched.cluster.cluster_file import load_cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape_file import load_model_shape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import place_round_robin
+from sim.step import simulate_step
+
+SHAPE = load_model_shape("vit_tiny_patch16_224", image_size=32, num_classes=10)
+WORKLOAD = Workload(SHAPE, partition_by_heads(SHAPE, 1), (4, 4, 4, 4, 2))
+CLUSTER = load_cluster(Path(__file__).parents[3] / "examples/clusters/unequal_cpus.yaml")
+PLACEMENT = place_round_robin(WORKLOAD.partition, 5, len(CLUSTER.devices))
+
+
+def scores(seed: int = 0) -> Scores:
+    forward, backward = np.random.default_rng(seed).random((2, WORKLOAD.num_subnets, 5))
+    return Scores(forward, backward)
+
+
+def kept_step_s(kept: list[int]) -> float:
+    """Of the dense step on these micro-batches, everything else not run."""
+    samples = tuple(WORKLOAD.microbatch_samples[i] for i in kept)
+    fewer = Workload(SHAPE, WORKLOAD.partition, samples)
+    owner = tuple(PLACEMENT.owner[i] for i in kept)
+    placement = type(PLACEMENT)(PLACEMENT.num_devices, PLACEMENT.subnet_device, owner)
+    dense = np.full((WORKLOAD.num_subnets, len(kept)), Operation.FULL)
+    return simulate_step(fewer, CLUSTER, placement, dense).step_s
+
+
+def test_fewer_microbatches_are_the_best_ones_that_fit_the_step_trunk_left_out() -> None:
+    value = scores().values()[..., Operation.FULL].sum(axis=0)
+    best = np.argsort(-value)
+    three = sorted(best[:3].tolist())
+    found = fewer_microbatches(WORKLOAD, CLUSTER, PLACEMENT, scores(), kept_step_s(three))
+    assert found is not None
+    assert found.kept.tolist() == three
+    assert found.prediction.step_s == pytest.approx(kept_step_s(three))
+    assert found.retained_score == pytest.approx(value[three].sum() / value.sum())
+    assert fewer_microbatches(WORKLOAD, CLUSTER, PLACEMENT, scores(), 1e-6) is None
+
+
+def test_the_table_has_every_solver_and_the_baseline_within_the_best_ones_step() -> None:
+    request = Request(WORKLOAD, CLUSTER, scores(), Budget(0.7, 1.0))
+    names = ["two_stage", "dp", "top_k", "frozen_prefix", "fewer_microbatches"]
+    table = comparison_table(request, PLACEMENT, compare_solvers(request, PLACEMENT, names))
+    table = table.set_index("solver")
+    assert table.index.tolist() == [*names, FEWER]
+    assert table["objective"].idxmax() in ("dp", FEWER)
+    assert (table["objective"][names] <= table["upper_bound"].min() * (1 + 1e-9)).all()
+    assert table["predicted_step_s"][FEWER] <= table["predicted_step_s"]["dp"]
+    fewer = fewer_microbatches(
+        WORKLOAD, CLUSTER, PLACEMENT, scores(), table["predicted_step_s"]["dp"]
+    )
+    remote = np.array(PLACEMENT.subnet_device)[:, None] != np.array(PLACEMENT.owner)
+    exchange = remote.sum(axis=0) * WORKLOAD.samples
+    expected = exchange[fewer.kept].sum() / exchange.sum()
+    assert table["communication_fraction"][FEWER] == pytest.approx(expected)
+
+
+def test_a_solver_that_needs_more_than_a_plan_has_says_so() -> None:
+    request = Request(WORKLOAD, CLUSTER, scores(), Budget(0.7, 1.0))
+    with pytest.raises(InputError, match="'magnitude' needs the option 'magnitude'"):
+        compare_solvers(request, PLACEMENT, ["magnitude"])

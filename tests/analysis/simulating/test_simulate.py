@@ -1,0 +1,347 @@
+"""``d2ft simulate``: what it finds, says and writes."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.simulating.changed_cluster import Changes, plan_again
+from analysis.simulating.simulation import read_jitter, simulate
+from d2ft_sched.cluster.cluster_file import cluster_from_dict
+from d2ft_sched.errors import InputError
+from d2ft_sched.plan.plan_file import load_plan
+from sim.questions.jitter import Jitter
+from sim.questions.what_if import drop_devices
+from sim.step import simulate_plan
+
+SMALL = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--microbatch-size", "2"]
+SPEEDS = {"fast": 2e11, "even": 1e11, "slow": 5e10}
+
+
+def cluster_content():
+    return {
+        "name": "lab",
+        "devices": [
+            {
+                "name": name,
+                "compute_flops_per_s": speed,
+                "memory_bytes": "8 GB",
+                "memory_bandwidth_bytes_per_s": 1e10,
+            }
+            for name, speed in SPEEDS.items()
+        ],
+        "network": {"kind": "star", "bandwidth_bytes_per_s": 1e8, "latency_s": 1e-5},
+    }
+
+
+@pytest.fixture
+def make_plan(d2ft, tmp_path):
+    """``make_plan(change, *options)``: a plan file for the cluster after ``change(content)``."""
+
+    def make(change=lambda content: None, *arguments):
+        content = cluster_content()
+        change(content)
+        (tmp_path / "lab.yaml").write_text(yaml.safe_dump(content))
+        out = tmp_path / "plan.json"
+        arguments = arguments or ("--budget-compute", 0.6)
+        code, _, err = d2ft(
+            "plan", "--cluster", tmp_path / "lab.yaml", *SMALL, *arguments, "--out", out
+        )
+        assert code == 0, err
+        return out
+
+    return make
+
+
+@pytest.fixture
+def simulated(d2ft):
+    """``simulated(plan, *options)``: the JSON result."""
+
+    def call(plan, *arguments):
+        code, out, err = d2ft("simulate", plan, "--json", *arguments)
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+def test_the_tables_of_a_plan(d2ft, make_plan):
+    code, out, err = d2ft("simulate", make_plan())
+    assert (code, err) == (0, "")
+    text = out.replace("\N{NO-BREAK SPACE}", " ")
+    for part in (
+        "Prediction of one step on lab (rooflines, not calibrated)",
+        "step time",
+        "compute: all devices",
+        "bandwidth: all links",
+        "latency and fair sharing",
+        "tensor parallel, ring",
+        "data parallel, ring",
+        "alone",
+        "fast -> switch",
+    ):
+        assert part in text
+    assert "price" not in text
+    assert "energy" not in text.lower()
+    assert "e-0" not in text
+
+
+def test_json_carries_everything(make_plan, simulated):
+    plan = make_plan()
+    result = simulated(plan, "--jitter", 0.1, "--num-steps", 50)
+    predicted = simulate_plan(load_plan(plan))
+    of_plan = result["plan"]
+    assert of_plan["step_s"] == predicted.step_s
+    assert sum(row["bound_s"] for row in of_plan["bounds"]) == pytest.approx(predicted.step_s)
+    assert of_plan["critical_path"][-1]["end_s"] == pytest.approx(predicted.step_s)
+    busy = [row["busy_s"] for row in of_plan["device_utilisation"]]
+    assert busy == predicted.device_busy_s.tolist()
+    assert {row["link"] for row in of_plan["link_utilisation"]} >= {"fast -> switch"}
+    for found in of_plan["sensitivity"]:
+        assert found["gain_s"] == pytest.approx(predicted.step_s - found["step_s"])
+        assert found["unlimited_step_s"] <= found["step_s"] * (1 + 1e-9)
+    names = [way["name"] for way in result["references"]]
+    assert names[:4] == [
+        "as the plan is placed",
+        "tensor parallel, ring",
+        "tensor parallel, tree",
+        "data parallel, ring",
+    ]
+    assert result["references"][0]["step_s"] == result["dense"]["step_s"]
+    assert result["jitter"]["plan"]["num_steps"] == 50
+    assert result["jitter"]["plan"]["p50_s"] > predicted.step_s
+    assert (result["what_if"], result["before"], result["warnings"]) == ([], None, [])
+
+
+def test_no_bottleneck_is_tried_if_none_is_asked_for(make_plan, simulated):
+    assert simulated(make_plan(), "--top", 0)["plan"]["sensitivity"] == []
+
+
+def test_what_if_equals_a_cluster_file_that_says_so(make_plan, simulated, tmp_path):
+    plan = make_plan()
+    result = simulated(
+        plan, "--scale-bandwidth", 2, "--scale-bandwidth", "slow=0.5", "--scale-latency", 3,
+        "--scale-compute", "fast=0.25",
+    )  # fmt: skip
+    content = cluster_content()
+    content["network"] |= {
+        "bandwidth_bytes_per_s": 2e8,
+        "latency_s": 3e-5,
+        "overrides": {"slow": {"bandwidth_bytes_per_s": 1e8}},
+    }
+    content["devices"][0] |= {
+        "compute_flops_per_s": SPEEDS["fast"] / 4,
+        "memory_bandwidth_bytes_per_s": 0.25e10,
+    }
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
+    written = simulated(plan, "--cluster", tmp_path / "changed.yaml")
+    assert result["plan"]["step_s"] == pytest.approx(written["plan"]["step_s"], rel=1e-9)
+    assert result["dense"]["step_s"] == pytest.approx(written["dense"]["step_s"], rel=1e-9)
+    assert result["before"]["step_s"] == simulated(plan)["plan"]["step_s"]
+    assert result["what_if"] == [
+        "bandwidth of all links x 2",
+        "bandwidth of slow x 0.5",
+        "latency of all links x 3",
+        "compute of fast x 0.25",
+    ]
+
+
+def test_a_dropped_device_means_a_plan_for_what_is_left(d2ft, make_plan, simulated):
+    plan_file = make_plan()
+    result = simulated(plan_file, "--drop-device", "slow")
+    assert [d["name"] for d in result["plan"]["devices"]] == ["fast", "even"]
+    assert " of 2 devices hold subnets" in result["replanned"]
+    plan = load_plan(plan_file)
+    left = drop_devices(plan.cluster, ["slow"])
+    again = plan_again(plan, left, None, seed=0).plan
+    assert result["plan"]["step_s"] == simulate_plan(again).step_s
+    assert (again.budget, again.workload) == (plan.budget, plan.workload)
+    assert again.placement.num_devices == 2
+    dense_flops = result["dense"]["flops"]
+    assert result["plan"]["flops"] < 0.7 * dense_flops
+    assert result["before"]["step_s"] == simulate_plan(plan).step_s
+    code, out, _ = d2ft("simulate", plan_file, "--drop-device", "slow")
+    assert code == 0
+    assert "What if: without slow" in out
+    assert "Planned again for what is left" in out
+    assert "every subnet and micro-batch counts alike" in out
+
+
+def test_a_dropped_device_and_scores(make_plan, simulated, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["subnet,microbatch,forward_score,backward_score"]
+    lines += [f"{s},{i},{rng.random()},{rng.random()}" for s in range(36) for i in range(5)]
+    scores = tmp_path / "scores.csv"
+    scores.write_text("\n".join(lines) + "\n")
+    plan_file = make_plan(lambda content: None, "--budget-compute", 0.6, "--scores", scores)
+    plan = load_plan(plan_file)
+    left = drop_devices(plan.cluster, ["slow"])
+    with_scores = plan_again(plan, left, scores, seed=0).plan
+    without = plan_again(plan, left, None, seed=0).plan
+    assert with_scores.schedule_rows != without.schedule_rows
+    result = simulated(plan_file, "--drop-device", "slow", "--scores", scores)
+    assert result["plan"]["step_s"] == simulate_plan(with_scores).step_s
+
+
+def test_a_target_step_time_is_asked_of_what_is_left(make_plan, simulated):
+    plan_file = make_plan(lambda content: None, "--target-step-time", "0.7x")
+    target_s = load_plan(plan_file).budget.target_step_s
+    result = simulated(plan_file, "--drop-device", "slow")
+    assert result["plan"]["step_s"] <= target_s * (1 + 1e-9)
+    assert result["plan"]["step_s"] < result["dense"]["step_s"]
+
+
+def test_a_placement_in_turn_stays_one(make_plan):
+    plan = load_plan(
+        make_plan(lambda content: None, "--placement", "round-robin", "--budget-compute", 0.6)
+    )
+    again = plan_again(plan, drop_devices(plan.cluster, ["slow"]), None, seed=0).plan
+    assert set(again.placement.subnet_device[:3]) == {0, 1}
+    assert again.placement.owner == (0, 1, 0, 1, 0)
+
+
+def test_out_of_memory_is_a_result(d2ft, make_plan, simulated, tmp_path):
+    plan = make_plan()
+    content = cluster_content()
+    content["devices"][0]["memory_bytes"] = "10 MB"
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content))
+    result = simulated(plan, "--cluster", tmp_path / "small.yaml")
+    (found,) = result["plan"]["out_of_memory"]
+    assert (found["device"], found["memory_bytes"]) == ("fast", 10**7)
+    assert found["shortfall_bytes"] == found["needed_bytes"] - 10**7
+    code, out, _ = d2ft("simulate", plan, "--cluster", tmp_path / "small.yaml")
+    assert code == 0
+    lines = [k for k in out.splitlines() if k.startswith("OUT OF MEMORY")]
+    assert len(lines) == 1
+    assert "fast needs" in lines[0]
+
+
+def with_prices(content):
+    for device in content["devices"]:
+        device |= {"price_per_hour": 1.8, "power_w": "100 W", "idle_power_w": "20 W"}
+
+
+def test_cost_where_it_is_stated(d2ft, make_plan, simulated):
+    plan = make_plan(with_prices)
+    result = simulated(plan)["plan"]
+    step_s, cost = result["step_s"], result["cost"]
+    busy_s = sum(d["busy_s"] for d in result["devices"])
+    assert cost["price"] == pytest.approx(3 * 1.8 * step_s / 3600)
+    assert cost["energy_j"] == pytest.approx(100 * busy_s + 20 * (3 * step_s - busy_s))
+    assert cost["price_per_1000_steps"] == pytest.approx(1000 * cost["price"])
+    _, out, _ = d2ft("simulate", plan)
+    for part in ("price of 1,000 steps", "energy computing, 1,000 steps", "energy idle"):
+        assert part in out
+
+
+def test_cost_is_absent_where_it_is_not_stated(make_plan, simulated):
+    assert simulated(make_plan())["plan"]["cost"] == {}
+
+
+def test_beyond_calibration_is_said_once_with_the_range(d2ft, make_plan, simulated):
+    def with_curve(content):
+        content["devices"][0]["curves"] = {
+            "mlp_forward": {"work": [1.0, 2.0], "seconds": [1e-6, 2e-6]}
+        }
+
+    plan = make_plan(with_curve)
+    for command in ("plan", "compare"):
+        code, _, err = d2ft(command, "--cluster", plan.with_name("lab.yaml"), *SMALL, "--out",
+                            plan.with_name(command))  # fmt: skip
+        assert code == 0
+        assert err.startswith("warning: device 'fast': mlp_forward is calibrated from 1 to 2")
+    code, out, err = d2ft("simulate", plan, "--json", "--scale-compute", 2)
+    assert code == 0
+    warned = json.loads(out)["warnings"]
+    assert len(warned) == 1
+    assert "'fast': mlp_forward is calibrated from 1 to 2 FLOPs" in warned[0]
+    assert err == f"warning: {warned[0]}\n"
+
+
+def test_files(d2ft, make_plan, tmp_path):
+    plan, out = make_plan(with_prices), tmp_path / "out.json"
+    code, printed, _ = d2ft(
+        "simulate", plan, "--out", out, "--trace", tmp_path / "t.json", "--timeline",
+        tmp_path / "t.csv",
+    )  # fmt: skip
+    assert code == 0
+    result = json.loads(out.read_text(), parse_constant=pytest.fail)
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["otherData"]["step_s"] == result["plan"]["step_s"]
+    assert any("FULL" in e.get("args", {}) for e in content["traceEvents"])
+    assert (tmp_path / "t.csv").read_text().startswith("wave,direction,block")
+    for path in (out, tmp_path / "t.json", tmp_path / "t.csv"):
+        assert f"Wrote {path}" in printed
+
+
+def test_overlapped_waves(make_plan, simulated):
+    plan = make_plan(lambda content: None, "--waves", 3, "--placement", "every-device")
+    apart, overlapped = simulated(plan), simulated(plan, "--overlap")
+    assert not apart["overlap"]
+    assert overlapped["overlap"]
+    assert overlapped["plan"]["step_s"] < apart["plan"]["step_s"]
+    assert overlapped["dense"]["step_s"] < apart["dense"]["step_s"]
+    bound_s = sum(row["bound_s"] for row in overlapped["plan"]["bounds"])
+    assert bound_s == pytest.approx(overlapped["plan"]["step_s"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale-compute", "laptop=2"], "no device 'laptop'; it has fast, even, slow"),
+        (["--drop-device", "laptop"], "no device 'laptop'; it has fast, even, slow"),
+        (
+            ["--scale-bandwidth", "x=2"],
+            "no link 'x'; it has fast:switch, even:switch, slow:switch",
+        ),
+        (["--scale-latency", "fast"], "--scale-latency is 'fast'; it must be a factor such as 2"),
+        (["--scale-bandwidth", "0"], "bandwidth is scaled by 0"),
+        (["--scale-compute", "fast=-1"], "compute is scaled by -1"),
+        (["--straggler", "often"], "--straggler is 'often'"),
+        (["--straggler", "2:2"], "straggler_probability is 2"),
+        (["--jitter", "-0.1"], "phase_sigma is -0.1"),
+        (["--scores", "s.csv"], "goes with --drop-device"),
+        (
+            ["--drop-device", "fast", "--drop-device", "even", "--drop-device", "slow"],
+            "every device is dropped",
+        ),
+    ],
+)
+def test_a_wrong_question_is_one_line(d2ft, make_plan, arguments, message):
+    code, out, err = d2ft("simulate", make_plan(), *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("d2ft: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_overlap_without_waves_to_overlap_is_said(d2ft, make_plan):
+    code, _, err = d2ft("simulate", make_plan(), "--overlap", "--json")
+    assert code == 0
+    assert err == (
+        "warning: --overlap changes nothing for a plan of one wave; plan with --waves 2 or more\n"
+    )
+
+
+def test_jitter_of_the_command_line():
+    assert read_jitter(None, None) is None
+    assert read_jitter(0.2, None) == Jitter(phase_sigma=0.2)
+    assert read_jitter(None, "0.01:3") == Jitter(straggler_probability=0.01, straggler_factor=3.0)
+
+
+def test_one_device_has_no_links_to_compare(make_plan, tmp_path):
+    def alone(content):
+        content["devices"] = content["devices"][:1]
+
+    found = simulate(load_plan(make_plan(alone)))
+    assert [way.name for way in found.references] == ["as the plan is placed", "fast alone"]
+    assert found.planned.exchange_bytes == 0
+
+
+def test_a_name_may_hold_an_equals_sign():
+    cluster = cluster_from_dict(cluster_content())
+    changes = Changes(bandwidth=["2"], compute=["a=b=0.5"])
+    assert changes.describe() == ("bandwidth of all links x 2", "compute of a=b x 0.5")
+    with pytest.raises(InputError, match="no device 'a=b'"):
+        changes.apply(cluster)

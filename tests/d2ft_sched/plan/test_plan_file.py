@@ -1,0 +1,102 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan_file import dump_plan, load_plan, parse_plan, save_plan
+from d2ft_sched.plan.planning import make_plan
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.scores import Scores
+
+SHAPE = ModelShape("m", 2, 4, 8, 32, 64, 5, embed_flops=10, trunk_parameters=1000)
+positive = st.floats(1e-3, 1e15)
+
+
+@st.composite
+def plans(draw):
+    num_devices = draw(st.integers(1, 4))
+    devices = tuple(
+        Device(f"d{i}", draw(positive), 10**9, draw(positive), draw(st.floats(0, 1)))
+        for i in range(num_devices)
+    )
+    links = tuple(
+        Link(f"d{i}", "sw", draw(positive), draw(st.floats(0, 1))) for i in range(num_devices)
+    )
+    cluster = Cluster("c", devices, links, ("sw",))
+    sizes = draw(st.sampled_from([1, 2, 4, [1, 3], [2, 1, 1]]))
+    samples = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
+    workload = Workload(SHAPE, partition_by_heads(SHAPE, sizes), samples)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    table = (workload.num_subnets, len(samples))
+    budget = Budget(draw(st.floats(0.1, 1)), 1.0, draw(st.booleans()))
+    scores = Scores(rng.random(table), rng.random(table))
+    return make_plan(
+        workload, cluster, scores, budget, num_waves=draw(st.integers(1, len(samples)))
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(plans())
+def test_a_plan_round_trips_exactly(plan):
+    assert parse_plan(dump_plan(plan)) == plan
+
+
+@pytest.fixture
+def plan():
+    cluster = Cluster("one", (Device("d", 1e9, 10**9, 1e10),))
+    workload = Workload(SHAPE, partition_by_heads(SHAPE, 1), (2, 2))
+    return make_plan(workload, cluster, Scores(np.ones((8, 2)), np.ones((8, 2))), Budget())
+
+
+def test_a_file_round_trips(plan, tmp_path):
+    path = tmp_path / "deep" / "plan.json"
+    save_plan(plan, path)
+    assert load_plan(path) == plan
+    assert [p.name for p in path.parent.iterdir()] == ["plan.json"]
+
+
+def test_any_changed_value_is_noticed(plan):
+    content = json.loads(dump_plan(plan))
+    content["solver"]["objective"] += 1e-9
+    with pytest.raises(InputError, match="does not match its sha256"):
+        parse_plan(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("schedule"), "schedule is missing"),
+        (lambda c: c.update(extra=1), "extra"),
+        (lambda c: c.update(num_waves="two"), "num_waves is 'two'"),
+        (lambda c: c.update(version=1), "is a plan of version 1"),
+        (lambda c: c.update(format="x"), "is not a plan file"),
+        (lambda c: c["workload"]["shape"].pop("width"), "workload.shape.width is missing"),
+    ],
+)
+def test_damage_is_named(plan, change, message):
+    content = json.loads(dump_plan(plan))
+    change(content)
+    with pytest.raises(InputError, match=message):
+        parse_plan(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule_rows": ("FF",) * 7}, "schedule has shape"),
+        ({"schedule_rows": ("FX",) * 8}, "schedule row 0 is 'FX'"),
+        ({"num_waves": 3}, "number of waves is 3"),
+    ],
+)
+def test_a_plan_that_does_not_fit_its_workload_is_refused(plan, changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(plan, **changes)

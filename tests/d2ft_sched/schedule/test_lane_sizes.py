@@ -1,0 +1,81 @@
+"""Lane groups counted at once beside those made one by one."""
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2ft_sched.costs.flops import attention_flops, attention_flops_of
+from d2ft_sched.costs.memory_traffic import lane_bytes_moved, lane_bytes_of
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lane_sizes import lane_sizes
+from d2ft_sched.schedule.lanes import lane_groups
+from d2ft_sched.schedule.placement import Placement
+
+
+def workload_of(num_blocks: int, num_heads: int, samples: tuple[int, ...]) -> Workload:
+    shape = ModelShape(
+        "m", num_blocks, num_heads, head_dim=8, width=16, mlp_hidden=3 * num_heads + 1, num_tokens=5
+    )
+    return Workload(shape, partition_by_heads(shape, 1), samples)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Workload, Placement, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_heads = draw(st.sampled_from([1, 2, 5, 6, 6, 130]))
+    samples = tuple(rng.integers(1, 4, draw(st.integers(1, 8))).tolist())
+    workload = workload_of(draw(st.integers(1, 3)), num_heads, samples)
+    num_devices, num = draw(st.integers(1, 4)), workload.num_subnets
+    placement = Placement(
+        num_devices, tuple(rng.integers(0, num_devices, num).tolist()), (0,) * len(samples)
+    )
+    schedule = rng.integers(0, 3, (num, len(samples))).astype(np.int8)
+    if draw(st.booleans()):
+        schedule = schedule[rng.integers(0, num, num)]
+    if draw(st.booleans()):
+        schedule = schedule[:, rng.integers(0, len(samples), len(samples))]
+    return workload, placement, schedule, np.flatnonzero(rng.random(len(samples)) < 0.8)
+
+
+@settings(deadline=None, max_examples=150)
+@given(cases())
+def test_sizes_are_those_of_the_groups(case):
+    workload, placement, schedule, microbatches = case
+    partition, device = workload.partition, np.array(placement.subnet_device)
+    sizes = lane_sizes(workload, placement, schedule, microbatches)
+    expected: Counter[tuple[int, ...]] = Counter()
+    for block in range(partition.num_blocks):
+        for d in range(placement.num_devices):
+            for group in lane_groups(partition, schedule, block, device == d, microbatches):
+                subnets, columns = list(group.subnets), list(group.microbatches)
+                expected[
+                    int(group.operation),
+                    block,
+                    d,
+                    len(subnets),
+                    int(partition.heads[subnets].sum()),
+                    int(partition.hidden[subnets].sum()),
+                    len(columns),
+                    int(workload.tokens[columns].sum()),
+                ] += 1
+    assert Counter(zip(*(v.tolist() for v in vars(sizes).values()), strict=True)) == expected
+    assert (np.diff(sizes.device) >= 0).all()
+
+
+def test_work_of_a_group_is_the_sum_of_its_cells():
+    workload = workload_of(1, 5, (1, 2, 3))
+    subnets, columns = [1, 2, 4], [0, 2]
+    cells = np.ix_(subnets, columns)
+    partition = workload.partition
+    heads, hidden = partition.heads[subnets].sum(), partition.hidden[subnets].sum()
+    tokens = workload.tokens[columns].sum()
+    whole = attention_flops_of(workload, heads, tokens)
+    assert whole.forward == attention_flops(workload).forward[cells].sum()
+    assert whole.backward == attention_flops(workload).backward[cells].sum()
+    moved = lane_bytes_of(workload, np.array(3), heads, hidden, np.array(2), tokens)
+    for name, per_cell in vars(lane_bytes_moved(workload)).items():
+        assert getattr(moved, name) == per_cell[cells].sum()

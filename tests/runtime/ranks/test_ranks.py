@@ -1,0 +1,277 @@
+"""Partitioned ranks on gloo against the same step in one process."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor
+
+from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
+from d2ft_sched.costs.memory import shared_block_parameters, trained_trunk_parameters
+from d2ft_sched.errors import InputError, RankError
+from rank_cases import draw_case
+from rank_jobs import (
+    LEARNING_RATE,
+    come_alone,
+    disagree,
+    equal_steps,
+    fail,
+    save_to_a_full_disk,
+)
+from rank_processes import free_port, start_ranks
+from runtime.lanes.slices import slice_schedule
+from runtime.models.optimizers import create_optimizer
+from runtime.models.weights import save_weights
+from runtime.partitioned_step import forward_backward
+from runtime.ranks.agreement import ALONE
+from runtime.ranks.job import Ranks, init_ranks
+from runtime.ranks.rank_forward import rank_outputs
+from runtime.ranks.rank_model import scatter_rank_model
+from runtime.ranks.rank_wave import WavePass
+from runtime.ranks.shards import rank_shards
+from runtime.torch_device import rank_device
+
+SEEDS = list(range(14))
+WORLDS = [2, 3, 4]
+CASES = [(num_ranks, seed) for num_ranks in WORLDS for seed in SEEDS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny products only: threads of several processes on few cores would wait for one another."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def run_job(
+    job: Callable[..., None], num_ranks: int, folder: Path, **options: object
+) -> list[int | None]:
+    """Exit codes of the ranks; one that is still there after its time is killed."""
+    processes = start_ranks(job, num_ranks, folder, **options)
+    deadline = time.monotonic() + 200
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes]
+
+
+Results = Callable[[int, int], list[dict[str, Tensor]]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What every rank got, by number of ranks and seed; all cases are run once."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for seed in SEEDS:
+        save_weights(draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
+    for num_ranks in WORLDS:
+        assert run_job(equal_steps, num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
+
+    def of(num_ranks: int, seed: int) -> list[dict[str, Tensor]]:
+        paths = [folder / f"{num_ranks}-{seed}-{rank}.safetensors" for rank in range(num_ranks)]
+        return [load_file(path) for path in paths]
+
+    return of
+
+
+def assert_close(got: Tensor, wanted: Tensor, name: str) -> None:
+    assert got.shape == wanted.shape, name
+    if wanted.numel():
+        scale = max(float(wanted.abs().max()), 1e-9)
+        assert float((got - wanted).abs().max()) <= 1e-6 * scale, name
+
+
+@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
+def test_loss_and_gradients_equal_those_of_one_process(
+    results: Results, num_ranks: int, seed: int
+) -> None:
+    case = draw_case(seed, num_ranks)
+    slices = slice_schedule(case.workload, case.schedules[0], case.num_waves)
+    loss = forward_backward(case.model, case.inputs, case.labels, slices)
+    wanted = {name: p.grad for name, p in case.model.named_parameters()}
+    for rank, got in enumerate(results(num_ranks, seed)):
+        assert float(got["loss"]) == pytest.approx(float(loss), rel=1e-9)
+        shards = rank_shards(case.model, case.workload, case.placement, rank)
+        trained = [shard for shard in shards if wanted[shard.name] is not None]
+        held = {name for name in got if name.startswith("gradient.")}
+        assert held == {f"gradient.{shard.name}" for shard in trained}
+        for shard in trained:
+            whole = wanted[shard.name]
+            part, scale = got[f"gradient.{shard.name}"], max(float(whole.abs().max()), 1e-9)
+            assert part.shape == shard.shape
+            assert float((part - shard.take(whole)).abs().max()) <= 1e-6 * scale, shard.name
+
+
+@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
+def test_overlapped_waves_give_the_same(results: Results, num_ranks: int, seed: int) -> None:
+    for got in results(num_ranks, seed):
+        assert torch.equal(got["overlapped.loss"], got["loss"])
+        for name in [name for name in got if name.startswith("gradient.")]:
+            overlapped = got[name.replace("gradient.", "overlapped.")]
+            assert_close(overlapped, got[name], name)
+
+
+@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
+def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int, seed: int) -> None:
+    case = draw_case(seed, num_ranks)
+    optimizer = create_optimizer(case.model, case.workload.optimizer, lr=LEARNING_RATE)
+    before = {name: p.detach().clone() for name, p in case.model.named_parameters()}
+    for schedule in case.schedules:
+        optimizer.zero_grad()
+        slices = slice_schedule(case.workload, schedule, case.num_waves)
+        forward_backward(case.model, case.inputs, case.labels, slices)
+        optimizer.step()
+    first, *others = results(num_ranks, seed)
+    for name, wanted in case.model.named_parameters():
+        assert_close(first[f"full.{name}"], wanted.detach(), name)
+    assert any(not torch.equal(first[f"full.{name}"], p) for name, p in before.items())
+    assert not any(name.startswith("full.") for got in others for name in got)
+
+
+@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
+def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int) -> None:
+    case = draw_case(seed, num_ranks)
+    exchange = plan_exchange(case.workload, case.placement, case.schedules[0])
+    per_rank = results(num_ranks, seed)
+
+    def counted(name: str) -> Tensor:
+        nothing = torch.zeros(num_ranks, dtype=torch.int64)
+        return torch.stack([got.get(f"bytes.{name}", nothing) for got in per_rank])
+
+    total = torch.zeros(num_ranks, num_ranks, dtype=torch.int64)
+    for d, direction in enumerate(DIRECTIONS):
+        for block in range(case.workload.shape.num_blocks):
+            wanted = torch.from_numpy(exchange.dispatch_bytes(d, block))
+            for sublayer in SUBLAYERS:
+                dispatch = counted(f"{direction}.{block}.{sublayer}.dispatch")
+                combine = counted(f"{direction}.{block}.{sublayer}.combine")
+                assert torch.equal(dispatch, wanted)
+                assert torch.equal(combine, wanted.T)
+                total += dispatch + combine
+    assert torch.equal(total, torch.from_numpy(exchange.pair_bytes()))
+    shared = case.workload.shape.num_blocks * shared_block_parameters(case.workload)
+    ring_bytes = 8 * (
+        2 * (len(case.placement.owners) - 1) * trained_trunk_parameters(case.workload)
+        + 2 * (len(set(case.placement.subnet_device)) - 1) * shared
+    )
+    ring = sum(float(got["bytes.all_reduce"].sum()) for got in per_rank)
+    assert ring == pytest.approx(ring_bytes)
+
+
+@pytest.mark.parametrize(
+    ("culprit", "how", "timeout_s"),
+    [
+        (1, "dies", 60.0),
+        (0, "dies", 60.0),
+        (2, "hangs", 2.0),
+        (1, "hangs", 2.0),
+        (0, "freezes", 2.0),
+    ],
+)
+def test_a_rank_that_fails_ends_the_others_with_one_line(
+    culprit: int, how: str, timeout_s: float, tmp_path: Path
+) -> None:
+    given = {"culprit": culprit, "how": how, "timeout_s": timeout_s, "port": free_port()}
+    processes = start_ranks(fail, 3, tmp_path, **given)
+    survivors = [rank for rank in range(3) if rank != culprit]
+    for rank in survivors:
+        processes[rank].join(100)
+        assert processes[rank].exitcode == 0
+    processes[culprit].kill()
+    processes[culprit].join()
+    said = [(tmp_path / f"said-{rank}").read_text().partition(" ") for rank in survivors]
+    keeps_the_store = culprit == 0
+    assert sorted(speaks for speaks, _, _ in said) == [str(keeps_the_store), "True"]
+    pattern = (
+        f"rank {culprit} ended or did not answer within {timeout_s:g} s during .*; the job ends"
+    )
+    assert all(re.fullmatch(pattern, line) for _, _, line in said)
+
+
+def test_one_of_several_silent_ranks_is_blamed_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.ranks.job.GRACE_OF_MANY_S", 0.2)
+    store, said = dist.HashStore(), []
+    for rank in (3, 1):
+        with (
+            pytest.raises(RankError) as failure,
+            Ranks(rank, 5, torch.device("cpu"), 1.0, store).watched("a sum"),
+        ):
+            raise RuntimeError
+        said.append((failure.value.speaks, str(failure.value).partition(" ended")[0]))
+    assert said == [
+        (True, "at least one of ranks 0, 1, 2, 4"),
+        (False, "at least one of ranks 0, 2, 4"),
+    ]
+
+
+def test_a_file_that_cannot_be_written_ends_all_ranks_at_once(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    assert run_job(save_to_a_full_disk, 3, tmp_path) == [0] * 3
+    assert time.monotonic() - begin < 40
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in range(3)]
+    assert said[0].startswith("InputError")
+    assert "File too large" in said[0]
+    assert said[1] == said[2] == "RankError another rank ended during the writing"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("MASTER_ADDR", None), ("MASTER_PORT", ""), ("RANK", "2"), ("WORLD_SIZE", "two")],
+)
+def test_a_launcher_environment_that_is_not_whole_is_one_line(
+    variable: str, text: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in (whole | {variable: text}).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{variable} is "):
+        init_ranks("cpu", timeout_s=1.0)
+
+
+def test_ranks_of_one_host_do_not_share_a_cuda_device() -> None:
+    with pytest.raises(InputError, match="device is 'cuda:0', for 2 ranks of this host"):
+        rank_device("cuda:0", 0, 2)
+
+
+def test_evaluation_keeps_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, kept = draw_case(6, 1), []
+    after_lanes = WavePass._after_lanes
+
+    def spied(one: WavePass, *given: Any) -> Tensor:
+        stream = after_lanes(one, *given)
+        kept.append(given[-1])
+        return stream
+
+    monkeypatch.setattr(WavePass, "_after_lanes", spied)
+    model = scatter_rank_model(case.model, case.workload, case.placement, ALONE)
+    owner_of = np.zeros(len(case.labels), dtype=int)
+    list(rank_outputs(model, owner_of, lambda rows: case.inputs[rows], case.key_mask))
+    assert [one.norm_graph for one in kept] == [None] * 6
+
+
+def test_ranks_that_disagree_are_named(tmp_path: Path) -> None:
+    assert run_job(disagree, 3, tmp_path) == [0] * 3
+    said = [(tmp_path / f"said-{rank}").read_text().splitlines() for rank in range(3)]
+    assert said[0] == said[1] == said[2]
+    model, plan, devices, same = said[0]
+    assert model == "rank 1 has another model than rank 0"
+    assert plan == "ranks 1, 2 have another plan file than rank 0"
+    assert devices.startswith("the plan is for 4 devices; this job has 3 ranks")
+    assert same == "agreed"
+
+
+def test_a_rank_whose_fellows_never_come_says_so(tmp_path: Path) -> None:
+    assert run_job(come_alone, 1, tmp_path) == [0]
+    said = (tmp_path / "said-0").read_text()
+    assert re.match(r"True rank 0 did not find all 2 ranks within 2 s \(.*\)$", said)
