@@ -151,7 +151,7 @@ def run(
     held = [plan.placement.subnet_device.count(d) for d in range(len(plan.cluster.devices))]
     print_table(
         f"{plan.workload.shape.name} on {plan.cluster.name}: operations of a mini-batch",
-        ["device", "FULL", "FORWARD_ONLY", "SHORTCUT", "of dense FLOPs"],
+        ["device", "REST", "FULL", "FORWARD_ONLY", "SHORTCUT", "of dense FLOPs"],
         [
             [
                 device.name,

@@ -23,14 +23,14 @@ class DeviceDiff:
 
     Attributes:
         name: of the device.
-        operations: number of SHORTCUT, FORWARD_ONLY and FULL operations, by plan.
+        operations: how many of each operation, in the order of `Operation`, by plan.
         num_subnets: held, by plan.
         num_owned: micro-batches owned, by plan.
         busy_s: predicted, by plan.
     """
 
     name: str
-    operations: tuple[tuple[int, int, int], tuple[int, int, int]]
+    operations: tuple[tuple[int, ...], tuple[int, ...]]
     num_subnets: tuple[int, int]
     num_owned: tuple[int, int]
     busy_s: tuple[float, float]
@@ -167,8 +167,7 @@ def _device_diff(
     counts = []
     for plan in plans:
         held = plan.schedule[np.array(plan.placement.subnet_device) == d]
-        shortcut, forward_only, full = (int((held == op).sum()) for op in Operation)
-        counts.append((shortcut, forward_only, full))
+        counts.append(tuple(int((held == op).sum()) for op in Operation))
     return DeviceDiff(
         name=name,
         operations=(counts[0], counts[1]),

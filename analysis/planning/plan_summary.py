@@ -17,8 +17,8 @@ class PlanSummary:
     """Counts of a plan; FLOPs and bytes are exact, not predictions.
 
     Attributes:
-        operations: number of SHORTCUT, FORWARD_ONLY and FULL operations of each device, int
-            ``[num_devices, 3]``.
+        operations: how many of each operation, in the order of `Operation`, int
+            ``[num_devices, 4]``.
         device_flops_fraction: subnet FLOPs of each device over those of the dense run, float
             ``[num_devices]``, NaN for a device without subnets.
         flops, dense_flops: of a step, trunk included.

@@ -46,6 +46,7 @@ def schedule_heatmap(plan: Plan) -> Figure:
                     label=f"{op.name} ({100 * counts[op]:.0f} % of cells)",
                 )
                 for op in reversed(Operation)
+                if counts[op] or op != Operation.REST
             ],
             loc="outside upper left",
             ncols=3,

@@ -23,6 +23,7 @@ OPERATION_COLOURS = {
     Operation.SHORTCUT: PALE,
     Operation.FORWARD_ONLY: ORANGE,
     Operation.FULL: BLUE,
+    Operation.REST: SKY_BLUE,
 }
 WORK_COLOURS = {
     "forward lanes": SKY_BLUE,

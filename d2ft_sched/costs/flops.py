@@ -7,7 +7,7 @@ import numpy as np
 from d2ft_sched.costs.input_gradients import hands_gradient_on, needs_input_gradient
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
+from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 
 FUSED_ATTENTION_BACKWARD = 2.5
@@ -132,10 +132,11 @@ def shared_factor_flops(
 
 
 def operation_flops(workload: Workload) -> np.ndarray:
-    """FLOPs of every operation, float ``[num_subnets, num_microbatches, 3]``; additive."""
-    flops = np.zeros((workload.num_subnets, workload.num_microbatches, NUM_OPERATIONS))
+    """FLOPs of every operation, float ``[num_subnets, num_microbatches, 4]``; additive."""
+    flops = np.zeros((workload.num_subnets, workload.num_microbatches, len(Operation)))
     for sublayer in (attention_flops(workload), mlp_flops(workload)):
         flops[..., Operation.FORWARD_ONLY] += sublayer.forward
+        flops[..., Operation.REST] += sublayer.forward + sublayer.backward_input
         flops[..., Operation.FULL] += sublayer.forward + sublayer.backward
     return flops
 

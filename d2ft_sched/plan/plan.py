@@ -1,6 +1,7 @@
 """A plan: everything that simulator and runtime need to know about one training step."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +11,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica, check_replicas, first_microbatches
 from d2ft_sched.schedule.schedule import check_schedule, schedule_from_rows
 
 
@@ -45,47 +47,54 @@ class SolverRecord:
 
 
 @dataclass(frozen=True)
+class ReplicaPart:
+    """What one replica does in a step.
+
+    Attributes:
+        workload: the model with the replica's micro-batches alone.
+        placement: device of every subnet, owner of each of these micro-batches.
+        schedule: of these micro-batches, int8 ``[num_subnets, num_own_microbatches]``.
+        num_waves: groups of them that pass through the replica one after another.
+        microbatches: which of the mini-batch's they are.
+    """
+
+    workload: Workload
+    placement: Placement
+    schedule: np.ndarray
+    num_waves: int
+    microbatches: slice
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Partition, placement, budget and schedule for one mini-batch on one cluster.
+    """Partition, replicas, budget and schedule for one mini-batch on one cluster.
 
     Attributes:
         workload: model, partition and mini-batch.
         cluster: the devices and links that it was made for.
-        placement: device of every subnet, owner of every micro-batch.
+        replicas: copies of the model, each with micro-batches of its own, in order.
         budget: what the capacities were derived from.
         solver: how the schedule was found.
-        schedule_rows: one string per subnet, one letter (F, O, S) per micro-batch.
-        num_waves: groups of micro-batches that pass through the model one after another.
+        schedule_rows: one string per subnet, one letter (F, R, O, S) per micro-batch.
         provenance: versions, seed and command.
     """
 
     workload: Workload
     cluster: Cluster
-    placement: Placement
+    replicas: tuple[Replica, ...]
     budget: Budget
     solver: SolverRecord
     schedule_rows: tuple[str, ...]
-    num_waves: int = 1
     provenance: dict[str, str | int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.schedule  # noqa: B018  checks the rows
-        if self.placement.num_devices != len(self.cluster.devices):
-            raise InputError(
-                f"the placement is for {self.placement.num_devices} devices; cluster "
-                f"{self.cluster.name!r} has {len(self.cluster.devices)}"
-            )
-        for name, given, needed in (
-            ("subnets", len(self.placement.subnet_device), self.workload.num_subnets),
-            ("micro-batches", len(self.placement.owner), self.workload.num_microbatches),
-        ):
-            if given != needed:
-                raise InputError(f"the placement is of {given} {name}; the workload has {needed}")
-        if not 1 <= self.num_waves <= self.workload.num_microbatches:
-            raise InputError(
-                f"number of waves is {self.num_waves}; it must be between 1 and the "
-                f"{self.workload.num_microbatches} micro-batches"
-            )
+        check_replicas(
+            self.replicas,
+            len(self.cluster.devices),
+            self.workload.num_subnets,
+            self.workload.num_microbatches,
+        )
 
     @cached_property
     def schedule(self) -> np.ndarray:
@@ -95,3 +104,56 @@ class Plan:
             self.workload.num_subnets,
             self.workload.num_microbatches,
         )
+
+    @property
+    def parts(self) -> tuple[ReplicaPart, ...]:
+        """What each replica does."""
+        return replica_parts(self.workload, self.replicas, self.schedule)
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """Devices of any replica, sorted; the others are left out."""
+        return tuple(sorted(d for replica in self.replicas for d in replica.devices))
+
+    @property
+    def placement(self) -> Placement:
+        """Of a plan of one replica.
+
+        Raises:
+            InputError: it has several.
+        """
+        return self._only_replica.placement
+
+    @property
+    def num_waves(self) -> int:
+        """Of a plan of one replica; errors as `placement`."""
+        return self._only_replica.num_waves
+
+    @property
+    def _only_replica(self) -> Replica:
+        if len(self.replicas) > 1:
+            raise InputError(
+                f"the plan has {len(self.replicas)} replicas; this needs a plan of one"
+            )
+        return self.replicas[0]
+
+
+def replica_parts(
+    workload: Workload, replicas: Sequence[Replica], schedule: np.ndarray
+) -> tuple[ReplicaPart, ...]:
+    """What each of several replicas does under a schedule ``[num_subnets, num_microbatches]``."""
+    bounds = first_microbatches(replicas)
+    parts = []
+    for replica, first, stop in zip(replicas, bounds[:-1], bounds[1:], strict=True):
+        own = slice(int(first), int(stop))
+        samples = workload.microbatch_samples[own]
+        parts.append(
+            ReplicaPart(
+                workload=replace(workload, microbatch_samples=samples),
+                placement=replica.placement,
+                schedule=schedule[:, own],
+                num_waves=replica.num_waves,
+                microbatches=own,
+            )
+        )
+    return tuple(parts)

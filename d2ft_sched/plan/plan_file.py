@@ -19,9 +19,12 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 
 FORMAT = "d2ft-plan"
-VERSION = 5
+VERSION = 6
+ONE_REPLICA_VERSION = 5
+"""The version before: placement and waves of the only replica stood by themselves."""
 
 
 class _Strict(BaseModel):
@@ -50,9 +53,10 @@ class _WorkloadSchema(_Strict):
     lora: _LoraSchema | None
 
 
-class _PlacementSchema(_Strict):
+class _ReplicaSchema(_Strict):
     subnet_device: list[int]
     owner: list[int]
+    num_waves: int
 
 
 class _LevelsSchema(_Strict):
@@ -84,10 +88,9 @@ class _SolverSchema(_Strict):
 class _PlanSchema(_Strict):
     workload: _WorkloadSchema
     cluster: dict[str, Any]
-    placement: _PlacementSchema
+    replicas: list[_ReplicaSchema]
     budget: _BudgetSchema
     solver: _SolverSchema
-    num_waves: int
     schedule: list[str]
     provenance: dict[str, str | int | float]
 
@@ -132,12 +135,16 @@ def dump_plan(plan: Plan) -> str:
             lora=None if workload.lora is None else _LoraSchema(**asdict(workload.lora)),
         ),
         cluster=cluster_to_dict(plan.cluster),
-        placement=_PlacementSchema(
-            subnet_device=list(plan.placement.subnet_device), owner=list(plan.placement.owner)
-        ),
+        replicas=[
+            _ReplicaSchema(
+                subnet_device=list(replica.placement.subnet_device),
+                owner=list(replica.placement.owner),
+                num_waves=replica.num_waves,
+            )
+            for replica in plan.replicas
+        ],
         budget=_dump_budget(plan.budget),
         solver=_SolverSchema(**asdict(plan.solver)),
-        num_waves=plan.num_waves,
         schedule=list(plan.schedule_rows),
         provenance=plan.provenance,
     ).model_dump()
@@ -160,20 +167,31 @@ def parse_plan(text: str) -> Plan:
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"is not a plan file: its format is not {FORMAT!r}")
     version, digest = content.pop("version", None), content.pop("sha256", None)
-    if version != VERSION:
+    if version not in (VERSION, ONE_REPLICA_VERSION):
         raise InputError(
             f"is a plan of version {version!r}; this d2ft reads version {VERSION}: "
             f"update d2ft, or make the plan again with 'd2ft plan'"
         )
+    expected = _digest(content)
+    if version == ONE_REPLICA_VERSION:
+        content = _with_replicas(content)
     try:
         schema = _PlanSchema.model_validate(content)
     except ValidationError as error:
         raise InputError(f"is damaged: {describe_first_error(error)}") from None
-    if digest != _digest(content):
+    if digest != expected:
         raise InputError(
             "is damaged: its content does not match its sha256; make it again with 'd2ft plan'"
         )
     return _to_plan(schema)
+
+
+def _with_replicas(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a plan from before there were replicas."""
+    placement, num_waves = content.pop("placement", None), content.pop("num_waves", None)
+    if isinstance(placement, dict):
+        content["replicas"] = [{**placement, "num_waves": num_waves}]
+    return content
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -221,14 +239,15 @@ def _to_plan(schema: _PlanSchema) -> Plan:
             lora=None if lora is None else Lora(lora.rank, lora.alpha),
         ),
         cluster=cluster,
-        placement=Placement(
-            len(cluster.devices),
-            tuple(schema.placement.subnet_device),
-            tuple(schema.placement.owner),
+        replicas=tuple(
+            Replica(
+                Placement(len(cluster.devices), tuple(r.subnet_device), tuple(r.owner)),
+                r.num_waves,
+            )
+            for r in schema.replicas
         ),
         budget=_to_budget(schema.budget),
         solver=SolverRecord(**schema.solver.model_dump()),
-        num_waves=schema.num_waves,
         schedule_rows=tuple(schema.schedule),
         provenance=schema.provenance,
     )

@@ -14,6 +14,7 @@ from d2ft_sched.problem.formulate import Formulation, formulate
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.solution import Solution
 from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import schedule_to_rows
 from d2ft_sched.solvers.registry import required_options, solve
 
@@ -95,7 +96,7 @@ def plan_from_solution(
     return Plan(
         workload=workload,
         cluster=cluster,
-        placement=placement,
+        replicas=(Replica(placement, num_waves),),
         budget=budget,
         solver=SolverRecord(
             name=solution.solver,
@@ -107,6 +108,5 @@ def plan_from_solution(
             solve_s=solution.solve_s,
         ),
         schedule_rows=tuple(schedule_to_rows(solution.schedule)),
-        num_waves=num_waves,
         provenance=provenance(seed),
     )

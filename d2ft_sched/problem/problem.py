@@ -138,7 +138,7 @@ class Problem:
             schedule: operations, int ``[num_subnets, num_microbatches]``.
         """
         shape = (self.num_subnets, self.num_microbatches)
-        if schedule.shape != shape or not np.isin(schedule, list(Operation)).all():
+        if schedule.shape != shape or not np.isin(schedule, range(NUM_OPERATIONS)).all():
             return f"the schedule is not a table {list(shape)} of operations 0, 1, 2"
         spent = self.spending(schedule)
         broken = np.argwhere(spent > self.admitted * (1 + ROUNDING))

@@ -1,4 +1,4 @@
-"""The three operations of D2FT (arXiv 2504.12471) and their letters in files."""
+"""The three operations of D2FT (arXiv 2504.12471), rest, and their letters in files."""
 
 from enum import IntEnum
 
@@ -6,7 +6,8 @@ from enum import IntEnum
 class Operation(IntEnum):
     """What a subnet does with a micro-batch.
 
-    The integer value is the index on the last axis of every ``value`` and ``cost`` array.
+    The integer value is the index on the last axis of every ``value`` and ``cost`` array; REST has
+    none, for a subnet rests as a whole: then every FULL of it becomes REST.
     """
 
     SHORTCUT = 0
@@ -15,11 +16,15 @@ class Operation(IntEnum):
     """Forward without backward (p_o)."""
     FULL = 2
     """Forward and backward (p_f)."""
+    REST = 3
+    """Forward, and backward to the input alone: the gradient passes, the weights are not touched
+    (after LISA, arXiv 2403.17919; not in the paper)."""
 
     @property
     def letter(self) -> str:
-        """How schedules are written in files: F, O or S."""
-        return "SOF"[self]
+        """How schedules are written in files: F, R, O or S."""
+        return "SOFR"[self]
 
 
-NUM_OPERATIONS = len(Operation)
+NUM_OPERATIONS = 3
+"""Those that a knapsack chooses among: all but REST."""

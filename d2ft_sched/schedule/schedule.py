@@ -26,12 +26,12 @@ def check_schedule(schedule: np.ndarray, num_subnets: int, num_microbatches: int
     wrong = np.argwhere(~np.isin(schedule, list(Operation)))
     if len(wrong):
         s, i = wrong[0]
-        raise InputError(f"schedule[{s}, {i}] is {schedule[s, i]}; it must be 0, 1 or 2")
+        raise InputError(f"schedule[{s}, {i}] is {schedule[s, i]}; it must be 0 to 3")
     return schedule.astype(np.int8)
 
 
 def schedule_to_rows(schedule: np.ndarray) -> list[str]:
-    """One string per subnet, one letter (F, O, S) per micro-batch."""
+    """One string per subnet, one letter (F, R, O, S) per micro-batch."""
     return ["".join(_LETTERS[op] for op in row) for row in schedule]
 
 

@@ -12,10 +12,12 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan import plan_file
 from d2ft_sched.plan.plan_file import dump_plan, load_plan, parse_plan, save_plan
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.replica import Replica
 
 SHAPE = ModelShape("m", 2, 4, 8, 32, 64, 5, embed_flops=10, trunk_parameters=1000)
 positive = st.floats(1e-3, 1e15)
@@ -76,7 +78,7 @@ def test_any_changed_value_is_noticed(plan):
     [
         (lambda c: c.pop("schedule"), "schedule is missing"),
         (lambda c: c.update(extra=1), "extra"),
-        (lambda c: c.update(num_waves="two"), "num_waves is 'two'"),
+        (lambda c: c["replicas"][0].update(num_waves="two"), "num_waves is 'two'"),
         (lambda c: c.update(version=1), "is a plan of version 1"),
         (lambda c: c.update(format="x"), "is not a plan file"),
         (lambda c: c["workload"]["shape"].pop("width"), "workload.shape.width is missing"),
@@ -94,9 +96,35 @@ def test_damage_is_named(plan, change, message):
     [
         ({"schedule_rows": ("FF",) * 7}, "schedule has shape"),
         ({"schedule_rows": ("FX",) * 8}, "schedule row 0 is 'FX'"),
-        ({"num_waves": 3}, "number of waves is 3"),
     ],
 )
 def test_a_plan_that_does_not_fit_its_workload_is_refused(plan, changes, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(plan, **changes)
+
+
+def test_replicas_that_do_not_fit_are_refused(plan):
+    (only,) = plan.replicas
+    place = only.placement
+    with pytest.raises(InputError, match="number of waves is 3"):
+        Replica(place, 3)
+    for replicas, message in (
+        ((), "no replica"),
+        ((only, only), "device 0 is in replicas 0 and 1"),
+        ((Replica(dataclasses.replace(place, owner=(0,))),), "of 1 micro-batches"),
+        ((Replica(dataclasses.replace(place, subnet_device=(0,))),), "of 1 subnets"),
+        ((Replica(dataclasses.replace(place, num_devices=9)),), "is for 9 devices"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(plan, replicas=replicas)
+
+
+def test_a_plan_of_the_version_before_has_one_replica(plan):
+    content = json.loads(dump_plan(plan))
+    for name in ("format", "version", "sha256"):
+        content.pop(name)
+    replica = content.pop("replicas")[0]
+    content["num_waves"] = replica.pop("num_waves")
+    content["placement"] = replica
+    header = {"format": "d2ft-plan", "version": 5, "sha256": plan_file._digest(content)}
+    assert parse_plan(json.dumps(header | content)) == plan
