@@ -28,6 +28,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.files.provenance import provenance
+from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
@@ -235,7 +236,7 @@ def _schedules(
         problem = formulate(workload, request.cluster, placement, own, request.budget).problem
         found["dense"].append(dense)
         for name, solver in (("plan", "dp"), ("random", "random")):
-            schedule = solve(problem, solver=solver, seed=seed + index).schedule
+            schedule = solve(problem, solver=solver, seed=following_seed(seed, index)).schedule
             assert schedule is not None
             found[name].append(schedule)
     return found

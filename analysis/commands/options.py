@@ -9,6 +9,7 @@ import typer
 from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
+from d2ft_sched.files.seeds import MAX_SEED
 
 WRITTEN = "d2ft files to write"
 """Key in a command line's `meta`: names of the parameters that `file_target` has seen."""
@@ -47,7 +48,7 @@ def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of every random choice.")]
 Model = Annotated[
     str,
     typer.Option(

@@ -46,13 +46,14 @@ def run(
         ),
     ] = None,
     coverage: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
-            help="Subnets of every block that must run each micro-batch, at least.",
+            help="Subnets of every block that must run each micro-batch, at least; default 1 where "
+            "a plan would leave one none of a block, which trains on noise; 0 lets it.",
             rich_help_panel="Budget",
         ),
-    ] = 0,
+    ] = None,
     placement: Annotated[
         PlacementName,
         typer.Option(
@@ -112,7 +113,7 @@ def run(
             budget_compute,
             budget_comm,
             per_block=not per_device,
-            coverage=coverage,
+            coverage=coverage or 0,
             memory=budget_memory,
         ),
         lora_rank=lora_rank,
@@ -129,7 +130,10 @@ def run(
             num_waves=waves,
             seed=seed,
             time_limit_s=time_limit,
+            may_starve=coverage is not None,
         )
+    if planned.starved:
+        warned.append(planned.starved)
     print_warnings(warned)
     plan, placed = planned.plan, planned.placed
     save_plan(plan, out)
@@ -183,10 +187,17 @@ def run(
         from analysis.planning.explain_tables import print_explanation
 
         print_explanation(explanation)
-    typer.echo(f"Placement {placement}: {placed.describe(len(plan.cluster.devices))}")
+    typer.echo(
+        f"Placement {placement}: {placed.describe(len(plan.cluster.devices), plan.placement)}"
+    )
     if len(set(plan.placement.subnet_device)) < len(plan.cluster.devices):
         typer.echo(
             "More devices were found to slow the dense step; --placement every-device uses all"
+        )
+    if plan.budget.coverage and not coverage:
+        typer.echo(
+            "Every micro-batch passes at least one subnet of every block, which the most score "
+            "alone would not give it; --coverage 0 leaves that out"
         )
     if planned.target:
         typer.echo(f"Target step time: {planned.target}")

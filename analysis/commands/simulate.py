@@ -126,6 +126,7 @@ def run(
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
     from d2ft_sched.plan.plan_file import load_plan
+    from d2ft_sched.problem.starved import starved_text
     from sim.questions.trace import save_trace
     from sim.step import simulate_plan
 
@@ -163,9 +164,14 @@ def run(
         warned.append(
             "--overlap changes nothing for a plan of one wave; plan with --waves 2 or more"
         )
+    starved = starved_text(simulated.schedule, simulated.workload.partition.block)
+    if starved:
+        warned.append(starved)
     result = {
         "what_if": list(changes.describe()),
-        "replanned": replanned.placed.describe(len(changed.devices)) if replanned else None,
+        "replanned": replanned.placed.describe(len(changed.devices), replanned.plan.placement)
+        if replanned
+        else None,
         "before": prediction_dict(before) if before else None,
         **found.as_dict(),
         "warnings": warned,

@@ -36,14 +36,16 @@ class Placed:
     lower_bound_s: float | None
     fits_dense: bool
 
-    def describe(self, num_devices: int) -> str:
-        """One line for people."""
-        placement = self.placements[0]
+    def describe(self, num_devices: int, taken: Placement) -> str:
+        """One line for people of the placement that was taken, which need not be the first."""
+        best = self.placements[0]
         text = (
-            f"{len(set(placement.subnet_device))} of {num_devices} devices hold subnets, "
-            f"{len(placement.owners)} own micro-batches; the dense step takes "
+            f"{len(set(taken.subnet_device))} of {num_devices} devices hold subnets, "
+            f"{len(taken.owners)} own micro-batches; the dense step takes "
             f"{self.dense_step_s:.4g} s (predicted)"
         )
+        if taken != best:
+            text += f" on the {len(set(best.subnet_device))} where it is fastest"
         if self.lower_bound_s is not None:
             text += f", no placement takes less than {self.lower_bound_s:.4g} s"
         if not self.fits_dense:

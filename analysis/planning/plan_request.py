@@ -10,16 +10,32 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.starved import starved_text
 from d2ft_sched.schedule.placement import Placement
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and how it was placed; `target` says what a step time was asked for, "" for none."""
+    """A plan and how it was placed.
+
+    Attributes:
+        plan: with the coverage that it was given, or got.
+        placed: where it could have gone.
+        target: what step time was asked for, "" for none.
+    """
 
     plan: Plan
     placed: Placed
     target: str = ""
+
+    @property
+    def starved(self) -> str:
+        """What the plan keeps from some samples, in words; "" for nothing."""
+        return starved_text(self.plan.schedule, self.plan.workload.partition.block)
+
+
+COVERING_SOLVERS = ("dp", "lagrangian", "mip", "scip", "highs", "cp_sat")
+"""Those that are asked for a coverage where a plan would starve a micro-batch."""
 
 
 def plan_request(
@@ -32,8 +48,9 @@ def plan_request(
     num_waves: int = 1,
     seed: int = 0,
     time_limit_s: float | None = None,
+    may_starve: bool = False,
 ) -> Planned:
-    """Place, then plan.
+    """Place, then plan; anew with a coverage of 1 where a micro-batch passes no subnet of a block.
 
     Args:
         request: model, cluster, scores and budget.
@@ -42,9 +59,12 @@ def plan_request(
         aligned: see `Budget`; None for yes where a communication budget and shared messages ask
             for it. A target tries both.
         solver, num_waves, seed, time_limit_s: as for `make_plan`.
+        may_starve: whether a plan without that coverage will do; one of a solver that knows no
+            coverage always will.
 
     Raises:
-        InputError: a budget and a target, or what `make_plan` and `plan_for_target` refuse.
+        InputError: a budget and a target, no plan covers every block, or what `make_plan` and
+            `plan_for_target` refuse.
     """
     budget = request.budget
     fractions = (budget.compute, budget.communication, budget.memory)
@@ -53,11 +73,49 @@ def plan_request(
             "--target-step-time sets the capacities by itself; leave --budget-compute, "
             "--budget-comm and --budget-memory out"
         )
-    if target_step_time is not None and budget.coverage:
-        raise InputError("--target-step-time knows no coverage; leave --coverage out")
     if target_step_time is not None and not budget.per_block:
         raise InputError("--target-step-time levels every block; leave --per-device out")
     placed = place(placement, request.workload, request.cluster, num_waves)
+
+    def planned(coverage: int) -> Planned:
+        return _plan_placed(
+            replace(request, budget=replace(budget, coverage=coverage)),
+            placement,
+            placed,
+            target_step_time=target_step_time,
+            aligned=aligned,
+            solver=solver,
+            num_waves=num_waves,
+            seed=seed,
+            time_limit_s=time_limit_s,
+        )
+
+    first = planned(budget.coverage)
+    if may_starve or not first.starved or solver not in COVERING_SOLVERS:
+        return first
+    try:
+        return planned(1)
+    except InputError as error:
+        raise InputError(
+            f"{first.starved}, and no plan was found in which all of them pass every block "
+            f"({error}); ask for more, for fewer micro-batches, or for this with --coverage 0"
+        ) from None
+
+
+def _plan_placed(
+    request: Request,
+    placement: PlacementName,
+    placed: Placed,
+    *,
+    target_step_time: str | None,
+    aligned: bool | None,
+    solver: str,
+    num_waves: int,
+    seed: int,
+    time_limit_s: float | None,
+) -> Planned:
+    """As `plan_request`, on placements that are known."""
+    budget = request.budget
     if target_step_time is None:
         if aligned is None:
             aligned = is_better_aligned(budget, request.workload, placed.placements[0])
@@ -83,6 +141,7 @@ def plan_request(
         request.scores,
         target_s,
         placements=placed.placements,
+        coverage=budget.coverage,
         aligned=aligned,
         solver=solver,
         num_waves=num_waves,

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.schema import StrictModel, read_yaml, validate
+from d2ft_sched.files.seeds import MAX_SEED
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -170,7 +171,7 @@ class StudySchema(StrictModel):
     model: ModelSchema = ModelSchema()
     minibatch: MinibatchSchema = MinibatchSchema()
     training: TrainingSchema = TrainingSchema()
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=MAX_SEED)]], Field(min_length=1)]
     clusters: Annotated[list[str], Field(min_length=1)]
     budgets: Annotated[list[BudgetSchema], Field(min_length=1)]
     methods: Annotated[list[MethodSchema], Field(min_length=1)]

@@ -20,6 +20,7 @@ from analysis.studying.study_recipe import (
 )
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.balanced import place_candidates
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
@@ -114,7 +115,7 @@ def scheduled(
             formulation,
             [values[j] for j in wanted],
             method.solver,
-            seed=start.seed + int(steps[0]),
+            seed=following_seed(start.seed, int(steps[0])),
             **options,
         )
         schedules[steps] = solved.operations[position]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.problem.formulate import Formulation
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.solvers.registry import required_options, solve
@@ -63,7 +64,7 @@ def solve_minibatches(
         problems = [replace(formulation.problem, value=value) for value in by_row]
     parts = []
     for index, problem in enumerate(problems):
-        solution = solve(problem, solver, seed=seed + index, **options)
+        solution = solve(problem, solver, seed=following_seed(seed, index), **options)
         if solution.schedule is None:
             raise InputError(
                 f"solver {solver!r} found no schedule for a mini-batch: {solution.status.value}; "

@@ -15,7 +15,7 @@ class Status(StrEnum):
     """How a solver ended."""
 
     OPTIMAL = "OPTIMAL"
-    """The schedule is proven optimal, within `OPTIMALITY_TOLERANCE`."""
+    """The schedule is proven optimal, within the solution's relative tolerance."""
     FEASIBLE = "FEASIBLE"
     """The schedule keeps every constraint; optimality is not proven."""
     INFEASIBLE = "INFEASIBLE"
@@ -37,6 +37,7 @@ class Solution:
         solve_s: seconds to solve it.
         solver: registry name.
         method: what was done, and why where it was chosen.
+        tolerance: relative gap up to which the schedule counts as optimal.
     """
 
     schedule: np.ndarray | None
@@ -47,6 +48,7 @@ class Solution:
     solve_s: float
     solver: str
     method: str
+    tolerance: float = OPTIMALITY_TOLERANCE
 
     @property
     def gap(self) -> float:
@@ -100,7 +102,9 @@ def checked_solution(
         status = Status.OPTIMAL
     elif status == Status.OPTIMAL:
         status = Status.FEASIBLE
-    return Solution(schedule, objective, upper_bound, status, build_s, solve_s, solver, method)
+    return Solution(
+        schedule, objective, upper_bound, status, build_s, solve_s, solver, method, tolerance
+    )
 
 
 def no_schedule(

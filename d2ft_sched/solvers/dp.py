@@ -15,6 +15,7 @@ from d2ft_sched.problem.solution import (
 )
 from d2ft_sched.schedule.operations import NUM_OPERATIONS
 from d2ft_sched.solvers.coupled.lagrangian import solve_lagrangian
+from d2ft_sched.solvers.gains import on_gains
 from d2ft_sched.solvers.mip import MIP_TOLERANCE, solve_mip
 from d2ft_sched.solvers.single.equal_costs import (
     equal_cost_batches,
@@ -61,6 +62,7 @@ class _Tally:
         return "; ".join(parts)
 
 
+@on_gains
 def solve_dp(
     problem: Problem,
     *,
@@ -176,7 +178,7 @@ def _solve_unequal(
             return
         result = solve_unequal_costs(batch, value, max_states=max_states, deadline=deadline)
         operation[batch.item[batch.present]] = result.operation[batch.present]
-        proven = result.bound <= result.value
+        proven = result.complete
         tally.bound += float(result.bound.sum())
         tally.num_searched += int(proven.sum())
         tally.num_cut += int((~proven).sum())

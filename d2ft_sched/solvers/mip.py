@@ -1,7 +1,7 @@
 """The whole problem through OR-Tools (MathOpt): SCIP, HiGHS or CP-SAT, for comparison."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,9 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.solution import Solution, Status, checked_solution, no_schedule
 from d2ft_sched.schedule.operations import NUM_OPERATIONS
+from d2ft_sched.solvers.gains import on_gains
 from d2ft_sched.solvers.mip_arrays import MipArrays, mip_arrays
+from d2ft_sched.solvers.mip_grid import as_fractions, relaxed, restricted
 from d2ft_sched.solvers.quiet_stdout import quiet_stdout
 
 if TYPE_CHECKING:
@@ -21,10 +23,14 @@ BACKENDS = {"scip": "GSCIP", "highs": "HIGHS", "cp_sat": "CP_SAT"}
 """Name of each backend and of its MathOpt solver type."""
 
 MIP_TOLERANCE = 1e-6
-"""Relative gap at which these solvers call a solution optimal."""
+"""Relative gap up to which a schedule of these solvers counts as optimal."""
 
-FEASIBILITY_MARGIN = 4e-6
-"""What a second solve keeps back of scaled capacities when the first went over them."""
+BOUND_ERROR = 1e-9
+"""What a bound of SCIP or HiGHS may be too low, for each item, over the objective's largest
+coefficient: their smallest tolerances."""
+
+NUM_SEEDS = 2**31
+"""Seeds that the backends tell apart."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class _Outcome:
     solve_s: float
 
 
+@on_gains
 def solve_mip(
     problem: Problem,
     *,
@@ -48,7 +55,11 @@ def solve_mip(
     start: np.ndarray | None = None,
     by_knapsack: bool = False,
 ) -> Solution:
-    """Solve by branch and bound; status and bound are the backend's, its optimality tolerance 1e-6.
+    """Solve by branch and bound, with an optimality tolerance of 1e-6.
+
+    The backend gets the problem rounded to a grid (`mip_grid`), so that its bound holds; whether
+    the schedule is optimal is judged by that bound. Where values or costs range over more decades
+    than the grid, optima are FEASIBLE.
 
     Args:
         problem: any.
@@ -95,14 +106,14 @@ def _solve_whole(
     begin = time.perf_counter()
     arrays = mip_arrays(problem)
     build_s = time.perf_counter() - begin
-    outcome = _run(arrays, start, backend, time_limit_s, seed)
-    status, bound = outcome.status, outcome.bound
+    outcome = _run(relaxed(arrays), start, backend, time_limit_s, seed)
+    status, bound = outcome.status, min(outcome.bound, arrays.largest)
     build_s, solve_s = build_s + outcome.build_s, outcome.solve_s
     shape = (problem.num_subnets, problem.num_microbatches)
     schedule = None if outcome.x is None else arrays.schedule(outcome.x, shape)
     if schedule is not None and problem.violation(schedule):
         left_s = None if time_limit_s is None else max(1.0, time_limit_s - solve_s)
-        again = _run(_tightened(arrays), start, backend, left_s, seed)
+        again = _run(restricted(arrays), start, backend, left_s, seed)
         build_s, solve_s = build_s + again.build_s, solve_s + again.solve_s
         schedule = None if again.x is None else arrays.schedule(again.x, shape)
         status = Status.FEASIBLE if again.status == Status.OPTIMAL else Status.TIME_LIMIT
@@ -116,6 +127,8 @@ def _solve_whole(
             solver=backend,
             method=method,
         )
+    if bound < problem.objective(schedule):  # within the backend's tolerances, or without them
+        bound = arrays.largest
     return checked_solution(
         problem,
         schedule,
@@ -191,12 +204,6 @@ def _solve_by_knapsack(
     )
 
 
-def _tightened(arrays: MipArrays) -> MipArrays:
-    """With less capacity in the rows that are not integer knapsacks."""
-    fractional = arrays.upper != np.rint(arrays.upper)
-    return replace(arrays, upper=arrays.upper - FEASIBILITY_MARGIN * fractional)
-
-
 def _run(
     arrays: MipArrays,
     start: np.ndarray | None,
@@ -204,7 +211,7 @@ def _run(
     time_limit_s: float | None,
     seed: int,
 ) -> _Outcome:
-    """Hand the programme to a backend.
+    """Hand a programme on the grid to a backend.
 
     Raises:
         RuntimeError: the backend ended in a way that is neither a solution nor a limit.
@@ -212,6 +219,8 @@ def _run(
     from ortools.math_opt.python import mathopt
 
     begin = time.perf_counter()
+    if backend != "cp_sat":
+        arrays = as_fractions(arrays)
     model = mathopt.Model.from_model_proto(_model_proto(arrays))
     hints = []
     if start is not None:
@@ -219,10 +228,13 @@ def _run(
         hints = [mathopt.SolutionHint(variable_values=dict(values))]
     parameters = mathopt.SolveParameters(
         time_limit=None if time_limit_s is None else timedelta(seconds=time_limit_s),
-        random_seed=seed,
+        random_seed=seed % NUM_SEEDS,
         relative_gap_tolerance=0.0,
         absolute_gap_tolerance=0.0,
     )
+    if backend == "highs":
+        for kind in ("mip", "primal", "dual"):
+            parameters.highs.double_options[f"{kind}_feasibility_tolerance"] = 1e-9
     if backend == "scip":
         parameters.gscip.real_params["numerics/feastol"] = 1e-9
     with quiet_stdout():
@@ -239,6 +251,8 @@ def _run(
     if result.has_primal_feasible_solution():
         x = np.array(result.variable_values(list(model.variables())))
     bound = arrays.offset + arrays.scale * result.termination.objective_bounds.dual_bound
+    if backend != "cp_sat":
+        bound += arrays.scale * BOUND_ERROR * arrays.num_variables
     if reason == mathopt.TerminationReason.OPTIMAL:
         return _Outcome(Status.OPTIMAL, x, bound, build_s, solve_s)
     if reason in (

@@ -3,14 +3,14 @@
 Two binary variables per item, for FORWARD_ONLY and FULL; SHORTCUT is both at 0.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.problem.problem import CAPACITY_TOLERANCE, Problem
-from d2ft_sched.problem.shared import NOT_COUNTED, Coverage, SharedLimit
+from d2ft_sched.problem.problem import Problem
+from d2ft_sched.problem.shared import NOT_COUNTED, Coverage
 from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
+from d2ft_sched.solvers.possible import Limit, limits, possible_operations
 
 ACTIVE = np.array([Operation.FORWARD_ONLY, Operation.FULL])
 MAX_INTEGER_COEFFICIENT = 10_000
@@ -20,10 +20,11 @@ MAX_INTEGER_COEFFICIENT = 10_000
 class MipArrays:
     """maximise ``offset + scale * objective @ x`` with ``matrix @ x <= upper``, x binary.
 
-    The objective's largest coefficient is 1; x is 0 where not `possible`.
+    The objective's largest coefficient is 1; x is 0 where not `possible`, and coefficients too.
 
     Variable ``2 * item + j`` is operation ``ACTIVE[j]`` of the flattened item. The matrix is in
-    coordinate form, sorted by row.
+    coordinate form, sorted by row. Rows that are `whole` have integer coefficients; those of others
+    are at most 1.
     """
 
     objective: np.ndarray
@@ -34,6 +35,7 @@ class MipArrays:
     column: np.ndarray
     coefficient: np.ndarray
     upper: np.ndarray
+    whole: np.ndarray
 
     @property
     def num_variables(self) -> int:
@@ -42,6 +44,12 @@ class MipArrays:
     @property
     def num_rows(self) -> int:
         return len(self.upper)
+
+    @property
+    def largest(self) -> float:
+        """Value of the best operation of every item: a bound that takes no solver."""
+        gain = self.objective.reshape(-1, len(ACTIVE)).max(axis=1)
+        return self.offset + self.scale * float(np.maximum(gain, 0.0).sum())
 
     def schedule(self, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         """Operations, int8 of the given shape, from the values of the variables."""
@@ -57,10 +65,7 @@ def mip_arrays(problem: Problem) -> MipArrays:
     """The programme of a problem; constraints that nothing can break are left out."""
     value = problem.value.reshape(-1, NUM_OPERATIONS)
     num_items = problem.num_items
-    limits = list(_limits(problem))
-    allowed = np.ones((num_items, NUM_OPERATIONS), dtype=bool)
-    for limit in limits:
-        limit.forbid(allowed)
+    allowed = possible_operations(problem)
     column = np.arange(len(ACTIVE) * num_items)
     needed = np.flatnonzero(~allowed[:, Operation.SHORTCUT])
     rows = _Rows()
@@ -71,14 +76,15 @@ def mip_arrays(problem: Problem) -> MipArrays:
         -np.ones(len(ACTIVE) * len(needed)),
         -np.ones(len(needed)),
     )
-    for limit in limits:
+    for limit in limits(problem):
         rows.add_limit(limit, allowed)
     for constraint in problem.shared:
         if isinstance(constraint, Coverage):
             rows.add_coverage(constraint, problem.num_microbatches)
-    row, column, coefficient, upper = rows.joined()
+    row, column, coefficient = rows.joined()
     base = value[:, Operation.SHORTCUT]
-    gain = (value[:, ACTIVE] - base[:, None]).ravel()
+    base = np.where(allowed[:, Operation.SHORTCUT], base, _least(value, allowed))
+    gain = np.where(allowed[:, ACTIVE], value[:, ACTIVE] - base[:, None], 0.0).ravel()
     scale = float(np.abs(gain).max()) or 1.0
     return MipArrays(
         objective=gain / scale,
@@ -88,50 +94,15 @@ def mip_arrays(problem: Problem) -> MipArrays:
         row=row,
         column=column,
         coefficient=coefficient,
-        upper=upper,
+        upper=np.concatenate(rows.upper),
+        whole=np.concatenate(rows.whole),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Limit:
-    """Each group of items spends at most what it is admitted, of one resource.
-
-    Attributes:
-        item: items of groups that could break the limit.
-        group: group of each of them.
-        cost: cost above the item's smallest, float ``[len(item), 3]``.
-        left: what each group has left above the smallest costs, float ``[num_groups]``.
-    """
-
-    item: np.ndarray
-    group: np.ndarray
-    cost: np.ndarray
-    left: np.ndarray
-
-    def forbid(self, allowed: np.ndarray) -> None:
-        """Mark operations that do not fit even beside the smallest ones, in place."""
-        allowed[self.item] &= self.cost <= np.maximum(self.left, 0.0)[self.group][:, None]
-
-
-def _limits(problem: Problem) -> Iterator[_Limit]:
-    knapsack = problem.knapsack.ravel()
-    for r in range(problem.num_resources):
-        yield _limit(problem.cost[r], knapsack, problem.capacity[:, r])
-    for constraint in problem.shared:
-        if isinstance(constraint, SharedLimit):
-            cost = problem.cost[constraint.resource]
-            yield _limit(cost, constraint.group.ravel(), constraint.capacity)
-
-
-def _limit(cost: np.ndarray, group: np.ndarray, capacity: np.ndarray) -> _Limit:
-    cost = cost.reshape(-1, NUM_OPERATIONS)
-    counted = np.flatnonzero(group != NOT_COUNTED)
-    admitted = capacity * (1 + CAPACITY_TOLERANCE)
-    dearest = np.bincount(group[counted], cost[counted].max(axis=1), minlength=len(capacity))
-    item = counted[(dearest > admitted)[group[counted]]]
-    smallest = cost[item].min(axis=1)
-    left = admitted - np.bincount(group[item], smallest, minlength=len(capacity))
-    return _Limit(item, group[item], cost[item] - smallest[:, None], left)
+def _least(value: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Smallest value of each item among what is allowed; 0 where that is nothing."""
+    least = np.where(allowed, value, np.inf).min(axis=1)
+    return np.where(np.isfinite(least), least, 0.0)
 
 
 class _Rows:
@@ -140,22 +111,32 @@ class _Rows:
     def __init__(self) -> None:
         self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.upper: list[np.ndarray] = []
+        self.whole: list[np.ndarray] = []
         self.num_rows = 0
 
     def add(
-        self, row: np.ndarray, column: np.ndarray, coefficient: np.ndarray, upper: np.ndarray
+        self,
+        row: np.ndarray,
+        column: np.ndarray,
+        coefficient: np.ndarray,
+        upper: np.ndarray,
+        whole: np.ndarray | None = None,
     ) -> None:
+        """Add rows; without `whole` all of their coefficients are integers."""
         self.parts.append((row + self.num_rows, column, coefficient))
         self.upper.append(upper)
+        self.whole.append(np.ones(len(upper), dtype=bool) if whole is None else whole)
         self.num_rows += len(upper)
 
-    def add_limit(self, limit: _Limit, allowed: np.ndarray) -> None:
+    def add_limit(self, limit: Limit, allowed: np.ndarray) -> None:
         """One row per group: its items' cost stays within what is left."""
         groups, row = np.unique(limit.group, return_inverse=True)
+        smallest = limit.smallest(allowed)
+        cost = limit.cost - smallest[:, None]
         may_skip = allowed[limit.item, Operation.SHORTCUT]
-        base = np.where(may_skip, limit.cost[:, Operation.SHORTCUT], 0.0)
-        left = limit.left[groups] - np.bincount(row, base, minlength=len(groups))
-        extra = (limit.cost[:, ACTIVE] - base[:, None]).ravel()
+        base = np.where(may_skip, cost[:, Operation.SHORTCUT], 0.0)
+        left = limit.left(smallest)[groups] - np.bincount(row, base, minlength=len(groups))
+        extra = (cost[:, ACTIVE] - base[:, None]).ravel()
         column = (len(ACTIVE) * limit.item[:, None] + np.arange(len(ACTIVE))).ravel()
         row = np.repeat(row, len(ACTIVE))
         used = (extra != 0) & allowed[limit.item][:, ACTIVE].ravel()
@@ -163,8 +144,11 @@ class _Rows:
         unit, whole = _units(row, extra, left)
         coefficient = extra / unit[row]
         coefficient = np.where(whole[row], np.rint(coefficient), coefficient)
-        upper = np.where(whole, np.floor(left / unit), left / unit)
-        self.add(row, column, coefficient, upper)
+        least = np.bincount(row, np.minimum(coefficient, 0.0), minlength=len(groups))
+        most = np.bincount(row, np.maximum(coefficient, 0.0), minlength=len(groups))
+        upper = np.clip(left / unit, least - 1, most)
+        upper = np.where(whole, np.floor(upper), upper)
+        self.add(row, column, coefficient, upper, whole)
 
     def add_coverage(self, coverage: Coverage, num_microbatches: int) -> None:
         """One row per group and micro-batch: at least `minimum` active subnets."""
@@ -183,10 +167,11 @@ class _Rows:
             np.full(len(groups) * num_microbatches, -float(coverage.minimum)),
         )
 
-    def joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row, column and coefficient, sorted by row."""
         row, column, coefficient = (np.concatenate(p) for p in zip(*self.parts, strict=True))
         order = np.lexsort((column, row))
-        return row[order], column[order], coefficient[order], np.concatenate(self.upper)
+        return row[order], column[order], coefficient[order]
 
 
 def _units(row: np.ndarray, extra: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.seeds import check_seed
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.solution import Solution
 
@@ -91,18 +92,19 @@ def solve(
         problem: what to solve.
         solver: a name of `solver_names`.
         time_limit_s: seconds after which the solver returns the best it has; None for no limit.
-        seed: seed of every random choice.
+        seed: of every random choice, from 0 to `d2ft_sched.files.seeds.MAX_SEED`.
         options: what the chosen solver takes besides; see its docstring.
 
     Returns:
         The solution; its schedule was checked against the problem.
 
     Raises:
-        InputError: unknown solver or option, or a time limit that is not above 0.
+        InputError: unknown solver or option, a time limit that is not above 0, or no seed.
     """
     entry = _entry(solver)
     if time_limit_s is not None and not time_limit_s > 0:
         raise InputError(f"time limit is {time_limit_s} s; it must be above 0, or None")
+    check_seed(seed)
     function = entry.function()
     known = [p for p in inspect.signature(function).parameters if p not in entry.options][1:]
     for option in options:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import nn
 
+from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.problem.formulate import Formulation
 from d2ft_sched.problem.scores import Scores
@@ -82,7 +83,9 @@ class StepwiseSchedules:
         else:
             values = [self._value_of(scores)]
             formulation = self._formulations[step]
-            solved = solve_minibatches(formulation, values, self._solver, seed=self._seed + step)
+            solved = solve_minibatches(
+                formulation, values, self._solver, seed=following_seed(self._seed, step)
+            )
             schedule = solved.operations[0]
         self.solve_s += time.perf_counter() - begin
         self.schedules.append(schedule)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.plan.replanning import DevicePace, HeldLevels, as_planned
 from d2ft_sched.problem.formulate import Formulation
@@ -173,7 +174,7 @@ class SolvedSchedules:
     def _solve(self, first: int) -> np.ndarray:
         values = [scores.values() for scores in self._scores.some(first, SOLVED_AT_ONCE)]
         return solve_minibatches(
-            self._formulation, values, self._solver, seed=self._seed + first
+            self._formulation, values, self._solver, seed=following_seed(self._seed, first)
         ).operations
 
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:

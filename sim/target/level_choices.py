@@ -34,7 +34,7 @@ class LevelChoices:
     Attributes:
         levels: compute and message level, float ``[num_pairs, 2]``.
         seconds: simulated lanes and messages, float ``[num_blocks, num_pairs]``.
-        value: objective, of the same shape.
+        value: objective, of the same shape; -inf where the pair is not to be chosen.
     """
 
     levels: np.ndarray
@@ -56,12 +56,15 @@ def level_choices(
     scores: Scores,
     aligned: bool,
     num_waves: int,
+    coverage: int = 0,
 ) -> LevelChoices:
     """Try all pairs of levels on one placement.
 
     Args:
         workload, cluster, placement, scores, num_waves: as for a plan.
         aligned: see `Budget`.
+        coverage: see `Budget`; a pair under which a block runs too few operations for it has a
+            value of -inf.
     """
     dense = formulate(
         workload, cluster, placement, scores, Budget(aligned=aligned), num_waves=num_waves
@@ -99,6 +102,9 @@ def level_choices(
     for j, schedule in enumerate(schedules):
         chosen = np.take_along_axis(value, schedule[..., None].astype(np.intp), axis=2)
         gained[:, j] = np.bincount(block, chosen.sum(axis=(1, 2)), minlength=num_blocks)
+        if coverage:
+            active = np.bincount(block, np.count_nonzero(schedule, axis=1), minlength=num_blocks)
+            gained[active < coverage * workload.num_microbatches, j] = -np.inf
         seconds[:, j] = [times.seconds(b, schedule) for b in range(num_blocks)]
     return LevelChoices(pairs, seconds, gained)
 
@@ -206,6 +212,8 @@ def choose_levels(choices: LevelChoices, available_s: float) -> BlockLevels:
             better = gained > best[used:]
             best[used:][better] = gained[better]
             picked[b, used:][better] = j
+    if np.isneginf(best).all():
+        return choices.highest
     cell = int(np.argmax(best))
     chosen = np.zeros(num_blocks, dtype=np.int64)
     for b in range(num_blocks - 1, -1, -1):
@@ -219,6 +227,6 @@ def _frontier(weight: np.ndarray, value: np.ndarray) -> list[int]:
     """Indices of pairs that no other beats in both, lightest first."""
     kept: list[int] = []
     for j in np.lexsort((-value, weight)).tolist():
-        if not kept or value[j] > value[kept[-1]]:
+        if value[j] > (value[kept[-1]] if kept else -np.inf):
             kept.append(j)
     return kept

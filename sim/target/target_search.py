@@ -28,6 +28,8 @@ ROUNDING = 1e-9
 """Relative excess over the target that rounding explains."""
 MAX_TRIES = 12
 """Times that levels are chosen: anew where the schedule took too long, or much less than it may."""
+COVERING_S = 1.0
+"""Seconds for the schedule of one try under a coverage, which takes longer to prove."""
 LEAST_CORRECTION = 1e-3
 """Relative, where a smaller one left the levels as they were; doubled each time."""
 
@@ -67,6 +69,7 @@ class TargetSearch:
         placement: of subnets and owners.
         aligned: see `Budget`.
         num_waves: groups of micro-batches that pass through the model one after another.
+        coverage: see `Budget`.
     """
 
     workload: Workload
@@ -75,6 +78,7 @@ class TargetSearch:
     placement: Placement
     aligned: bool = False
     num_waves: int = 1
+    coverage: int = 0
 
     @cached_property
     def fixed_s(self) -> float:
@@ -113,6 +117,7 @@ class TargetSearch:
             self.scores,
             self.aligned,
             self.num_waves,
+            self.coverage,
         )
 
     def plan(
@@ -134,7 +139,10 @@ class TargetSearch:
         best: Plan | None = None
         enough_s, too_much_s, last_s = 0.0, np.inf, np.inf
         for _ in range(MAX_TRIES):
-            plan, step_s = self._planned(levels, target_s, solver, seed, time_limit_s)
+            found = self._planned(levels, target_s, solver, seed, time_limit_s)
+            if found is None:
+                break
+            plan, step_s = found
             if step_s <= target_s * (1 + ROUNDING):
                 enough_s = available_s
                 if best is None or plan.solver.objective > best.solver.objective:
@@ -161,9 +169,11 @@ class TargetSearch:
         solver: str,
         seed: int,
         time_limit_s: float | None,
-    ) -> tuple[Plan, float]:
-        """The plan of some levels, and the seconds of its step."""
-        budget = Budget(aligned=self.aligned, levels=levels, target_step_s=target_s)
+    ) -> tuple[Plan, float] | None:
+        """The plan of some levels, and the seconds of its step; None where they hold none."""
+        budget = Budget(
+            aligned=self.aligned, levels=levels, target_step_s=target_s, coverage=self.coverage
+        )
         formulation = formulate(
             self.workload,
             self.cluster,
@@ -172,12 +182,17 @@ class TargetSearch:
             budget,
             num_waves=self.num_waves,
         )
+        if self.coverage and time_limit_s is None:
+            time_limit_s = COVERING_S
+        solution = solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed)
+        if solution.schedule is None and self.coverage:
+            return None
         plan = plan_from_solution(
             self.workload,
             self.cluster,
             self.placement,
             budget,
-            solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed),
+            solution,
             num_waves=self.num_waves,
             seed=seed,
         )
@@ -192,15 +207,16 @@ def target_searches(
     *,
     aligned: bool | None = None,
     num_waves: int = 1,
+    coverage: int = 0,
 ) -> list[TargetSearch]:
     """A search per placement, and per way of aligning where a device shares messages.
 
     Args:
-        workload, cluster, scores, placements, num_waves: as for `TargetSearch`.
+        workload, cluster, scores, placements, num_waves, coverage: as for `TargetSearch`.
         aligned: see `Budget`; None to try both.
     """
     return [
-        TargetSearch(workload, cluster, scores, placement, way, num_waves)
+        TargetSearch(workload, cluster, scores, placement, way, num_waves, coverage)
         for placement in placements
         for way in _ways(workload, placement, aligned)
     ]
@@ -213,6 +229,7 @@ def plan_for_target(
     target_s: float,
     *,
     placements: Sequence[Placement],
+    coverage: int = 0,
     aligned: bool | None = None,
     solver: str = "dp",
     num_waves: int = 1,
@@ -227,6 +244,7 @@ def plan_for_target(
         scores: contribution of every subnet to every micro-batch.
         target_s: seconds of the simulated step.
         placements: those to try.
+        coverage: see `Budget`.
         aligned: see `Budget`; None to try both.
         solver: makes the final schedule within the levels found; the search for them uses "dp".
         num_waves: groups of micro-batches that pass through the model one after another.
@@ -237,7 +255,13 @@ def plan_for_target(
         InputError: what no schedule can leave out takes longer than the target.
     """
     searches = target_searches(
-        workload, cluster, scores, placements, aligned=aligned, num_waves=num_waves
+        workload,
+        cluster,
+        scores,
+        placements,
+        aligned=aligned,
+        num_waves=num_waves,
+        coverage=coverage,
     )
     return best_plan(searches, target_s, solver=solver, seed=seed, time_limit_s=time_limit_s)
 

@@ -22,6 +22,7 @@ from d2ft_sched.solvers.coupled.option_groups import best_in_groups, option_grou
 from d2ft_sched.solvers.coupled.option_prices import smoothed_prices
 from d2ft_sched.solvers.coupled.repair import excess, repaired_and_filled
 from d2ft_sched.solvers.coupled.shared_rows import SharedRows, shared_rows
+from d2ft_sched.solvers.gains import on_gains
 from d2ft_sched.solvers.single.equal_costs import near_best_equal_costs
 from d2ft_sched.solvers.single.priced_knapsacks import PricedKnapsacks, priced_knapsacks
 
@@ -51,6 +52,7 @@ WIDE_STEP = 0.02
 """First relative change of a wide row's price towards using up its limit."""
 
 
+@on_gains
 def solve_lagrangian(
     problem: Problem,
     *,

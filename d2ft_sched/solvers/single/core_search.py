@@ -17,7 +17,7 @@ from d2ft_sched.solvers.single.dominance import undominated
 from d2ft_sched.solvers.single.greedy_choice import at_operation, priced
 from d2ft_sched.solvers.single.value_grid import value_step
 
-PROOF_TOLERANCE = 1e-11
+PROOF_TOLERANCE = 1e-12
 """A state must promise this much more than the incumbent, relative to the values at the prices."""
 
 PART_OF_STEP = 0.98
@@ -32,11 +32,14 @@ class SearchResult:
         operation: best choice, int8 ``[num_knapsacks, width]``; as given where none was found.
         value: its value, float ``[num_knapsacks]``; -inf where none is known.
         bound: no choice is worth more, float ``[num_knapsacks]``; -inf where none exists.
+        complete: whether nothing was left out of the search that promised more than
+            `PROOF_TOLERANCE`, bool ``[num_knapsacks]``.
     """
 
     operation: np.ndarray
     value: np.ndarray
     bound: np.ndarray
+    complete: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +120,10 @@ def search_core(
     best = reduced.argmax(axis=0)
     top = at_operation(reduced, best)
     bound = top.sum(axis=1) + price.sum(axis=0)
-    tolerance = PROOF_TOLERANCE * np.abs(at_operation(value, best)).sum(axis=1)
-    tolerance = np.maximum(tolerance, PART_OF_STEP * value_step(value, allowed))
+    rounding = PROOF_TOLERANCE * np.abs(at_operation(value, best)).sum(axis=1)
+    grid_step = PART_OF_STEP * value_step(value, allowed)
+    tolerance = np.maximum(rounding, grid_step)
+    unseen = np.where(grid_step >= rounding, 0.0, rounding)
     incumbent = np.where(start_fits, at_operation(value, start).sum(axis=1), -np.inf)
     core = _core(value, cost, top - reduced, best, bound - incumbent - tolerance)
 
@@ -166,7 +171,8 @@ def search_core(
     improved = np.flatnonzero(found_step >= 0)
     operation[improved] = best[improved]
     _trace_back(operation, core, history, found_step, found_parent, found_operation)
-    return SearchResult(operation, incumbent, np.maximum(incumbent, bound - dropped))
+    bound = np.maximum(incumbent + unseen, bound - dropped)
+    return SearchResult(operation, incumbent, bound, np.isinf(dropped))
 
 
 def _core(

@@ -49,7 +49,7 @@ class _Prepared:
 def solve_unequal_costs(
     batch: ScaledBatch, value: np.ndarray, *, max_states: int, deadline: float
 ) -> SearchResult:
-    """Best choice found and bound of every knapsack; equal where it is proven.
+    """Best choice found and bound of every knapsack; equal, but for rounding, where proven.
 
     Args:
         batch: knapsacks, all of them `possible`.
@@ -61,10 +61,11 @@ def solve_unequal_costs(
     prepared = _Prepared(batch, padded, resource_prices(padded, batch.cost, batch.allowed))
     start, fits = _start(prepared)
     result = prepared.search(start, fits, min(FIRST_STATES, max_states), deadline)
-    unproven = np.flatnonzero(result.bound > result.value)
+    unproven = np.flatnonzero(~result.complete)
     if max_states <= FIRST_STATES or not len(unproven):
         return result
     operation, found, bound = result.operation, result.value.copy(), result.bound.copy()
+    complete = result.complete.copy()
     together = max(1, MAX_STATES_TOGETHER // max_states)
     for first in range(0, len(unproven), together):
         if time.perf_counter() >= deadline:
@@ -76,7 +77,8 @@ def solve_unequal_costs(
         operation[part] = again.operation
         found[part] = again.value
         bound[part] = np.minimum(bound[part], again.bound)
-    return SearchResult(operation, found, bound)
+        complete[part] = again.complete
+    return SearchResult(operation, found, bound, complete)
 
 
 def _start(prepared: _Prepared) -> tuple[np.ndarray, np.ndarray]:
