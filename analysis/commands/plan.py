@@ -84,6 +84,7 @@ def run(
     """
     from analysis.console.output import (
         amount,
+        messages,
         outside_calibration,
         percent,
         print_json,
@@ -91,6 +92,7 @@ def run(
         print_warnings,
         seconds,
     )
+    from analysis.console.signs_of_life import signs_of_life
     from analysis.planning.plan_request import plan_request
     from analysis.planning.plan_summary import summarize, summary_dict
     from analysis.planning.request import read_request
@@ -119,7 +121,7 @@ def run(
         lora_alpha=lora_alpha,
         precision=precision,
     )
-    with outside_calibration() as warned:
+    with outside_calibration() as warned, signs_of_life(messages) as stage:
         planned = plan_request(
             request,
             placement,
@@ -129,6 +131,7 @@ def run(
             num_waves=waves,
             seed=seed,
             time_limit_s=time_limit,
+            stage=stage,
         )
     print_warnings(warned)
     plan, placed = planned.plan, planned.placed
@@ -163,7 +166,7 @@ def run(
     )
     print_table(
         "One step",
-        ["", "dense", "plan", "of dense"],
+        ["", "dense, placed alike", "plan", "of dense"],
         [
             [
                 "compute, trunk included",
@@ -175,7 +178,7 @@ def run(
                 "exchanged",
                 amount(summary.dense_exchange_bytes, "B"),
                 amount(summary.exchange_bytes, "B"),
-                percent(summary.communication_fraction),
+                percent(summary.communication_fraction if summary.dense_exchange_bytes else None),
             ],
         ],
     )

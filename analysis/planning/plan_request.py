@@ -1,5 +1,6 @@
 """From a request of the command line to a plan: placement first, then a budget or a step time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from analysis.names.placement_names import PlacementName
@@ -32,6 +33,7 @@ def plan_request(
     num_waves: int = 1,
     seed: int = 0,
     time_limit_s: float | None = None,
+    stage: Callable[[str], None] = lambda title: None,
 ) -> Planned:
     """Place, then plan.
 
@@ -42,6 +44,7 @@ def plan_request(
         aligned: see `Budget`; None for yes where a communication budget and shared messages ask
             for it. A target tries both.
         solver, num_waves, seed, time_limit_s: as for `make_plan`.
+        stage: is told what is begun.
 
     Raises:
         InputError: a budget and a target, or what `make_plan` and `plan_for_target` refuse.
@@ -57,7 +60,9 @@ def plan_request(
         raise InputError("--target-step-time knows no coverage; leave --coverage out")
     if target_step_time is not None and not budget.per_block:
         raise InputError("--target-step-time levels every block; leave --per-device out")
+    stage("placing subnets and micro-batches")
     placed = place(placement, request.workload, request.cluster, num_waves)
+    stage(f"solving with {solver}")
     if target_step_time is None:
         if aligned is None:
             aligned = is_better_aligned(budget, request.workload, placed.placements[0])
