@@ -16,7 +16,8 @@ COMPARED = (
 """What is compared unless one says otherwise; with --sizes those that need a problem only."""
 OF_CLUSTERS = (
     "model", "image_size", "num_tokens", "num_classes", "heads_per_subnet", "microbatch_size",
-    "precision", "scores", "budget_compute", "budget_comm", "per_device", "placement",
+    "lora_rank", "lora_alpha", "precision", "scores", "budget_compute", "budget_comm", "per_device",
+    "placement",
 )  # fmt: skip
 OF_SIZES = ("tightness", "plots")
 """Parameters of one of the two kinds of comparison only."""
@@ -35,6 +36,8 @@ def run(
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = None,
     precision: options.Precision = PrecisionName.FLOAT32,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 0.6,
@@ -42,7 +45,7 @@ def run(
     per_device: options.PerDevice = False,
     placement: Annotated[
         PlacementName, typer.Option(help="How subnets and owners are placed; see 'd2ft plan'.")
-    ] = PlacementName.ROUND_ROBIN,
+    ] = PlacementName.BALANCED,
     solvers: Annotated[
         str | None,
         typer.Option(help="Names to compare, separated by commas; default most."),
@@ -134,6 +137,8 @@ def run(
             cluster_file=cluster_file,
             scores_file=scores,
             budget=Budget(budget_compute, budget_comm, per_block=not per_device),
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
             precision=precision,
         )
         with outside_calibration() as warned:

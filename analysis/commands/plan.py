@@ -85,6 +85,7 @@ def run(
     """
     from analysis.console.output import (
         amount,
+        messages,
         outside_calibration,
         percent,
         print_json,
@@ -92,6 +93,7 @@ def run(
         print_warnings,
         seconds,
     )
+    from analysis.console.signs_of_life import signs_of_life
     from analysis.planning.plan_request import plan_request
     from analysis.planning.plan_summary import summarize, summary_dict
     from analysis.planning.request import read_request
@@ -120,7 +122,7 @@ def run(
         lora_alpha=lora_alpha,
         precision=precision,
     )
-    with outside_calibration() as warned:
+    with outside_calibration() as warned, signs_of_life(messages) as stage:
         planned = plan_request(
             request,
             placement,
@@ -131,6 +133,7 @@ def run(
             seed=seed,
             time_limit_s=time_limit,
             may_starve=coverage is not None,
+            stage=stage,
         )
     if planned.starved:
         warned.append(planned.starved)
@@ -167,7 +170,7 @@ def run(
     )
     print_table(
         "One step",
-        ["", "dense", "plan", "of dense"],
+        ["", "dense, placed alike", "plan", "of dense"],
         [
             [
                 "compute, trunk included",
@@ -179,7 +182,7 @@ def run(
                 "exchanged",
                 amount(summary.dense_exchange_bytes, "B"),
                 amount(summary.exchange_bytes, "B"),
-                percent(summary.communication_fraction),
+                percent(summary.communication_fraction if summary.dense_exchange_bytes else None),
             ],
         ],
     )

@@ -119,7 +119,7 @@ def run(
 
     from analysis.console.output import finite, outside_calibration, print_json, print_warnings
     from analysis.simulating.changed_cluster import Changes, plan_again
-    from analysis.simulating.simulate_tables import notes, print_simulation
+    from analysis.simulating.simulate_tables import notes, print_simulation, verdict
     from analysis.simulating.simulation import prediction_dict, read_jitter, simulate
     from d2ft_sched.cluster.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
@@ -169,6 +169,7 @@ def run(
         warned.append(starved)
     result = {
         "what_if": list(changes.describe()),
+        "verdict": verdict(found),
         "replanned": replanned.placed.describe(len(changed.devices), replanned.plan.placement)
         if replanned
         else None,
@@ -191,6 +192,7 @@ def run(
     if json:
         print_json(result)
         return
+    typer.echo(verdict(found))
     if changes.describe():
         typer.echo(f"What if: {'; '.join(changes.describe())}")
     if replanned:

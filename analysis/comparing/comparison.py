@@ -105,7 +105,9 @@ def _row(name: str, answer: Compared) -> dict[str, Any]:
     return row | {
         "objective": solution.objective,
         "compute_fraction": summary.compute_fraction,
-        "communication_fraction": summary.communication_fraction,
+        "communication_fraction": summary.communication_fraction
+        if summary.dense_exchange_bytes
+        else np.nan,
         "predicted_step_s": prediction.step_s,
         "workload_cv": prediction.workload_cv,
     }
@@ -135,7 +137,7 @@ def _fewer_row(request: Request, placement: Placement, best: dict[str, Any]) -> 
         "status": Status.FEASIBLE.value,
         "objective": fewer.retained_score * float(dense_value),
         "compute_fraction": fewer.prediction.flops / everything.flops,
-        "communication_fraction": kept_bytes / dense_bytes if dense_bytes else 1.0,
+        "communication_fraction": kept_bytes / dense_bytes if dense_bytes else np.nan,
         "predicted_step_s": fewer.prediction.step_s,
         "workload_cv": fewer.prediction.workload_cv,
     }

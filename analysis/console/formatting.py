@@ -45,6 +45,11 @@ def points(difference: float) -> str:
     return f"{signed_points(difference)}{NO_BREAK}points"
 
 
+def points_within(difference: float, half_width: float) -> str:
+    """A signed difference of two fractions with what it is uncertain by, in percentage points."""
+    return f"{signed_points(difference)} ± {100 * half_width:.1f}{NO_BREAK}points"
+
+
 def signed_percent(fraction: float) -> str:
     """A signed relative difference."""
     return f"{signed_points(fraction)}{NO_BREAK}%"
@@ -55,6 +60,27 @@ def less_or_more(saving: float) -> str:
     if _rounded(100 * saving, 1) == 0:
         return "unchanged"
     return f"{percent(abs(saving))} {'less' if saving > 0 else 'more'}"
+
+
+def beside(value: float, other: float) -> str:
+    """An amount beside another, in words that say which way: as much, 12.3 % less, 45.6 % more, or
+    how many times as much from twice on. A dash where the other is nothing."""
+    if not other:
+        return "-"
+    ratio = value / other
+    if _rounded(100 * (ratio - 1), 1) == 0:
+        return "as much"
+    if ratio >= 2:
+        return f"{three_digits(ratio)} times as much"
+    return less_or_more(1 - ratio)
+
+
+def saved(saving: float, what: str) -> str:
+    """A saving of something as an answer to what is saved: nothing, where it is not less."""
+    if _rounded(100 * saving, 1) == 0:
+        return f"nothing: {what} unchanged"
+    text = f"{less_or_more(saving)} {what}"
+    return text if saving > 0 else f"nothing: {text}"
 
 
 def signed_points(fraction: float) -> str:

@@ -107,7 +107,14 @@ class Device:
         """Whether this kind of work is timed by a measured curve."""
         return kind in self.curves
 
-    def seconds(self, kind: WorkKind, flops: ArrayLike, bytes_moved: ArrayLike) -> np.ndarray:
+    def seconds(
+        self,
+        kind: WorkKind,
+        flops: ArrayLike,
+        bytes_moved: ArrayLike,
+        *,
+        is_trial: bool = False,
+    ) -> np.ndarray:
         """Time of each piece of work, by the kind's curve or else by the roofline model.
 
         A piece with neither FLOPs nor bytes takes no time.
@@ -116,6 +123,7 @@ class Device:
             kind: which curve to read.
             flops: FLOPs of each piece; any shape.
             bytes_moved: bytes each piece moves through memory; broadcast against `flops`.
+            is_trial: whether sizes are only tried, so that none is warned of.
 
         Warns:
             OutOfCalibrationWarning: once for a device, kind and range.
@@ -133,7 +141,8 @@ class Device:
                 self.launch_s,
             )
         size = moved if kind.is_memory_bound else work
-        self._warn_outside(kind, curve, size)
+        if not is_trial:
+            self._warn_outside(kind, curve, size)
         return curve.seconds_at(size)
 
     def _warn_outside(self, kind: WorkKind, curve: ComputeCurve, size: np.ndarray) -> None:
