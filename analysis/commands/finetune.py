@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analysis.commands import options
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.schedule_names import ScheduleName
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def run(
     download: options.Download = False,
     num_train: options.NumTrain = None,
     num_test: options.NumTest = None,
+    on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
@@ -147,6 +149,7 @@ def run(
             download=download,
             num_train=num_train,
             num_test=num_test,
+            on_bad_file=on_bad_file,
             image_size=image_size,
             weights=default_weights(plan.workload.shape.name, weights, pretrained),
             pretrained=pretrained,
@@ -194,6 +197,7 @@ def run(
             for epoch in summary["epochs"]
         ],
     )
+    typer.echo(summary["epoch_0"])
     typer.echo(f"Wrote {out}")
 
 

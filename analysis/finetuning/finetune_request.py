@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
@@ -36,6 +37,7 @@ class FineTuneRequest:
     replan_every: int | None = None
     scores: Path | None = None
     schedule: ScheduleName = ScheduleName.FIXED
+    on_bad_file: OnBadFileName = OnBadFileName.FAIL
     forward_score: str = FORWARD_SCORE
     backward_score: str = BACKWARD_SCORE
 

@@ -126,6 +126,16 @@ def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
+def describe_epoch_0(records: Sequence[Record]) -> str:
+    """What the evaluation before training is of."""
+    if any(record["event"] == "probed" for record in records):
+        return (
+            "Epoch 0 is before the first step: the model as it was given, its classifier fitted on "
+            "frozen features (a linear probe)"
+        )
+    return "Epoch 0 is before the first step: the model as it was given"
+
+
 def solver_share(records: Sequence[Record]) -> float | None:
     """Part of the seconds of all steps that choosing their schedules took; None without steps."""
     steps = [r for r in records if r["event"] == "stepped"]

@@ -16,6 +16,7 @@ from analysis.finetuning.metrics_file import (
     METRICS,
     MetricsFile,
     Record,
+    describe_epoch_0,
     epoch_rows,
     records_until,
     solver_share,
@@ -144,10 +145,11 @@ def _run(
         return FineTuneResult(None, outcome, ())
     metrics.close()
     summary = {
-        "data": job.data_name,
+        **job.data.summary(),
         "device": facts["device"],
         "num_ranks": ranks.num_ranks,
         "epochs": epoch_rows(metrics.records),
+        "epoch_0": describe_epoch_0(metrics.records),
         "solver_share_of_step": solver_share(metrics.records),
         "scoring": next((r for r in metrics.records if r["event"] == "scored"), None),
         "out": str(out),

@@ -1,5 +1,7 @@
 """BERT of transformers: post-norm, three maps for queries, keys and values, texts as inputs."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -187,8 +189,10 @@ class BertFamily:
         block, _, rest = parameter.removeprefix(_LAYERS).partition(".")
         return replace(_UNIT_AXES[rest], block=int(block)) if rest in _UNIT_AXES else None
 
-    def companion_files(self, model: nn.Module) -> dict[str, str]:
-        config: Any = cast(BertClassifier, model).bert.config
+    def companion_files(self, model: nn.Module, class_names: Sequence[str]) -> dict[str, str]:
+        config: Any = copy.deepcopy(cast(BertClassifier, model).bert.config)
+        config.id2label = dict(enumerate(class_names))
+        config.label2id = {name: i for i, name in enumerate(class_names)}
         return {"config.json": config.to_json_string()}
 
 

@@ -1,5 +1,6 @@
 """timm's VisionTransformer: pre-norm, one map for queries, keys and values, pictures as inputs."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -154,7 +155,7 @@ class VitFamily:
         sizes = (num_samples, embed.proj.in_channels, *embed.img_size)
         return torch.randn(*sizes, generator=generator, dtype=dtype)
 
-    def companion_files(self, model: nn.Module) -> dict[str, str]:
+    def companion_files(self, model: nn.Module, class_names: Sequence[str]) -> dict[str, str]:
         return {}
 
     def unit_axis(self, parameter: str) -> UnitAxis | None:

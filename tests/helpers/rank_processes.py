@@ -47,16 +47,32 @@ def d2ft_on_ranks(num_ranks: int, folder: Path, *arguments: object) -> None:
 
     Fails with what a rank wrote to standard error if its exit code is not 0.
     """
-    given = {"port": free_port(), "arguments": [*map(str, arguments)]}
+    for rank, code in enumerate(codes_of_ranks(num_ranks, folder, *arguments)):
+        assert code == 0, (folder / f"stderr-{rank}").read_text()
+
+
+def codes_of_ranks(
+    num_ranks: int, folder: Path, *arguments: object, hosts: Sequence[Path] | None = None
+) -> list[int | None]:
+    """Exit codes of the command line on ranks, which begin in folders of their own if given."""
+    given = {"port": free_port(), "arguments": [*map(str, arguments)], "hosts": hosts}
     processes = start_ranks(_command, num_ranks, folder, **given)
-    for rank, process in enumerate(processes):
+    for process in processes:
         process.join(timeout=200)
-        assert process.exitcode == 0, (folder / f"stderr-{rank}").read_text()
+    return [process.exitcode for process in processes]
 
 
 def _command(
-    rank: int, num_ranks: int, folder: Path, *, port: int, arguments: Sequence[str]
+    rank: int,
+    num_ranks: int,
+    folder: Path,
+    *,
+    port: int,
+    arguments: Sequence[str],
+    hosts: Sequence[Path] | None,
 ) -> None:
+    if hosts is not None:
+        os.chdir(hosts[rank])
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -34,7 +34,9 @@ def test_weights_and_configuration_load_in_plain_transformers(
     out = tmp_path / "out"
     out.mkdir()
     save_weights(model, out / "model.safetensors")
-    assert write_companions(model, out) == ("config.json",)
+    names = ["hockey", "space", "hockey ball"]
+    assert write_companions(model, out, names) == ("config.json", "class_names.json")
+    assert json.loads((out / "class_names.json").read_text()) == names
     ids = torch.tensor([[2, 5, 6, 3, 0, 0, 0, 0], [2, 7, 8, 9, 10, 11, 4, 3]])
     plain = BertModel.from_pretrained(out, add_pooling_layer=False).eval()
     hidden = plain(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
@@ -42,7 +44,9 @@ def test_weights_and_configuration_load_in_plain_transformers(
     head = load_file(out / "model.safetensors")
     logits = pooled @ head["classifier.weight"].T + head["classifier.bias"]
     assert torch.allclose(model(ids), logits, atol=1e-6)
-    theirs = BertForSequenceClassification.from_pretrained(out, num_labels=3)
+    theirs = BertForSequenceClassification.from_pretrained(out)
+    assert theirs.config.id2label == dict(enumerate(names))
+    assert theirs.config.label2id["hockey ball"] == 2
     assert torch.equal(theirs.classifier.weight, head["classifier.weight"])
 
     again = build_model(str(tiny_bert), weights=out, **SIZES)
@@ -134,7 +138,9 @@ def test_the_pretrained_minilm_tells_what_texts_are_about() -> None:
     except InputError as error:
         pytest.skip(str(error))
     texts = ["a goal in ice hockey", "the goalkeeper caught the puck", "a rocket flew to the moon"]
-    ids = tokenize(texts, input_format_of(shape_of(model)), lambda done: None).long()
+    tokens, errors = tokenize(texts, input_format_of(shape_of(model)), lambda done: None)
+    assert not errors
+    ids = tokens.long()
     seen: list[torch.Tensor] = []
     model.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     model(ids)
