@@ -187,7 +187,10 @@ def _lanes_bound_s(step: DenseStep, block: int, k: int, every_device: bool) -> f
     for kind_index, kind in enumerate(LANE_KINDS):
         for wave in range(len(step.waves)):
             flops, moved = step.lane_work[:, kind_index, wave][:, wanted > 0]
-            work, leanest = float(flops @ wanted[wanted > 0]), float((moved / flops).min())
+            work, working = float(flops @ wanted[wanted > 0]), flops > 0
+            if not working.any():
+                continue
+            leanest = float((moved[working] / flops[working]).min())
             models = [step.cluster.devices[d] for d in step.devices]
             item_s = np.array([model.seconds(kind, flops, moved) for model in models])
             rates = [_best_rate(model, kind, work, 1.0, leanest) for model in models]
