@@ -11,6 +11,9 @@ from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
 from d2ft_sched.files.seeds import MAX_SEED
+from d2ft_sched.model.shape import DEFAULT_NUM_CLASSES, MOST, MOST_CLASSES
+
+MOST_PIXELS = 100_000
 
 WRITTEN = "d2ft files to write"
 """Key in a command line's `meta`: names of the parameters that `file_target` has seen."""
@@ -53,8 +56,9 @@ Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of every rand
 Model = Annotated[
     str,
     typer.Option(
-        help="A timm ViT's name, minilm-l6 or another BERT's, or a .yaml/.json file with the sizes "
-        "of any transformer.",
+        help="A timm ViT's name, with its pretrained tag or without, minilm-l6 or another BERT's, "
+        "a folder of a BERT in the layout of transformers, or a .yaml/.json file with the sizes of "
+        "any transformer.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -62,6 +66,7 @@ ImageSize = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST_PIXELS,
         help="Pixels; default that of the pretrained weights.",
         rich_help_panel="Model and mini-batch",
     ),
@@ -70,12 +75,29 @@ NumTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST["num_tokens"],
         help="Tokens that a text is cut or filled up to; for models that read texts.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
 NumClasses = Annotated[
-    int, typer.Option(min=1, help="Classes to tell apart.", rich_help_panel="Model and mini-batch")
+    int,
+    typer.Option(
+        min=1,
+        max=MOST_CLASSES,
+        help="Classes to tell apart.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+PlannedClasses = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes",
+        min=1,
+        max=MOST_CLASSES,
+        help=f"Classes to tell apart; default {DEFAULT_NUM_CLASSES}, or those of a file of sizes.",
+        rich_help_panel="Model and mini-batch",
+    ),
 ]
 HeadsPerSubnet = Annotated[
     str,
@@ -107,6 +129,7 @@ LoraRank = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST["width"],
         help="Train low-rank adapters (LoRA) of this rank and the classifier; default all "
         "parameters.",
         rich_help_panel="Model and mini-batch",
@@ -219,8 +242,8 @@ OnBadFile = Annotated[
 TrainedModel = Annotated[
     str,
     typer.Option(
-        help="A timm ViT's name, minilm-l6 or another BERT's, or a folder of a BERT in the layout "
-        "of transformers.",
+        help="A timm ViT's name, with its pretrained tag or without, minilm-l6 or another BERT's, "
+        "or a folder of a BERT in the layout of transformers.",
         rich_help_panel="Model and mini-batch",
     ),
 ]

@@ -15,7 +15,7 @@ def run(
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
     num_tokens: options.NumTokens = None,
-    num_classes: options.NumClasses = 10,
+    num_classes: options.PlannedClasses = None,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,

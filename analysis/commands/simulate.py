@@ -118,10 +118,10 @@ def run(
     from dataclasses import replace
 
     from analysis.console.output import finite, outside_calibration, print_json, print_warnings
+    from analysis.planning.request import read_cluster
     from analysis.simulating.changed_cluster import Changes, plan_again
     from analysis.simulating.simulate_tables import notes, print_simulation, verdict
     from analysis.simulating.simulation import prediction_dict, read_jitter, simulate
-    from d2ft_sched.cluster.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -132,7 +132,7 @@ def run(
 
     plan = load_plan(plan_file)
     if cluster_file:
-        cluster = load_cluster(cluster_file)
+        cluster = read_cluster(cluster_file, plan.workload.precision)
         if len(cluster.devices) != len(plan.cluster.devices):
             raise InputError(
                 f"{cluster_file}: has {len(cluster.devices)} devices; the plan {plan_file} is for "

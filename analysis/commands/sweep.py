@@ -53,7 +53,7 @@ def run(
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
     num_tokens: options.NumTokens = None,
-    num_classes: options.NumClasses = 10,
+    num_classes: options.PlannedClasses = None,
     minibatch_size: Annotated[
         int,
         typer.Option(
@@ -113,18 +113,17 @@ def run(
     from analysis.console.interruption import raising_interruption
     from analysis.console.output import messages, print_json
     from analysis.console.progress import TerminalProgress
-    from analysis.planning.request import read_lora
+    from analysis.planning.model_shapes import model_shape
+    from analysis.planning.request import read_cluster, read_lora
     from analysis.sweeping.console_tables import print_front, sweep_summary
     from analysis.sweeping.run_sweep import FORMATS, Sweep
     from analysis.sweeping.sweep_grid import Axes, Common, grid_points
-    from d2ft_sched.cluster.cluster_file import load_cluster
-    from d2ft_sched.model.shape_file import load_model_shape
     from d2ft_sched.model.workload import ELEMENT_BYTES
     from d2ft_sched.solvers.registry import solver_names
 
     (table_format,) = names("--format", table_format, FORMATS)[:1]
     axes = Axes(
-        clusters=[load_cluster(path) for path in clusters],
+        clusters=[read_cluster(path, precision) for path in clusters],
         bandwidth_scales=numbers("--scale-bandwidth", scale_bandwidth),
         compute_scales=numbers("--scale-compute", scale_compute),
         heads_per_subnet=list(dict.fromkeys(heads_per_subnet or ["1"])),
@@ -135,7 +134,7 @@ def run(
         solvers=names("--solvers", solvers, solver_names()),
     )
     common = Common(
-        shape=load_model_shape(
+        shape=model_shape(
             model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
         ),
         minibatch_samples=minibatch_size,

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from analysis.commands.options import parse_heads
 from analysis.names.precision_names import PrecisionName
+from analysis.planning.model_shapes import model_shape
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores, load_scores, uniform_scores
@@ -30,7 +30,7 @@ def read_request(
     *,
     model: str,
     image_size: int | None,
-    num_classes: int,
+    num_classes: int | None,
     heads_per_subnet: str,
     microbatches: int,
     microbatch_size: int,
@@ -43,7 +43,7 @@ def read_request(
     precision: PrecisionName = PrecisionName.FLOAT32,
 ) -> Request:
     """Load the files and build the workload; every mistake is an InputError."""
-    shape = load_model_shape(
+    shape = model_shape(
         model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
     )
     workload = Workload(
@@ -56,10 +56,24 @@ def read_request(
     size = (workload.num_subnets, workload.num_microbatches)
     return Request(
         workload=workload,
-        cluster=load_cluster(cluster_file),
+        cluster=read_cluster(cluster_file, precision),
         scores=load_scores(scores_file, *size) if scores_file else uniform_scores(*size),
         budget=budget,
     )
+
+
+def read_cluster(path: Path, precision: str) -> Cluster:
+    """The cluster of a file for products of a precision; what presets lack of it is said.
+
+    Raises:
+        InputError: as `d2ft_sched.cluster.cluster_file.load_cluster`.
+    """
+    from analysis.console.output import outside_calibration, print_warnings
+
+    with outside_calibration() as warned:
+        cluster = load_cluster(path, precision)
+    print_warnings(dict.fromkeys(warned))
+    return cluster
 
 
 def read_lora(rank: int | None, alpha: float | None) -> Lora | None:

@@ -190,6 +190,8 @@ def _lanes_bound_s(step: DenseStep, block: int, k: int, every_device: bool) -> f
     for kind_index, kind in enumerate(LANE_KINDS):
         for wave in range(len(step.waves)):
             work, moved = (float(amount[kind_index, wave]) for amount in whole)
+            if not work:
+                continue
             leanest = moved / work  # the more a group holds, the fewer bytes of each FLOP
             of_items = np.array([[amount[kind_index, wave] for amount in item] for item in items]).T
             item_s = np.array([model.seconds(kind, *of_items) for model in models])

@@ -21,6 +21,9 @@ MINILM = "minilm-l6"
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_VERSION = "0.1.0"
 
+DTYPE_KEYS = ("dtype", "torch_dtype")
+"""Of a configuration: what its weights are stored in, which says nothing of what runs here."""
+
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _NOT_OURS = ("pooler.", "cls.", "dropout.")
 
@@ -67,7 +70,8 @@ def bert_config(name: str) -> Any:
     if kind != "bert":
         raise InputError(f"{path}: model_type is {kind!r}; only bert can run in lanes")
     try:
-        return BertConfig(**(content | without_dropout))
+        sizes = {key: value for key, value in content.items() if key not in DTYPE_KEYS}
+        return BertConfig(**(sizes | without_dropout))
     except Exception as error:  # transformers has kinds of its own
         raise InputError(f"{path}: is no configuration of a BERT ({in_one_line(error)})") from None
 
