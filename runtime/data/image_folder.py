@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from runtime.data.pictures import Pictures, Source, to_rgb
 
 PREFIX = "imagefolder:"
@@ -61,6 +62,7 @@ def _pictures(path: Path) -> tuple[Pictures, tuple[str, ...]]:
 
 
 def _open(path: Path) -> Image.Image:
+    check_named(path)
     try:
         with Image.open(path) as picture:
             return to_rgb(picture)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from runtime.data.input_format import TokenFormat
 
 TABLES: dict[str, str | None] = {
@@ -181,10 +182,15 @@ def _files(
     if place.is_dir():
         names = [p.name for p in place.iterdir()]
         found = [str(place / _member(name, stem, part, names)) for part in ("train", "test")]
-        return found[0], found[1], lambda path: Path(path).read_bytes()
+        return found[0], found[1], _read
     test = place.with_name(place.name.replace("-train.", "-test."))
     has_test = test != place and test.is_file()
-    return str(place), str(test) if has_test else None, lambda path: Path(path).read_bytes()
+    return str(place), str(test) if has_test else None, _read
+
+
+def _read(path: str) -> bytes:
+    check_named(Path(path))
+    return Path(path).read_bytes()
 
 
 def _member(name: str, stem: str | None, part: str, names: Sequence[str]) -> str:
