@@ -1,6 +1,5 @@
 """The ``d2ft`` command. Each command's heavy imports happen inside it, so that help is instant."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -22,7 +21,7 @@ from analysis.commands import (
 )
 from analysis.commands.distinct_files import DistinctFiles
 from analysis.commands.usage_errors import OneLineErrors
-from d2ft_sched.errors import InputError, RankError
+from analysis.console.ending import one_line_endings
 
 app = typer.Typer(
     name="d2ft",
@@ -85,15 +84,8 @@ def main() -> None:
 
     Where ranks cannot go on, the exit code is 1, and one of them says why.
     """
-    try:
+    with one_line_endings():
         app(prog_name="d2ft")
-    except InputError as error:
-        print(f"d2ft: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RankError as error:
-        if error.speaks:
-            print(f"d2ft: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from analysis.commands import options
 
 
 def run(
+    ctx: typer.Context,
     out: Annotated[
         Path, typer.Option(callback=options.folder_target, help="Folder for the results.")
     ] = Path("out/demo"),
@@ -48,11 +49,13 @@ def run(
     from analysis.commands.options import parse_heads
     from analysis.console.output import messages, print_json
     from analysis.console.progress import TerminalProgress
+    from analysis.results.file_lock import alone_in
     from analysis.run_demo import DemoOptions, run_demo
     from d2ft_sched.problem.budget import Budget
     from runtime.models.build import default_weights
 
     default_cluster = Path(str(files("d2ft_sched"))).parent / "examples/clusters/unequal_cpus.yaml"
+    ctx.with_resource(alone_in(out, "--out"))
     report = run_demo(
         DemoOptions(
             model=model,

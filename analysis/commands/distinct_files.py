@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand
-
+from analysis.commands.empty_values import NoEmptyValues
 from analysis.commands.options import WRITTEN
 from d2ft_sched.errors import InputError
 
 
-class DistinctFiles(TyperCommand):
+class DistinctFiles(NoEmptyValues):
     """A command whose files to write must be others than all files that it is given."""
 
     def invoke(self, ctx: Any) -> Any:

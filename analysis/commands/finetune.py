@@ -106,7 +106,7 @@ def run(
         typer.Option(
             metavar="DIR|latest",
             help="Go on from a checkpoint, or from the newest whole one of a folder; the other "
-            "options as they were.",
+            "options as they were, but --epochs may grow.",
             rich_help_panel="Checkpoints",
         ),
     ] = None,
@@ -122,7 +122,7 @@ def run(
     """Fine-tune the plan's model with its schedule.
 
     Alone, all subnets are on this device; under torchrun with a rank for each device of the plan,
-    each rank holds its own: torchrun --nproc-per-node 3 -m analysis.cli finetune PLAN.
+    each rank holds its own: torchrun --no-python --nproc-per-node 3 d2ft finetune PLAN.
 
     Writes metrics.jsonl, the plan, checkpoints, provenance.json and the weights in the layout of
     timm or transformers; of a plan with --lora-rank the adapters, in peft's own format in
@@ -141,6 +141,10 @@ def run(
             ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
         )
     plan = load_plan(plan_file)
+    checkpoint_dir = checkpoint_dir or out / "checkpoints"
+    shared = options.option_values(
+        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "json"]
+    )
     result = run_finetune(
         FineTuneRequest(
             plan=plan,
@@ -158,7 +162,7 @@ def run(
             linear_probe=linear_probe,
             dense=dense,
             device=device,
-            checkpoint_dir=checkpoint_dir or out / "checkpoints",
+            checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
             resume=resume,
             keep=keep,
@@ -168,6 +172,7 @@ def run(
             schedule=schedule,
             forward_score=forward_score,
             backward_score=backward_score,
+            shared={**shared, "--checkpoint-dir": str(checkpoint_dir)},
         ),
         out,
         TerminalProgress(messages),

@@ -51,6 +51,21 @@ def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
             raise InputError(f"{param.opts[0]} is given, but {why}; leave it out")
 
 
+def option_values(ctx: typer.Context, apart_from: Sequence[str] = ()) -> dict[str, str | None]:
+    """The command and the values of its options as texts, by the names that users know; None where
+    there is none. Ranks compare them.
+
+    Args:
+        ctx: of the command line.
+        apart_from: names of parameters that may differ from rank to rank.
+    """
+    return {"the command": ctx.info_name} | {
+        param.opts[0]: None if ctx.params[param.name] is None else str(ctx.params[param.name])
+        for param in ctx.command.params
+        if param.name in ctx.params and param.name not in apart_from
+    }
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of every random choice.")]
 Model = Annotated[

@@ -91,7 +91,7 @@ def run(
     from runtime.measure.device_profile import profile_device
     from runtime.models.build import build_model, input_format_of, shape_of
     from runtime.models.linear_probe import fit_classifier
-    from runtime.ranks.agreement import together
+    from runtime.ranks.agreement import check_same, together
     from runtime.ranks.job import Ranks, init_ranks
     from runtime.scoring.minibatch_scores import mean_scores
     from runtime.scoring.training_scores import training_scores
@@ -110,6 +110,8 @@ def run(
         check_file_target(device_file)
     steady_process()
     ranks = init_ranks(device) if cluster_out else Ranks(0, 1, select_device(device))
+    shared = options.option_values(ctx, ["cluster_out", "weights", "device", "json"])
+    together(ranks, lambda: check_same(ranks, shared), "the comparison of options")
     torch_device = ranks.device
     if cluster_out and ranks.num_ranks < 2:
         raise InputError(
@@ -213,7 +215,7 @@ def _profile_cluster(
     from d2ft_sched.files.provenance import provenance
     from runtime.measure.cluster_profile import measure_network, profile_devices
     from runtime.measure.network_fit import fit_network
-    from runtime.ranks.agreement import meet
+    from runtime.ranks.agreement import together
     from runtime.ranks.job import close_ranks
 
     is_first = ranks.rank == 0
@@ -223,6 +225,7 @@ def _profile_cluster(
     if is_first:
         messages.print("Profile the network")
     times = measure_network(ranks, repeats)
+    content = ""
     if is_first:
         fit = fit_network(out.stem, devices, times)
         error = fit.all_predicted_s / times.all_s - 1
@@ -233,7 +236,9 @@ def _profile_cluster(
             "latency": "includes what the collective itself costs",
         }
         header = "".join(f"# {name}: {value}\n" for name, value in facts.items())
-        write_text(out, header + yaml.safe_dump(cluster_to_dict(fit.cluster), sort_keys=False))
+        content = header + yaml.safe_dump(cluster_to_dict(fit.cluster), sort_keys=False)
+    together(ranks, lambda: write_text(out, content) if is_first else None, "the writing")
+    if is_first:
         if json:
             print_json({"cluster": cluster_to_dict(fit.cluster), "provenance": facts})
         else:
@@ -260,5 +265,4 @@ def _profile_cluster(
                 ],
             )
             typer.echo(f"Wrote {out}")
-    meet(ranks, "the end of the profile")
     close_ranks(ranks)

@@ -13,6 +13,7 @@ AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
 
 
 def run(
+    ctx: typer.Context,
     clusters: Annotated[
         list[Path],
         typer.Option("--cluster", help="Cluster file (YAML). Repeatable.", rich_help_panel=AXES),
@@ -115,6 +116,7 @@ def run(
     from analysis.console.progress import TerminalProgress
     from analysis.planning.model_shapes import model_shape
     from analysis.planning.request import read_cluster, read_lora
+    from analysis.results.file_lock import alone_in
     from analysis.sweeping.console_tables import print_front, sweep_summary
     from analysis.sweeping.run_sweep import FORMATS, Sweep
     from analysis.sweeping.sweep_grid import Axes, Common, grid_points
@@ -147,7 +149,9 @@ def run(
         seed=seed,
         time_limit_s=time_limit,
     )
-    sweep = Sweep(grid_points(axes, common), out, table_format)
+    points = grid_points(axes, common)
+    ctx.with_resource(alone_in(out, "--out"))
+    sweep = Sweep(points, out, table_format)
     with raising_interruption() as stopped:
         try:
             with TerminalProgress(messages).stage("Plan and simulate") as tell:

@@ -11,6 +11,7 @@ from analysis.names.precision_names import PrecisionName
 
 
 def run(
+    ctx: typer.Context,
     cluster_file: Annotated[
         Path | None,
         typer.Option(
@@ -54,7 +55,7 @@ def run(
 ) -> None:
     """Run many plans on the devices at hand and show predicted beside measured.
 
-    On one device as it is; on several as 'torchrun --nproc-per-node N -m analysis.cli validate
+    On one device as it is; on several as 'torchrun --no-python --nproc-per-node N d2ft validate
     --cluster FILE' or 'd2ft testbed --cluster ASKED -- d2ft validate --cluster MEASURED'. No plan
     is one that a calibration has seen.
     """
@@ -89,6 +90,7 @@ def run(
                 device=device,
                 timeout_s=timeout,
                 seed=seed,
+                shared=options.option_values(ctx, ["cluster_file", "device", "out", "json"]),
             ),
             TerminalProgress(messages),
         )

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan
+from d2ft_sched.problem.scores import load_scores
 from runtime.checkpoint.checkpoint import (
     MODEL,
     Found,
     check_no_newer,
-    check_same_settings,
     resolve_checkpoint,
 )
 from runtime.checkpoint.facts import Setting, TrainingState
+from runtime.checkpoint.going_on import check_goes_on
 from runtime.data.dataset import Dataset
 from runtime.data.input_format import InputFormat
 from runtime.data.load import load_data
@@ -187,8 +189,13 @@ def prepare_finetune(
         num_ranks=ranks.num_ranks,
         provenance=provenance(request.seed, device=device_name(ranks.device)),
     )
+    if found:
+        check = partial(check_goes_on, found.path, found.state, state)
+        together(ranks, check, "the look at the checkpoint")
+    table = together(ranks, lambda: _scores_table(request), "the reading of scores")
     if ranks.num_ranks > 1:
         facts = inputs.data.fingerprint.facts() | job_facts(dump_plan(plan), inputs.model)
+        facts |= {"table of --scores": table}
         facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
         together(
             ranks,
@@ -220,16 +227,16 @@ def prepare_finetune(
     trainer = _trainer(request, ranks, inputs)
     notes: list[str] = []
     if found:
-        going_on = found
-
-        def load() -> None:
-            check_same_settings(going_on.path, going_on.state.settings, state.settings)
-            trainer.load_state(going_on.path)
-
+        load = partial(trainer.load_state, found.path)
         together(ranks, load, "the reading of the checkpoint")
         notes += found.refused.values()
         if found.state.plan_sha256 != state.plan_sha256:
             notes.append(f"{found.path}: goes on under another plan than it was written with")
+        if found.state.num_steps < state.num_steps:
+            notes.append(
+                f"{found.path}: was written for {found.state.settings['num_epochs']} epochs; the "
+                f"learning rate falls over {settings.num_epochs} from here on"
+            )
         now = found.state
         state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
     scheduling = together(
@@ -255,6 +262,12 @@ def prepare_finetune(
         ranks,
         (*notes, *scheduling.notes, *about_data.last_notes),
     )
+
+
+def _scores_table(request: FineTuneRequest) -> str:
+    if request.scores is None:
+        return ""
+    return str(load_scores(request.scores, *request.plan.schedule.shape).values().tolist())
 
 
 def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:

@@ -141,8 +141,13 @@ def score_minibatches(
             scores.append(Scores(*sum_arrays(ranks, tables, "the sharing of scores")))
             tell(index + 1, num_minibatches)
     seconds = time.perf_counter() - start
+
+    def save() -> None:
+        if is_first:
+            save_minibatch_scores(path, scores, kinds)
+
+    together(ranks, save, "the writing of scores")
     if is_first:
-        save_minibatch_scores(path, scores, kinds)
         flops = scoring_flops(model, workload, *kinds) * num_minibatches
         events.append(Scored(num_minibatches, *kinds, flops=float(flops), seconds=seconds))
     return MinibatchScores(scores, tuple(events))

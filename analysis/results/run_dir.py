@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from analysis.results.run_records import MeasurementFile, PredictionFile, SolverRow
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.files.schema import parse_json
 from d2ft_sched.model.shape_file import describe_first_error
 from d2ft_sched.plan.plan import Plan
@@ -116,6 +117,7 @@ def _check_same_runs(run: Run, run_dir: Path) -> None:
 
 
 def _read(path: Path) -> str:
+    check_named(path)
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 
 
 def read_table(
@@ -24,6 +25,7 @@ def read_table(
         InputError: not there, not a table, empty, without a column, or text among numbers.
     """
     path = Path(path)
+    check_named(path)
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.studying.study_claims import claim
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.regular_file import check_named
 
 RUNS, CURVES = "runs.csv", "curves.csv"
 _TEXT: dict[str, type] = {"key": str, "training": str, "note": str}
@@ -23,6 +24,7 @@ def load_table(
     Raises:
         InputError: there is none, or it is no table with these columns.
     """
+    check_named(path)
     try:
         table = pd.read_csv(path, dtype=dtype)
     except FileNotFoundError:

@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from analysis.console.output import finite
+from analysis.results.line_file import LineFile
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.regular_file import check_named
 
 FORMAT, VERSION = "d2ft-sweep", 1
 
@@ -39,7 +41,7 @@ class Journal:
         header = {"format": FORMAT, "version": VERSION}
         text = [json.dumps(finite(record)) for record in (header, *self.rows.values())]
         write_text(self.path, "\n".join(text) + "\n")
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = LineFile(self.path)
         return self
 
     def __exit__(
@@ -51,15 +53,19 @@ class Journal:
         self._file.close()
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write rows at once, each with its "key"."""
+        """Write rows at once, each with its "key".
+
+        Raises:
+            InputError: they cannot be written.
+        """
         for row in rows:
-            self._file.write(json.dumps(finite(row)) + "\n")
+            self._file.add(json.dumps(finite(row)))
             self.rows[row["key"]] = row
-        self._file.flush()
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
+        check_named(self.path)
         try:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

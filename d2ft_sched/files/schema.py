@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.quantity import Dimension, parse_quantity
+from d2ft_sched.files.regular_file import check_regular
 
 
 def _quantity(dimension: Dimension, *, zero_allowed: bool = False) -> Callable[[object], float]:
@@ -123,6 +124,7 @@ def read_yaml(path: Path) -> object:
     Raises:
         InputError: not there, a folder, not YAML, or empty; without the file's name.
     """
+    check_regular(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

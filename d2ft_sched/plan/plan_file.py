@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from d2ft_sched.cluster.cluster_file import cluster_from_dict, cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.files.schema import parse_json
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet
@@ -106,6 +107,7 @@ def load_plan(path: Path) -> Plan:
     Raises:
         InputError: not there, not a plan, damaged, or of a newer version; the line names which.
     """
+    check_named(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

@@ -9,6 +9,7 @@ import numpy as np
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
 
 FORWARD_WEIGHT = 0.25
@@ -121,6 +122,7 @@ def load_scores(path: Path, num_subnets: int, num_microbatches: int) -> Scores:
     Raises:
         InputError: not such a table, or a cell missing, doubled, out of range or not a number.
     """
+    check_named(path)
     try:
         rows = list(csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
     except (OSError, ValueError, csv.Error) as error:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,13 +107,3 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder / name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
         raise InputError(f"data {folder}: cannot be read ({error.strerror})") from None
-
-
-def check_regular(path: Path) -> None:
-    """Refuse what only looks like a file: a device or a pipe may never end.
-
-    Raises:
-        OSError: there is no such file, or it is none.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is no regular file")

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from runtime.data.class_folders import (
     TEST_NAMES,
-    check_regular,
     class_name,
     files_below,
     is_called,
@@ -86,8 +86,8 @@ def _pictures(path: Path) -> tuple[Pictures, tuple[str, ...]]:
 
 
 def _open(path: Path) -> Image.Image:
+    check_named(path)
     try:
-        check_regular(path)
         with Image.open(path) as picture:
             return to_rgb(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -104,7 +104,6 @@ def _size(path: Path) -> int | None:
 
 def _content(path: Path) -> bytes:
     try:
-        check_regular(path)
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else b""
     except OSError:
         return b""

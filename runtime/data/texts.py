@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
-from runtime.data.class_folders import TEST_NAMES, TRAIN_NAMES, check_regular, class_name
+from d2ft_sched.files.regular_file import check_named
+from runtime.data.class_folders import TEST_NAMES, TRAIN_NAMES, class_name
 from runtime.data.input_format import TokenFormat
 
 TABLES: dict[str, str | None] = {
@@ -218,8 +219,8 @@ def _files(
     if place.is_dir():
         names = [p.name for p in place.iterdir()]
         found = [str(place / _member(name, stem, part, names)) for part in ("train", "test")]
-        return found[0], found[1], _read_file
-    check_regular(place)
+        return found[0], found[1], _read
+    check_named(place)
     if zipfile.is_zipfile(place):
         with zipfile.ZipFile(place) as archive:
             names = archive.namelist()
@@ -231,11 +232,11 @@ def _files(
 
         return found[0], found[1], from_archive
     test = _test_table(place)
-    return str(place), None if test is None else str(test), _read_file
+    return str(place), None if test is None else str(test), _read
 
 
-def _read_file(path: str) -> bytes:
-    check_regular(Path(path))
+def _read(path: str) -> bytes:
+    check_named(Path(path))
     return Path(path).read_bytes()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.model.shape_file import known_bert_models
 from runtime.families.read_weights import read_safetensors
 
@@ -62,6 +63,7 @@ def bert_config(name: str) -> Any:
             **without_dropout,
         )
     path = Path(name) / _CONFIG
+    check_named(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -121,7 +121,7 @@ def read_rank_model(
         InputError: the file is unreadable or of another model.
     """
     shards = _all_shards(model, workload, placement)
-    parts = read_shards(path, shards[ranks.rank])
+    parts = read_shards(path, shards[ranks.rank], next(model.parameters()).dtype)
     return _hold(model, parts, shards, workload, placement, ranks)
 
 

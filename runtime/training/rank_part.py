@@ -23,7 +23,7 @@ from runtime.data.minibatches import Minibatches
 from runtime.lanes.held_units import held_units
 from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_full
 from runtime.models.linear_probe import fit_linear, set_classifier
-from runtime.models.optimizers import create_optimizer, set_learning_rate
+from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, save_adapter
 from runtime.models.weights import write_class_names, write_companions
 from runtime.ranks.agreement import sum_arrays
@@ -186,11 +186,12 @@ class RankPart:
         return *written, name
 
     def load_state(self, folder: Path) -> None:
-        shards = self._model.own_shards
+        shards, dtype = self._model.own_shards, self._model.dtype
         parameters = dict(self._model.module.named_parameters())
-        for name, tensor in read_shards(folder / MODEL, shards).items():
+        for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
-        state = load_optimizer(optimizer_files(folder), shards)
+        values = VALUES[self._model.workload.optimizer]
+        state = load_optimizer(optimizer_files(folder), shards, values, dtype)
         set_state(self._optimizer, parameters, state)
 
     def _slice(self, schedule: np.ndarray) -> RankSlices:

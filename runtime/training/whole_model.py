@@ -25,7 +25,7 @@ from runtime.families.registry import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_full
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.models.linear_probe import fit_classifier
-from runtime.models.optimizers import create_optimizer, set_learning_rate
+from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
 from runtime.models.weights import save_weights, write_class_names, write_companions
 from runtime.partitioned_step import forward_backward
@@ -120,10 +120,12 @@ class WholeModel:
         return *written, name
 
     def load_state(self, folder: Path) -> None:
-        parameters = dict(self._model.named_parameters())
-        for name, tensor in read_shards(folder / MODEL, self._shards()).items():
+        parameters, shards = dict(self._model.named_parameters()), self._shards()
+        dtype = next(iter(parameters.values())).dtype
+        for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
-        state = load_optimizer(optimizer_files(folder), self._shards())
+        values = VALUES[self._workload.optimizer]
+        state = load_optimizer(optimizer_files(folder), shards, values, dtype)
         set_state(self._optimizer, parameters, state)
 
     def _shards(self) -> tuple[Shard, ...]:
