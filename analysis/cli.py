@@ -22,6 +22,7 @@ from analysis.commands import (
 )
 from analysis.commands.distinct_files import DistinctFiles
 from analysis.commands.usage_errors import OneLineErrors
+from analysis.console.process_setup import flush_standard_output, prepare_process
 from d2ft_sched.errors import InputError, RankError
 
 app = typer.Typer(
@@ -41,9 +42,11 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from analysis.console.output import print_line
         from analysis.version_facts import version_lines
 
-        typer.echo("\n".join(version_lines()))
+        for line in version_lines():
+            print_line(line)
         raise typer.Exit
 
 
@@ -86,14 +89,24 @@ def main() -> None:
     Where ranks cannot go on, the exit code is 1, and one of them says why.
     """
     try:
-        app(prog_name="d2ft")
+        prepare_process()
+        try:
+            app(prog_name="d2ft")
+        finally:
+            flush_standard_output()
     except InputError as error:
-        print(f"d2ft: {error}", file=sys.stderr)
+        _say(error)
         sys.exit(2)
     except RankError as error:
         if error.speaks:
-            print(f"d2ft: {error}", file=sys.stderr)
+            _say(error)
         sys.exit(1)
+
+
+def _say(error: Exception) -> None:
+    from analysis.console.output import print_failure
+
+    print_failure(error)
 
 
 if __name__ == "__main__":

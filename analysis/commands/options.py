@@ -9,6 +9,7 @@ import typer
 from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
+from d2ft_sched.files.sizes import MOST_MICROBATCHES, MOST_SAMPLES
 
 WRITTEN = "d2ft files to write"
 """Key in a command line's `meta`: names of the parameters that `file_target` has seen."""
@@ -85,12 +86,20 @@ HeadsPerSubnet = Annotated[
 Microbatches = Annotated[
     int,
     typer.Option(
-        min=1, help="Micro-batches of a mini-batch.", rich_help_panel="Model and mini-batch"
+        min=1,
+        max=MOST_MICROBATCHES,
+        help="Micro-batches of a mini-batch.",
+        rich_help_panel="Model and mini-batch",
     ),
 ]
 MicrobatchSize = Annotated[
     int,
-    typer.Option(min=1, help="Samples of a micro-batch.", rich_help_panel="Model and mini-batch"),
+    typer.Option(
+        min=1,
+        max=MOST_SAMPLES,
+        help="Samples of a micro-batch.",
+        rich_help_panel="Model and mini-batch",
+    ),
 ]
 Waves = Annotated[
     int,

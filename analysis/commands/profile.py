@@ -74,7 +74,14 @@ def run(
     'd2ft testbed' run it on every device with --cluster-out, and have the cluster file at once.
     """
     from analysis.commands.options import parse_heads
-    from analysis.console.output import amount, messages, print_json, print_table, seconds
+    from analysis.console.output import (
+        amount,
+        messages,
+        print_json,
+        print_line,
+        print_table,
+        seconds,
+    )
     from analysis.console.progress import TerminalProgress
     from d2ft_sched.cluster.device_file import device_to_dict, dump_device
     from d2ft_sched.errors import InputError
@@ -185,7 +192,7 @@ def run(
     )
     for path in (device_file, shape_out, scores_out):
         if path:
-            typer.echo(f"Wrote {path}")
+            print_line(f"Wrote {path}")
 
 
 def _profile_cluster(
@@ -201,7 +208,14 @@ def _profile_cluster(
     import numpy as np
     import yaml
 
-    from analysis.console.output import messages, percent, print_json, print_table, seconds
+    from analysis.console.output import (
+        percent,
+        print_json,
+        print_line,
+        print_note,
+        print_table,
+        seconds,
+    )
     from d2ft_sched.cluster.cluster_file import cluster_to_dict
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -212,10 +226,10 @@ def _profile_cluster(
 
     is_first = ranks.rank == 0
     if is_first:
-        messages.print("Profile all devices at once")
+        print_note("Profile all devices at once")
     devices = profile_devices(ranks, model, workload, num_repeats=repeats)
     if is_first:
-        messages.print("Profile the network")
+        print_note("Profile the network")
     times = measure_network(ranks, repeats)
     if is_first:
         fit = fit_network(out.stem, devices, times)
@@ -253,6 +267,6 @@ def _profile_cluster(
                     )
                 ],
             )
-            typer.echo(f"Wrote {out}")
+            print_line(f"Wrote {out}")
     meet(ranks, "the end of the profile")
     close_ranks(ranks)
