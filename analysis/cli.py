@@ -22,6 +22,7 @@ from analysis.commands import (
 from analysis.commands.distinct_files import DistinctFiles
 from analysis.commands.usage_errors import OneLineErrors
 from analysis.console.ending import one_line_endings
+from analysis.console.process_setup import flush_standard_output, prepare_process
 
 app = typer.Typer(
     name="d2ft",
@@ -40,9 +41,11 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from analysis.console.output import print_line
         from analysis.version_facts import version_lines
 
-        typer.echo("\n".join(version_lines()))
+        for line in version_lines():
+            print_line(line)
         raise typer.Exit
 
 
@@ -85,7 +88,11 @@ def main() -> None:
     Where ranks cannot go on, the exit code is 1, and one of them says why.
     """
     with one_line_endings():
-        app(prog_name="d2ft")
+        prepare_process()
+        try:
+            app(prog_name="d2ft")
+        finally:
+            flush_standard_output()
 
 
 if __name__ == "__main__":

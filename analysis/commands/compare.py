@@ -83,7 +83,13 @@ def run(
     """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
     from analysis.commands.axis_values import counts, numbers
     from analysis.comparing.compare_tables import print_comparison, print_scaling, table_rows
-    from analysis.console.output import messages, outside_calibration, print_json, print_warnings
+    from analysis.console.output import (
+        outside_calibration,
+        print_json,
+        print_line,
+        print_note,
+        print_warnings,
+    )
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -114,7 +120,7 @@ def run(
         rows = []
         for row in run_cases(cases):
             rows.append(row)
-            messages.print(
+            print_note(
                 f"{row['solver']}, {row['num_devices']} devices, tightness {row['tightness']}: "
                 f"{row['status']}"
             )
@@ -157,4 +163,4 @@ def run(
     else:
         print_comparison(table, f"{request.workload.shape.name} on {request.cluster.name}")
     for path in written:
-        typer.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")

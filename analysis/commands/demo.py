@@ -47,7 +47,7 @@ def run(
     from importlib.resources import files
 
     from analysis.commands.options import parse_heads
-    from analysis.console.output import messages, print_json
+    from analysis.console.output import messages, print_json, print_line
     from analysis.console.progress import TerminalProgress
     from analysis.results.file_lock import alone_in
     from analysis.run_demo import DemoOptions, run_demo
@@ -83,4 +83,4 @@ def run(
     if json:
         print_json({"report": str(report), "run_dir": str(out)})
     else:
-        typer.echo(f"Report: {report}")
+        print_line(f"Report: {report}")

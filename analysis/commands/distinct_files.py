@@ -1,5 +1,6 @@
 """A command writes to no file that it reads, and to none twice."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,4 +30,4 @@ def _is_same_file(path: Path, value: object) -> bool:
     """Whether a parameter's value is the file of `path`; a text is if there is such a file."""
     if isinstance(value, str):
         value = Path(value) if path.exists() else None
-    return isinstance(value, Path) and value.resolve() == path.resolve()
+    return isinstance(value, Path) and os.path.realpath(value) == os.path.realpath(path)

@@ -1,6 +1,5 @@
 """``d2ft finetune``: train for real under a plan's schedule, on this device."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,7 +128,15 @@ def run(
     OUT/adapter.
     Ctrl-C ends the running step and leaves a checkpoint; a second one ends at once.
     """
-    from analysis.console.output import messages, percent, print_json, print_table, seconds
+    from analysis.console.output import (
+        messages,
+        percent,
+        print_json,
+        print_line,
+        print_note,
+        print_table,
+        seconds,
+    )
     from analysis.console.progress import TerminalProgress
     from analysis.finetuning.finetune_request import FineTuneRequest
     from analysis.finetuning.run_from_plan import run_finetune
@@ -178,10 +185,10 @@ def run(
         TerminalProgress(messages),
     )
     for note in result.notes:
-        print(f"d2ft: {note}", file=sys.stderr)
+        print_note(f"d2ft: {note}")
     if result.outcome.signal:
         if result.summary is not None:
-            print(f"d2ft: {_how_it_stopped(result.outcome)}", file=sys.stderr)
+            print_note(f"d2ft: {_how_it_stopped(result.outcome)}")
         raise typer.Exit(128 + result.outcome.signal)
     summary = result.summary
     if summary is None:
@@ -202,8 +209,8 @@ def run(
             for epoch in summary["epochs"]
         ],
     )
-    typer.echo(summary["epoch_0"])
-    typer.echo(f"Wrote {out}")
+    print_line(summary["epoch_0"])
+    print_line(f"Wrote {out}")
 
 
 def _how_it_stopped(outcome: "Outcome") -> str:

@@ -11,6 +11,7 @@ from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
 from d2ft_sched.files.seeds import MAX_SEED
+from d2ft_sched.files.sizes import MOST_MICROBATCHES, MOST_SAMPLES
 from d2ft_sched.model.shape import DEFAULT_NUM_CLASSES, MOST, MOST_CLASSES
 
 MOST_PIXELS = 100_000
@@ -124,12 +125,20 @@ HeadsPerSubnet = Annotated[
 Microbatches = Annotated[
     int,
     typer.Option(
-        min=1, help="Micro-batches of a mini-batch.", rich_help_panel="Model and mini-batch"
+        min=1,
+        max=MOST_MICROBATCHES,
+        help="Micro-batches of a mini-batch.",
+        rich_help_panel="Model and mini-batch",
     ),
 ]
 MicrobatchSize = Annotated[
     int,
-    typer.Option(min=1, help="Samples of a micro-batch.", rich_help_panel="Model and mini-batch"),
+    typer.Option(
+        min=1,
+        max=MOST_SAMPLES,
+        help="Samples of a micro-batch.",
+        rich_help_panel="Model and mini-batch",
+    ),
 ]
 Waves = Annotated[
     int,

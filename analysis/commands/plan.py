@@ -89,6 +89,7 @@ def run(
         outside_calibration,
         percent,
         print_json,
+        print_line,
         print_table,
         print_warnings,
         seconds,
@@ -190,25 +191,25 @@ def run(
         from analysis.planning.explain_tables import print_explanation
 
         print_explanation(explanation)
-    typer.echo(
+    print_line(
         f"Placement {placement}: {placed.describe(len(plan.cluster.devices), plan.placement)}"
     )
     if len(set(plan.placement.subnet_device)) < len(plan.cluster.devices):
-        typer.echo(
+        print_line(
             "More devices were found to slow the dense step; --placement every-device uses all"
         )
     if plan.budget.coverage and not coverage:
-        typer.echo(
+        print_line(
             "Every micro-batch passes at least one subnet of every block, which the most score "
             "alone would not give it; --coverage 0 leaves that out"
         )
     if planned.target:
-        typer.echo(f"Target step time: {planned.target}")
+        print_line(f"Target step time: {planned.target}")
     record = plan.solver
-    typer.echo(
+    print_line(
         f"{record.name}: {record.status}, objective {record.objective:.6g}, gap "
         f"{percent(record.gap)}, solved in {seconds(record.solve_s)} ({record.method})"
     )
     if scores is None:
-        typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
-    typer.echo(f"Wrote {out}; next: d2ft simulate {out}")
+        print_line("No --scores were given: every subnet and micro-batch counts alike.")
+    print_line(f"Wrote {out}; next: d2ft simulate {out}")

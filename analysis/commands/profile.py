@@ -76,7 +76,14 @@ def run(
     'd2ft testbed' run it on every device with --cluster-out, and have the cluster file at once.
     """
     from analysis.commands.options import parse_heads
-    from analysis.console.output import amount, messages, print_json, print_table, seconds
+    from analysis.console.output import (
+        amount,
+        messages,
+        print_json,
+        print_line,
+        print_table,
+        seconds,
+    )
     from analysis.console.progress import TerminalProgress
     from analysis.finetuning.data_notes import skipped_notes
     from d2ft_sched.cluster.device_file import device_to_dict, dump_device
@@ -193,7 +200,7 @@ def run(
     )
     for path in (device_file, shape_out, scores_out):
         if path:
-            typer.echo(f"Wrote {path}")
+            print_line(f"Wrote {path}")
 
 
 def _profile_cluster(
@@ -209,7 +216,14 @@ def _profile_cluster(
     import numpy as np
     import yaml
 
-    from analysis.console.output import messages, percent, print_json, print_table, seconds
+    from analysis.console.output import (
+        percent,
+        print_json,
+        print_line,
+        print_note,
+        print_table,
+        seconds,
+    )
     from d2ft_sched.cluster.cluster_file import cluster_to_dict
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -220,10 +234,10 @@ def _profile_cluster(
 
     is_first = ranks.rank == 0
     if is_first:
-        messages.print("Profile all devices at once")
+        print_note("Profile all devices at once")
     devices = profile_devices(ranks, model, workload, num_repeats=repeats)
     if is_first:
-        messages.print("Profile the network")
+        print_note("Profile the network")
     times = measure_network(ranks, repeats)
     content = ""
     if is_first:
@@ -264,5 +278,5 @@ def _profile_cluster(
                     )
                 ],
             )
-            typer.echo(f"Wrote {out}")
+            print_line(f"Wrote {out}")
     close_ranks(ranks)

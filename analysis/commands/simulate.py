@@ -117,7 +117,13 @@ def run(
     import json as json_module
     from dataclasses import replace
 
-    from analysis.console.output import finite, outside_calibration, print_json, print_warnings
+    from analysis.console.output import (
+        finite,
+        outside_calibration,
+        print_json,
+        print_line,
+        print_warnings,
+    )
     from analysis.planning.request import read_cluster
     from analysis.simulating.changed_cluster import Changes, plan_again
     from analysis.simulating.simulate_tables import notes, print_simulation, verdict
@@ -192,13 +198,13 @@ def run(
     if json:
         print_json(result)
         return
-    typer.echo(verdict(found))
+    print_line(verdict(found))
     if changes.describe():
-        typer.echo(f"What if: {'; '.join(changes.describe())}")
+        print_line(f"What if: {'; '.join(changes.describe())}")
     if replanned:
-        typer.echo(f"Planned again for what is left: {result['replanned']}")
+        print_line(f"Planned again for what is left: {result['replanned']}")
         if not scores:
-            typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
+            print_line("No --scores were given: every subnet and micro-batch counts alike.")
     print_simulation(found, before)
     for line in (*notes(found), *(f"Wrote {path}" for path in written)):
-        typer.echo(line)
+        print_line(line)

@@ -8,6 +8,7 @@ import typer
 from analysis.commands import options
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
+from d2ft_sched.files.sizes import MOST_SAMPLES
 
 AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
 
@@ -59,6 +60,7 @@ def run(
         int,
         typer.Option(
             min=1,
+            max=MOST_SAMPLES,
             help="Samples of the mini-batch, dealt to the micro-batches evenly.",
             rich_help_panel="Model and mini-batch",
         ),
@@ -112,7 +114,7 @@ def run(
 
     from analysis.commands.axis_values import counts, names, numbers
     from analysis.console.interruption import raising_interruption
-    from analysis.console.output import messages, print_json
+    from analysis.console.output import messages, print_json, print_line, print_note, print_warnings
     from analysis.console.progress import TerminalProgress
     from analysis.planning.model_shapes import model_shape
     from analysis.planning.request import read_cluster, read_lora
@@ -158,10 +160,8 @@ def run(
                 warnings = sweep.run(jobs=jobs, dask=dask, tell=tell)
         except KeyboardInterrupt:
             done = sweep.num_done
-            typer.echo(
-                f"Stopped: {done} of {len(sweep.points)} points are done; the same command goes "
-                f"on.",
-                err=True,
+            print_note(
+                f"Stopped: {done} of {len(sweep.points)} points are done; the same command goes on."
             )
             raise typer.Exit(128 + (stopped.signal or signal.SIGINT)) from None
     table, written = sweep.save()
@@ -169,13 +169,12 @@ def run(
         from analysis.sweeping.sweep_plots import save_sweep_plots
 
         written += save_sweep_plots(table, out)
-    for line in warnings:
-        messages.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+    print_warnings(warnings)
     if json:
         print_json(sweep_summary(table, out, written))
         return
     print_front(table)
     if not scores:
-        typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
+        print_line("No --scores were given: every subnet and micro-batch counts alike.")
     for path in written:
-        typer.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")

@@ -60,7 +60,13 @@ def run(
     is one that a calibration has seen.
     """
     from analysis.commands.options import parse_heads
-    from analysis.console.output import messages, outside_calibration, print_json, print_warnings
+    from analysis.console.output import (
+        messages,
+        outside_calibration,
+        print_json,
+        print_line,
+        print_warnings,
+    )
     from analysis.console.progress import TerminalProgress
     from analysis.planning.request import read_lora
     from analysis.validating.run_validation import ValidationRequest, validate
@@ -103,4 +109,4 @@ def run(
         return
     print_validation(validated)
     for path in written:
-        typer.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")

@@ -31,7 +31,9 @@ def one_line_endings() -> Iterator[None]:
 def _say(error: InputError | RankError, speaks: bool) -> None:
     """In one line to the user, and to torchrun, whose report of what failed ends with it."""
     if speaks:
-        print(f"d2ft: {error}", file=sys.stderr, flush=True)
+        from analysis.console.output import print_failure
+
+        print_failure(error)
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report:
         content = {"message": f"d2ft: {error}", "timestamp": int(time.time())}

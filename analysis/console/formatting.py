@@ -1,9 +1,13 @@
-"""Numbers with units, for people: three digits, SI prefixes, never an exponent.
+"""Numbers with units, for people: three digits, SI prefixes, an exponent beyond all prefixes only.
 
 Number and unit are held together by a no-break space.
 """
 
+import math
+
 NO_BREAK = "\N{NO-BREAK SPACE}"
+MOST_PLAIN = 1e18
+"""From here on a number has an exponent."""
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SMALL_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"))
@@ -22,9 +26,14 @@ def si_unit(largest: float, unit: str) -> tuple[float, str]:
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits, or all digits before the point where there are more."""
+    """Three significant digits, or all digits before the point where there are more.
+
+    Of no finite number ``inf``, ``-inf`` or ``nan``.
+    """
     if value == 0:
         return "0"
+    if abs(value) >= MOST_PLAIN or not math.isfinite(value):
+        return f"{value:.3g}"
     exponent = int(f"{value:.2e}".partition("e")[2])
     return f"{value:,.{max(0, 2 - exponent)}f}"
 

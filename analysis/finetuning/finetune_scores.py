@@ -1,5 +1,6 @@
 """Scores for schedules that follow them: of all mini-batches, or as training sees them."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def score_minibatches(
 
         def load() -> list[Scores]:
             scores = load_minibatch_scores(source, shape, kinds)
-            if ranks.rank == 0 and source.resolve() != path.resolve():
+            if ranks.rank == 0 and os.path.realpath(source) != os.path.realpath(path):
                 save_minibatch_scores(path, scores, kinds)
             return scores
 

@@ -88,6 +88,8 @@ def cluster_to_dict(cluster: Cluster) -> dict[str, Any]:
 
 def _build(content: object, folder: Path, precision: str = "float32") -> Cluster:
     schema = validate(_ClusterSchema, content)
+    if not schema.name.strip():
+        raise InputError(f"name is {schema.name!r}; it must not be empty")
     devices: list[Device] = []
     known: set[str] = set()
     for i, entry in enumerate(schema.devices):

@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.errors import InputError
 
+MOST_MEMORY_BYTES = 10**18
+"""An exabyte: sums over the devices of a cluster stay within 64 bits."""
+
 
 class OutOfCalibrationWarning(UserWarning):
     """Work was timed beyond the sizes that were measured."""
@@ -90,6 +93,11 @@ class Device:
                 raise InputError(
                     f"device {self.name!r}: {name} is {value}; it must be above 0 and finite"
                 )
+        if self.memory_bytes > MOST_MEMORY_BYTES:
+            raise InputError(
+                f"device {self.name!r}: memory_bytes is {self.memory_bytes}; it must be at "
+                f"most {MOST_MEMORY_BYTES}"
+            )
         for name in ("launch_s", "price_per_hour", "power_w", "idle_power_w"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:

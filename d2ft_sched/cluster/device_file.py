@@ -1,5 +1,6 @@
 """A device as it stands in files: in a cluster file's list, or in a file of its own."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,9 +167,9 @@ def load_device(path: Path) -> Device:
 def _load(path: Path, outer: tuple[Path, ...], precision: str = "float32") -> Device:
     try:
         schema = validate(DeviceSchema, read_yaml(path))
-        if path.resolve() in outer:
+        if Path(os.path.realpath(path)) in outer:
             raise InputError("is its own base; a device file must not lead back to itself")
-        inner = (*outer, path.resolve())
+        inner = (*outer, Path(os.path.realpath(path)))
         return device_from_schema(schema, "device", path.parent, inner, precision)
     except InputError as error:
         raise DeviceFileError(f"{path}: {error}") from None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.sizes import MOST_CELLS, MOST_SAMPLES, check_at_most
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition
 from d2ft_sched.model.shape import ModelShape, brief
@@ -57,6 +58,14 @@ class Workload:
                 f"LoRA rank is {brief(self.lora.rank)}; it must be at most the width of {s.name}, "
                 f"{s.width}"
             )
+        check_at_most(
+            f"{len(p)} subnets x {len(self.microbatch_samples)} micro-batches",
+            len(p) * len(self.microbatch_samples),
+            MOST_CELLS,
+            "cut the mini-batch into fewer, or put more heads into a subnet",
+        )
+        most = max(self.microbatch_samples)
+        check_at_most(f"{most} samples of a micro-batch", most, MOST_SAMPLES, "it must be smaller")
         if self.optimizer not in OPTIMIZER_STATES:
             raise InputError(
                 f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZER_STATES)}"
