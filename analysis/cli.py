@@ -1,6 +1,5 @@
 """The ``d2ft`` command. Each command's heavy imports happen inside it, so that help is instant."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -20,9 +19,10 @@ from analysis.commands import (
     testbed,
     validate,
 )
-from analysis.commands.distinct_files import DistinctFiles
-from analysis.commands.usage_errors import OneLineErrors
-from d2ft_sched.errors import InputError, RankError
+from analysis.commands.parsing.distinct_files import DistinctFiles
+from analysis.commands.parsing.usage_errors import OneLineErrors
+from analysis.console.ending import one_line_endings
+from analysis.console.process_setup import flush_standard_output, prepare_process
 
 app = typer.Typer(
     name="d2ft",
@@ -41,9 +41,11 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from analysis.console.output import print_line
         from analysis.version_facts import version_lines
 
-        typer.echo("\n".join(version_lines()))
+        for line in version_lines():
+            print_line(line)
         raise typer.Exit
 
 
@@ -85,15 +87,12 @@ def main() -> None:
 
     Where ranks cannot go on, the exit code is 1, and one of them says why.
     """
-    try:
-        app(prog_name="d2ft")
-    except InputError as error:
-        print(f"d2ft: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RankError as error:
-        if error.speaks:
-            print(f"d2ft: {error}", file=sys.stderr)
-        sys.exit(1)
+    with one_line_endings():
+        prepare_process()
+        try:
+            app(prog_name="d2ft")
+        finally:
+            flush_standard_output()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from analysis.comparing.comparison import compare_solvers, comparison_table
+from analysis.finetuning.data_notes import data_notes
 from analysis.planning.request import Request
 from analysis.reporting.write_report import write_report
 from analysis.results.run_dir import SCORES, Run, save_run
@@ -62,6 +63,10 @@ class Progress(Protocol):
 
     def stage(self, title: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """A stage of the job; inside it the function given takes how many of how many are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A line between stages."""
         ...
 
 
@@ -140,7 +145,10 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         partition_by_heads(shape, options.heads_per_subnet),
         (options.microbatch_size,) * options.num_microbatches,
     )
-    num_minibatches = len(training_minibatches(data.train, workload, options.seed))
+    minibatches = training_minibatches(data.train, workload, options.seed)
+    num_minibatches = len(minibatches)
+    for note in data_notes(data, minibatches).first_notes:
+        progress.note(note)
     placement = place_round_robin(
         workload.partition, workload.num_microbatches, len(cluster.devices)
     )

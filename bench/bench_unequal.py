@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.console.output import console, print_table
-from analysis.studying.unequal_study import study, study_clusters, study_table
+from bench.star_clusters import study_clusters
+from bench.unequal.unequal_study import study, study_table
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.partition import partition_by_heads

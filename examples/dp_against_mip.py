@@ -41,7 +41,6 @@ def main(arguments: list[str] | None = None) -> None:
         model=given.model,
         image_size=given.image_size,
         num_classes=10,
-        heads_per_subnet="1",
         microbatches=given.microbatches,
         microbatch_size=4,
         cluster_file=given.cluster,

@@ -15,10 +15,10 @@ from analysis.console.formatting import percent, quantity
 from analysis.names.placement_names import PlacementName
 from analysis.planning.plan_request import plan_request
 from analysis.planning.request import read_request
+from analysis.plots.cluster_graph import cluster_topology
+from analysis.plots.device_workload import workload_per_device
 from analysis.plots.save import save_both
 from analysis.plots.timeline import step_gantt
-from analysis.plots.topology import cluster_topology
-from analysis.plots.workload import workload_per_device
 from analysis.simulating.simulation import dense_step
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import save_plan
@@ -34,7 +34,6 @@ def plan_for(cluster: Path, model: str, image_size: int, placement: PlacementNam
         model=model,
         image_size=image_size,
         num_classes=10,
-        heads_per_subnet="1",
         microbatches=5,
         microbatch_size=16,
         cluster_file=cluster,

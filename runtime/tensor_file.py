@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_DTYPE_NAMES = {
+DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -18,6 +18,7 @@ _DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+"""As safetensors calls them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def write_tensors(
     for spec in specs:
         stop = offset + spec.num_bytes
         header[spec.name] = {
-            "dtype": _DTYPE_NAMES[spec.dtype],
+            "dtype": DTYPE_NAMES[spec.dtype],
             "shape": list(spec.shape),
             "data_offsets": [offset, stop],
         }

@@ -1,9 +1,9 @@
-"""A dense training step cut in the usual ways, on the same cluster: what savings are held against.
+"""Tensor parallelism on the same cluster: one of the dense steps that savings are held against.
 
-Both are bulk-synchronous. On each device a step is that of one device alone with its part of the
-model or of the mini-batch; only the all-reduces in between are added. Parts go to devices one after
-another, each to the one that would end first: by its speed alone on the whole mini-batch, or, where
-they are to be split evenly, as if all were equally fast.
+It is bulk-synchronous. On each device a step is that of one device alone with its part of the
+model; only the all-reduces in between are added. Heads go to devices one after another, each to the
+one that would end first: by its speed alone on the whole mini-batch, or, where they are to be split
+evenly, as if all were equally fast.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,14 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.memory import DeviceMemory, shared_block_parameters, trained_parameters
+from d2ft_sched.costs.memory import DeviceMemory, shared_block_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
+from sim.dense.device_alone import device_alone
 from sim.network.collectives import Algorithm, AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.prediction import Phase, Prediction
@@ -64,7 +65,7 @@ def tensor_parallel_step(
         heads = int(num_heads[member])
         thin = replace(shape, num_heads=heads, mlp_hidden=hidden)
         part = replace(workload, shape=thin, partition=partition_by_heads(thin, heads))
-        alone.append(alone_step(part, cluster.devices[member]))
+        alone.append(_alone(part, cluster.devices[member]))
 
     times = ExchangeTimes(cluster)
     reduced = all_reduce(times, members, float(workload.activation_bytes.sum()), algorithm)
@@ -95,54 +96,8 @@ def tensor_parallel_heads(
     return np.bincount(device_of_head, minlength=len(cluster.devices))
 
 
-def data_parallel_step(
-    workload: Workload, cluster: Cluster, algorithm: Algorithm = "ring", split: Split = "speed"
-) -> Prediction:
-    """The whole model on every device, micro-batches dealt to them (PyTorch DDP, arXiv 2006.15704).
-
-    Each device runs its micro-batches at once, forward and backward; then the gradients of all
-    parameters that train are all-reduced, not overlapped with backward, and each device updates its
-    copy. A device without a micro-batch takes no part.
-
-    Args:
-        workload: model and mini-batch; the partition is not looked at.
-        cluster: devices and links.
-        algorithm: of the all-reduce.
-        split: whether micro-batches follow the devices' speed.
-    """
-    num_devices = len(cluster.devices)
-    device = _deal(workload.samples, _speeds(workload, cluster, split))
-    members = np.unique(device).tolist()
-    alone = []
-    for member in members:
-        samples = tuple(workload.samples[device == member].tolist())
-        part = replace(_whole(workload), microbatch_samples=samples)
-        alone.append(alone_step(part, cluster.devices[member]))
-
-    gradient_bytes = trained_parameters(workload) * workload.parameter_bytes
-    reduced = all_reduce(ExchangeTimes(cluster), members, gradient_bytes, algorithm)
-    busy_s = np.zeros(num_devices)
-    busy_s[members] = [a.device_busy_s[0] - a.phases[-1].duration_s for a in alone]
-    phases = [
-        Phase(0, "backward", -1, "forward and backward", 0.0, float(busy_s.max()), busy_s),
-        _moving(Phase(0, UPDATE, -1, "gradient all-reduce", 0.0, 0.0), reduced),
-        _together([a.phases[-1] for a in alone], members, num_devices),
-    ]
-    return Prediction(
-        cluster=cluster,
-        phases=timetable(phases, overlap=False),
-        flops=sum(a.flops for a in alone),
-        memory=_memory(alone, members, reduced.buffer_bytes),
-    )
-
-
-def _whole(workload: Workload) -> Workload:
-    shape = workload.shape
-    return replace(workload, partition=partition_by_heads(shape, shape.num_heads))
-
-
-def alone_step(workload: Workload, device: Device) -> Prediction:
-    """The dense step of a workload on one device."""
+def _alone(workload: Workload, device: Device) -> Prediction:
+    """The dense step of a part of the model on one device."""
     num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
     return simulate_step(
         workload,
@@ -158,7 +113,7 @@ def _speeds(workload: Workload, cluster: Cluster, split: str) -> np.ndarray:
         return np.ones(len(cluster.devices))
     if split != "speed":
         raise InputError(f"split is {split!r}; it must be 'speed' or 'even'")
-    return 1 / np.array([alone_step(_whole(workload), device).step_s for device in cluster.devices])
+    return 1 / np.array([device_alone(workload, device).step_s for device in cluster.devices])
 
 
 def _deal(size: np.ndarray, speed: np.ndarray) -> np.ndarray:

@@ -72,9 +72,7 @@ def wave_work(
         needs_dx = hands_gradient_on(workload, run.block)
         attention = attention_flops_of(workload, run.heads, run.tokens, needs_dx)
         mlp = mlp_flops_of(workload, run.hidden, run.tokens)
-        moved = lane_bytes_of(
-            workload, run.num_subnets, run.heads, run.hidden, run.num_microbatches, run.tokens
-        )
+        moved = lane_bytes_of(workload, run.heads, run.hidden, run.tokens)
         work = (
             ((attention.forward, moved.attention_forward), (mlp.forward, moved.mlp_forward)),
             ((attention.backward, moved.attention_backward), (mlp.backward, moved.mlp_backward)),

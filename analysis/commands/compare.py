@@ -16,7 +16,8 @@ COMPARED = (
 """What is compared unless one says otherwise; with --sizes those that need a problem only."""
 OF_CLUSTERS = (
     "model", "image_size", "num_tokens", "num_classes", "heads_per_subnet", "microbatch_size",
-    "precision", "scores", "budget_compute", "budget_comm", "per_device", "placement",
+    "lora_rank", "lora_alpha", "precision", "scores", "budget_compute", "budget_comm", "per_device",
+    "placement",
 )  # fmt: skip
 OF_SIZES = ("tightness", "plots")
 """Parameters of one of the two kinds of comparison only."""
@@ -31,10 +32,12 @@ def run(
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
     num_tokens: options.NumTokens = None,
-    num_classes: options.NumClasses = 10,
+    num_classes: options.PlannedClasses = None,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
+    lora_rank: options.LoraRank = None,
+    lora_alpha: options.LoraAlpha = None,
     precision: options.Precision = PrecisionName.FLOAT32,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 0.6,
@@ -42,7 +45,7 @@ def run(
     per_device: options.PerDevice = False,
     placement: Annotated[
         PlacementName, typer.Option(help="How subnets and owners are placed; see 'd2ft plan'.")
-    ] = PlacementName.ROUND_ROBIN,
+    ] = PlacementName.BALANCED,
     solvers: Annotated[
         str | None,
         typer.Option(help="Names to compare, separated by commas; default most."),
@@ -78,9 +81,15 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
-    from analysis.commands.axis_values import counts, numbers
+    from analysis.commands.parsing.axis_values import counts, numbers
     from analysis.comparing.compare_tables import print_comparison, print_scaling, table_rows
-    from analysis.console.output import messages, outside_calibration, print_json, print_warnings
+    from analysis.console.output import (
+        outside_calibration,
+        print_json,
+        print_line,
+        print_note,
+        print_warnings,
+    )
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -111,7 +120,7 @@ def run(
         rows = []
         for row in run_cases(cases):
             rows.append(row)
-            messages.print(
+            print_note(
                 f"{row['solver']}, {row['num_devices']} devices, tightness {row['tightness']}: "
                 f"{row['status']}"
             )
@@ -120,7 +129,7 @@ def run(
     else:
         from analysis.comparing.comparison import compare_solvers, comparison_table
         from analysis.planning.placing import place
-        from analysis.planning.request import read_request
+        from analysis.planning.request import parse_heads, read_request
 
         assert cluster_file is not None
         request = read_request(
@@ -128,12 +137,14 @@ def run(
             image_size=image_size,
             num_tokens=num_tokens,
             num_classes=num_classes,
-            heads_per_subnet=heads_per_subnet,
+            heads_per_subnet=parse_heads(heads_per_subnet),
             microbatches=microbatches,
             microbatch_size=microbatch_size,
             cluster_file=cluster_file,
             scores_file=scores,
             budget=Budget(budget_compute, budget_comm, per_block=not per_device),
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
             precision=precision,
         )
         with outside_calibration() as warned:
@@ -152,4 +163,4 @@ def run(
     else:
         print_comparison(table, f"{request.workload.shape.name} on {request.cluster.name}")
     for path in written:
-        typer.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")

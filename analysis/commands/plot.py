@@ -43,7 +43,7 @@ def run(
 
     Step times, utilisation and timelines of plans are predictions.
     """
-    from analysis.console.output import outside_calibration, print_json, print_warnings
+    from analysis.console.output import outside_calibration, print_json, print_line, print_warnings
     from analysis.plots.save import picture_paths, save_figure
     from analysis.reporting.picture_files import picture
 
@@ -57,4 +57,4 @@ def run(
         print_json({"picture": name.value, "files": [str(path) for path in paths]})
         return
     for path in paths:
-        typer.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")

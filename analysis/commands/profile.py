@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.commands import options
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.precision_names import PrecisionName
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run(
     data_root: options.DataRoot = None,
     download: options.Download = False,
     num_train: options.NumTrain = None,
+    on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
     num_minibatches: Annotated[
         int, typer.Option(min=1, help="Mini-batches whose scores are averaged.")
     ] = 4,
@@ -73,9 +75,17 @@ def run(
     Put the result into a cluster file as {name: ..., file: device.yaml}; or let torchrun or
     'd2ft testbed' run it on every device with --cluster-out, and have the cluster file at once.
     """
-    from analysis.commands.options import parse_heads
-    from analysis.console.output import amount, messages, print_json, print_table, seconds
+    from analysis.console.output import (
+        amount,
+        messages,
+        print_json,
+        print_line,
+        print_table,
+        seconds,
+    )
     from analysis.console.progress import TerminalProgress
+    from analysis.finetuning.data_notes import skipped_notes
+    from analysis.planning.request import parse_heads
     from d2ft_sched.cluster.device_file import device_to_dict, dump_device
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import check_file_target
@@ -88,7 +98,7 @@ def run(
     from runtime.measure.device_profile import profile_device
     from runtime.models.build import build_model, input_format_of, shape_of
     from runtime.models.linear_probe import fit_classifier
-    from runtime.ranks.agreement import together
+    from runtime.ranks.agreement import check_same, together
     from runtime.ranks.job import Ranks, init_ranks
     from runtime.scoring.minibatch_scores import mean_scores
     from runtime.scoring.training_scores import training_scores
@@ -96,7 +106,7 @@ def run(
     from runtime.torch_device import select_device
 
     if scores_out is None:
-        names = ["data", "data_root", "download", "num_train", "num_minibatches"]
+        names = ["data", "data_root", "download", "num_train", "on_bad_file", "num_minibatches"]
         options.refuse_given(ctx, names, "it goes with --scores-out")
     device_file = out or Path(DEVICE_FILE)
     if cluster_out:
@@ -107,6 +117,8 @@ def run(
         check_file_target(device_file)
     steady_process()
     ranks = init_ranks(device) if cluster_out else Ranks(0, 1, select_device(device))
+    shared = options.option_values(ctx, ["cluster_out", "weights", "device", "json"])
+    together(ranks, lambda: check_same(ranks, shared), "the comparison of options")
     torch_device = ranks.device
     if cluster_out and ranks.num_ranks < 2:
         raise InputError(
@@ -148,6 +160,7 @@ def run(
                 seed=seed,
                 data_root=data_root,
                 download=download,
+                on_bad_file=on_bad_file.value,
             )
             fit_classifier(built, images.train.to(torch_device))
             scores = []
@@ -157,6 +170,8 @@ def run(
                 scores.append(own)
                 tell(len(scores), num_minibatches)
         save_scores(mean_scores(scores), scores_out)
+        for note in skipped_notes(images.skipped):
+            progress.note(note)
     with progress.stage("Profile this device") as tell:
         profiled = profile_device(
             built, workload, torch_device, name=name, num_repeats=repeats, progress=tell
@@ -185,7 +200,7 @@ def run(
     )
     for path in (device_file, shape_out, scores_out):
         if path:
-            typer.echo(f"Wrote {path}")
+            print_line(f"Wrote {path}")
 
 
 def _profile_cluster(
@@ -201,22 +216,30 @@ def _profile_cluster(
     import numpy as np
     import yaml
 
-    from analysis.console.output import messages, percent, print_json, print_table, seconds
+    from analysis.console.output import (
+        percent,
+        print_json,
+        print_line,
+        print_note,
+        print_table,
+        seconds,
+    )
     from d2ft_sched.cluster.cluster_file import cluster_to_dict
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
     from runtime.measure.cluster_profile import measure_network, profile_devices
     from runtime.measure.network_fit import fit_network
-    from runtime.ranks.agreement import meet
+    from runtime.ranks.agreement import together
     from runtime.ranks.job import close_ranks
 
     is_first = ranks.rank == 0
     if is_first:
-        messages.print("Profile all devices at once")
+        print_note("Profile all devices at once")
     devices = profile_devices(ranks, model, workload, num_repeats=repeats)
     if is_first:
-        messages.print("Profile the network")
+        print_note("Profile the network")
     times = measure_network(ranks, repeats)
+    content = ""
     if is_first:
         fit = fit_network(out.stem, devices, times)
         error = fit.all_predicted_s / times.all_s - 1
@@ -227,7 +250,9 @@ def _profile_cluster(
             "latency": "includes what the collective itself costs",
         }
         header = "".join(f"# {name}: {value}\n" for name, value in facts.items())
-        write_text(out, header + yaml.safe_dump(cluster_to_dict(fit.cluster), sort_keys=False))
+        content = header + yaml.safe_dump(cluster_to_dict(fit.cluster), sort_keys=False)
+    together(ranks, lambda: write_text(out, content) if is_first else None, "the writing")
+    if is_first:
         if json:
             print_json({"cluster": cluster_to_dict(fit.cluster), "provenance": facts})
         else:
@@ -253,6 +278,5 @@ def _profile_cluster(
                     )
                 ],
             )
-            typer.echo(f"Wrote {out}")
-    meet(ranks, "the end of the profile")
+            print_line(f"Wrote {out}")
     close_ranks(ranks)

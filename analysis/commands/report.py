@@ -23,7 +23,7 @@ def run(
     page is self-contained; what is not in the folder is said, with the command
     that would add it.
     """
-    from analysis.console.output import print_json
+    from analysis.console.output import print_json, print_line
     from analysis.reporting.write_report import write_report
     from d2ft_sched.files.provenance import provenance
 
@@ -31,4 +31,4 @@ def run(
     if json:
         print_json({"report": str(report), "provenance": provenance(seed)})
     else:
-        typer.echo(f"Wrote {report}")
+        print_line(f"Wrote {report}")

@@ -117,11 +117,17 @@ def run(
     import json as json_module
     from dataclasses import replace
 
-    from analysis.console.output import finite, outside_calibration, print_json, print_warnings
+    from analysis.console.output import (
+        finite,
+        outside_calibration,
+        print_json,
+        print_line,
+        print_warnings,
+    )
+    from analysis.planning.request import read_cluster
     from analysis.simulating.changed_cluster import Changes, plan_again
-    from analysis.simulating.simulate_tables import notes, print_simulation
+    from analysis.simulating.simulate_tables import notes, print_simulation, verdict
     from analysis.simulating.simulation import prediction_dict, read_jitter, simulate
-    from d2ft_sched.cluster.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -132,7 +138,7 @@ def run(
 
     plan = load_plan(plan_file)
     if cluster_file:
-        cluster = load_cluster(cluster_file)
+        cluster = read_cluster(cluster_file, plan.workload.precision)
         if len(cluster.devices) != len(plan.cluster.devices):
             raise InputError(
                 f"{cluster_file}: has {len(cluster.devices)} devices; the plan {plan_file} is for "
@@ -169,6 +175,7 @@ def run(
         warned.append(starved)
     result = {
         "what_if": list(changes.describe()),
+        "verdict": verdict(found),
         "replanned": replanned.placed.describe(len(changed.devices), replanned.plan.placement)
         if replanned
         else None,
@@ -191,12 +198,13 @@ def run(
     if json:
         print_json(result)
         return
+    print_line(verdict(found))
     if changes.describe():
-        typer.echo(f"What if: {'; '.join(changes.describe())}")
+        print_line(f"What if: {'; '.join(changes.describe())}")
     if replanned:
-        typer.echo(f"Planned again for what is left: {result['replanned']}")
+        print_line(f"Planned again for what is left: {result['replanned']}")
         if not scores:
-            typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
+            print_line("No --scores were given: every subnet and micro-batch counts alike.")
     print_simulation(found, before)
     for line in (*notes(found), *(f"Wrote {path}" for path in written)):
-        typer.echo(line)
+        print_line(line)

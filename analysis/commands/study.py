@@ -52,7 +52,7 @@ def run(
     repeated, and several of these commands may work on one folder at once: start one with
     --threads 1 for each core. Seconds on the cluster are predictions of the simulator.
     """
-    from analysis.console.output import messages, percent, print_columns, print_json
+    from analysis.console.output import messages, percent, print_columns, print_json, print_line
     from analysis.console.study_progress import StudyProgress
     from analysis.studying.study_file import load_study
     from analysis.studying.study_grid import Selection
@@ -96,4 +96,4 @@ def run(
             COLUMNS,
             table_rows(own),
         )
-    typer.echo(f"Wrote {folder}")
+    print_line(f"Wrote {folder}")

@@ -8,11 +8,13 @@ import typer
 from analysis.commands import options
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
+from d2ft_sched.files.sizes import MOST_SAMPLES
 
 AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
 
 
 def run(
+    ctx: typer.Context,
     clusters: Annotated[
         list[Path],
         typer.Option("--cluster", help="Cluster file (YAML). Repeatable.", rich_help_panel=AXES),
@@ -53,11 +55,12 @@ def run(
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
     num_tokens: options.NumTokens = None,
-    num_classes: options.NumClasses = 10,
+    num_classes: options.PlannedClasses = None,
     minibatch_size: Annotated[
         int,
         typer.Option(
             min=1,
+            max=MOST_SAMPLES,
             help="Samples of the mini-batch, dealt to the micro-batches evenly.",
             rich_help_panel="Model and mini-batch",
         ),
@@ -109,22 +112,22 @@ def run(
     """
     import signal
 
-    from analysis.commands.axis_values import counts, names, numbers
+    from analysis.commands.parsing.axis_values import counts, names, numbers
     from analysis.console.interruption import raising_interruption
-    from analysis.console.output import messages, print_json
+    from analysis.console.output import messages, print_json, print_line, print_note, print_warnings
     from analysis.console.progress import TerminalProgress
-    from analysis.planning.request import read_lora
+    from analysis.planning.model_shapes import model_shape
+    from analysis.planning.request import read_cluster, read_lora
+    from analysis.results.file_lock import alone_in
     from analysis.sweeping.console_tables import print_front, sweep_summary
     from analysis.sweeping.run_sweep import FORMATS, Sweep
     from analysis.sweeping.sweep_grid import Axes, Common, grid_points
-    from d2ft_sched.cluster.cluster_file import load_cluster
-    from d2ft_sched.model.shape_file import load_model_shape
     from d2ft_sched.model.workload import ELEMENT_BYTES
     from d2ft_sched.solvers.registry import solver_names
 
     (table_format,) = names("--format", table_format, FORMATS)[:1]
     axes = Axes(
-        clusters=[load_cluster(path) for path in clusters],
+        clusters=[read_cluster(path, precision) for path in clusters],
         bandwidth_scales=numbers("--scale-bandwidth", scale_bandwidth),
         compute_scales=numbers("--scale-compute", scale_compute),
         heads_per_subnet=list(dict.fromkeys(heads_per_subnet or ["1"])),
@@ -135,7 +138,7 @@ def run(
         solvers=names("--solvers", solvers, solver_names()),
     )
     common = Common(
-        shape=load_model_shape(
+        shape=model_shape(
             model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
         ),
         minibatch_samples=minibatch_size,
@@ -148,17 +151,17 @@ def run(
         seed=seed,
         time_limit_s=time_limit,
     )
-    sweep = Sweep(grid_points(axes, common), out, table_format)
+    points = grid_points(axes, common)
+    ctx.with_resource(alone_in(out, "--out"))
+    sweep = Sweep(points, out, table_format)
     with raising_interruption() as stopped:
         try:
             with TerminalProgress(messages).stage("Plan and simulate") as tell:
                 warnings = sweep.run(jobs=jobs, dask=dask, tell=tell)
         except KeyboardInterrupt:
             done = sweep.num_done
-            typer.echo(
-                f"Stopped: {done} of {len(sweep.points)} points are done; the same command goes "
-                f"on.",
-                err=True,
+            print_note(
+                f"Stopped: {done} of {len(sweep.points)} points are done; the same command goes on."
             )
             raise typer.Exit(128 + (stopped.signal or signal.SIGINT)) from None
     table, written = sweep.save()
@@ -166,13 +169,12 @@ def run(
         from analysis.sweeping.sweep_plots import save_sweep_plots
 
         written += save_sweep_plots(table, out)
-    for line in warnings:
-        messages.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+    print_warnings(warnings)
     if json:
         print_json(sweep_summary(table, out, written))
         return
     print_front(table)
     if not scores:
-        typer.echo("No --scores were given: every subnet and micro-batch counts alike.")
+        print_line("No --scores were given: every subnet and micro-batch counts alike.")
     for path in written:
-        typer.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")

@@ -6,6 +6,9 @@ import typer
 
 from analysis.commands import options
 
+MOST_SHOWN = 100_000
+"""Characters of a line that a rank prints."""
+
 
 def run(
     cluster: options.ClusterFile,
@@ -55,7 +58,7 @@ def run(
     """
     from dataclasses import asdict
 
-    from analysis.console.output import messages, print_json, print_table
+    from analysis.console.output import print_json, print_note, print_table
     from d2ft_sched.cluster.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
     from runtime.testbed.check import MESSAGE_BYTES, check_links, check_shares
@@ -72,7 +75,7 @@ def run(
     try:
         with open_testbed(asked, cpu_shares=cpu_shares, cores_per_unit=cores_per_unit) as testbed:
             if not testbed.has_latency and any(link.latency_s > 0 for link in asked.links):
-                messages.print(
+                print_note(
                     "This kernel cannot delay packets (netem): links have this machine's own "
                     "latency instead of the file's."
                 )
@@ -118,8 +121,8 @@ def run(
                     testbed,
                     command,
                     verbose=verbose,
-                    show=lambda line: typer.echo(line, err=True),
-                    tick=disturbing(testbed, disturbances, messages.print),
+                    show=lambda line: print_note(line, at_most=MOST_SHOWN),
+                    tick=disturbing(testbed, disturbances, print_note),
                 )
     except Interrupted as interruption:
         code = 128 + interruption.number

@@ -11,6 +11,7 @@ from analysis.names.precision_names import PrecisionName
 
 
 def run(
+    ctx: typer.Context,
     cluster_file: Annotated[
         Path | None,
         typer.Option(
@@ -54,14 +55,19 @@ def run(
 ) -> None:
     """Run many plans on the devices at hand and show predicted beside measured.
 
-    On one device as it is; on several as 'torchrun --nproc-per-node N -m analysis.cli validate
+    On one device as it is; on several as 'torchrun --no-python --nproc-per-node N d2ft validate
     --cluster FILE' or 'd2ft testbed --cluster ASKED -- d2ft validate --cluster MEASURED'. No plan
     is one that a calibration has seen.
     """
-    from analysis.commands.options import parse_heads
-    from analysis.console.output import messages, outside_calibration, print_json, print_warnings
+    from analysis.console.output import (
+        messages,
+        outside_calibration,
+        print_json,
+        print_line,
+        print_warnings,
+    )
     from analysis.console.progress import TerminalProgress
-    from analysis.planning.request import read_lora
+    from analysis.planning.request import parse_heads, read_lora
     from analysis.validating.run_validation import ValidationRequest, validate
     from analysis.validating.validation_files import (
         print_validation,
@@ -89,6 +95,7 @@ def run(
                 device=device,
                 timeout_s=timeout,
                 seed=seed,
+                shared=options.option_values(ctx, ["cluster_file", "device", "out", "json"]),
             ),
             TerminalProgress(messages),
         )
@@ -101,4 +108,4 @@ def run(
         return
     print_validation(validated)
     for path in written:
-        typer.echo(f"Wrote {path}")
+        print_line(f"Wrote {path}")

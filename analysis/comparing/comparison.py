@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
-from analysis.simulating.fewer_microbatches import fewer_microbatches
+from analysis.simulating.dense_on_fewer import fewer_microbatches
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
@@ -105,7 +105,9 @@ def _row(name: str, answer: Compared) -> dict[str, Any]:
     return row | {
         "objective": solution.objective,
         "compute_fraction": summary.compute_fraction,
-        "communication_fraction": summary.communication_fraction,
+        "communication_fraction": summary.communication_fraction
+        if summary.dense_exchange_bytes
+        else np.nan,
         "predicted_step_s": prediction.step_s,
         "workload_cv": prediction.workload_cv,
     }
@@ -135,7 +137,7 @@ def _fewer_row(request: Request, placement: Placement, best: dict[str, Any]) -> 
         "status": Status.FEASIBLE.value,
         "objective": fewer.retained_score * float(dense_value),
         "compute_fraction": fewer.prediction.flops / everything.flops,
-        "communication_fraction": kept_bytes / dense_bytes if dense_bytes else 1.0,
+        "communication_fraction": kept_bytes / dense_bytes if dense_bytes else np.nan,
         "predicted_step_s": fewer.prediction.step_s,
         "workload_cv": fewer.prediction.workload_cv,
     }

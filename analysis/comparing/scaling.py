@@ -24,6 +24,7 @@ from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.costs.memory import operation_activation_bytes
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.sizes import MOST_CELLS, check_at_most
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
@@ -266,6 +267,12 @@ def scaling_cases(
     for size in sizes:
         if size < 1:
             raise InputError(f"a size is {size} devices; it must be at least 1")
+        check_at_most(
+            f"{size} devices x {num_microbatches} micro-batches",
+            size * num_microbatches,
+            MOST_CELLS,
+            "ask for fewer",
+        )
     for fraction in tightness:
         if not 0 < fraction <= 1:
             raise InputError(f"a tightness is {fraction}; it must be above 0 and up to 1")

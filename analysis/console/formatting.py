@@ -1,9 +1,13 @@
-"""Numbers with units, for people: three digits, SI prefixes, never an exponent.
+"""Numbers with units, for people: three digits, SI prefixes, an exponent beyond all prefixes only.
 
 Number and unit are held together by a no-break space.
 """
 
+import math
+
 NO_BREAK = "\N{NO-BREAK SPACE}"
+MOST_PLAIN = 1e18
+"""From here on a number has an exponent."""
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _SMALL_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"))
@@ -22,9 +26,14 @@ def si_unit(largest: float, unit: str) -> tuple[float, str]:
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits, or all digits before the point where there are more."""
+    """Three significant digits, or all digits before the point where there are more.
+
+    Of no finite number ``inf``, ``-inf`` or ``nan``.
+    """
     if value == 0:
         return "0"
+    if abs(value) >= MOST_PLAIN or not math.isfinite(value):
+        return f"{value:.3g}"
     exponent = int(f"{value:.2e}".partition("e")[2])
     return f"{value:,.{max(0, 2 - exponent)}f}"
 
@@ -45,6 +54,11 @@ def points(difference: float) -> str:
     return f"{signed_points(difference)}{NO_BREAK}points"
 
 
+def points_within(difference: float, half_width: float) -> str:
+    """A signed difference of two fractions with what it is uncertain by, in percentage points."""
+    return f"{signed_points(difference)} ± {100 * half_width:.1f}{NO_BREAK}points"
+
+
 def signed_percent(fraction: float) -> str:
     """A signed relative difference."""
     return f"{signed_points(fraction)}{NO_BREAK}%"
@@ -55,6 +69,27 @@ def less_or_more(saving: float) -> str:
     if _rounded(100 * saving, 1) == 0:
         return "unchanged"
     return f"{percent(abs(saving))} {'less' if saving > 0 else 'more'}"
+
+
+def beside(value: float, other: float) -> str:
+    """An amount beside another, in words that say which way: as much, 12.3 % less, 45.6 % more, or
+    how many times as much from twice on. A dash where the other is nothing."""
+    if not other:
+        return "-"
+    ratio = value / other
+    if _rounded(100 * (ratio - 1), 1) == 0:
+        return "as much"
+    if ratio >= 2:
+        return f"{three_digits(ratio)} times as much"
+    return less_or_more(1 - ratio)
+
+
+def saved(saving: float, what: str) -> str:
+    """A saving of something as an answer to what is saved: nothing, where it is not less."""
+    if _rounded(100 * saving, 1) == 0:
+        return f"nothing: {what} unchanged"
+    text = f"{less_or_more(saving)} {what}"
+    return text if saving > 0 else f"nothing: {text}"
 
 
 def signed_points(fraction: float) -> str:

@@ -1,20 +1,27 @@
-"""Printing results: rich tables for people, one JSON object for programs."""
+"""Printing: rich tables and lines for people, one JSON object for programs.
+
+Nothing else in d2ft prints. Names are shown as they are, made inert by
+`analysis.console.plain_text`.
+"""
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from analysis.console.formatting import NO_BREAK, quantity
+from analysis.console.plain_text import LONGEST_CELL, LONGEST_LINE, one_line
 from d2ft_sched.cluster.device import OutOfCalibrationWarning, warn_anew
+from d2ft_sched.errors import InputError
 
 console = Console()
 messages = Console(stderr=True)
@@ -28,7 +35,37 @@ WIDEST_FIGURE = 18
 
 def print_json(result: dict[str, Any]) -> None:
     """Print strict JSON: infinities and NaN become null."""
-    print(json.dumps(finite(result), indent=1))
+    with _to_standard_output():
+        print(json.dumps(finite(result), indent=1))
+
+
+def print_line(text: str) -> None:
+    """One line on standard output."""
+    with _to_standard_output():
+        print(one_line(text))
+
+
+def print_note(text: str, beside: Console = messages, at_most: int = LONGEST_LINE) -> None:
+    """One line on standard error, beside any progress: what is no result."""
+    with suppress(OSError):
+        beside.print(Text(one_line(text, at_most)), soft_wrap=True)
+
+
+def print_failure(error: Exception) -> None:
+    """Why d2ft ends, on standard error; nothing where that cannot be written either."""
+    with suppress(OSError):
+        print(f"d2ft: {one_line(error)}", file=sys.stderr)
+
+
+@contextmanager
+def _to_standard_output() -> Iterator[None]:
+    """Turns what the system says into one line; a reader that left is for the caller."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"standard output cannot be written ({error.strerror})") from None
 
 
 def finite(value: Any) -> Any:
@@ -47,12 +84,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     Where there is no room for a frame the table goes without.
     """
+    columns, rows = _cells(columns), [_cells(row) for row in rows]
     if sum(_natural_widths(columns, rows)) + 3 * len(columns) + 1 > console.width:
         print_columns(title, columns, rows)
         return
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = Table(title=Text(one_line(title)), title_justify="left", title_style="bold")
     _fill(table, columns, rows, [None] * len(columns))
-    console.print(table)
+    with _to_standard_output():
+        console.print(table)
 
 
 def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -62,8 +101,10 @@ def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
     Where there is little room headings and texts wrap, figures never do, and columns that find no
     room follow below, beside the first column again.
     """
+    columns, rows = _cells(columns), [_cells(row) for row in rows]
     wide = console if console.is_terminal else Console(width=PIPED_WIDTH)
-    wide.print(f"[bold]{escape(title)}[/bold]", highlight=False)
+    with _to_standard_output():
+        wide.print(Text(one_line(title), style="bold"))
     natural = _natural_widths(columns, rows)
     widths: list[int | None] = [None] * len(columns)
     parts = [range(1, len(columns))]
@@ -81,8 +122,13 @@ def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[st
             [[row[i] for i in shown] for row in rows],
             [widths[i] for i in shown],
         )
-        wide.print(table)
-        wide.print()
+        with _to_standard_output():
+            wide.print(table)
+            wide.print()
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    return [one_line(cell, LONGEST_CELL) for cell in row]
 
 
 def _parts(widths: Sequence[int], room: int) -> list[range]:
@@ -117,9 +163,9 @@ def _fill(
 ) -> None:
     for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
         justify: Literal["left", "right"] = "left" if index == 0 else "right"
-        table.add_column(escape(column), justify=justify, width=width)
+        table.add_column(Text(column), justify=justify, width=width)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(Text, row))
 
 
 def seconds(value: float) -> str:
@@ -158,4 +204,4 @@ def outside_calibration() -> Iterator[list[str]]:
 def print_warnings(lines: Iterable[str]) -> None:
     """One line each, apart from results."""
     for line in lines:
-        messages.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+        print_note(f"warning: {line}")

@@ -5,8 +5,10 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from analysis.console.output import print_note
+from analysis.console.plain_text import one_line
 
 FIRST_STEPS = 10
 """Steps after which the time left is told for the first time."""
@@ -18,14 +20,14 @@ class StudyProgress:
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("{task.description:<60}"),
+            TextColumn("{task.description:<60}", markup=False),
             BarColumn(bar_width=20),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
         )
-        self._task = self._bar.add_task(title, total=None)
+        self._task = self._bar.add_task(one_line(title), total=None)
         self._begin_s = time.monotonic()
         self._last = self._own = self._total = 0
         self._has_told = False
@@ -46,7 +48,7 @@ class StudyProgress:
         """Steps done of how many, and the run."""
         self._own += 1 if done > self._last else 0
         self._last, self._total = done, total
-        self._bar.update(self._task, completed=done, total=total, description=what)
+        self._bar.update(self._task, completed=done, total=total, description=one_line(what))
         if self._own >= FIRST_STEPS and not self._has_told:
             self._has_told = True
             self.say(what)
@@ -55,7 +57,7 @@ class StudyProgress:
         """Print a line and, once it can be guessed, the time left."""
         left_s = self.left_s
         tail = "" if left_s is None else f" (about {duration(left_s)} left)"
-        self._console.print(escape(line) + tail, highlight=False)
+        print_note(line + tail, self._console)
 
     @property
     def left_s(self) -> float | None:

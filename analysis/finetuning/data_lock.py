@@ -1,12 +1,10 @@
 """Processes that share a folder of data, of which one fetches what is not there."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from d2ft_sched.errors import InputError
+from analysis.results.file_lock import LOCK, hold
 
 
 @contextmanager
@@ -20,13 +18,5 @@ def one_fetches(download: bool, data_root: Path | None) -> Iterator[None]:
         yield
         return
     folder = data_root or Path("data")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise InputError(f"{folder}: data cannot be fetched into it ({error.strerror})") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with hold(folder / LOCK, wait=True):
         yield
-    finally:
-        os.close(handle)

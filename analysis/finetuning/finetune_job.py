@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from analysis.console.progress import TerminalProgress
 from analysis.finetuning.data_lock import one_fetches
+from analysis.finetuning.data_notes import DataNotes, data_notes
 from analysis.finetuning.finetune_request import FineTuneRequest, check_schedule_options
 from analysis.finetuning.finetune_schedules import plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
@@ -18,18 +20,19 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan
+from d2ft_sched.problem.scores import load_scores
 from runtime.checkpoint.checkpoint import (
     MODEL,
     Found,
     check_no_newer,
-    check_same_settings,
     resolve_checkpoint,
 )
 from runtime.checkpoint.facts import Setting, TrainingState
+from runtime.checkpoint.going_on import check_goes_on
 from runtime.data.dataset import Dataset
 from runtime.data.input_format import InputFormat
 from runtime.data.load import load_data
-from runtime.data.minibatches import draw_minibatches
+from runtime.data.minibatches import Minibatches, draw_minibatches
 from runtime.models.build import (
     build_model,
     check_known,
@@ -41,11 +44,12 @@ from runtime.models.peft_adapters import add_adapters
 from runtime.ranks.agreement import together
 from runtime.ranks.job import Ranks, check_agreement, job_facts
 from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
+from runtime.ranks.rank_samples import testing_owners, training_needs
 from runtime.scoring.seen_scores import SeenScores
 from runtime.torch_device import device_name
 from runtime.training.events import Event, FineTuneSettings, Trainer
 from runtime.training.loop import training_minibatches
-from runtime.training.rank_part import RankPart, build_on_meta, testing_owners, training_owners
+from runtime.training.rank_part import RankPart, build_on_meta
 from runtime.training.replanner import Replanner
 from runtime.training.schedule_source import DrawnScores, KnownScores, Schedules, ScoreSeries
 from runtime.training.whole_model import WholeModel
@@ -56,13 +60,13 @@ class FineTuneJob:
     """A training that is ready to start, or to go on from `found`; `before` is done."""
 
     trainer: Trainer
-    minibatches: np.ndarray
+    minibatches: Minibatches
     schedules: Schedules
     replanner: Replanner | None
     settings: FineTuneSettings
     state: TrainingState
     found: Found | None
-    data_name: str
+    data: DataNotes
     before: tuple[Event, ...]
     seen: SeenScores | None
     ranks: Ranks
@@ -84,7 +88,7 @@ class _Inputs:
     settings: FineTuneSettings
     input_format: InputFormat
     data: Dataset
-    minibatches: np.ndarray
+    minibatches: Minibatches
     model: Any
 
 
@@ -117,8 +121,10 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
 
     def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
         minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
-        train_owner = training_owners(num_train, minibatches, plan.workload, plan.placement)
-        return train_owner == ranks.rank, testing_owners(num_test, plan.placement) == ranks.rank
+        needed = training_needs(
+            minibatches, settings.num_epochs, plan.workload, plan.placement, ranks.rank
+        )
+        return needed, testing_owners(num_test, plan.placement) == ranks.rank
 
     scores_here = request.schedule is ScheduleName.PER_MINIBATCH and not found and ranks.rank == 0
     with progress.stage("Read data") as tell, one_fetches(request.download, request.data_root):
@@ -130,6 +136,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
             seed=request.seed,
             data_root=request.data_root,
             download=request.download,
+            on_bad_file=request.on_bad_file.value,
             progress=tell,
             wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
         )
@@ -162,7 +169,7 @@ def prepare_finetune(
     """Read data, model and checkpoint, and agree with the other ranks.
 
     Raises:
-        InputError: as `analysis.finetuning.run_from_plan`.
+        InputError: as `analysis.finetuning.run_from_plan.run_finetune`.
         RankError: another rank died or hung.
     """
     plan = request.plan
@@ -182,8 +189,13 @@ def prepare_finetune(
         num_ranks=ranks.num_ranks,
         provenance=provenance(request.seed, device=device_name(ranks.device)),
     )
+    if found:
+        check = partial(check_goes_on, found.path, found.state, state)
+        together(ranks, check, "the look at the checkpoint")
+    table = together(ranks, lambda: _scores_table(request), "the reading of scores")
     if ranks.num_ranks > 1:
-        facts = job_facts(dump_plan(plan), inputs.model)
+        facts = inputs.data.fingerprint.facts() | job_facts(dump_plan(plan), inputs.model)
+        facts |= {"table of --scores": table}
         facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
         together(
             ranks,
@@ -191,6 +203,9 @@ def prepare_finetune(
             "the comparison of plans",
         )
         note_hosts(ranks, plan.cluster, progress)
+    about_data = data_notes(inputs.data, minibatches)
+    for note in about_data.first_notes:
+        progress.note(note)
     scored = seen = None
     num_subnets, num_microbatches = plan.schedule.shape
     scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)
@@ -212,16 +227,16 @@ def prepare_finetune(
     trainer = _trainer(request, ranks, inputs)
     notes: list[str] = []
     if found:
-        going_on = found
-
-        def load() -> None:
-            check_same_settings(going_on.path, going_on.state.settings, state.settings)
-            trainer.load_state(going_on.path)
-
+        load = partial(trainer.load_state, found.path)
         together(ranks, load, "the reading of the checkpoint")
         notes += found.refused.values()
         if found.state.plan_sha256 != state.plan_sha256:
             notes.append(f"{found.path}: goes on under another plan than it was written with")
+        if found.state.num_steps < state.num_steps:
+            notes.append(
+                f"{found.path}: was written for {found.state.settings['num_epochs']} epochs; the "
+                f"learning rate falls over {settings.num_epochs} from here on"
+            )
         now = found.state
         state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
     scheduling = together(
@@ -241,12 +256,18 @@ def prepare_finetune(
         replace(settings, linear_probe=settings.linear_probe and not scored),
         state,
         found,
-        inputs.data.name,
+        about_data,
         scored.events if scored else (),
         seen,
         ranks,
-        (*notes, *scheduling.notes),
+        (*notes, *scheduling.notes, *about_data.last_notes),
     )
+
+
+def _scores_table(request: FineTuneRequest) -> str:
+    if request.scores is None:
+        return ""
+    return str(load_scores(request.scores, *request.plan.schedule.shape).values().tolist())
 
 
 def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:
@@ -274,6 +295,7 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "data": data.name,
         "num_train": len(data.train),
         "num_classes": data.num_classes,
+        **data.fingerprint.facts(),
         **inputs.input_format.sizes,
         "num_epochs": settings.num_epochs,
         "lr": settings.lr,

@@ -1,8 +1,10 @@
 """What ``d2ft finetune`` is asked to do."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
@@ -12,7 +14,11 @@ from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
 
 @dataclass(frozen=True)
 class FineTuneRequest:
-    """What to fine-tune, on what, how; fields as the options of ``d2ft finetune``."""
+    """What to fine-tune, on what, how; fields as the options of ``d2ft finetune``.
+
+    Attributes:
+        shared: values of the options that all ranks must be given alike, by their names.
+    """
 
     plan: Plan
     data: str
@@ -36,8 +42,10 @@ class FineTuneRequest:
     replan_every: int | None = None
     scores: Path | None = None
     schedule: ScheduleName = ScheduleName.FIXED
+    on_bad_file: OnBadFileName = OnBadFileName.FAIL
     forward_score: str = FORWARD_SCORE
     backward_score: str = BACKWARD_SCORE
+    shared: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def check_schedule_options(request: FineTuneRequest) -> None:

@@ -1,5 +1,6 @@
 """Which schedules a fine-tuning run follows, and who changes them."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from analysis.console.output import outside_calibration
 from analysis.finetuning.finetune_request import FineTuneRequest
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.errors import InputError
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.replanning import (
@@ -22,6 +24,7 @@ from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import load_scores, uniform_scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.schedule import schedule_from_rows
 from runtime.checkpoint.facts import TrainingState
 from runtime.ranks.job import Ranks
 from runtime.torch_device import memory_bytes
@@ -76,7 +79,7 @@ def plan_schedules(
     if levels is None or request.replan_every is None:
         return Scheduling(schedules, None, ())
     schedules.keep_pace(levels, as_planned(levels.num_devices), ())
-    state, notes = _state_to_go_on(resumed, plan_sha256, levels.num_devices)
+    state, notes = _state_to_go_on(resumed, plan_sha256, levels.num_devices, schedule.shape)
     names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
     replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
     return Scheduling(schedules, replanner, notes)
@@ -132,7 +135,7 @@ def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> H
 
 
 def _state_to_go_on(
-    resumed: TrainingState | None, plan_sha256: str, num_devices: int
+    resumed: TrainingState | None, plan_sha256: str, num_devices: int, size: tuple[int, ...]
 ) -> tuple[ReplanState | None, tuple[str, ...]]:
     state = resumed.replanning if resumed else None
     if resumed is None or state is None:
@@ -141,4 +144,27 @@ def _state_to_go_on(
         return None, ("re-planning begins anew: the checkpoint is of another number of devices",)
     if resumed.plan_sha256 != plan_sha256:
         return None, ("re-planning begins anew: the checkpoint is of another plan",)
+    _check_state(state, num_devices, size)
     return state, ()
+
+
+def _check_state(state: ReplanState, num_devices: int, size: tuple[int, ...]) -> None:
+    first, of_devices = state.first, [state.pace.slowdown, state.pace.later_s]
+    of_step: tuple[float, ...] = ()
+    if first is not None:
+        of_devices += [first.ratio, first.rest_s]
+        of_step = (first.exchange_s, first.step_s)
+    if any(len(times) != num_devices for times in of_devices) or not (
+        np.isfinite([*itertools.chain(*of_devices), *of_step]).all()
+    ):
+        raise InputError(
+            "the checkpoint's re-planning is damaged: it must have a finite time for each of "
+            f"{num_devices} devices"
+        )
+    if state.schedule_rows is not None:
+        found = schedule_from_rows(state.schedule_rows).shape
+        if found != size:
+            raise InputError(
+                f"the checkpoint's re-planning is damaged: its schedule has shape {list(found)}; "
+                f"the plan's has {list(size)}"
+            )

@@ -1,5 +1,6 @@
 """Scores for schedules that follow them: of all mini-batches, or as training sees them."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def score_minibatches(
 
         def load() -> list[Scores]:
             scores = load_minibatch_scores(source, shape, kinds)
-            if ranks.rank == 0 and source.resolve() != path.resolve():
+            if ranks.rank == 0 and os.path.realpath(source) != os.path.realpath(path):
                 save_minibatch_scores(path, scores, kinds)
             return scores
 
@@ -141,8 +142,13 @@ def score_minibatches(
             scores.append(Scores(*sum_arrays(ranks, tables, "the sharing of scores")))
             tell(index + 1, num_minibatches)
     seconds = time.perf_counter() - start
+
+    def save() -> None:
+        if is_first:
+            save_minibatch_scores(path, scores, kinds)
+
+    together(ranks, save, "the writing of scores")
     if is_first:
-        save_minibatch_scores(path, scores, kinds)
         flops = scoring_flops(model, workload, *kinds) * num_minibatches
         events.append(Scored(num_minibatches, *kinds, flops=float(flops), seconds=seconds))
     return MinibatchScores(scores, tuple(events))

@@ -3,12 +3,14 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from analysis.console.interruption import noticing_interruption
+from d2ft_sched.errors import InputError
 from runtime.checkpoint.checkpoint import save_checkpoint
 from runtime.checkpoint.facts import TrainingState
-from runtime.ranks.agreement import ALONE, any_rank
+from runtime.ranks.agreement import ALONE, any_rank, together
 from runtime.ranks.job import Ranks
 from runtime.training.events import Event, Replanned, Stepped
 from runtime.training.replanner import Replanner
@@ -64,17 +66,22 @@ def follow(
         save_state: writes this rank's files of a checkpoint and names them.
         state: before the first event.
         policy: of checkpoints.
-        on_event: told each event before its step is saved.
+        on_event: told each event before its step is saved; an `InputError` that it raises on any
+            rank ends the training on all.
         begun_with: the checkpoint that `state` was read from.
         ranks: that train together.
         replanner: of this training, whose state is saved with it.
+
+    Raises:
+        InputError: from `on_event`, or a checkpoint cannot be written.
+        RankError: another rank raised one, died or hung.
     """
     newest, steps_per_epoch = begun_with, state.steps_per_epoch
     saved_step = state.step if begun_with else None
     with noticing_interruption() as interruption:
         for event in events:
-            on_event(event)
-            if isinstance(event, Replanned):  # its step is done and not yet told
+            refusal = _refusal(on_event, event)
+            if isinstance(event, Replanned) and refusal is None:  # its step is not yet told
                 continue
             is_due = False
             if isinstance(event, Stepped):
@@ -87,10 +94,25 @@ def follow(
                 )
                 is_last = event.step == event.num_steps
                 is_due = policy.every is not None and (event.step % policy.every == 0 or is_last)
-            stops = any_rank(ranks, interruption.signal is not None)
+            stops, fails = any_rank(ranks, interruption.signal is not None, refusal is not None)
+            if fails:
+                together(ranks, partial(_raise, refusal), "the report of a step")
             if (is_due or stops) and saved_step != state.step:
                 newest = save_checkpoint(policy.directory, state, save_state, policy.keep, ranks)
                 saved_step = state.step
             if stops:
                 return Outcome(state, interruption.signal or signal.SIGTERM, newest)
     return Outcome(state, None, newest)
+
+
+def _refusal(on_event: Callable[[Event], object], event: Event) -> InputError | None:
+    try:
+        on_event(event)
+    except InputError as error:
+        return error
+    return None
+
+
+def _raise(error: InputError | None) -> None:
+    if error is not None:
+        raise error

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.console.output import finite
+from analysis.results.line_file import LineFile
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.files.schema import parse_json
 
 if TYPE_CHECKING:
@@ -32,17 +34,24 @@ class MetricsFile:
     """A file that grows line by line; each is on its way to disk when `add` returns."""
 
     def __init__(self, path: Path, records: Sequence[Record]) -> None:
-        """Begin with these records, in place of a file that may be there."""
-        write_text(path, "".join(_line(record) for record in records))
+        """Begin with these records, in place of a file that may be there.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        write_text(path, "".join(f"{_line(record)}\n" for record in records))
         self.records = list(records)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = LineFile(path)
 
     def add(self, event: "Event") -> None:
-        """Append a line."""
+        """Append a line.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         record = {"event": type(event).__name__.lower(), **asdict(event)}
+        self._file.add(_line(record))
         self.records.append(record)
-        self._file.write(_line(record))
-        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -61,6 +70,7 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         InputError: the file cannot be read, is damaged, or not one of metrics.
     """
+    check_named(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -126,6 +136,16 @@ def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
+def describe_epoch_0(records: Sequence[Record]) -> str:
+    """What the evaluation before training is of."""
+    if any(record["event"] == "probed" for record in records):
+        return (
+            "Epoch 0 is before the first step: the model as it was given, its classifier fitted on "
+            "frozen features (a linear probe)"
+        )
+    return "Epoch 0 is before the first step: the model as it was given"
+
+
 def solver_share(records: Sequence[Record]) -> float | None:
     """Part of the seconds of all steps that choosing their schedules took; None without steps."""
     steps = [r for r in records if r["event"] == "stepped"]
@@ -135,4 +155,4 @@ def solver_share(records: Sequence[Record]) -> float | None:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(finite(record), allow_nan=False) + "\n"
+    return json.dumps(finite(record), allow_nan=False)

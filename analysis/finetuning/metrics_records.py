@@ -32,6 +32,7 @@ class StartedRecord(BegunRecord):
 class ResumedRecord(BegunRecord):
     event: Literal["resumed"]
     step: Count
+    settings: dict[str, str | int | float | bool | None] = {}
 
 
 class ProbedRecord(_Record):

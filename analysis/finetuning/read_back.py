@@ -23,6 +23,7 @@ from analysis.results.run_dir import PLAN
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan, load_plan
+from runtime.checkpoint.facts import MAY_GROW
 
 if TYPE_CHECKING:
     from runtime.checkpoint.facts import TrainingState
@@ -113,7 +114,7 @@ def load_finetune_run(folder: Path) -> FineTuneRun:
     return FineTuneRun(
         folder=folder,
         plan=plan,
-        settings=events[0].settings,
+        settings={**events[0].settings, **(resumed[-1].settings if resumed else {})},
         num_ranks=began[-1].num_ranks,
         provenance=began[-1].provenance,
         records=records,
@@ -141,7 +142,7 @@ def check_same_training(path: Path, records: Sequence[Record], state: "TrainingS
     began = [e for e in events if isinstance(e, BegunRecord)]
     settings = {n: v for e in began if isinstance(e, StartedRecord) for n, v in e.settings.items()}
     for name, value in state.settings.items():
-        if settings.get(name) != value:
+        if name not in MAY_GROW and settings.get(name) != value:
             raise InputError(
                 f"{path}: is of a training with {name} {settings.get(name)}, the checkpoint of one "
                 f"with {value}; give another --out"

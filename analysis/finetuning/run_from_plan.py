@@ -1,6 +1,7 @@
 """A fine-tuning run from a plan: metrics while it runs, checkpoints, and a result."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -16,19 +17,23 @@ from analysis.finetuning.metrics_file import (
     METRICS,
     MetricsFile,
     Record,
+    describe_epoch_0,
     epoch_rows,
     records_until,
     solver_share,
     started,
 )
 from analysis.finetuning.read_back import check_same_training
+from analysis.results.file_lock import alone_in
 from analysis.results.run_dir import PLAN, PROVENANCE
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.plan.plan_file import dump_plan, save_plan
 from runtime.checkpoint.checkpoint import Found
-from runtime.ranks.agreement import together
-from runtime.ranks.job import Ranks, close_ranks, init_ranks
+from runtime.checkpoint.facts import MAY_GROW
+from runtime.ranks.agreement import check_same, together
+from runtime.ranks.job import Ranks, ending_together, init_ranks
 from runtime.steady_process import steady_process
 from runtime.training.events import Event, Replanned, Stepped
 from runtime.training.loop import train
@@ -65,10 +70,17 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
     ranks = init_ranks(request.device)
     if ranks.rank > 0:
         progress = TerminalProgress(Console(quiet=True))
-    try:
+    with ending_together(ranks), ExitStack() as folders:
+        together(ranks, lambda: check_same(ranks, request.shared), "the comparison of options")
+
+        def enter() -> None:
+            _check_folder(out, request)
+            if ranks.rank == 0:
+                folders.enter_context(alone_in(out, "--out"))
+                folders.enter_context(alone_in(request.checkpoint_dir, "--checkpoint-dir"))
+
+        together(ranks, enter, "the look at the folder")
         return _run(request, out, ranks, progress)
-    finally:
-        close_ranks(ranks)
 
 
 def _check_folder(out: Path, request: FineTuneRequest) -> None:
@@ -82,6 +94,7 @@ def _check_folder(out: Path, request: FineTuneRequest) -> None:
         )
     if not kept.exists() or (out / METRICS).exists():
         return
+    check_named(kept)
     try:
         text = kept.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -93,7 +106,6 @@ def _check_folder(out: Path, request: FineTuneRequest) -> None:
 def _run(
     request: FineTuneRequest, out: Path, ranks: Ranks, progress: TerminalProgress
 ) -> FineTuneResult:
-    together(ranks, lambda: _check_folder(out, request), "the look at the folder")
     job = prepare_finetune(request, ranks, progress)
     facts = dict(job.state.provenance)
     is_first = ranks.rank == 0
@@ -103,12 +115,12 @@ def _run(
             return None
         first = _first_records(out / METRICS, job)
         save_plan(request.plan, out / PLAN)
-        return MetricsFile(out / METRICS, first)
+        opened = MetricsFile(out / METRICS, first)
+        for event in job.before:
+            opened.add(event)
+        return opened
 
     metrics = together(ranks, open_metrics, "the opening of the file of metrics")
-    if metrics is not None:
-        for event in job.before:
-            metrics.add(event)
     policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
     with progress.stage("Fine-tune") as tell:
 
@@ -120,7 +132,7 @@ def _run(
             if isinstance(event, Stepped):
                 tell(event.step, event.num_steps)
                 if not isfinite(event.loss):
-                    together(ranks, lambda: _diverged(event), "the end of a diverged training")
+                    raise _diverged(event)
 
         events = train(
             job.trainer,
@@ -136,18 +148,23 @@ def _run(
         outcome = follow(
             events, job.save_state, job.state, policy, on_event, begun_with, ranks, job.replanner
         )
-    if outcome.signal is None:
-        together(ranks, lambda: job.trainer.save_result(out), "the writing of what was trained")
+
+    def save_result() -> None:
+        job.trainer.save_result(out)
         if is_first:
             write_text(out / PROVENANCE, json.dumps(facts, indent=1) + "\n")
+
+    if outcome.signal is None:
+        together(ranks, save_result, "the writing of what was trained")
     if metrics is None:
         return FineTuneResult(None, outcome, ())
     metrics.close()
     summary = {
-        "data": job.data_name,
+        **job.data.summary(),
         "device": facts["device"],
         "num_ranks": ranks.num_ranks,
         "epochs": epoch_rows(metrics.records),
+        "epoch_0": describe_epoch_0(metrics.records),
         "solver_share_of_step": solver_share(metrics.records),
         "scoring": next((r for r in metrics.records if r["event"] == "scored"), None),
         "out": str(out),
@@ -156,8 +173,8 @@ def _run(
     return FineTuneResult(summary, outcome, job.notes)
 
 
-def _diverged(event: Stepped) -> None:
-    raise InputError(
+def _diverged(event: Stepped) -> InputError:
+    return InputError(
         f"the loss of step {event.step} is {event.loss}: the training has diverged at a learning "
         f"rate of {event.lr:.3g}; give it a smaller --learning-rate"
     )
@@ -180,6 +197,7 @@ def _first_records(path: Path, job: FineTuneJob) -> list[Record]:
     if before:
         check_same_training(path, before, found.state)
     resumed = {"event": "resumed", "step": state.step, "checkpoint": str(found.path), **facts}
+    resumed |= {"settings": {name: state.settings[name] for name in sorted(MAY_GROW)}}
     return [*(before or [began]), {**resumed, "provenance": dict(state.provenance)}]
 
 

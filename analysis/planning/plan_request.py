@@ -1,5 +1,6 @@
 """From a request of the command line to a plan: placement first, then a budget or a step time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from analysis.names.placement_names import PlacementName
@@ -49,6 +50,7 @@ def plan_request(
     seed: int = 0,
     time_limit_s: float | None = None,
     may_starve: bool = False,
+    stage: Callable[[str], None] = lambda title: None,
 ) -> Planned:
     """Place, then plan; anew with a coverage of 1 where a micro-batch passes no subnet of a block.
 
@@ -61,6 +63,7 @@ def plan_request(
         solver, num_waves, seed, time_limit_s: as for `make_plan`.
         may_starve: whether a plan without that coverage will do; one of a solver that knows no
             coverage always will.
+        stage: is told what is begun.
 
     Raises:
         InputError: a budget and a target, no plan covers every block, or what `make_plan` and
@@ -75,7 +78,9 @@ def plan_request(
         )
     if target_step_time is not None and not budget.per_block:
         raise InputError("--target-step-time levels every block; leave --per-device out")
+    stage("placing subnets and micro-batches")
     placed = place(placement, request.workload, request.cluster, num_waves)
+    stage(f"solving with {solver}")
 
     def planned(coverage: int) -> Planned:
         return _plan_placed(

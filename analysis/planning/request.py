@@ -1,16 +1,16 @@
 """What `plan` and `compare` ask for: the options of the command line as planning inputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.commands.options import parse_heads
 from analysis.names.precision_names import PrecisionName
+from analysis.planning.model_shapes import model_shape
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores, load_scores, uniform_scores
@@ -30,8 +30,8 @@ def read_request(
     *,
     model: str,
     image_size: int | None,
-    num_classes: int,
-    heads_per_subnet: str,
+    num_classes: int | None,
+    heads_per_subnet: int | Sequence[int] = 1,
     microbatches: int,
     microbatch_size: int,
     cluster_file: Path,
@@ -43,12 +43,12 @@ def read_request(
     precision: PrecisionName = PrecisionName.FLOAT32,
 ) -> Request:
     """Load the files and build the workload; every mistake is an InputError."""
-    shape = load_model_shape(
+    shape = model_shape(
         model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
     )
     workload = Workload(
         shape=shape,
-        partition=partition_by_heads(shape, parse_heads(heads_per_subnet)),
+        partition=partition_by_heads(shape, heads_per_subnet),
         microbatch_samples=(microbatch_size,) * microbatches,
         element_bytes=ELEMENT_BYTES[precision],
         lora=read_lora(lora_rank, lora_alpha),
@@ -56,10 +56,24 @@ def read_request(
     size = (workload.num_subnets, workload.num_microbatches)
     return Request(
         workload=workload,
-        cluster=load_cluster(cluster_file),
+        cluster=read_cluster(cluster_file, precision),
         scores=load_scores(scores_file, *size) if scores_file else uniform_scores(*size),
         budget=budget,
     )
+
+
+def read_cluster(path: Path, precision: str) -> Cluster:
+    """The cluster of a file for products of a precision; what presets lack of it is said.
+
+    Raises:
+        InputError: as `d2ft_sched.cluster.cluster_file.load_cluster`.
+    """
+    from analysis.console.output import outside_calibration, print_warnings
+
+    with outside_calibration() as warned:
+        cluster = load_cluster(path, precision)
+    print_warnings(dict.fromkeys(warned))
+    return cluster
 
 
 def read_lora(rank: int | None, alpha: float | None) -> Lora | None:
@@ -73,3 +87,18 @@ def read_lora(rank: int | None, alpha: float | None) -> Lora | None:
             raise InputError(f"--lora-alpha is {alpha:g} without --lora-rank; give the rank, too")
         return None
     return Lora(rank, float(rank) if alpha is None else alpha)
+
+
+def parse_heads(text: str) -> int | list[int]:
+    """Heads of a subnet as ``--heads-per-subnet`` takes them: ``"2"`` or ``"1,2,3"``.
+
+    Raises:
+        InputError: neither.
+    """
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--heads-per-subnet is {text!r}; it must be a number or numbers such as 1,2,3"
+        ) from None
+    return sizes[0] if len(sizes) == 1 else sizes

@@ -1,12 +1,16 @@
 """Pictures as files: PNG for screens and text processors, SVG and PDF for print."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
+from analysis.console.plain_text import one_line
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_bytes
 
@@ -15,15 +19,39 @@ KINDS = (*BOTH, "pdf")
 PNG_DPI = 160
 Drawing = tuple[Callable[[], Figure], str]
 """What makes a picture, and what it shows, for those who do not see it."""
+_LONGEST_LABEL = 160
+_FORMATTED = r"\mathdefault"
+"""In what matplotlib writes beside logarithmic axes."""
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def render(figure: Figure, kind: str) -> bytes:
     """The content of a picture file of one of `KINDS`, the same bytes each time."""
     content = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "d2ft"}):
+    _make_inert(figure)
+    with matplotlib.rc_context({"svg.hashsalt": "d2ft"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands in its place
         figure.savefig(content, format=kind, dpi=PNG_DPI, metadata=_UNDATED.get(kind))
     return content.getvalue()
+
+
+def _make_inert(figure: Figure) -> None:
+    """Show names as they are: neither control characters, which no SVG may hold, nor formulas
+    between dollar signs."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FixedFormatter):
+                formatter.seq = [_inert(label) for label in formatter.seq]
+    for artist in figure.findobj(Text):
+        assert isinstance(artist, Text)
+        if _FORMATTED not in artist.get_text():
+            artist.set_text(_inert(artist.get_text()))
+            artist.set_parse_math(False)
+
+
+def _inert(label: str) -> str:
+    return "\n".join(one_line(line, _LONGEST_LABEL) for line in label.split("\n"))
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -73,6 +73,11 @@ def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
+def legend_label(name: str) -> str:
+    """The name, so that a legend has it: matplotlib leaves out labels that begin with ``_``."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def run_title(name: str) -> str:
     """What a run is called for people; unknown names as they are."""
     return _RUN_TITLES.get(name, name)

@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from analysis.console.formatting import less_or_more, percent, points, quantity, sentence_start
+from analysis.console.formatting import (
+    less_or_more,
+    percent,
+    points,
+    points_within,
+    quantity,
+    saved,
+    sentence_start,
+)
 from analysis.plots.style import run_title
 from analysis.results.run_dir import Run
 from analysis.results.savings import (
@@ -13,8 +21,8 @@ from analysis.results.savings import (
     rank_correlation,
     worst_error,
 )
-from analysis.simulating.alone import fastest_alone
 from d2ft_sched.plan.plan import Plan
+from sim.dense.device_alone import fastest_alone
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,9 @@ def _saving(run: Run) -> Answer:
     )
     return Answer(
         "What will I save?",
-        f"{less_or_more(cluster['step_s'].predicted or 0.0)} step time",
-        f"predicted for cluster {run.plan.cluster.name}, against dense fine-tuning",
+        saved(cluster["step_s"].predicted or 0.0, "step time"),
+        f"predicted for cluster {run.plan.cluster.name}, against dense fine-tuning in the same "
+        f"placement",
         (
             f"Also predicted there: {predicted}.",
             f"Measured on one device ({run.measurement.device}): {measured}.",
@@ -73,13 +82,14 @@ def _saving(run: Run) -> Answer:
 
 def beside_one_device(plan: Plan, planned_s: float) -> str:
     """What the fastest device that could hold the dense step alone would take for it."""
-    alone = fastest_alone(plan)
+    alone = fastest_alone(plan.workload, plan.cluster)
     if alone is None:
         return "No device of the cluster could hold the dense step alone."
     verdict = "faster" if alone.step_s < planned_s else "slower"
     return (
-        f"Dense on {alone.device} alone is predicted to take {quantity(alone.step_s, 's')} a step: "
-        f"{verdict} than the plan on the whole cluster ({quantity(planned_s, 's')})."
+        f"Dense on {alone.device.name} alone is predicted to take "
+        f"{quantity(alone.step_s, 's')} a step: {verdict} than the plan on the whole cluster "
+        f"({quantity(planned_s, 's')})."
     )
 
 
@@ -151,7 +161,7 @@ def _accuracy(run: Run) -> Answer:
     facts.append("Each run was trained once (one seed): the spread over seeds is not known here.")
     return Answer(
         "What does it cost in accuracy?",
-        points(plan - dense),
+        points_within(plan - dense, interval),
         f"top-1 after {num_epochs} epoch{'s' if num_epochs > 1 else ''}: plan {percent(plan)}, "
         f"dense {percent(dense)}",
         tuple(facts),

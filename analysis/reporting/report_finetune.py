@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.console.formatting import less_or_more, percent, points, quantity
+from analysis.console.formatting import less_or_more, percent, points_within, quantity, saved
 from analysis.finetuning.metrics_file import METRICS
 from analysis.finetuning.read_back import FineTuneRun, load_finetune_run
 from analysis.planning.plan_summary import PlanSummary, summarize
-from analysis.plots.step_times import step_times
 from analysis.plots.style import run_styles
-from analysis.plots.training_progress import Progress, training_progress
+from analysis.plots.training.step_seconds import step_times
+from analysis.plots.training.training_progress import Progress, training_progress
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_finetune_tables import (
     cost_table,
@@ -22,10 +22,12 @@ from analysis.reporting.report_finetune_tables import (
 from analysis.reporting.report_part import ACCURACY, SAVING, Part
 from analysis.reporting.report_tables import provenance_table
 from analysis.results.run_dir import PLAN
-from analysis.results.savings import accuracy_interval
+from analysis.results.savings import accuracy_interval, accuracy_range
 from d2ft_sched.errors import InputError
 
 DENSE = "dense"
+WIDE = 0.05
+"""An interval of accuracy that is wider says how few samples there were."""
 """Folder in which a dense training to hold this one against may lie."""
 MAY_DIFFER = ("dense", "schedule", "linear_probe")
 """Settings of trainings that are compared; all others must agree."""
@@ -118,7 +120,7 @@ def _saving(run: FineTuneRun, dense: FineTuneRun | None, summary: PlanSummary) -
     if run.is_dense:
         return None
     num_steps = len(run.steps)
-    saved = 1 - _spent_flops(run) / (num_steps * summary.dense_flops)
+    spared = 1 - _spent_flops(run) / (num_steps * summary.dense_flops)
     took = (
         f"A step took {quantity(run.median_step_s, 's')} (median), all {num_steps:,} "
         f"{quantity(float(run.steps['step_s'].sum()), 's')}, measured on {_where(run)}."
@@ -128,16 +130,21 @@ def _saving(run: FineTuneRun, dense: FineTuneRun | None, summary: PlanSummary) -
         facts.append(
             f"Bytes exchanged by the plan: {less_or_more(1 - summary.communication_fraction)}."
         )
-    flops = f"{less_or_more(saved)} FLOPs"
+    flops = f"{less_or_more(spared)} FLOPs"
     over = f"over {num_steps:,} steps{', scoring included' if run.scored else ''}"
     if dense is None:
-        return Answer(SAVING, flops, f"executed {over}, against the same steps dense", tuple(facts))
+        return Answer(
+            SAVING,
+            saved(spared, "FLOPs"),
+            f"executed {over}, against the same steps dense",
+            tuple(facts),
+        )
     faster = 1 - run.median_step_s / dense.median_step_s
     if dense.num_ranks != run.num_ranks or dense.device != run.device:
         facts.append(f"The dense training ran elsewhere: {_where(dense)}.")
     return Answer(
         SAVING,
-        f"{less_or_more(faster)} step time",
+        saved(faster, "step time"),
         f"measured on {_where(run)}: median step {quantity(run.median_step_s, 's')} by the plan, "
         f"{quantity(dense.median_step_s, 's')} dense",
         (f"Executed {over}: {flops}.", *facts),
@@ -168,11 +175,11 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
         )
         return Answer(
             ACCURACY,
-            points(last.top1 - other.top1),
+            points_within(last.top1 - other.top1, interval),
             f"top-1 {on} {after}: plan {percent(last.top1)}, dense {percent(other.top1)}",
             tuple(facts),
         )
-    interval = accuracy_interval(last.top1, 0.0, last.num_samples)
+    low, high = accuracy_range(last.top1, last.num_samples)
     if not run.is_dense:
         facts.insert(
             0,
@@ -181,8 +188,10 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
         )
     return Answer(
         ACCURACY,
-        f"{percent(last.top1)} top-1",
-        f"{on} {after}, ±{100 * interval:.1f} points by their number (95 %)",
+        f"{percent(low)} to {percent(high)} top-1",
+        f"{percent(last.top1)} {on} {after}; so few say no more than that (95 %)"
+        if high - low > WIDE
+        else f"{percent(last.top1)} {on} {after}; 95 % interval by their number",
         tuple(facts),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.console.formatting import percent, quantity
-from analysis.finetuning.metrics_file import epoch_rows
+from analysis.finetuning.metrics_file import describe_epoch_0, epoch_rows
 from analysis.finetuning.read_back import FineTuneRun
 from analysis.names.schedule_names import ScheduleName
 from analysis.planning.plan_summary import PlanSummary
@@ -81,8 +81,9 @@ def epoch_table(runs: Mapping[str, FineTuneRun]) -> Table:
         )
         if rows:
             groups.append((run_title(name) if len(runs) > 1 else "", rows))
+    said = dict.fromkeys(describe_epoch_0(run.records) for run in runs.values())
     return Table(
-        "Epochs; number 0 is before training",
+        f"Epochs. {'; or: '.join(said)}",
         ("Epoch", "Training loss, mean", "Test accuracy, top-1", "Steps, measured", "FLOPs"),
         tuple(groups),
     )

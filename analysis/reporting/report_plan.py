@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from analysis.console.formatting import less_or_more, percent, quantity
+from analysis.console.formatting import percent, quantity, saved
 from analysis.console.output import outside_calibration
+from analysis.plots.device_workload import network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.timeline import block_gantt, step_gantt
-from analysis.plots.workload import network_seconds, workload_per_device
 from analysis.reporting.headline import Answer, beside_one_device, changes
 from analysis.reporting.report_demo import FILES, step_times
 from analysis.reporting.report_part import SAVING, Part
@@ -62,7 +62,7 @@ def plan_part(folder: Path) -> Part | None:
         (
             Answer(
                 SAVING,
-                f"{less_or_more(savings['step_s'].predicted or 0.0)} step time",
+                saved(savings["step_s"].predicted or 0.0, "step time"),
                 f"predicted for cluster {cluster.name}, against dense fine-tuning",
                 (
                     "Also predicted there: "

@@ -1,13 +1,14 @@
 """The report's part on a study: many methods, budgets and seeds on one data set."""
 
 from functools import partial
+from math import sqrt
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.console.formatting import less_or_more, percent, points, signed_points
+from analysis.console.formatting import percent, points, points_within, saved, signed_points
 from analysis.plots.save import Drawing
-from analysis.plots.study import accuracy_against, accuracy_ranked
+from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_part import ACCURACY, CERTAINTY, SAVING, Part
 from analysis.reporting.report_tables import (
@@ -97,7 +98,7 @@ def _answers(name: str, summary: pd.DataFrame) -> tuple[Answer, ...]:
     reference, method = max(pairs, key=lambda pair: pair[1]["top1_mean"])
     cluster = method["cluster"]
     which = f"“{method['method']}” at {method['budget']}"
-    saved = 1 - method["simulated_total_s"] / reference["simulated_total_s"]
+    spared = 1 - method["simulated_total_s"] / reference["simulated_total_s"]
     change = float(method["top1_mean"] - reference["top1_mean"])
     seeds = int(method["num_seeds"])
     spread = (
@@ -105,10 +106,17 @@ def _answers(name: str, summary: pd.DataFrame) -> tuple[Answer, ...]:
         if seeds > 1
         else "one seed: the spread is not known"
     )
+    figure = "not known: one seed"
+    said = f"The two differ by {points(change)}, of which chance may be all."
+    if seeds > 1:
+        stds = (float(row["top1_std"]) for row in (method, reference))
+        interval = 1.96 * sqrt(sum(std**2 for std in stds) / seeds)
+        figure = points_within(change, interval)
+        said = f"The difference is {'within' if abs(change) <= interval else 'beyond'} chance."
     return (
         Answer(
             SAVING,
-            f"{less_or_more(float(saved))} training time",
+            saved(float(spared), "training time"),
             f"predicted for {cluster} in the study {name}, by {which}, the most accurate method "
             f"below the dense cost, against “{reference['method']}”, the quickest dense run",
             (f"Compute, scoring included: {percent(float(method['compute_fraction']))} of dense.",),
@@ -121,11 +129,11 @@ def _answers(name: str, summary: pd.DataFrame) -> tuple[Answer, ...]:
         ),
         Answer(
             ACCURACY,
-            points(change),
+            figure,
             f"top-1 in the study {name}, mean over {seeds} seed{'s' if seeds > 1 else ''}: {which} "
             f"{percent(float(method['top1_mean']))}, “{reference['method']}” "
             f"{percent(float(reference['top1_mean']))}",
-            (f"Spread: {spread}.",),
+            (f"Spread: {spread}.", said),
         ),
     )
 

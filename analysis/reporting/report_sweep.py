@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.console.formatting import less_or_more, percent, quantity
+from analysis.console.formatting import less_or_more, percent, quantity, saved
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_part import SAVING, Part
 from analysis.reporting.report_tables import (
@@ -100,7 +100,7 @@ def _saving(table: pd.DataFrame) -> Answer | None:
     facts.append("The score kept is what plans are chosen by; it is no accuracy.")
     return Answer(
         SAVING,
-        f"{told(quickest)} step time",
+        saved(1 - float(quickest["predicted_step_s"]) / dense_s, "step time"),
         f"predicted, {describe_given(own)}: {quantity(dense_s, 's')} dense, "
         f"{quantity(float(quickest['predicted_step_s']), 's')} by the quickest plan that keeps "
         f"{percent(min(GOOD, float(quickest['retained_score_fraction'])))} of the score or more "

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from analysis.console.formatting import percent
+from analysis.console.plain_text import one_line
 from analysis.plots.save import BOTH, render
 from analysis.reporting.report_demo import demo_part
 from analysis.reporting.report_finetune import finetune_part
@@ -33,6 +35,8 @@ KINDS: dict[str, tuple[Callable[[Path], Part | None], str, str]] = {
 """By command: what reads its results, the folder in which they may lie, and what they are."""
 IN_DEMO = ("plan", "finetune")
 """Commands whose results are part of a demo's."""
+LONGEST_TEXT = 4000
+"""Characters of a paragraph, which may list many names."""
 _LARGEST_SVG_BYTES = 300_000
 
 
@@ -48,7 +52,7 @@ class Picture:
 
     name: str
     alt: str
-    data_uri: str
+    data_uri: Markup
 
 
 def write_report(run_dir: Path) -> Path:
@@ -105,22 +109,36 @@ def find_parts(run_dir: Path) -> tuple[list[Part], list[str]]:
 
 def render_html(parts: list[Part], missing: list[str], pictures: dict[str, Picture]) -> str:
     """The report's text with its pictures inside."""
-    environment = jinja2.Environment(
+    return (
+        template_environment()
+        .get_template("report.html.j2")
+        .render(
+            title="; ".join(part.title for part in parts),
+            questions=[part.question for part in parts],
+            answers=first_screen(parts),
+            parts=parts,
+            missing=missing,
+            pictures=pictures,
+            percent=percent,
+        )
+    )
+
+
+def template_environment() -> jinja2.Environment:
+    """Where templates live; whatever they are given is shown inert."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("analysis"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_inert,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        title="; ".join(part.title for part in parts),
-        questions=[part.question for part in parts],
-        answers=first_screen(parts),
-        parts=parts,
-        missing=missing,
-        pictures=pictures,
-        percent=percent,
-    )
+
+
+def _inert(value: object) -> object:
+    """Texts as people may see them; what is HTML already, as it is."""
+    return one_line(value, LONGEST_TEXT) if type(value) is str else value
 
 
 def _rendered(figure: Figure) -> tuple[bytes, ...]:
@@ -128,6 +146,6 @@ def _rendered(figure: Figure) -> tuple[bytes, ...]:
     return tuple(render(figure, kind) for kind in BOTH)
 
 
-def _data_uri(png: bytes, svg: bytes) -> str:
+def _data_uri(png: bytes, svg: bytes) -> Markup:
     data, kind = (svg, "svg+xml") if len(svg) <= _LARGEST_SVG_BYTES else (png, "png")
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,11 @@ import pandas as pd
 from pydantic import ValidationError
 
 from analysis.results.run_records import MeasurementFile, PredictionFile, SolverRow
+from analysis.results.table_file import parse_csv
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import parse_json
+from d2ft_sched.files.text_file import read_text
 from d2ft_sched.model.shape_file import describe_first_error
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import load_plan, save_plan
@@ -116,16 +119,14 @@ def _check_same_runs(run: Run, run_dir: Path) -> None:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise InputError(
             f"{path}: is missing; a run directory as 'd2ft demo' writes it has this file"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is damaged: not UTF-8 text") from None
+        )
+    try:
+        return read_text(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -176,10 +177,11 @@ def _load_comparison(path: Path) -> pd.DataFrame:
 
 
 def _load_timeline(path: Path) -> pd.DataFrame:
+    content = _read(path)
     try:
-        table = pd.read_csv(io.StringIO(_read(path)), dtype={"resource": str, "phase": str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError):
-        raise InputError(f"{path}: is damaged: not a CSV table") from None
+        table = parse_csv(content, ("direction", "phase", "resource"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if tuple(table.columns) != TIMELINE_COLUMNS:
         raise InputError(f"{path}: the first line must be {','.join(TIMELINE_COLUMNS)}")
     if table.empty:

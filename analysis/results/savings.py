@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau
+from scipy.stats import binomtest, kendalltau
 
 from analysis.results.run_dir import Run
 from analysis.results.run_records import StepPrediction
@@ -110,8 +110,19 @@ def rank_correlation(pairs: Mapping[str, Pair]) -> float | None:
 def accuracy_interval(first: float, second: float, num_test: int) -> float:
     """Half width of the 95 % interval of a difference of two accuracies over `num_test` samples.
 
-    Normal approximation of two independent binomial proportions (Wald); runs that are tested on the
-    same samples usually differ less by chance. It holds nothing of the spread over seeds.
+    Of two independent binomial proportions, with one success and one failure added to each (Agresti
+    and Caffo, The American Statistician 54(4), 2000), so that it is above 0 for 0 % and 100 %, too;
+    runs that are tested on the same samples usually differ less by chance. It holds nothing of the
+    spread over seeds.
     """
-    variance = (first * (1 - first) + second * (1 - second)) / num_test
+    variance = 0.0
+    for accuracy in (first, second):
+        shrunk = (accuracy * num_test + 1) / (num_test + 2)
+        variance += shrunk * (1 - shrunk) / (num_test + 2)
     return float(1.96 * np.sqrt(variance))
+
+
+def accuracy_range(accuracy: float, num_test: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy over `num_test` samples (Wilson, JASA 22(158), 1927)."""
+    found = binomtest(round(accuracy * num_test), num_test).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)

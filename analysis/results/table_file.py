@@ -1,12 +1,19 @@
 """Tables that d2ft wrote, read back: CSV or Parquet."""
 
+import csv
+import io
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.text_file import read_text
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?inf|nan"
+_WHOLE = r"[+-]?\d{1,18}"
 
 
 def read_table(
@@ -24,16 +31,7 @@ def read_table(
         InputError: not there, not a table, empty, without a column, or text among numbers.
     """
     path = Path(path)
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, ImportError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: cannot be read as a table ({reason})") from None
+    table = _read_parquet(path) if path.suffix == ".parquet" else read_csv(path, texts)
     for name in columns:
         if name not in table.columns:
             raise InputError(f"{path}: has no column {name!r}; it must be a table of '{made_by}'")
@@ -42,6 +40,89 @@ def read_table(
     if table.empty:
         raise InputError(f"{path}: has no rows; it must be a table of '{made_by}'")
     return table
+
+
+def read_csv(path: Path, texts: Collection[str]) -> pd.DataFrame:
+    """A CSV table whose texts are texts, whatever they look like: ``NA``, ``007`` and ``None``.
+
+    Columns besides `texts` are numbers, or True and False, where all of their cells are; an empty
+    cell is no number (NaN). All others are texts as well.
+
+    Raises:
+        InputError: not there, or not a table.
+    """
+    try:
+        return parse_csv(read_text(path), texts)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def parse_csv(content: str, texts: Collection[str]) -> pd.DataFrame:
+    """As `read_csv`, of the content; errors have no file's name."""
+    try:
+        table = pd.read_csv(io.StringIO(content), dtype=str, na_filter=False, index_col=False)
+    except ValueError as error:  # pandas' own errors are such
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"cannot be read as a table ({reason})") from None
+    return table.assign(
+        **{name: _as_numbers(table[name]) for name in table.columns if name not in texts}
+    )
+
+
+def read_records(
+    path: Path, columns: Collection[str], made_by: str
+) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a table by the path's ending with their lines, the last one of a row that has
+    several; cells are unread: texts in CSV, or None.
+
+    Raises:
+        InputError: as `read_table`, except that no cell is looked at.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        table = _read_parquet(path)
+        names = list(map(str, table.columns))
+        cells = table.astype(object).where(table.notna(), None).to_dict("records")
+        rows: list[tuple[int, dict[Any, Any]]] = list(enumerate(cells, start=2))
+    else:
+        try:
+            reader = csv.DictReader(io.StringIO(read_text(path)))
+            rows = [(reader.line_num, row) for row in reader]
+            names = list(reader.fieldnames or ())
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except csv.Error as error:
+            raise InputError(f"{path}: cannot be read as a table ({error})") from None
+    for name in columns:
+        if name not in names:
+            raise InputError(f"{path}: has no column {name!r}; it must be a table of '{made_by}'")
+    if not rows:
+        raise InputError(f"{path}: has no rows; it must be a table of '{made_by}'")
+    for line, row in rows:
+        if None in row:
+            raise InputError(f"{path}: line {line}: has more cells than the first line")
+    return rows
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: cannot be read as a table ({reason})") from None
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    """As whole numbers, numbers, or True and False where all cells are such; else as it is."""
+    if column.isin(["True", "False"]).all():
+        return column == "True"
+    if column.str.fullmatch(_WHOLE).all():
+        return column.astype("int64")
+    if (column.str.fullmatch(_NUMBER, case=False) | (column == "")).all():
+        return column.where(column != "", "nan").astype(float)
+    return column
 
 
 def matching(path: Path, table: pd.DataFrame, conditions: Collection[str]) -> pd.DataFrame:
@@ -79,10 +160,27 @@ def _equals(column: pd.Series, value: str) -> pd.Series:
         return pd.Series(False, index=column.index)
 
 
+def check_finite(path: Path, table: pd.DataFrame, columns: Collection[str]) -> None:
+    """Refuse rows of numeric columns that have none, or an infinite one.
+
+    Args:
+        path: of the table, for people.
+        table: rows of it, under their own index.
+        columns: to be looked at.
+    """
+    for name in columns:
+        wrong = table.index[~np.isfinite(table[name].to_numpy(dtype=float))]
+        if len(wrong):
+            raise InputError(
+                f"{path}: line {wrong[0] + 2}: {name} is {table[name][wrong[0]]}; it must be a "
+                f"finite number"
+            )
+
+
 def _check_numbers(path: Path, column: pd.Series) -> None:
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
         return
-    wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+    wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna() & (column != "")]
     if len(wrong):
         raise InputError(
             f"{path}: line {wrong.index[0] + 2}: {column.name} is {wrong.iloc[0]!r}; it must be a "

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.console.formatting import three_digits
+from analysis.console.formatting import beside, three_digits
 from analysis.console.output import amount, percent, print_columns, seconds
-from analysis.simulating.simulation import FACTOR, Simulation
+from analysis.simulating.simulation import FACTOR, Reference, Simulation
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.schedule.placement import place_round_robin
 from sim.prediction import Prediction
 from sim.questions.bounds import Bottleneck, ResourceKind
 from sim.questions.cost import step_cost
@@ -33,6 +34,39 @@ def print_simulation(found: Simulation, before: Prediction | None = None) -> Non
     _print_links(found.planned)
 
 
+def verdict(found: Simulation) -> str:
+    """The plan beside the quickest dense way that fits, in one line."""
+    plan, cluster = found.planned, found.plan.cluster.name
+    ways = [way for way in found.references if not way.out_of_memory]
+    quickest = min(ways, key=lambda way: way.step_s, default=None)
+    if plan.out_of_memory:
+        full = ", ".join(device.device for device in plan.out_of_memory)
+        text = f"The plan does not fit the memory of {full}: a step would take"
+    else:
+        text = "A step of the plan takes"
+    text += f" {seconds(plan.step_s)} on {cluster} (predicted)"
+    if quickest is None:
+        return f"{text}; no dense way fits its memory"
+    told = f"{beside(plan.step_s, quickest.step_s)} time"
+    if told.startswith("as much"):
+        told = "as long"
+    else:
+        told = told.replace("times as much time", "times as long")
+    return (
+        f"{text}, {told} {'as' if 'as long' in told else 'than'} the quickest dense way, "
+        f"{quickest.name} ({seconds(quickest.step_s)})"
+    )
+
+
+def dense_title(found: Simulation) -> str:
+    """What the dense step that is placed as the plan is should be called."""
+    plan = found.plan
+    num_devices = len(plan.cluster.devices)
+    naive = place_round_robin(plan.workload.partition, plan.workload.num_microbatches, num_devices)
+    is_naive = num_devices > 1 and plan.placement == naive
+    return "dense, naively placed" if is_naive else "dense, placed alike"
+
+
 def heading(found: Simulation) -> str:
     """What was simulated, in one line."""
     plan = found.planned
@@ -48,13 +82,6 @@ def notes(found: Simulation) -> Iterator[str]:
             f"OUT OF MEMORY: {device.device} needs {amount(device.needed_bytes, 'B')} and has "
             f"{amount(device.memory_bytes, 'B')}; {amount(device.shortfall_bytes, 'B')} are missing"
         )
-    ways = [way for way in found.references if not way.out_of_memory]
-    fastest = min(ways, key=lambda way: way.step_s, default=None)
-    if fastest is not None and fastest.step_s < found.planned.step_s:
-        yield (
-            f"The dense step takes less than the plan's on this cluster: {fastest.name}, "
-            f"{seconds(fastest.step_s)}"
-        )
     for name, times in found.jitter.items():
         yield (
             f"With jitter, {name}: median {seconds(times.p50_s)}, 90 % {seconds(times.p90_s)}, "
@@ -69,15 +96,15 @@ def notes(found: Simulation) -> Iterator[str]:
 
 
 def _print_summary(found: Simulation, before: Prediction | None) -> None:
-    beside = {"dense": found.dense} | ({"before": before} if before else {})
-    columns = ["", "plan", *(text for name in beside for text in (name, f"of {name}"))]
+    others = {dense_title(found): found.dense} | ({"before": before} if before else {})
+    columns = ["", "plan", *(text for name in others for text in (name, "plan of it"))]
     rows = []
     for title, value, show in _metrics():
         now = value(found.planned)
         if now is None:
             continue
         row = [title, show(now)]
-        for other in beside.values():
+        for other in others.values():
             was = value(other)
             row += ["-", "-"] if was is None else [show(was), percent(now / was if was else None)]
         rows.append(row)
@@ -170,26 +197,29 @@ def _print_references(found: Simulation) -> None:
     plan = found.planned
     memory = float(plan.peak_memory_bytes.max())
     print_columns(
-        "Ways to do the dense step, and the plan as a multiple of each",
-        ["", "step", "bytes", "peak memory", "fits", "plan: step", "bytes", "memory"],
+        "Ways to do the dense step, and what the plan takes beside each",
+        ["", "on", "step", "bytes", "peak memory", "fits", "plan: time", "bytes", "memory"],
         [
             [
                 way.name,
+                _taking_part(way, len(found.plan.cluster.devices)),
                 seconds(way.step_s),
                 amount(way.exchange_bytes, "B"),
                 amount(way.peak_memory_bytes, "B"),
                 "no" if way.out_of_memory else "yes",
-                _times(plan.step_s, way.step_s),
-                _times(plan.exchange_bytes, way.exchange_bytes),
-                _times(memory, way.peak_memory_bytes),
+                beside(plan.step_s, way.step_s),
+                beside(plan.exchange_bytes, way.exchange_bytes),
+                beside(memory, way.peak_memory_bytes),
             ]
             for way in found.references
         ],
     )
 
 
-def _times(value: float, of: float) -> str:
-    return f"{three_digits(value / of)}x" if of else "-"
+def _taking_part(way: Reference, num_devices: int) -> str:
+    text = way.devices[0] if len(way.devices) == 1 else f"{len(way.devices)} of {num_devices}"
+    most = max(way.passes, default=1)
+    return f"{text}, {most} passes" if most > 1 else text
 
 
 def _print_devices(plan: Prediction) -> None:

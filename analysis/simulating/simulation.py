@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.simulating.alone import fastest_alone
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.dense_baselines import data_parallel_step, tensor_parallel_step
+from sim.dense.data_parallel import DataParallelSteps
+from sim.dense.device_alone import DeviceRun, fastest_alone
+from sim.dense_baselines import tensor_parallel_step
 from sim.prediction import Prediction
 from sim.questions.bounds import critical_path_table, what_bounds
 from sim.questions.cost import device_cost, step_cost
@@ -31,6 +32,9 @@ class Reference:
 
     Attributes:
         name: of the way.
+        devices: names of those that take part.
+        samples: that each of them runs whole; none where they work on all samples together.
+        passes: that each of them runs its samples in.
         step_s: seconds.
         exchange_bytes: moved between devices.
         peak_memory_bytes: of the fullest device.
@@ -38,6 +42,9 @@ class Reference:
     """
 
     name: str
+    devices: tuple[str, ...]
+    samples: tuple[int, ...]
+    passes: tuple[int, ...]
     step_s: float
     exchange_bytes: float
     peak_memory_bytes: float
@@ -180,25 +187,42 @@ def _references(plan: Plan, dense: Prediction) -> tuple[Reference, ...]:
     workload, cluster = plan.workload, plan.cluster
     found = [_reference("as the plan is placed", dense)]
     if len(cluster.devices) > 1:
-        ways = {
-            "tensor parallel, ring": partial(tensor_parallel_step, algorithm="ring"),
-            "tensor parallel, tree": partial(tensor_parallel_step, algorithm="tree"),
-            "data parallel, ring": partial(data_parallel_step, algorithm="ring"),
-        }
-        if workload.shape.mlp_hidden < workload.shape.num_heads:
-            ways = {name: way for name, way in ways.items() if not name.startswith("tensor")}
-        found += [_reference(name, way(workload, cluster)) for name, way in ways.items()]
-    alone = fastest_alone(plan)
+        if workload.shape.mlp_hidden >= workload.shape.num_heads:
+            found += [
+                _reference(
+                    f"tensor parallel, {algorithm}",
+                    tensor_parallel_step(workload, cluster, algorithm),
+                )
+                for algorithm in ("ring", "tree")
+            ]
+        parallel = DataParallelSteps(workload, cluster).best(least_members=2)
+        if parallel is not None:
+            found.append(_reference("data parallel, ring", parallel.prediction, parallel.runs))
+    alone = fastest_alone(workload, cluster)
     if alone is not None:
+        name = alone.device.name
         found.append(
-            Reference(f"{alone.device} alone", alone.step_s, 0.0, alone.peak_memory_bytes, ())
+            Reference(
+                f"{name} alone",
+                (name,),
+                (sum(alone.pass_samples),),
+                (alone.num_passes,),
+                alone.step_s,
+                0.0,
+                alone.peak_memory_bytes,
+                (),
+            )
         )
     return tuple(found)
 
 
-def _reference(name: str, prediction: Prediction) -> Reference:
+def _reference(name: str, prediction: Prediction, runs: Sequence[DeviceRun] = ()) -> Reference:
+    devices = prediction.cluster.devices
     return Reference(
         name,
+        tuple(d.name for d, s in zip(devices, prediction.device_busy_s, strict=True) if s > 0),
+        tuple(sum(run.pass_samples) for run in runs),
+        tuple(run.num_passes for run in runs),
         prediction.step_s,
         prediction.exchange_bytes,
         float(prediction.peak_memory_bytes.max()),

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.studying.study_recipe import Recipe, naive_placement
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.dense_baselines import data_parallel_step
+from sim.dense.data_parallel import DataParallelSteps
 from sim.prediction import Prediction
 from sim.step import simulate_step
 
@@ -32,7 +34,7 @@ class StepCosts:
             key = schedule.astype(np.int8).tobytes()
         if key not in self._known:
             if recipe.placement is None:
-                self._known[key] = data_parallel_step(workload, recipe.cluster)
+                self._known[key] = _best_data_parallel(workload, recipe.cluster)
             elif recipe.leave_out:
                 fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
                 dense = uniform_schedule(fewer.num_subnets, number, Operation.FULL)
@@ -52,3 +54,13 @@ class StepCosts:
             placement = naive_placement(workload, recipe.cluster)
         dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
         return simulate_step(workload, recipe.cluster, placement, dense)
+
+
+def _best_data_parallel(workload: Workload, cluster: Cluster) -> Prediction:
+    found = DataParallelSteps(workload, cluster).best()
+    if found is None:
+        raise InputError(
+            f"cluster {cluster.name!r}: no device's memory holds {workload.shape.name} whole, "
+            f"which the method data_parallel needs; leave it out or give a device more memory"
+        )
+    return found.prediction

@@ -8,6 +8,7 @@ from pydantic import Field
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.schema import StrictModel, read_yaml, validate
 from d2ft_sched.files.seeds import MAX_SEED
+from d2ft_sched.files.sizes import MOST_MICROBATCHES, MOST_SAMPLES
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -52,8 +53,8 @@ class ModelSchema(StrictModel):
 
 
 class MinibatchSchema(StrictModel):
-    num_microbatches: Count = 5
-    microbatch_samples: Count = 16
+    num_microbatches: Annotated[int, Field(ge=1, le=MOST_MICROBATCHES)] = 5
+    microbatch_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 16
     heads_per_subnet: Count = 1
 
 

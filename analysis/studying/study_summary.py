@@ -7,7 +7,9 @@ import pandas as pd
 
 from analysis.console.formatting import percent, quantity
 from analysis.plots.save import save_both
-from analysis.plots.study import accuracy_against, accuracy_ranked
+from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
+from analysis.results.file_names import file_names
+from analysis.results.table_file import check_finite
 from analysis.studying.study_grid import ANY_BUDGET
 from analysis.studying.study_table import CURVES, RUNS, load_table
 from d2ft_sched.errors import InputError
@@ -139,9 +141,12 @@ def load_results(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         why = f": {runs['note'].iloc[0]}" if "note" in runs else ""
         raise InputError(f"{out / RUNS}: no run has an accuracy{why}")
     runs = load_table(out / RUNS, [*GROUP, "key", "seed", "top1", *SPENT, *SAVED])
+    check_finite(out / RUNS, runs, ("seed",))
+    check_finite(out / RUNS, runs[runs["top1"].notna()], ("top1", *SPENT, *SAVED))
     known = [column for column in PLOTS if column != "measured_s"]
     columns = [*GROUP, "key", "epoch", "top1", "measured_train_s", *known]
     curves = load_table(out / CURVES, columns)
+    check_finite(out / CURVES, curves, [name for name in columns if name not in (*GROUP, "key")])
     scoring_s = runs.drop_duplicates("key").set_index("key")["measured_scoring_s"]
     curves["measured_s"] = curves["measured_train_s"] + scoring_s.reindex(curves["key"]).to_numpy()
     return runs, curves
@@ -153,9 +158,10 @@ def write_summary(out: Path) -> pd.DataFrame:
     table = summary_table(runs)
     write_text(out / "summary.csv", table.to_csv(index=False))
     write_text(out / "summary.md", markdown(table))
+    called = file_names(runs["cluster"])
     for cluster, own in curves.groupby("cluster", sort=False):
         for column, name in PLOTS.items():
-            save_both(accuracy_against(own, column), out, f"{name}_{cluster}")
+            save_both(accuracy_against(own, column), out, f"{name}_{called[str(cluster)]}")
     for cluster, own in table.groupby("cluster", sort=False):
-        save_both(accuracy_ranked(own), out, f"accuracy_ranked_{cluster}")
+        save_both(accuracy_ranked(own), out, f"accuracy_ranked_{called[str(cluster)]}")
     return table

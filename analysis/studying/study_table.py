@@ -1,42 +1,34 @@
 """A table of a study on disk, which several processes may add to."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.results.table_file import read_table
 from analysis.studying.study_claims import claim
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 
 RUNS, CURVES = "runs.csv", "curves.csv"
-_TEXT: dict[str, type] = {"key": str, "training": str, "note": str}
-"""Columns that must not be read as numbers."""
+TEXTS = (
+    "key", "cluster", "budget", "method", "training", "note", "device", "created_utc",
+    "d2ft_version", "torch_version",
+)  # fmt: skip
+"""Columns that are no numbers, whatever users call things."""
 
 
-def load_table(
-    path: Path, columns: Sequence[str], dtype: Mapping[str, type] | None = None
-) -> pd.DataFrame:
-    """A CSV file of a study.
+def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV file of a study; `columns` that are not of `TEXTS` are numbers.
 
     Raises:
         InputError: there is none, or it is no table with these columns.
     """
-    try:
-        table = pd.read_csv(path, dtype=dtype)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: is missing; 'd2ft study STUDY.yaml --out DIR' writes it"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise InputError(f"{path}: is damaged: not a CSV table") from None
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise InputError(f"{path}: is damaged: it has no column {missing[0]!r}")
-    return table
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: is missing; 'd2ft study STUDY.yaml --out DIR' writes it")
+    return read_table(path, columns, "d2ft study", TEXTS)
 
 
 class Table:
@@ -55,7 +47,7 @@ class Table:
             InputError: the file is no table.
         """
         if self._path.exists():
-            records = load_table(self._path, ["key"], dtype=_TEXT).to_dict("records")
+            records = load_table(self._path, ["key"]).to_dict("records")
             self.rows = [{str(k): v for k, v in record.items()} for record in records]
 
     def put(self, key: str, rows: list[dict[str, Any]]) -> None:

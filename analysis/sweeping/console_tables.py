@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparing.compare_tables import table_rows
-from analysis.console.output import console, percent, print_columns, seconds
+from analysis.console.output import percent, print_columns, print_line, seconds
 from analysis.sweeping.sweep_table import GIVEN, thinned
 
 MAX_SHOWN = 12
@@ -37,7 +37,7 @@ def print_front(table: pd.DataFrame) -> None:
         front = own[own["is_pareto"]].sort_values("predicted_step_s")
         num_without = int(own["retained_score_fraction"].isna().sum())
         if front.empty:
-            console.print(f"{title}: no point has a plan ({own['note'].iloc[0]})", markup=False)
+            print_line(f"{title}: no point has a plan ({own['note'].iloc[0]})")
             continue
         print_columns(
             f"{title}: best of {len(own)} points ({num_without} without a plan), predicted",

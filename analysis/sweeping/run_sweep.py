@@ -19,9 +19,12 @@ from analysis.sweeping.sweep_table import save_table, sweep_table
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.provenance import provenance
+from d2ft_sched.files.sizes import check_at_most
 
 JOURNAL, PROVENANCE = "points.jsonl", "provenance.json"
 FORMATS = ("csv", "parquet")
+MOST_JOBS_PER_CORE = 8
+"""Beyond these, processes cost memory and save no time."""
 MAX_BATCH = 16
 """Points that a process gets at once, at most."""
 DASK_TIMEOUT_S = 10.0
@@ -73,15 +76,19 @@ class Sweep:
             Warnings, each once.
 
         Raises:
-            InputError: no Dask scheduler answers, or the folder cannot be written to.
+            InputError: no Dask scheduler answers, the folder cannot be written to, or jobs are
+                more than `MOST_JOBS_PER_CORE`.
         """
+        cores = joblib.cpu_count()
+        most = MOST_JOBS_PER_CORE * cores
+        check_at_most(f"{jobs} processes (--jobs)", jobs, most, f"this machine has {cores} cores")
         started = time.perf_counter()
         pending = [point for point in self.points if point.key not in self._journal.rows]
         num_done = len(self.points) - len(pending)
         tell(num_done, len(self.points))
         if not pending:
             return []
-        jobs = jobs or joblib.cpu_count()
+        jobs = jobs or cores
         groups = [list(own) for _, own in groupby(pending, key=lambda p: p.setting.key)]
         with _backend(dask), self._journal:
             placed = {p.setting.key: p for p in _parallel(_place, groups, jobs)}

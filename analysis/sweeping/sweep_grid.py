@@ -3,20 +3,22 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.commands.options import parse_heads
 from analysis.names.placement_names import PlacementName
+from analysis.planning.request import parse_heads
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import PACKAGES, provenance
+from d2ft_sched.files.sizes import MOST_POINTS, check_at_most
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -133,6 +135,8 @@ def grid_points(axes: Axes, common: Common) -> list[Point]:
     Raises:
         InputError: a value does not fit, before anything is run; the line names it.
     """
+    num_points = prod(len(getattr(axes, field.name)) for field in fields(axes))
+    check_at_most(f"{num_points} points of the grid", num_points, MOST_POINTS, "give fewer values")
     if common.scores_file and len(axes.num_microbatches) > 1:
         raise InputError(
             f"--scores {common.scores_file} is of one number of micro-batches; --microbatches has "

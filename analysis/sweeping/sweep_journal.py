@@ -1,14 +1,20 @@
 """Rows of a sweep as they come, one JSON object a line, so that an interrupted one goes on."""
 
 import json
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from analysis.console.output import finite
+from analysis.results.line_file import LineFile
+from analysis.sweeping.sweep_row import JournalRow, read_row
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.schema import parse_json
+from d2ft_sched.files.text_file import read_text
 
 FORMAT, VERSION = "d2ft-sweep", 1
 
@@ -39,7 +45,7 @@ class Journal:
         header = {"format": FORMAT, "version": VERSION}
         text = [json.dumps(finite(record)) for record in (header, *self.rows.values())]
         write_text(self.path, "\n".join(text) + "\n")
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = LineFile(self.path)
         return self
 
     def __exit__(
@@ -48,40 +54,50 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was said by `add`
+            self._file.close()
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write rows at once, each with its "key"."""
+        """Write rows at once, each with its "key".
+
+        Raises:
+            InputError: they cannot be written, as on a full disk.
+        """
         for row in rows:
-            self._file.write(json.dumps(finite(row)) + "\n")
+            self._file.add(json.dumps(finite(row)))
             self.rows[row["key"]] = row
-        self._file.flush()
 
     def _read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return []
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.path}: cannot be read ({error})") from None
+            text = read_text(self.path)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
         whole = text.split("\n")[:-1]
-        records = [self._record(number, line) for number, line in enumerate(whole, start=1)]
-        if not records:
+        if not whole:
             return []
-        header = records[0]
+        header = self._record(1, whole[0])
         if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
             raise InputError(
                 f"{self.path}: is not the journal of a sweep of this d2ft (version {VERSION}); "
                 f"move it away, or take another --out"
             )
-        return records[1:]
+        return [self._row(number, line) for number, line in enumerate(whole[1:], start=2)]
+
+    def _row(self, number: int, line: str) -> dict[str, Any]:
+        record = self._record(number, line)
+        try:
+            return read_row(JournalRow, record)
+        except InputError as error:
+            raise InputError(f"{self.path}: line {number}: {error}") from None
 
     def _record(self, number: int, line: str) -> dict[str, Any]:
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = parse_json(line)
+        except InputError:
             record = None
-        if not isinstance(record, dict) or (number > 1 and "key" not in record):
+        if not isinstance(record, dict):
             raise InputError(
                 f"{self.path}: line {number} is damaged; move the file away to begin anew"
             )

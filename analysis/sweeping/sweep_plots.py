@@ -1,6 +1,5 @@
 """The pictures of a sweep, beside its table."""
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 from analysis.plots.save import Drawing, save_both
 from analysis.plots.step_budget import step_time_against_budget
 from analysis.plots.tradeoff import compute_communication_tradeoff
+from analysis.results.file_names import file_names
 from analysis.sweeping.sweep_table import CHOSEN, GIVEN
 
 _KINDS = {
@@ -33,8 +33,9 @@ def sweep_drawings(table: pd.DataFrame) -> dict[str, Drawing]:
     ``d2ft plot`` draws the others.
     """
     drawings: dict[str, Drawing] = {}
+    called = file_names(table["cluster"])
     for cluster, own in table.groupby("cluster", sort=False):
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(cluster))
+        name = called[str(cluster)]
         for kind, (draw, agree_in, what) in _KINDS.items():
             rows = one_of(own, agree_in)
             if rows["retained_score_fraction"].notna().any():

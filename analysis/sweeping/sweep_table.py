@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.results.table_file import read_table
+from analysis.results.table_file import read_records
 from analysis.sweeping.pareto import pareto_front
 from analysis.sweeping.sweep_point import COLUMNS
+from analysis.sweeping.sweep_row import TableRow, read_row
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_atomically, write_text
 
@@ -20,22 +21,13 @@ CHOSEN = (
     "num_microbatches",
 )  # fmt: skip
 """Columns besides budgets and bandwidth."""
-_OF_EVERY_PLAN = (
-    "budget_compute_fraction", "budget_communication_fraction", "budget_memory_fraction",
-    "compute_fraction", "exchange_bytes", "predicted_step_s", "predicted_dense_step_s",
-    "predicted_exchange_wait_s", "predicted_peak_memory_bytes", "step_fraction",
-    "peak_memory_fraction",
-)  # fmt: skip
 TEXTS = ("cluster", "model", "heads_per_subnet", "placement", "solver", "status", "note")
 
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """`COLUMNS` of the rows and ``is_pareto``: no other plan of the same `GIVEN` keeps as much
     score in as short a step."""
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    numeric = [column for column in table.columns if column not in TEXTS]
-    table[numeric] = table[numeric].apply(pd.to_numeric)
-    table["note"] = table["note"].fillna("")
+    table = _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
     table["is_pareto"] = False
     solved = table[table["retained_score_fraction"].notna()]
     for _, own in solved.groupby(list(GIVEN), sort=False):
@@ -56,18 +48,22 @@ def load_table(path: Path) -> pd.DataFrame:
     """Read what `save_table` wrote.
 
     Raises:
-        InputError: not there, not a table, without one of its columns, or with a row that has a
-            plan and not what it costs.
+        InputError: not there, not a table, without one of its columns, or with a row that is none
+            of a sweep; the line names row and column.
     """
-    table = read_table(path, (*COLUMNS, "is_pareto"), "d2ft sweep", TEXTS)
-    if not pd.api.types.is_bool_dtype(table["is_pareto"]):
-        raise InputError(f"{path}: is_pareto must be True or False in every row")
-    for name in (*GIVEN, *CHOSEN, *_OF_EVERY_PLAN):
-        rows = table.index[table["retained_score_fraction"].notna() & table[name].isna()]
-        if len(rows):
-            raise InputError(
-                f"{path}: line {rows[0] + 2}: {name} is missing, though there is a plan"
-            )
+    rows = []
+    for line, record in read_records(path, [*COLUMNS, "is_pareto"], "d2ft sweep"):
+        try:
+            rows.append(read_row(TableRow, record))
+        except InputError as error:
+            raise InputError(f"{path}: line {line}: {error}") from None
+    return _typed(pd.DataFrame(rows, columns=[*COLUMNS, "is_pareto"]))
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """With numbers as such where a column has gaps or is empty."""
+    numeric = [name for name in table.columns if name not in (*TEXTS, "is_pareto")]
+    table[numeric] = table[numeric].apply(pd.to_numeric)
     return table.assign(note=table["note"].fillna(""))
 
 

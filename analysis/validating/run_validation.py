@@ -3,7 +3,7 @@ a job."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ from runtime.measure.rank_step_times import PHASES, measure_rank_steps
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import build_model, shape_of
 from runtime.models.peft_adapters import add_adapters
-from runtime.ranks.agreement import together
-from runtime.ranks.job import Ranks, check_agreement, close_ranks, init_ranks
+from runtime.ranks.agreement import check_same, together
+from runtime.ranks.job import Ranks, check_agreement, ending_together, init_ranks
 from runtime.ranks.rank_model import scatter_rank_model
 from runtime.steady_process import steady_process
 from runtime.torch_device import device_name
@@ -52,7 +52,8 @@ UNTOUCHED = "untouched model"
 
 @dataclass(frozen=True)
 class ValidationRequest:
-    """What to validate; attributes as the options of ``d2ft validate``."""
+    """What to validate; attributes as the options of ``d2ft validate``, of which all ranks must
+    be given those in `shared` alike."""
 
     cluster_file: Path | None
     model: str
@@ -71,6 +72,7 @@ class ValidationRequest:
     device: str
     timeout_s: float
     seed: int
+    shared: Mapping[str, str | None] = field(default_factory=dict)
 
     def workload(self, shape: ModelShape) -> Workload:
         """The request's mini-batch of a model.
@@ -134,12 +136,11 @@ def validate(request: ValidationRequest, progress: TerminalProgress) -> Validate
     """
     steady_process()
     ranks = init_ranks(request.device, timeout_s=request.timeout_s)
-    try:
+    with ending_together(ranks):
+        together(ranks, lambda: check_same(ranks, request.shared), "the comparison of options")
         if ranks.num_ranks == 1:
             return _validate_alone(request, ranks, progress)
         return _validate_ranks(request, ranks, progress)
-    finally:
-        close_ranks(ranks)
 
 
 def _validate_alone(
@@ -238,7 +239,7 @@ def _validate_ranks(
         return cluster, workload, whole
 
     cluster, workload, whole = together(ranks, read, "the reading of cluster and model")
-    facts = {"cluster file": str(cluster), "request": str(request)}
+    facts = {"cluster file": str(cluster)}
     together(
         ranks,
         lambda: check_agreement(ranks, facts, len(cluster.devices)),

@@ -9,12 +9,12 @@ import pandas as pd
 
 from analysis.validating.plans_tried import Measured, validation_table
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from runtime.measure.rank_baselines import measure_alone, measure_tensor_parallel
 from runtime.measure.rank_step_times import RankStepMeasurement
 from runtime.ranks.job import Ranks
-from sim.dense_baselines import alone_step, tensor_parallel_heads, tensor_parallel_step
+from sim.dense.data_parallel import DataParallelSteps
+from sim.dense_baselines import tensor_parallel_heads, tensor_parallel_step
 
 
 def rank_baselines(
@@ -42,9 +42,6 @@ def rank_baselines(
         ranks.
     """
     alone = f"untouched model, {cluster.devices[0].name} alone"
-    whole = replace(
-        workload, partition=partition_by_heads(workload.shape, workload.shape.num_heads)
-    )
     predicted, measured = {}, {}
     if workload.lora is None:
         parallel = "tensor parallel, ring all-reduce"
@@ -57,7 +54,9 @@ def rank_baselines(
             build(), workload, num_heads.tolist(), ranks, num_repeats=num_repeats
         )
         measured[parallel] = _measured(run, members)
-    predicted[alone] = alone_step(whole, cluster.devices[0])
+    first = Cluster(cluster.devices[0].name, cluster.devices[:1])
+    steps = DataParallelSteps(workload, first)
+    predicted[alone] = steps.step((0,), (steps.num_samples,)).prediction
     run = measure_alone(build(), workload, ranks, num_repeats=num_repeats)
     measured[alone] = _measured(run, np.array([0]))
     return validation_table(predicted, measured)

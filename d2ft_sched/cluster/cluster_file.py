@@ -35,15 +35,20 @@ class _ClusterSchema(StrictModel):
     network: dict[str, Any]
 
 
-def load_cluster(path: Path) -> Cluster:
+def load_cluster(path: Path, precision: str = "float32") -> Cluster:
     """Read a cluster file.
+
+    Args:
+        path: of the file.
+        precision: of the products that are to run on it, for presets that say none; one without
+            figures for it warns, and keeps those of float32.
 
     Raises:
         ClusterFileError: one line with the file, the field, its value and what would be right.
     """
     path = Path(path)
     try:
-        return _build(read_yaml(path), path.parent)
+        return _build(read_yaml(path), path.parent, precision)
     except InputError as error:
         raise ClusterFileError(f"{path}: {error}") from None
 
@@ -81,8 +86,10 @@ def cluster_to_dict(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _build(content: object, folder: Path) -> Cluster:
+def _build(content: object, folder: Path, precision: str = "float32") -> Cluster:
     schema = validate(_ClusterSchema, content)
+    if not schema.name.strip():
+        raise InputError(f"name is {schema.name!r}; it must not be empty")
     devices: list[Device] = []
     known: set[str] = set()
     for i, entry in enumerate(schema.devices):
@@ -98,6 +105,6 @@ def _build(content: object, folder: Path) -> Cluster:
                 )
             known.add(name)
             renamed = device.model_copy(update={"name": name})
-            devices.append(device_from_schema(renamed, where, folder))
+            devices.append(device_from_schema(renamed, where, folder, precision=precision))
     network = build_network(schema.network, [d.name for d in devices])
     return Cluster(schema.name, tuple(devices), network.links, network.switches, network.topology)

@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.errors import InputError
 
+MOST_MEMORY_BYTES = 10**18
+"""An exabyte: sums over the devices of a cluster stay within 64 bits."""
+
 
 class OutOfCalibrationWarning(UserWarning):
     """Work was timed beyond the sizes that were measured."""
@@ -90,6 +93,11 @@ class Device:
                 raise InputError(
                     f"device {self.name!r}: {name} is {value}; it must be above 0 and finite"
                 )
+        if self.memory_bytes > MOST_MEMORY_BYTES:
+            raise InputError(
+                f"device {self.name!r}: memory_bytes is {self.memory_bytes}; it must be at "
+                f"most {MOST_MEMORY_BYTES}"
+            )
         for name in ("launch_s", "price_per_hour", "power_w", "idle_power_w"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
@@ -107,7 +115,14 @@ class Device:
         """Whether this kind of work is timed by a measured curve."""
         return kind in self.curves
 
-    def seconds(self, kind: WorkKind, flops: ArrayLike, bytes_moved: ArrayLike) -> np.ndarray:
+    def seconds(
+        self,
+        kind: WorkKind,
+        flops: ArrayLike,
+        bytes_moved: ArrayLike,
+        *,
+        is_trial: bool = False,
+    ) -> np.ndarray:
         """Time of each piece of work, by the kind's curve or else by the roofline model.
 
         A piece with neither FLOPs nor bytes takes no time.
@@ -116,6 +131,7 @@ class Device:
             kind: which curve to read.
             flops: FLOPs of each piece; any shape.
             bytes_moved: bytes each piece moves through memory; broadcast against `flops`.
+            is_trial: whether sizes are only tried, so that none is warned of.
 
         Warns:
             OutOfCalibrationWarning: once for a device, kind and range.
@@ -133,7 +149,8 @@ class Device:
                 self.launch_s,
             )
         size = moved if kind.is_memory_bound else work
-        self._warn_outside(kind, curve, size)
+        if not is_trial:
+            self._warn_outside(kind, curve, size)
         return curve.seconds_at(size)
 
     def _warn_outside(self, kind: WorkKind, curve: ComputeCurve, size: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """A device as it stands in files: in a cluster file's list, or in a file of its own."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.cluster.device_presets import preset_device
+from d2ft_sched.cluster.device_presets import preset_device, preset_precision
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import (
@@ -45,7 +46,7 @@ class DeviceSchema(StrictModel):
 
     name: str
     preset: str | None = None
-    precision: str = "float32"
+    precision: str | None = None
     efficiency: Efficiency | None = None
     memory_efficiency: Efficiency | None = None
     file: str | None = None
@@ -61,7 +62,11 @@ class DeviceSchema(StrictModel):
 
 
 def device_from_schema(
-    schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...] = ()
+    schema: DeviceSchema,
+    where: str,
+    folder: Path,
+    outer: tuple[Path, ...] = (),
+    precision: str = "float32",
 ) -> Device:
     """The device that a schema describes.
 
@@ -70,6 +75,7 @@ def device_from_schema(
         where: how errors name it, such as ``devices[2]``.
         folder: what a relative `file` is relative to.
         outer: device files that this one is part of.
+        precision: of a preset that says none.
 
     Raises:
         InputError: fields are missing or do not go together.
@@ -83,7 +89,7 @@ def device_from_schema(
         given["memory_bytes"] = round(schema.memory_bytes)
     if schema.curves is not None:
         given["curves"] = _curves(schema.curves, where)
-    base = _base(schema, where, folder, outer)
+    base = _base(schema, where, folder, outer, precision)
     if base is not None:
         return Device(**{**vars(base), **given, "name": schema.name})
     for field in _REQUIRED:
@@ -92,7 +98,9 @@ def device_from_schema(
     return Device(name=schema.name, **given)
 
 
-def _base(schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...]) -> Device | None:
+def _base(
+    schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...], precision: str
+) -> Device | None:
     if schema.preset is not None and schema.file is not None:
         raise InputError(f"{where} has both preset and file; give one of them")
     if schema.preset is None:
@@ -101,7 +109,7 @@ def _base(schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...
                 raise InputError(f"{where}.{field} goes with a preset; there is none")
     if schema.file is not None:
         try:
-            return _load(folder / schema.file, outer)
+            return _load(folder / schema.file, outer, precision)
         except DeviceFileError as error:
             raise InputError(f"{where}.file: {error}") from None
     if schema.preset is None:
@@ -110,7 +118,7 @@ def _base(schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...
         return preset_device(
             schema.preset,
             schema.name,
-            precision=schema.precision,
+            precision=schema.precision or preset_precision(schema.preset, wanted=precision),
             efficiency=schema.efficiency,
             memory_efficiency=schema.memory_efficiency,
         )
@@ -156,12 +164,13 @@ def load_device(path: Path) -> Device:
     return _load(Path(path), ())
 
 
-def _load(path: Path, outer: tuple[Path, ...]) -> Device:
+def _load(path: Path, outer: tuple[Path, ...], precision: str = "float32") -> Device:
     try:
         schema = validate(DeviceSchema, read_yaml(path))
-        if path.resolve() in outer:
+        if Path(os.path.realpath(path)) in outer:
             raise InputError("is its own base; a device file must not lead back to itself")
-        return device_from_schema(schema, "device", path.parent, (*outer, path.resolve()))
+        inner = (*outer, Path(os.path.realpath(path)))
+        return device_from_schema(schema, "device", path.parent, inner, precision)
     except InputError as error:
         raise DeviceFileError(f"{path}: {error}") from None
 

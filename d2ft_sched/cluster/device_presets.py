@@ -1,14 +1,19 @@
 """Devices from vendors' datasheets, scaled by stated assumptions to what they sustain."""
 
+import warnings
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
-from d2ft_sched.cluster.device import Device
+from d2ft_sched.cluster.device import Device, OutOfCalibrationWarning
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.quantity import Dimension, parse_quantity
+
+
+class OtherPrecisionWarning(OutOfCalibrationWarning):
+    """A preset stands in with figures of another precision than was asked for."""
 
 
 @cache
@@ -19,6 +24,25 @@ def _table() -> dict[str, Any]:
 def preset_names() -> tuple[str, ...]:
     """Names that `preset_device` knows."""
     return tuple(_table()["devices"])
+
+
+def preset_precision(preset: str, wanted: str) -> str:
+    """The precision to take a preset's figures in: `wanted`, or float32 with a warning.
+
+    Args:
+        preset: one of `preset_names`; of others `preset_device` says that they are not known.
+        wanted: that of the workload.
+    """
+    sheet = _table()["devices"].get(preset)
+    if sheet is None or wanted in sheet["peak_flops_per_s"]:
+        return wanted
+    warnings.warn(
+        f"preset {preset} has no figures for {wanted}; those for float32 are used where the "
+        f"cluster file says no precision of {', '.join(sheet['peak_flops_per_s'])}",
+        OtherPrecisionWarning,
+        stacklevel=2,
+    )
+    return "float32"
 
 
 def preset_device(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from d2ft_sched.cluster.cluster import Duplex, Link
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.sizes import MOST_LINKS, check_at_most
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ def full_mesh(
     devices: Sequence[str], cable: Cable, overrides: Mapping[frozenset[str], Cable] | None = None
 ) -> Network:
     """A link between any two devices; `overrides` by pair of names."""
+    num_links = math.comb(len(devices), 2)
+    check_at_most(f"{num_links} links of a full mesh", num_links, MOST_LINKS, "name a switch")
     special = overrides or {}
     links = tuple(
         special.get(frozenset(pair), cable).join(*pair)

@@ -70,10 +70,7 @@ def trunk_bytes_moved(workload: Workload, num_running: np.ndarray | None = None)
 
 @dataclass(frozen=True)
 class LaneBytes:
-    """Bytes moved by heads and hidden units, float arrays of one shape.
-
-    A lane group moves at most the sum of its cells: they share reads of activations and weights.
-    """
+    """Bytes moved by lane groups, float arrays of one shape."""
 
     attention_forward: np.ndarray
     attention_backward: np.ndarray
@@ -81,47 +78,39 @@ class LaneBytes:
     mlp_backward: np.ndarray
 
 
-def lane_bytes_moved(workload: Workload) -> LaneBytes:
-    """Bytes of every subnet on every micro-batch, ``[num_subnets, num_microbatches]``."""
-    partition = workload.partition
-    one = np.ones((workload.num_subnets, workload.num_microbatches))
-    heads, hidden = partition.heads[:, None], partition.hidden[:, None]
-    return lane_bytes_of(workload, one, heads, hidden, one, workload.tokens[None, :])
-
-
 def lane_bytes_of(
-    workload: Workload,
-    num_subnets: np.ndarray,
-    heads: np.ndarray,
-    hidden: np.ndarray,
-    num_microbatches: np.ndarray,
-    tokens: np.ndarray,
+    workload: Workload, heads: np.ndarray, hidden: np.ndarray, tokens: np.ndarray
 ) -> LaneBytes:
-    """Bytes of groups of so many subnets, heads and hidden units on so many micro-batches and
-    tokens: the sum over their cells; arrays that broadcast."""
+    """Bytes of groups of so many heads and hidden units on so many tokens; arrays that broadcast.
+
+    A group is one slice of the weights on one batch: whatever subnets and micro-batches it merges,
+    it reads activations and weights once. So it moves less than its parts would apart, and the same
+    however the model is cut.
+    """
     shape = workload.shape
     channels = heads * shape.head_dim
-    activation = num_subnets * tokens * shape.width
-    attention_weights = 4.0 * shape.width * channels * num_microbatches
-    mlp_weights = 2.0 * shape.width * hidden * num_microbatches
+    attention_activation = 1.0 * tokens * shape.width * (heads > 0)
+    mlp_activation = 1.0 * tokens * shape.width * (hidden > 0)
+    attention_weights = 4.0 * shape.width * channels * (tokens > 0)
+    mlp_weights = 2.0 * shape.width * hidden * (tokens > 0)
     # forward: read x, read and write the result; backward: read the gradient twice and x once,
     # read and write dX; weights are read once forward, once backward, and dW read and written where
     # they train. With adapters only factors do, which are read and written beside the weights.
     rank = 0 if workload.lora is None else workload.lora.rank
     passes = 3 if workload.lora is None else 1
-    attention_factors = 4.0 * rank * channels * num_microbatches
-    mlp_factors = 2.0 * rank * hidden * num_microbatches
+    attention_factors = attention_weights / shape.width * rank
+    mlp_factors = mlp_weights / shape.width * rank
     elements = LaneBytes(
-        attention_forward=3.0 * activation
+        attention_forward=3.0 * attention_activation
         + 8.0 * tokens * channels
         + attention_weights
         + attention_factors,
-        attention_backward=5.0 * activation
+        attention_backward=5.0 * attention_activation
         + 20.0 * tokens * channels
         + passes * attention_weights
         + 3 * attention_factors,
-        mlp_forward=3.0 * activation + 4.0 * tokens * hidden + mlp_weights + mlp_factors,
-        mlp_backward=5.0 * activation
+        mlp_forward=3.0 * mlp_activation + 4.0 * tokens * hidden + mlp_weights + mlp_factors,
+        mlp_backward=5.0 * mlp_activation
         + 8.0 * tokens * hidden
         + passes * mlp_weights
         + 3 * mlp_factors,

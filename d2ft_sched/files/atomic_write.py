@@ -17,7 +17,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         InputError: the folder cannot be made or written to.
     """
     path = Path(path)
-    path = path.resolve() if path.is_symlink() else path
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    check_file_target(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
@@ -47,6 +48,8 @@ def check_file_target(path: Path) -> None:
             to.
     """
     path = Path(path)
+    if path.is_symlink() and Path(os.path.realpath(path)).is_symlink():
+        raise InputError(f"{path}: cannot be written (its symbolic links lead nowhere)")
     if path.is_dir():
         raise InputError(f"{path}: cannot be written (it is a folder)")
     if path.exists() and not path.is_file():
@@ -64,7 +67,7 @@ def check_folder_target(path: Path) -> None:
 
 
 def _check_folder(folder: Path, wanted: Path) -> None:
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
         raise InputError(f"{wanted}: cannot be written ({there} is not a folder)")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -72,8 +75,8 @@ def _check_folder(folder: Path, wanted: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text atomically; what has no place in it, as Python escapes it."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

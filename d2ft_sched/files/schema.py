@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -11,6 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.quantity import Dimension, parse_quantity
+from d2ft_sched.files.text_file import read_text
+
+SMALLEST, LARGEST = 1e-12, 1e24
+"""Of amounts and rates of machines: what is made of them stays within what numbers can say."""
 
 
 def _quantity(dimension: Dimension, *, zero_allowed: bool = False) -> Callable[[object], float]:
@@ -18,6 +23,10 @@ def _quantity(dimension: Dimension, *, zero_allowed: bool = False) -> Callable[[
         number = parse_quantity(value, dimension)
         if number < 0 or (number == 0 and not zero_allowed):
             raise ValueError(f"it must be {'0 or more' if zero_allowed else 'above 0'}")
+        if number > LARGEST:
+            raise ValueError(f"it must be at most {LARGEST:g} {dimension}")
+        if number < SMALLEST and not zero_allowed:
+            raise ValueError(f"it must be at least {SMALLEST:g} {dimension}")
         return number
 
     return read
@@ -101,8 +110,25 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error instead of a silent choice."""
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OCTAL = re.compile(r"[-+]?0[0-9_]+")
+_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+
+
+class _Unambiguous(yaml.SafeLoader):
+    """YAML in which nothing is silently another thing than it seems: a key that stands twice, and
+    numbers that YAML 1.1 reads in base 8 or 60, are errors."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.style is None and node.tag in _NUMBERS:
+            text = str(node.value)
+            if _OCTAL.fullmatch(text):
+                right = f"a number without leading zeros, or the text in quotes, {text!r}"
+                raise _ambiguous(text, "base 8", right, node)
+            if _BASE_60.fullmatch(text):
+                right = f"a number without colons, or the text in quotes, {text!r}"
+                raise _ambiguous(text, "base 60", right, node)
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -117,22 +143,22 @@ class _NoDuplicates(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _ambiguous(text: str, base: str, right: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(
+        problem=f"{text} would be read as a number in {base}; write {right}",
+        problem_mark=node.start_mark,
+    )
+
+
 def read_yaml(path: Path) -> object:
     """Content of a YAML file.
 
     Raises:
         InputError: not there, a folder, not YAML, or empty; without the file's name.
     """
+    text = read_text(path, "YAML")
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError("is not YAML (not UTF-8 text)") from None
-    except ValueError:
-        raise InputError("cannot be read (its name holds a null byte)") from None
-    try:
-        content = yaml.load(text, Loader=_NoDuplicates)
+        content = yaml.load(text, Loader=_Unambiguous)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""

@@ -4,6 +4,27 @@ from dataclasses import dataclass, fields
 
 from d2ft_sched.errors import InputError
 
+MOST = {
+    "num_blocks": 10_000,
+    "num_heads": 10_000,
+    "head_dim": 10_000,
+    "width": 100_000,
+    "mlp_hidden": 1_000_000,
+    "num_tokens": 1_000_000,
+    "embed_flops": 10**18,
+    "classifier_flops": 10**18,
+    "trunk_parameters": 10**15,
+    "classifier_parameters": 10**15,
+}
+"""Bounds of the fields, far above every model there is, so that a mistyped size ends in a message
+instead of in all memory, and no product of sizes leaves 64 bits."""
+
+MOST_HEADS = 50_000
+"""Of all blocks together: a plan has a row for each subnet, which may be one head."""
+
+MOST_CLASSES = 1_000_000
+DEFAULT_NUM_CLASSES = 10
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -56,9 +77,20 @@ class ModelShape:
                 least = 0 if field.name.endswith(("_flops", "_parameters")) else 1
                 if not isinstance(value, int) or isinstance(value, bool) or value < least:
                     raise InputError(
-                        f"model shape {self.name!r}: {field.name} is {value!r}; "
+                        f"model shape {self.name!r}: {field.name} is "
+                        f"{brief(value) if type(value) is int else repr(value)}; "
                         f"it must be a whole number of at least {least}"
                     )
+                if value > MOST.get(field.name, value):
+                    raise InputError(
+                        f"model shape {self.name!r}: {field.name} is {brief(value)}; "
+                        f"it must be at most {MOST[field.name]}"
+                    )
+        if self.num_blocks * self.num_heads > MOST_HEADS:
+            raise InputError(
+                f"model shape {self.name!r}: num_blocks is {self.num_blocks} and num_heads "
+                f"{self.num_heads}; together they must be at most {MOST_HEADS} heads"
+            )
         if self.classifier_parameters > self.trunk_parameters:
             raise InputError(
                 f"model shape {self.name!r}: classifier_parameters is "
@@ -93,6 +125,25 @@ class ModelShape:
         return self.trunk_parameters + self.num_blocks * block
 
 
+def brief(number: int) -> str:
+    """A whole number in a message: one of many digits by its size alone."""
+    if abs(number) < 10**18:
+        return str(number)
+    return f"{'above ' if number > 0 else 'below -'}10^{(number.bit_length() - 1) * 3 // 10}"
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Refuse a number of classes that no classifier has.
+
+    Raises:
+        InputError: it is below 1 or above `MOST_CLASSES`.
+    """
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise InputError(
+            f"the number of classes is {brief(num_classes)}; it must be 1 to {MOST_CLASSES}"
+        )
+
+
 def vision_transformer_shape(
     name: str,
     *,
@@ -110,11 +161,18 @@ def vision_transformer_shape(
     """The shape of a ViT (arXiv 2010.11929) with a class token and learned absolute positions.
 
     Raises:
-        InputError: the patch size does not divide the image size, or the heads the width.
+        InputError: the patch size does not divide the image size, or the heads the width; or a
+            size is beyond its bound.
     """
     if image_size < 1 or patch_size < 1 or image_size % patch_size:
         raise InputError(
             f"image size {image_size} is not a multiple of {name}'s patch size {patch_size}"
+        )
+    check_num_classes(num_classes)
+    if (image_size // patch_size) ** 2 > MOST["num_tokens"]:
+        raise InputError(
+            f"image size {brief(image_size)} cuts into {brief((image_size // patch_size) ** 2)} "
+            f"patches of {name}; they must be at most {MOST['num_tokens']}"
         )
     if num_heads < 1 or width % num_heads:
         raise InputError(f"{name}: {num_heads} heads do not divide the width {width}")
@@ -164,6 +222,7 @@ def bert_shape(
         raise InputError(
             f"the number of tokens is {num_tokens}; {name} has positions for 1 to {num_positions}"
         )
+    check_num_classes(num_classes)
     if num_heads < 1 or width % num_heads:
         raise InputError(f"{name}: {num_heads} heads do not divide the width {width}")
     embedding = (vocabulary_size + num_positions + num_token_types + 2) * width

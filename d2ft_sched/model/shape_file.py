@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import read_yaml
-from d2ft_sched.model.shape import ModelShape, bert_shape, vision_transformer_shape
+from d2ft_sched.model.shape import (
+    DEFAULT_NUM_CLASSES,
+    ModelShape,
+    bert_shape,
+    brief,
+    vision_transformer_shape,
+)
 
 
 class ShapeSchema(BaseModel):
@@ -65,22 +71,34 @@ def load_model_shape(
     *,
     image_size: int | None = None,
     num_tokens: int | None = None,
-    num_classes: int = 10,
+    num_classes: int | None = None,
 ) -> ModelShape:
     """The shape of a known model at an input size, or the one a file describes.
 
     Args:
         model: a name of the shipped table, or a path that ends in .yaml, .yml or .json.
-        image_size: pixels, of a ViT; default that of the pretrained weights. Not for a file.
-        num_tokens: of a sample, of a BERT; default that of the table. Not for a file.
-        num_classes: outputs of the classifier. Not for a file.
+        image_size: pixels, of a ViT; default that of the pretrained weights.
+        num_tokens: of a sample, of a BERT; default that of the table.
+        num_classes: outputs of the classifier; 10 if nothing is said.
 
     Raises:
-        InputError: unknown name, a size of another kind of input, or a file that is not such a
-            shape.
+        InputError: unknown name, a size of another kind of input, a file that is not such a shape,
+            or a size beside a file, which says its own.
     """
-    if model.endswith((".yaml", ".yml", ".json")):
+    if is_shape_file(model):
+        for size, value in (
+            ("image size", image_size),
+            ("number of tokens", num_tokens),
+            ("number of classes", num_classes),
+        ):
+            if value is not None:
+                raise InputError(
+                    f"{model}: is a file of sizes, which hold for its own {size}, and {size} "
+                    f"{brief(value)} is given; leave it out, or write the file anew with "
+                    f"'d2ft profile --shape-out'"
+                )
         return _shape_from_file(Path(model))
+    num_classes = DEFAULT_NUM_CLASSES if num_classes is None else num_classes
     known = known_vision_transformers()
     if model in known_bert_models():
         if image_size is not None:
@@ -108,6 +126,16 @@ def load_model_shape(
     default_image_size = sizes.pop("image_size")
     image_size = default_image_size if image_size is None else image_size
     return vision_transformer_shape(model, image_size=image_size, num_classes=num_classes, **sizes)
+
+
+def is_shape_file(model: str) -> bool:
+    """Whether a model is given by a file of sizes."""
+    return model.endswith((".yaml", ".yml", ".json"))
+
+
+def is_known_model(model: str) -> bool:
+    """Whether a model's sizes are in the shipped tables."""
+    return model in known_vision_transformers() or model in known_bert_models()
 
 
 def _shape_from_file(path: Path) -> ModelShape:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.sizes import MOST_CELLS, MOST_SAMPLES, check_at_most
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition
-from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.shape import ModelShape, brief
 
 OPTIMIZER_STATES = {"sgd": 0, "sgdm": 1, "adamw": 2}
 """Values an optimizer keeps for each parameter, in the parameter's own precision."""
@@ -52,6 +53,19 @@ class Workload:
             raise InputError(
                 f"micro-batches have {self.microbatch_samples} samples; each needs at least 1"
             )
+        if self.lora is not None and self.lora.rank > s.width:
+            raise InputError(
+                f"LoRA rank is {brief(self.lora.rank)}; it must be at most the width of {s.name}, "
+                f"{s.width}"
+            )
+        check_at_most(
+            f"{len(p)} subnets x {len(self.microbatch_samples)} micro-batches",
+            len(p) * len(self.microbatch_samples),
+            MOST_CELLS,
+            "cut the mini-batch into fewer, or put more heads into a subnet",
+        )
+        most = max(self.microbatch_samples)
+        check_at_most(f"{most} samples of a micro-batch", most, MOST_SAMPLES, "it must be smaller")
         if self.optimizer not in OPTIMIZER_STATES:
             raise InputError(
                 f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZER_STATES)}"
@@ -64,6 +78,11 @@ class Workload:
     @property
     def num_microbatches(self) -> int:
         return len(self.microbatch_samples)
+
+    @property
+    def precision(self) -> str:
+        """Of messages and lanes: bfloat16 where mixed precision computes them, else float32."""
+        return "bfloat16" if self.element_bytes == ELEMENT_BYTES["bfloat16"] else "float32"
 
     @property
     def samples(self) -> np.ndarray:

@@ -184,12 +184,17 @@ def _lanes_bound_s(step: DenseStep, block: int, k: int, every_device: bool) -> f
     if np.count_nonzero(wanted) == 1:
         return _equal_lanes_bound_s(step, wanted, k, least=int(every_device))
     seconds = 0.0
+    models = [step.cluster.devices[d] for d in step.devices]
+    whole = step.lane_work(wanted)
+    items = [step.lane_work(one) for one in np.eye(len(wanted), dtype=np.int64)[wanted > 0]]
     for kind_index, kind in enumerate(LANE_KINDS):
         for wave in range(len(step.waves)):
-            flops, moved = step.lane_work[:, kind_index, wave][:, wanted > 0]
-            work, leanest = float(flops @ wanted[wanted > 0]), float((moved / flops).min())
-            models = [step.cluster.devices[d] for d in step.devices]
-            item_s = np.array([model.seconds(kind, flops, moved) for model in models])
+            work, moved = (float(amount[kind_index, wave]) for amount in whole)
+            if not work:
+                continue
+            leanest = moved / work  # the more a group holds, the fewer bytes of each FLOP
+            of_items = np.array([[amount[kind_index, wave] for amount in item] for item in items]).T
+            item_s = np.array([model.seconds(kind, *of_items) for model in models])
             rates = [_best_rate(model, kind, work, 1.0, leanest) for model in models]
             fastest = float(np.sort(rates)[::-1][:k].sum())
             smallest_s = float(item_s.min(axis=1).max()) if every_device else 0.0

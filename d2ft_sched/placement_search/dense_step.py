@@ -30,7 +30,7 @@ from d2ft_sched.costs.memory import (
     trained_trunk_parameters,
 )
 from d2ft_sched.costs.memory_traffic import (
-    lane_bytes_moved,
+    lane_bytes_of,
     shared_factor_bytes,
     trunk_bytes_moved,
 )
@@ -101,35 +101,42 @@ class DenseStep:
         return wave_microbatches(self.workload.num_microbatches, self.num_waves)
 
     @cached_property
-    def lane_work(self) -> np.ndarray:
-        """FLOPs and bytes moved by a subnet of each size on a whole wave, float
-        ``[2, 4 kinds, num_waves, num_sizes]``."""
-        partition, tokens = self.workload.partition, self.workload.tokens
-        attention = attention_flops_of(self.workload, partition.heads[:, None], tokens)
-        mlp = mlp_flops_of(self.workload, partition.hidden[:, None], tokens)
-        moved = lane_bytes_moved(self.workload)
-        tables = (
-            (attention.forward, attention.backward, mlp.forward, mlp.backward),
-            (
-                moved.attention_forward,
-                moved.attention_backward,
-                moved.mlp_forward,
-                moved.mlp_backward,
-            ),
-        )
+    def wave_tokens(self) -> np.ndarray:
+        """Tokens of each wave, int ``[num_waves]``."""
+        return np.array([self.workload.tokens[wave].sum() for wave in self.waves])
+
+    def lane_work(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """FLOPs and bytes moved by the lane group of a block's subnets on one device, float
+        ``[4 kinds, num_waves]`` each.
+
+        Args:
+            held: subnets of each size, int ``[num_sizes]``.
+        """
         example, _ = self.sizes
-        return np.array(
-            [
-                [[table[example][:, wave].sum(axis=1) for wave in self.waves] for table in amount]
-                for amount in tables
-            ]
+        heads, hidden = (
+            units[example] @ held
+            for units in (self.workload.partition.heads, self.workload.partition.hidden)
+        )
+        attention = attention_flops_of(self.workload, heads, self.wave_tokens)
+        mlp = mlp_flops_of(self.workload, hidden, self.wave_tokens)
+        moved = lane_bytes_of(self.workload, heads, hidden, self.wave_tokens)
+        return (
+            np.array([attention.forward, attention.backward, mlp.forward, mlp.backward]),
+            np.array(
+                [
+                    moved.attention_forward,
+                    moved.attention_backward,
+                    moved.mlp_forward,
+                    moved.mlp_backward,
+                ]
+            ),
         )
 
     @cached_property
     def shared_work(self) -> tuple[np.ndarray, np.ndarray]:
         """FLOPs and bytes moved by any device with a subnet of a block besides, for adapters'
         shared factors; float ``[4 kinds, num_waves]`` each."""
-        tokens = np.array([self.workload.tokens[wave].sum() for wave in self.waves])
+        tokens = self.wave_tokens
         flops: list[np.ndarray] = []
         moved: list[np.ndarray] = []
         for maps_in in self.workload.shape.num_maps_in:
@@ -164,8 +171,7 @@ class DenseStep:
         key = (int(self.device_type[device]), held.tobytes())
         if key not in self._lanes:
             model = self.cluster.devices[self.devices[device]]
-            flops, moved = self.lane_work @ held
-            work = [(flops, moved)]
+            work = [self.lane_work(held)]
             if self.workload.lora is not None and held.any():
                 work.append(self.shared_work)
             seconds = [

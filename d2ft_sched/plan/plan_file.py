@@ -4,14 +4,15 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from d2ft_sched.cluster.cluster_file import cluster_from_dict, cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import parse_json
+from d2ft_sched.files.text_file import read_text
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet
 from d2ft_sched.model.shape_file import ShapeSchema, describe_first_error
@@ -31,32 +32,36 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What arrays can hold."""
+
+
 class _SubnetSchema(_Strict):
-    block: int
-    heads: list[int]
-    hidden_start: int
-    hidden_stop: int
+    block: Int64
+    heads: list[Int64]
+    hidden_start: Int64
+    hidden_stop: Int64
 
 
 class _LoraSchema(_Strict):
-    rank: int
+    rank: Int64
     alpha: float
 
 
 class _WorkloadSchema(_Strict):
     shape: ShapeSchema
     subnets: list[_SubnetSchema]
-    microbatch_samples: list[int]
-    element_bytes: int
-    parameter_bytes: int
+    microbatch_samples: list[Int64]
+    element_bytes: Int64
+    parameter_bytes: Int64
     optimizer: str
     lora: _LoraSchema | None
 
 
 class _ReplicaSchema(_Strict):
-    subnet_device: list[int]
-    owner: list[int]
-    num_waves: int
+    subnet_device: list[Int64]
+    owner: list[Int64]
+    num_waves: Int64
 
 
 class _LevelsSchema(_Strict):
@@ -71,7 +76,7 @@ class _BudgetSchema(_Strict):
     aligned: bool
     levels: _LevelsSchema | None
     target_step_s: float | None
-    coverage: int
+    coverage: Int64
     memory: float
 
 
@@ -107,13 +112,7 @@ def load_plan(path: Path) -> Plan:
         InputError: not there, not a plan, damaged, or of a newer version; the line names which.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not a plan file (not UTF-8 text)") from None
-    try:
-        return parse_plan(text)
+        return parse_plan(read_text(path, "a plan file"))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

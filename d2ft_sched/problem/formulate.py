@@ -13,7 +13,7 @@ from d2ft_sched.costs.memory import (
     memory_besides_operations,
     operation_activation_bytes,
 )
-from d2ft_sched.costs.memory_traffic import lane_bytes_moved
+from d2ft_sched.costs.memory_traffic import lane_bytes_of
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget, level_capacity
@@ -180,16 +180,16 @@ def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement
     device = np.array(placement.subnet_device)
     pairs, pair = np.unique(np.stack([partition.block, device]), axis=1, return_inverse=True)
     pair = pair.ravel()
-    moved = lane_bytes_moved(workload)
+    heads, hidden = (np.bincount(pair, weights=n) for n in (partition.heads, partition.hidden))
+    moved = lane_bytes_of(workload, heads, hidden, workload.tokens.sum())
     cost = np.zeros((workload.num_subnets, workload.num_microbatches, NUM_OPERATIONS))
-    for kind, flops, bytes_moved in (
+    for kind, flops, pair_bytes in (
         (WorkKind.ATTENTION_FORWARD, attention_flops(workload).forward, moved.attention_forward),
         (WorkKind.ATTENTION_BACKWARD, attention_flops(workload).backward, moved.attention_backward),
         (WorkKind.MLP_FORWARD, mlp_flops(workload).forward, moved.mlp_forward),
         (WorkKind.MLP_BACKWARD, mlp_flops(workload).backward, moved.mlp_backward),
     ):
         pair_flops = np.bincount(pair, weights=flops.sum(axis=1))
-        pair_bytes = np.bincount(pair, weights=bytes_moved.sum(axis=1))
         pair_s = np.zeros(len(pair_flops))
         for d in np.unique(pairs[1]):
             members = pairs[1] == d

@@ -9,6 +9,7 @@ import numpy as np
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.text_file import read_text
 from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
 
 FORWARD_WEIGHT = 0.25
@@ -122,9 +123,11 @@ def load_scores(path: Path, num_subnets: int, num_microbatches: int) -> Scores:
         InputError: not such a table, or a cell missing, doubled, out of range or not a number.
     """
     try:
-        rows = list(csv.reader(io.StringIO(Path(path).read_text(encoding="utf-8"))))
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a scores table ({error})") from None
+        rows = list(csv.reader(io.StringIO(read_text(path, "a scores table"))))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: is not a scores table ({error})") from None
     if not rows or tuple(rows[0]) != COLUMNS:
         raise InputError(f"{path}: the first line must be {','.join(COLUMNS)}")
     forward = np.full((num_subnets, num_microbatches), np.nan)

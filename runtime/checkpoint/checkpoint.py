@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from runtime.checkpoint.facts import (
     FACTS,
     FileFacts,
-    Setting,
     TrainingState,
     read_facts,
     write_facts,
 )
+from runtime.checkpoint.going_on import is_same_training
 from runtime.ranks.agreement import ALONE, gather_texts, together
 from runtime.ranks.job import Ranks
 
@@ -122,13 +123,25 @@ def load_checkpoint(path: Path) -> TrainingState:
     path = Path(path)
     content = read_facts(path / FACTS)
     for name, facts in content.files.items():
+        if Path(name).name != name:
+            raise InputError(f"{path / FACTS}: is damaged: {name!r} is no file beside it")
         _check_file(path / name, facts)
     return content.state.training_state()
 
 
 def optimizer_files(path: Path) -> list[Path]:
-    """The optimizer's files of a checkpoint, one per rank that wrote it."""
-    return sorted(Path(path).glob("optimizer-*-of-*.safetensors"))
+    """The optimizer's files of a checkpoint, one per rank that wrote it.
+
+    Raises:
+        InputError: ``checkpoint.json`` does not name one.
+    """
+    content = read_facts(path / FACTS)
+    num_ranks = content.state.num_ranks
+    names = [optimizer_file(rank, num_ranks) for rank in range(num_ranks)]
+    for name in (MODEL, *names):
+        if name not in content.files:
+            raise InputError(f"{path / FACTS}: is damaged: it does not name {name}")
+    return [path / name for name in names]
 
 
 @dataclass(frozen=True)
@@ -194,25 +207,9 @@ def _check_no_other_training(directory: Path, found: Found) -> None:
             settings = read_facts(path / FACTS).state.settings
         except InputError:
             continue
-        if settings != dict(found.state.settings):
+        if not is_same_training(settings, found.state.settings):
             raise InputError(
                 f"{path}: is of another training than {found.path}; give another --checkpoint-dir"
-            )
-
-
-def check_same_settings(
-    path: Path, saved: Mapping[str, Setting], now: Mapping[str, Setting]
-) -> None:
-    """Refuse to go on with other settings.
-
-    Raises:
-        InputError: naming the first that differs.
-    """
-    for name in sorted({*saved, *now}):
-        if saved.get(name) != now.get(name):
-            raise InputError(
-                f"{path}: was written with {name} {saved.get(name)}; it cannot go on with "
-                f"{now.get(name)}"
             )
 
 
@@ -260,6 +257,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _check_file(path: Path, facts: FileFacts) -> None:
+    check_named(path)
     try:
         size = path.stat().st_size
         if size != facts.bytes:

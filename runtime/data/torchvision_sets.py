@@ -14,6 +14,7 @@ from d2ft_sched.errors import InputError
 from runtime.data.pictures import Pictures, Source, to_rgb
 
 _TEST_SPLITS = ("test", "val", "valid")
+_FILE_ATTRIBUTES = ("_samples", "samples", "_image_files", "_images", "images")
 _LABEL_ATTRIBUTES = ("targets", "_labels", "labels", "y")
 
 
@@ -48,9 +49,10 @@ def torchvision_source(name: str, data_root: Path, download: bool) -> Source:
     names = getattr(train, "classes", None) or [str(k) for k in range(int(labels.max()) + 1)]
     return Source(
         name=name,
-        train=Pictures(labels, lambda i: _picture(train, i)),
-        test=Pictures(_labels(name, test), lambda i: _picture(test, i)),
+        train=_pictures(labels, train),
+        test=_pictures(_labels(name, test), test),
         class_names=tuple(str(n) for n in names),
+        parts="parts of the data set",
     )
 
 
@@ -94,6 +96,33 @@ def _labels(name: str, dataset: VisionDataset) -> np.ndarray:
     if labels.ndim != 1 or len(labels) != len(dataset) or labels.dtype.kind not in "iu":
         raise InputError(f"data {name!r} have no class for each picture; choose another data set")
     return labels.astype(int)
+
+
+def _pictures(labels: np.ndarray, dataset: VisionDataset) -> Pictures:
+    return Pictures(
+        labels,
+        lambda i: _picture(dataset, i),
+        lambda i: _file_name(dataset, i),
+        lambda i: _content(dataset, i),
+    )
+
+
+def _file_name(dataset: VisionDataset, index: int) -> str:
+    """Of the picture's file below the data set's folder, where it has one; else its number."""
+    for attribute in _FILE_ATTRIBUTES:
+        files = getattr(dataset, attribute, None)
+        if files is not None and len(files) == len(dataset):
+            entry = files[index]
+            path = str(entry[0] if isinstance(entry, tuple) else entry)
+            return f"{index} {path.removeprefix(str(dataset.root))}"
+    return str(index)
+
+
+def _content(dataset: VisionDataset, index: int) -> bytes:
+    data = getattr(dataset, "data", None)
+    if data is None or len(data) != len(dataset):
+        return b""
+    return np.asarray(data[index]).tobytes()
 
 
 def _picture(dataset: VisionDataset, index: int) -> Image.Image:

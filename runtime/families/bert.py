@@ -1,5 +1,8 @@
 """BERT of transformers: post-norm, three maps for queries, keys and values, texts as inputs."""
 
+import copy
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,7 @@ from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, TokenFormat
 from runtime.families.bert_classifier import BertClassifier, mean_of_tokens
 from runtime.families.bert_files import (
+    DTYPE_KEYS,
     MINILM,
     bert_config,
     default_bert_weights,
@@ -187,9 +191,13 @@ class BertFamily:
         block, _, rest = parameter.removeprefix(_LAYERS).partition(".")
         return replace(_UNIT_AXES[rest], block=int(block)) if rest in _UNIT_AXES else None
 
-    def companion_files(self, model: nn.Module) -> dict[str, str]:
-        config: Any = cast(BertClassifier, model).bert.config
-        return {"config.json": config.to_json_string()}
+    def companion_files(self, model: nn.Module, class_names: Sequence[str]) -> dict[str, str]:
+        config: Any = copy.deepcopy(cast(BertClassifier, model).bert.config)
+        config.id2label = dict(enumerate(class_names))
+        config.label2id = {name: i for i, name in enumerate(class_names)}
+        content = json.loads(config.to_json_string())
+        content |= {key: "float32" for key in DTYPE_KEYS if key in content}
+        return {"config.json": json.dumps(content, indent=2, sort_keys=True) + "\n"}
 
 
 def _sublayers(layer: Any) -> tuple[Sublayer, Sublayer]:
@@ -233,10 +241,11 @@ def _fetch(name: str, config: Any) -> nn.Module:
     from transformers import BertModel
 
     try:
-        return BertModel.from_pretrained(hub_name(name), config=config, add_pooling_layer=False)
-    except (OSError, ValueError) as error:
+        bert = BertModel.from_pretrained(hub_name(name), config=config, add_pooling_layer=False)
+    except Exception as error:  # of many kinds, by what files or hub have wrong
         reason = in_one_line(error)
         raise InputError(
             f"model {name!r} cannot be had from the Hugging Face hub ({reason}); pretrained "
             f"weights can also be given as a safetensors file"
         ) from None
+    return bert.float()  # whatever its files hold; parameters are float32 in all precisions

@@ -14,12 +14,16 @@ from typing import Any
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.model.shape_file import known_bert_models
 from runtime.families.read_weights import read_safetensors
 
 MINILM = "minilm-l6"
 MINILM_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_VERSION = "0.1.0"
+
+DTYPE_KEYS = ("dtype", "torch_dtype")
+"""Of a configuration: what its weights are stored in, which says nothing of what runs here."""
 
 _CONFIG, _WEIGHTS, _TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 _NOT_OURS = ("pooler.", "cls.", "dropout.")
@@ -59,6 +63,7 @@ def bert_config(name: str) -> Any:
             **without_dropout,
         )
     path = Path(name) / _CONFIG
+    check_named(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -67,7 +72,8 @@ def bert_config(name: str) -> Any:
     if kind != "bert":
         raise InputError(f"{path}: model_type is {kind!r}; only bert can run in lanes")
     try:
-        return BertConfig(**(content | without_dropout))
+        sizes = {key: value for key, value in content.items() if key not in DTYPE_KEYS}
+        return BertConfig(**(sizes | without_dropout))
     except Exception as error:  # transformers has kinds of its own
         raise InputError(f"{path}: is no configuration of a BERT ({in_one_line(error)})") from None
 

@@ -3,7 +3,7 @@
 The guide is docs/add-a-model-family.md. Shapes: B samples, N tokens, D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -123,8 +123,11 @@ class ModelFamily(Protocol):
         """Inputs to time a step with, on the generator's device."""
         ...
 
-    def companion_files(self, model: nn.Module) -> Mapping[str, str]:
-        """Texts by file name that the family's library wants beside a file of weights."""
+    def companion_files(self, model: nn.Module, class_names: Sequence[str]) -> Mapping[str, str]:
+        """Texts by file name that the family's library wants beside a file of weights.
+
+        They say what the outputs are called, ``class_names[i]`` the i-th, where they can.
+        """
         ...
 
     def unit_axis(self, parameter: str) -> UnitAxis | None:

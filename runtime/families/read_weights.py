@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -16,6 +17,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: there is no such file, or it is not whole.
     """
+    check_named(path)
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """timm's VisionTransformer: pre-norm, one map for queries, keys and values, pictures as inputs."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from runtime.data.input_format import InputFormat, PictureFormat
 from runtime.families.family import UnitAxis
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.families.sublayer import Sublayer
+from runtime.families.timm_names import check_timm_name, current_name
 from runtime.families.vit_weights import load_vit_weights
 from runtime.lanes.passes import attention_core, elementwise_core
 
@@ -60,14 +61,11 @@ class VitFamily:
                 f"model {name!r} reads images, and the number of tokens is {num_tokens}; give an "
                 f"image size instead"
             )
-        if not timm.is_model(name):
-            close = get_close_matches(name, timm.list_models("*vit*"), n=3)
-            hint = f"; close to it are {', '.join(close)}" if close else ""
-            raise InputError(f"model {name!r} is not a model of timm {timm.__version__}{hint}")
-        model = _create(name, image_size, num_classes, pretrained, seed)
+        check_timm_name(name)
+        model = _create(current_name(name), image_size, num_classes, pretrained, seed)
         if weights is not None and self.owns(model):
             self.check_supported(model)
-            load_vit_weights(cast(VisionTransformer, model), weights)
+            load_vit_weights(cast(VisionTransformer, model), name, weights)
         return model
 
     def default_weights(self, name: str) -> str | None:
@@ -85,7 +83,8 @@ class VitFamily:
 
     def model_name(self, model: nn.Module) -> str:
         config: Any = getattr(model, "pretrained_cfg", None) or {}
-        return str(config.get("architecture") or type(model).__name__)
+        architecture = config.get("architecture") or type(model).__name__
+        return ".".join(filter(None, (architecture, config.get("tag"))))
 
     def check_supported(self, model: nn.Module) -> None:
         vit = cast(VisionTransformer, model)
@@ -154,7 +153,7 @@ class VitFamily:
         sizes = (num_samples, embed.proj.in_channels, *embed.img_size)
         return torch.randn(*sizes, generator=generator, dtype=dtype)
 
-    def companion_files(self, model: nn.Module) -> dict[str, str]:
+    def companion_files(self, model: nn.Module, class_names: Sequence[str]) -> dict[str, str]:
         return {}
 
     def unit_axis(self, parameter: str) -> UnitAxis | None:
@@ -182,21 +181,25 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 def _create(
     name: str, image_size: int | None, num_classes: int, pretrained: bool, seed: int
 ) -> nn.Module:
+    """timm's model, which from here on is called what it was asked for by, tag or not."""
     sizes: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **sizes)
-        except TypeError:
-            raise InputError(
-                f"model {name!r} does not take an image size; it is no VisionTransformer of timm"
-            ) from None
-        except (OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"model {name!r} cannot be had from timm ({reason}); "
-                f"pretrained weights can also be given as a safetensors file"
-            ) from None
+            model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **sizes)
+        except Exception as error:  # by what the model asserts or the hub answers, of any kind
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            if pretrained:
+                raise InputError(
+                    f"model {name!r} cannot be had from timm ({reason}); "
+                    f"pretrained weights can also be given as a safetensors file"
+                ) from None
+            at = "" if image_size is None else f" at image size {image_size}"
+            raise InputError(f"model {name!r} cannot be built{at} ({reason})") from None
+    config: Any = model.pretrained_cfg
+    config["architecture"] = name
+    config.pop("tag", None)
+    return model
 
 
 def _model_traits(model: VisionTransformer) -> list[tuple[str, bool]]:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.shape import ModelShape, check_num_classes
 from runtime.data.input_format import InputFormat, PictureFormat
-from runtime.families.registry import FAMILIES, family_named, family_of
+from runtime.families.known_families import FAMILIES, family_named, family_of
+from runtime.torch_device import memory_bytes
 
 
 def build_model(
@@ -22,9 +24,12 @@ def build_model(
 ) -> nn.Module:
     """A model with random, given or its library's own pretrained weights.
 
+    It is built without memory first, so that what is refused takes none.
+
     Args:
-        name: timm's name of a VisionTransformer, such as ``vit_small_patch16_224``; or a BERT of
-            transformers: ``minilm-l6``, ``bert-base-uncased``, or a folder in its layout.
+        name: timm's name of a VisionTransformer, such as ``vit_small_patch16_224`` or, with the tag
+            of its pretrained weights, ``vit_base_patch16_224.dino``; or a BERT of transformers:
+            ``minilm-l6``, ``bert-base-uncased``, or a folder in its layout.
         image_size: pixels, a multiple of the patch size; default that of the pretrained weights.
             The position grid of weights is interpolated to it. Not for texts.
         num_tokens: that a text is filled up or cut to; only for texts.
@@ -35,24 +40,74 @@ def build_model(
         seed: of whatever stays random.
 
     Raises:
-        InputError: no such model, one that cannot run in lanes, or unfit weights.
+        InputError: no such model, one that cannot run in lanes or that this machine's memory does
+            not hold, or unfit weights.
     """
     if weights is not None and pretrained:
         raise InputError(f"weights are {str(weights)!r} and the library's own; choose one")
-    if num_classes < 1:
-        raise InputError(f"the number of classes is {num_classes}; it must be at least 1")
+    plain = build_on_meta(
+        name, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
+    )
+    _check_host_memory(name, plain)
+    return check_supported(
+        family_named(name).build(
+            name,
+            image_size=image_size,
+            num_tokens=num_tokens,
+            num_classes=num_classes,
+            weights=weights,
+            pretrained=pretrained,
+            seed=seed,
+        )
+    )
+
+
+def build_on_meta(
+    name: str, *, image_size: int | None, num_tokens: int | None, num_classes: int
+) -> nn.Module:
+    """The model without values, in no memory, if it can run in lanes.
+
+    Raises:
+        InputError: it cannot, or a size is none that it takes.
+    """
+    check_num_classes(num_classes)
     if image_size is not None and image_size < 1:
         raise InputError(f"the image size is {image_size}; it must be at least 1")
-    model = family_named(name).build(
-        name,
-        image_size=image_size,
-        num_tokens=num_tokens,
-        num_classes=num_classes,
-        weights=weights,
-        pretrained=pretrained,
-        seed=seed,
-    )
-    return check_supported(model)
+
+    def build(image_size: int | None) -> nn.Module:
+        with torch.device("meta"):
+            return check_supported(
+                family_named(name).build(
+                    name,
+                    image_size=image_size,
+                    num_tokens=num_tokens,
+                    num_classes=num_classes,
+                    weights=None,
+                    pretrained=False,
+                    seed=0,
+                )
+            )
+
+    try:
+        model = build(image_size)
+    except InputError:
+        if image_size is not None:
+            build(None)  # a model that no size would help is refused as such
+        raise
+    shape_of(model)
+    return model
+
+
+def _check_host_memory(name: str, plain: nn.Module) -> None:
+    if torch.get_default_device().type == "meta":
+        return
+    needed = sum(p.numel() * p.element_size() for p in plain.parameters())
+    there_are = memory_bytes(torch.device("cpu"))
+    if needed > there_are:
+        raise InputError(
+            f"model {name!r} has parameters of {needed / 1e9:.3g} GB; this machine has "
+            f"{there_are / 1e9:.3g} GB of memory"
+        )
 
 
 def check_known(name: str) -> None:

@@ -15,6 +15,13 @@ _TIMM_OPTIONS: dict[str, dict[str, Any]] = {
     "adamw": {"opt": "adamw"},
 }
 
+VALUES: dict[str, frozenset[str]] = {
+    "sgd": frozenset(),
+    "sgdm": frozenset({"momentum_buffer"}),
+    "adamw": frozenset({"step", "exp_avg", "exp_avg_sq"}),
+}
+"""What each keeps of a parameter that it has updated; ``step`` is a scalar."""
+
 
 def create_optimizer(
     model: nn.Module, name: str = "adamw", *, lr: float, weight_decay: float = 0.05

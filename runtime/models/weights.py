@@ -1,12 +1,17 @@
 """Weights of a model to safetensors files in its family's own layout."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from d2ft_sched.files.atomic_write import write_atomically, write_text
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.tensor_file import write_state
+
+CLASS_NAMES = "class_names.json"
+"""Beside weights and adapters: what the classifier's outputs are called, in their order."""
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -15,9 +20,18 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_atomically(path, lambda temporary: write_state(temporary, state))
 
 
-def write_companions(model: nn.Module, folder: Path) -> tuple[str, ...]:
-    """Write what the model's library needs to read its weights; the names of the files."""
-    files = family_of(model).companion_files(model)
+def write_companions(model: nn.Module, folder: Path, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Write what the model's library needs to read its weights, and the names of the classes.
+
+    The names of the files are returned.
+    """
+    files = family_of(model).companion_files(model, class_names)
     for name, text in files.items():
         write_text(folder / name, text)
-    return tuple(files)
+    return *files, write_class_names(folder, class_names)
+
+
+def write_class_names(folder: Path, class_names: Sequence[str]) -> str:
+    """Write `CLASS_NAMES`; its name."""
+    write_text(folder / CLASS_NAMES, json.dumps(list(class_names), indent=1) + "\n")
+    return CLASS_NAMES

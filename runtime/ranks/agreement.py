@@ -3,7 +3,8 @@
 All ranks call these in the same order; with one rank they answer at once.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 import numpy as np
@@ -17,11 +18,11 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 """A process that has no others."""
 
 
-def any_rank(ranks: Ranks, condition: bool) -> bool:
-    """Whether it holds on any rank."""
-    number = torch.tensor([int(condition)], device=ranks.device)
-    start_sum(ranks, number, "the question whether to stop").wait()
-    return bool(number)
+def any_rank(ranks: Ranks, *conditions: bool) -> tuple[bool, ...]:
+    """Which of them hold on any rank."""
+    numbers = torch.tensor(conditions, dtype=torch.int64, device=ranks.device)
+    start_sum(ranks, numbers, "the question whether to stop").wait()
+    return tuple(map(bool, numbers.tolist()))
 
 
 def meet(ranks: Ranks, what: str) -> None:
@@ -66,6 +67,31 @@ def sum_arrays(ranks: Ranks, values: np.ndarray, what: str) -> np.ndarray:
     return total.cpu().numpy()
 
 
+def check_same(ranks: Ranks, options: Mapping[str, str | None]) -> None:
+    """Compare the options that every rank was given.
+
+    Args:
+        ranks: all must call this.
+        options: their values by their names; None if not given.
+
+    Raises:
+        InputError: naming the first that is not the same on all ranks; every rank says the same.
+    """
+    texts = gather_texts(ranks, json.dumps(dict(options)), "the comparison of options")
+    first, *others = map(json.loads, texts)
+    for rank, own in enumerate(others, start=1):
+        for name in {**first, **own}:
+            if first.get(name) != own.get(name):
+                raise InputError(
+                    f"{name} is {_said(own.get(name))} on rank {rank} and {_said(first.get(name))} "
+                    f"on rank 0; give all ranks the same"
+                )
+
+
+def _said(value: str | None) -> str:
+    return "not given" if value is None else value
+
+
 _Result = TypeVar("_Result")
 
 
@@ -79,7 +105,7 @@ def together(ranks: Ranks, act: Callable[[], _Result], what: str) -> _Result:
 
     Raises:
         InputError: this rank's, if it is the first that has it; so each is said once.
-        RankError: one that does not speak, on the other ranks; or another rank died or hung.
+        RankError: that error of another rank, which speaks there; or one died or hung.
     """
     error = result = None
     try:
@@ -89,6 +115,6 @@ def together(ranks: Ranks, act: Callable[[], _Result], what: str) -> _Result:
     texts = gather_texts(ranks, "" if error is None else str(error), what)
     if error is not None and texts.index(str(error)) == ranks.rank:
         raise error
-    if any(texts):
-        raise RankError(f"another rank ended during {what}", speaks=False)
+    for text in filter(None, texts):
+        raise RankError(text, speaks=False)
     return cast(_Result, result)

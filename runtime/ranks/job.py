@@ -4,16 +4,17 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from threading import Thread
+from threading import Event, Thread
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError, RankError
+from runtime.ranks.rank_store import Seat, call_roll, open_store
 from runtime.torch_device import backend_of, rank_device
 
 GRACE_S = 3.0
@@ -21,6 +22,8 @@ GRACE_S = 3.0
 
 GRACE_OF_MANY_S = 10.0
 """How long they wait while several are missing, for some may still compute."""
+
+_JOINED = Event()
 
 STORE_S = 2.0
 """How much longer than that the store's answers may take; it is gone if they take more."""
@@ -90,29 +93,27 @@ def init_ranks(
 
     Raises:
         InputError: the device is not there, or the launcher's environment is not whole.
-        RankError: not all ranks came in time.
+        RankError: not all ranks came in time, one cannot come, or the port is taken.
     """
-    local_rank, num_local = rank, 1
+    timeout = timedelta(seconds=timeout_s)
     if rank < 0:
         if not is_launched():
             return Ranks(0, 1, rank_device(device, 0), timeout_s)
-        num_ranks = _launchers("WORLD_SIZE", range(1, 2**31))
-        rank = _launchers("RANK", range(num_ranks))
-        local_rank = _launchers("LOCAL_RANK", range(num_ranks), rank)
+        seat = launched_seat()
+        rank, num_ranks = seat.rank, seat.num_ranks
         num_local = _launchers("LOCAL_WORLD_SIZE", range(1, num_ranks + 1), 1)
-        _launchers("MASTER_PORT", range(1, 2**16))
-        if not os.environ.get("MASTER_ADDR"):
-            raise InputError("MASTER_ADDR is not set; it must name the host of rank 0")
-    own_device = rank_device(device, local_rank, num_local)
-    timeout = timedelta(seconds=timeout_s)
-    try:
-        store, rank, num_ranks = next(
-            dist.rendezvous(init_method, rank, num_ranks, timeout=timeout)
-        )
+        own_device = rank_device(device, _local_rank(rank, num_ranks), num_local)
+        store = open_store(seat, timeout_s)
+        _JOINED.set()
+        call_roll(store, seat, timeout_s)
+    else:
+        own_device = rank_device(device, rank, 1)
+        store, _, _ = next(dist.rendezvous(init_method, rank, num_ranks, timeout=timeout))
         store.set_timeout(timeout)
+    try:
         dist.init_process_group(
             backend_of(own_device),
-            store=dist.PrefixStore("d2ft/group", store),
+            store=dist.PrefixStore("group", store),
             rank=rank,
             world_size=num_ranks,
             timeout=timeout,
@@ -123,8 +124,32 @@ def init_ranks(
             f"({_first_line(error)})",
             speaks=True,
         ) from error
-    failures = dist.PrefixStore("d2ft/failure", store)
+    failures = dist.PrefixStore("failure", store)
     return Ranks(rank, num_ranks, own_device, timeout_s, failures)
+
+
+def has_joined() -> bool:
+    """Whether this process has met the other ranks of its job."""
+    return _JOINED.is_set()
+
+
+def launched_seat() -> Seat:
+    """What the launcher's environment says of this process.
+
+    Raises:
+        InputError: it is not whole.
+    """
+    num_ranks = _launchers("WORLD_SIZE", range(1, 2**31))
+    rank = _launchers("RANK", range(num_ranks))
+    port = _launchers("MASTER_PORT", range(1, 2**16))
+    host = os.environ.get("MASTER_ADDR")
+    if not host:
+        raise InputError("MASTER_ADDR is not set; it must name the host of rank 0")
+    return Seat(rank, num_ranks, host, port, _local_rank(rank, num_ranks) == 0)
+
+
+def _local_rank(rank: int, num_ranks: int) -> int:
+    return _launchers("LOCAL_RANK", range(num_ranks), rank)
 
 
 def _launchers(name: str, allowed: range, default: int | None = None) -> int:
@@ -145,6 +170,22 @@ def close_ranks(ranks: Ranks) -> None:
     """Leave the job; the other ranks must have come to their end, too."""
     if ranks.store is not None:
         dist.destroy_process_group()
+
+
+@contextmanager
+def ending_together(ranks: Ranks) -> Iterator[None]:
+    """Close the ranks after the block. If this rank has a wrong input that the others have not,
+    they leave the telling to it."""
+    try:
+        yield
+    except InputError:
+        if ranks.store is not None:
+            with suppress(RuntimeError):
+                ranks.store.set(f"alive/{ranks.rank}", "1")
+                ranks.store.add("said", 1)
+        raise
+    finally:
+        close_ranks(ranks)
 
 
 def check_agreement(ranks: Ranks, facts: Mapping[str, str], num_devices: int) -> None:

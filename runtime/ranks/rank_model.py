@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from runtime.families.family import ModelFamily
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.ranks.job import Ranks
 from runtime.ranks.shards import (
@@ -121,7 +121,7 @@ def read_rank_model(
         InputError: the file is unreadable or of another model.
     """
     shards = _all_shards(model, workload, placement)
-    parts = read_shards(path, shards[ranks.rank])
+    parts = read_shards(path, shards[ranks.rank], next(model.parameters()).dtype)
     return _hold(model, parts, shards, workload, placement, ranks)
 
 

@@ -16,13 +16,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from runtime.families.family import ModelFamily, UnitAxis
+from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
-from runtime.families.registry import family_of
 from runtime.lanes.held_units import HeldUnits, held_units
 from runtime.lanes.slices import index_runs
+from runtime.tensor_file import DTYPE_NAMES
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,16 +114,22 @@ def sharing_block(family: ModelFamily, parameter: str) -> int | None:
     return None if axis is None or dim in (None, axis.dim) else axis.block
 
 
-def read_shards(path: Path, shards: tuple[Shard, ...]) -> dict[str, Tensor]:
+def read_shards(path: Path, shards: tuple[Shard, ...], dtype: torch.dtype) -> dict[str, Tensor]:
     """The parts held, read from a safetensors file in the model's layout; nothing else is read.
 
+    Args:
+        path: the file.
+        shards: what to read.
+        dtype: of all of it.
+
     Raises:
-        InputError: the file is unreadable, or lacks a tensor, or has one of another shape.
+        InputError: the file is unreadable, or lacks a tensor, or has one of another shape or type.
     """
+    check_named(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
-            return {shard.name: _read(file, names, shard, path) for shard in shards}
+            return {shard.name: _read(file, names, shard, path, dtype) for shard in shards}
     except FileNotFoundError:
         raise InputError(f"weights {path}: there is no such file") from None
     except (SafetensorError, OSError) as error:
@@ -147,7 +155,7 @@ def _indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
     return np.concatenate([part * num_all + own for part in range(axis.num_parts)])
 
 
-def _read(file: safe_open, names: set[str], shard: Shard, path: Path) -> Tensor:
+def _read(file: safe_open, names: set[str], shard: Shard, path: Path, dtype: torch.dtype) -> Tensor:
     if shard.name not in names:
         raise InputError(f"weights {path}: lacks tensor {shard.name} {list(shard.full_shape)}")
     stored = file.get_slice(shard.name)
@@ -155,6 +163,11 @@ def _read(file: safe_open, names: set[str], shard: Shard, path: Path) -> Tensor:
         raise InputError(
             f"weights {path}: tensor {shard.name} has shape {stored.get_shape()}; "
             f"the model needs {list(shard.full_shape)}"
+        )
+    if stored.get_dtype() != DTYPE_NAMES[dtype]:
+        raise InputError(
+            f"weights {path}: tensor {shard.name} is of type {stored.get_dtype()}; the model needs "
+            f"{DTYPE_NAMES[dtype]}"
         )
     if shard.indices is None:
         return file.get_tensor(shard.name)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_atomically
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.problem.scores import Scores
 from runtime.tensor_file import TensorSpec, write_tensors
 
@@ -48,6 +49,7 @@ def load_minibatch_scores(
     Raises:
         InputError: there is no such file, it is damaged, or of another training.
     """
+    check_named(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -59,6 +61,12 @@ def load_minibatch_scores(
             f"{path}: has scores of shape {list(forward.shape)}; this training has {list(shape)} "
             f"[mini-batches, subnets, micro-batches]"
         )
+    if forward.dtype != np.float64 or backward.dtype != np.float64:
+        raise InputError(
+            f"{path}: has scores of type {forward.dtype} and {backward.dtype}; they must be float64"
+        )
+    if not (np.isfinite(forward).all() and np.isfinite(backward).all()):
+        raise InputError(f"{path}: has scores that are not finite")
     if tuple(metadata.get(name) for name in _TABLES) != kinds:
         raise InputError(f"{path}: has other scores than {kinds[0]} and {kinds[1]}")
     return [Scores(f, b) for f, b in zip(forward, backward, strict=True)]

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.problem.running_scores import RunningScores
 from d2ft_sched.problem.scores import Scores, by_block
 from runtime.tensor_file import TensorSpec, write_tensors
@@ -60,18 +61,21 @@ class SeenScores:
 
     def save(self, folder: Path) -> str:
         """Write `FILE`; its name."""
-        tables = {
-            "forward": self._now.forward,
-            "average": self._now.average,
-            "factor": self._now.factor,
-            "average_when_asked": self._when_asked.average,
-            "factor_when_asked": self._when_asked.factor,
-            "asked_first": np.array([self._asked_first]),
-        }
-        tensors = {name: torch.from_numpy(np.asarray(table)) for name, table in tables.items()}
+        tensors = {name: torch.from_numpy(table) for name, table in self._tables().items()}
         specs = [TensorSpec(name, tuple(t.shape), t.dtype) for name, t in tensors.items()]
         write_tensors(folder / FILE, specs, tensors.values())
         return FILE
+
+    def _tables(self) -> dict[str, np.ndarray]:
+        """What is kept, by its names in `FILE`."""
+        return {
+            "forward": np.asarray(self._now.forward),
+            "average": np.asarray(self._now.average),
+            "factor": np.asarray(self._now.factor),
+            "average_when_asked": np.asarray(self._when_asked.average),
+            "factor_when_asked": np.asarray(self._when_asked.factor),
+            "asked_first": np.array([self._asked_first]),
+        }
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote.
@@ -80,25 +84,26 @@ class SeenScores:
             InputError: there is no such file, it is damaged, or of another training.
         """
         path = folder / FILE
+        check_named(path)
         try:
             with safe_open(path, framework="numpy") as file:
                 tables = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: cannot be read as running scores ({error})") from None
-        try:
-            now = RunningScores(tables["forward"], tables["average"], tables["factor"])
-            before = RunningScores(
-                tables["forward"], tables["average_when_asked"], tables["factor_when_asked"]
-            )
-            asked_first = int(tables["asked_first"][0])
-        except KeyError as error:
-            raise InputError(f"{path}: lacks tensor {error}") from None
-        wanted = self._now.average.shape, self._now.factor.shape
-        if (now.average.shape, now.factor.shape) != wanted:
-            raise InputError(
-                f"{path}: has scores of {len(now.average)} subnets and {list(now.factor.shape)} "
-                f"[mini-batches, micro-batches]; this training has {wanted[0][0]} and "
-                f"{list(wanted[1])}"
-            )
-        self._now, self._when_asked, self._asked_first = now, before, asked_first
+        for name, own in self._tables().items():
+            if name not in tables:
+                raise InputError(f"{path}: lacks tensor {name!r}")
+            found = tables[name]
+            if (found.dtype, found.shape) != (own.dtype, own.shape):
+                raise InputError(
+                    f"{path}: {name} is {found.dtype} {list(found.shape)}; this training has "
+                    f"{own.dtype} {list(own.shape)}"
+                )
+            if np.isinf(found).any():
+                raise InputError(f"{path}: {name} has infinite values")
+        self._now = RunningScores(tables["forward"], tables["average"], tables["factor"])
+        self._when_asked = RunningScores(
+            tables["forward"], tables["average_when_asked"], tables["factor_when_asked"]
+        )
+        self._asked_first = int(tables["asked_first"][0])
         self._repeats = True

@@ -9,7 +9,7 @@ from torch import nn
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.scores import Scores
 from runtime.data.dataset import Dataset
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.measure.flop_counting import count_flops
 from runtime.scoring.minibatch_scores import score_minibatch
 from runtime.training.loop import training_minibatches
@@ -29,7 +29,8 @@ def training_scores(
     forward_score: str = FORWARD_SCORE,
     backward_score: str = BACKWARD_SCORE,
 ) -> Iterator[Scores]:
-    """Scores of the mini-batches that `runtime.training.loop.fine_tune` draws with the same seed.
+    """Scores of the mini-batches that `runtime.training.loop.fine_tune` draws with the same seed,
+    as its first epoch has them; later ones exchange samples in at most two of them.
 
     What each costs is said by `scoring_flops`.
 
@@ -44,7 +45,7 @@ def training_scores(
         forward_score, backward_score: names of `runtime.scoring.kinds.score_names`.
     """
     family = family_of(model)
-    minibatches = training_minibatches(data.train, workload, seed)[:num_minibatches]
+    minibatches = training_minibatches(data.train, workload, seed).of_epoch(1)[:num_minibatches]
     for samples in minibatches if chosen is None else minibatches[list(chosen)]:
         own = torch.from_numpy(samples)
         inputs = family.to_inputs(model, data.train.inputs[own].to(device))

@@ -13,7 +13,7 @@ from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from runtime.data.dataset import Dataset, Split
-from runtime.data.minibatches import draw_minibatches, epoch_order
+from runtime.data.minibatches import Minibatches, draw_minibatches
 from runtime.training.events import (
     Event,
     FineTuneSettings,
@@ -69,7 +69,7 @@ def fine_tune(
 
 def train(
     trainer: Trainer,
-    minibatches: np.ndarray,
+    minibatches: Minibatches,
     workload: Workload,
     schedule: np.ndarray | ScheduleOf,
     settings: FineTuneSettings,
@@ -112,11 +112,13 @@ def train(
     for step in range(first, num_steps):
         start = time.perf_counter()
         epoch, position = step // len(minibatches) + 1, step % len(minibatches)
-        minibatch = int(epoch_order(len(minibatches), epoch, settings.seed)[position])
+        if step == first or position == 0:
+            order, samples = minibatches.order(epoch), minibatches.of_epoch(epoch)
+        minibatch = int(order[position])
         operations = schedule(step, minibatch) if callable(schedule) else schedule
         solve_s = time.perf_counter() - start
         lr = learning_rate(settings, step, num_steps)
-        done = trainer.step(minibatches[minibatch], operations, lr)
+        done = trainer.step(samples[minibatch], operations, lr)
         if learner is not None and done.seen is not None:
             learner.see(minibatch, done.seen)
         step_s = time.perf_counter() - start
@@ -129,7 +131,7 @@ def train(
             num_steps=num_steps,
             epoch=epoch,
             minibatch=minibatch,
-            num_samples=minibatches.shape[1],
+            num_samples=samples.shape[1],
             loss=done.loss,
             lr=lr,
             flops=flops(operations),
@@ -141,6 +143,6 @@ def train(
             yield trainer.evaluate(epoch)
 
 
-def training_minibatches(train: Split, workload: Workload, seed: int) -> np.ndarray:
-    """The samples of each mini-batch of `fine_tune`, int ``[num_minibatches, num_samples]``."""
+def training_minibatches(train: Split, workload: Workload, seed: int) -> Minibatches:
+    """The mini-batches of `fine_tune`."""
     return draw_minibatches(len(train), int(workload.samples.sum()), seed)

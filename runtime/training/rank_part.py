@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.files.atomic_write import write_atomically
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.placement import Placement
 from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.checkpoint.optimizer_state import (
     load_optimizer,
@@ -21,16 +19,18 @@ from runtime.checkpoint.optimizer_state import (
     state_by_name,
 )
 from runtime.data.dataset import Dataset, Split
+from runtime.data.minibatches import Minibatches
 from runtime.lanes.held_units import held_units
 from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_full
 from runtime.models.linear_probe import fit_linear, set_classifier
-from runtime.models.optimizers import create_optimizer, set_learning_rate
+from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, save_adapter
-from runtime.models.weights import write_companions
+from runtime.models.weights import write_class_names, write_companions
 from runtime.ranks.agreement import sum_arrays
 from runtime.ranks.job import start_sum
 from runtime.ranks.rank_forward import rank_outputs
 from runtime.ranks.rank_model import RankModel
+from runtime.ranks.rank_samples import testing_owners, training_needs, training_owners
 from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
 from runtime.ranks.rank_wave import RankBatch
@@ -49,7 +49,7 @@ class RankPart:
         self,
         model: RankModel,
         data: Dataset,
-        minibatches: np.ndarray,
+        minibatches: Minibatches,
         settings: FineTuneSettings,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -68,11 +68,13 @@ class RankPart:
         check_classes(data, model.num_classes)
         self._model, self._settings, self._clock = model, settings, clock
         self._rank, self._device = model.ranks.rank, model.ranks.device
-        self._train_owner = training_owners(
-            len(data.train), minibatches, model.workload, model.placement
-        )
+        self._class_names = data.class_names
+        self._train_owner = training_owners(minibatches, model.workload, model.placement)
         self._test_owner = testing_owners(len(data.test), model.placement)
-        self._train = _Own(model, data.train, self._train_owner == self._rank)
+        needed = training_needs(
+            minibatches, settings.num_epochs, model.workload, model.placement, self._rank
+        )
+        self._train = _Own(model, data.train, needed)
         self._test = _Own(model, data.test, self._test_owner == self._rank)
         self._optimizer = create_optimizer(
             model.module,
@@ -163,7 +165,7 @@ class RankPart:
                 pass
         if self._rank > 0:
             return ()
-        return path.name, *write_companions(self._model.module, path.parent)
+        return path.name, *write_companions(self._model.module, path.parent, self._class_names)
 
     def save_result(self, folder: Path) -> None:
         if self._model.workload.lora is None:
@@ -173,6 +175,7 @@ class RankPart:
         values = dict(zip(names, self._whole_tensors(names), strict=True))
         if self._rank == 0:
             save_adapter(self._model.module, values, folder / ADAPTER)
+            write_class_names(folder / ADAPTER, self._class_names)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
         written = self.save_model(folder / MODEL)
@@ -183,11 +186,12 @@ class RankPart:
         return *written, name
 
     def load_state(self, folder: Path) -> None:
-        shards = self._model.own_shards
+        shards, dtype = self._model.own_shards, self._model.dtype
         parameters = dict(self._model.module.named_parameters())
-        for name, tensor in read_shards(folder / MODEL, shards).items():
+        for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
-        state = load_optimizer(optimizer_files(folder), shards)
+        values = VALUES[self._model.workload.optimizer]
+        state = load_optimizer(optimizer_files(folder), shards, values, dtype)
         set_state(self._optimizer, parameters, state)
 
     def _slice(self, schedule: np.ndarray) -> RankSlices:
@@ -255,25 +259,6 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` builds, without memory for its parameters."""
     with torch.device("meta"):
         return build()
-
-
-def training_owners(
-    num_samples: int, minibatches: np.ndarray, workload: Workload, placement: Placement
-) -> np.ndarray:
-    """The rank that owns each training sample, int ``[num_samples]``.
-
-    Samples that are in no mini-batch belong to the first owner, which sees them in the fit of the
-    classifier.
-    """
-    owner = np.full(num_samples, placement.owners[0])
-    owner[minibatches] = np.repeat(placement.owner, workload.samples)[None, :]
-    return owner
-
-
-def testing_owners(num_samples: int, placement: Placement) -> np.ndarray:
-    """The rank that classifies each test sample, in equal runs, int ``[num_samples]``."""
-    owners = np.array(placement.owners)
-    return owners[np.arange(num_samples) * len(owners) // num_samples]
 
 
 class _Own:

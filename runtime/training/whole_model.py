@@ -21,13 +21,13 @@ from runtime.checkpoint.optimizer_state import (
     state_by_name,
 )
 from runtime.data.dataset import Dataset, Split
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_full
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.models.linear_probe import fit_classifier
-from runtime.models.optimizers import create_optimizer, set_learning_rate
+from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
-from runtime.models.weights import save_weights, write_companions
+from runtime.models.weights import save_weights, write_class_names, write_companions
 from runtime.partitioned_step import forward_backward
 from runtime.ranks.shards import Shard, read_shards
 from runtime.torch_device import Stopwatch, autocast, synchronize
@@ -57,7 +57,7 @@ class WholeModel:
         """
         self._family = family_of(model)
         check_classes(data, self._family.classifier(model).out_features)
-        self._model, self._workload = model, workload
+        self._model, self._workload, self._class_names = model, workload, data.class_names
         self._settings, self._device, self._clock = settings, device, clock
         self._train, self._test = data.train.to(device), data.test.to(device)
         self._optimizer = create_optimizer(
@@ -102,12 +102,13 @@ class WholeModel:
 
     def save_model(self, path: Path) -> tuple[str, ...]:
         save_weights(self._model, path)
-        return path.name, *write_companions(self._model, path.parent)
+        return path.name, *write_companions(self._model, path.parent, self._class_names)
 
     def save_result(self, folder: Path) -> None:
         if has_adapters(self._model):
             trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
             save_adapter(self._model, trained, folder / ADAPTER)
+            write_class_names(folder / ADAPTER, self._class_names)
         else:
             self.save_model(folder / MODEL)
 
@@ -119,10 +120,12 @@ class WholeModel:
         return *written, name
 
     def load_state(self, folder: Path) -> None:
-        parameters = dict(self._model.named_parameters())
-        for name, tensor in read_shards(folder / MODEL, self._shards()).items():
+        parameters, shards = dict(self._model.named_parameters()), self._shards()
+        dtype = next(iter(parameters.values())).dtype
+        for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
-        state = load_optimizer(optimizer_files(folder), self._shards())
+        values = VALUES[self._workload.optimizer]
+        state = load_optimizer(optimizer_files(folder), shards, values, dtype)
         set_state(self._optimizer, parameters, state)
 
     def _shards(self) -> tuple[Shard, ...]:

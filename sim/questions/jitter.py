@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.sizes import MOST_DRAWS, check_at_most
 from sim.prediction import Prediction
 from sim.timetable import phase_times
 
@@ -87,6 +88,12 @@ def jittered_step_seconds(
     if num_steps < 1:
         raise InputError(f"number of steps is {num_steps}; it must be at least 1")
     num_devices = len(prediction.cluster.devices)
+    check_at_most(
+        f"{num_steps} steps of {num_devices} devices",
+        num_steps * num_devices,
+        MOST_DRAWS,
+        "draw fewer steps",
+    )
     for name in vars(jitter):
         if np.ndim(getattr(jitter, name)) and len(getattr(jitter, name)) != num_devices:
             raise InputError(

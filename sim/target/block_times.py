@@ -1,5 +1,6 @@
 """Simulated seconds of single blocks under many schedules, priced as a step of `sim` is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,9 +9,9 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS, Exchange
 from d2ft_sched.costs.flops import attention_flops_of, mlp_flops_of, shared_factor_flops
-from d2ft_sched.costs.memory_traffic import lane_bytes_moved, shared_factor_bytes
+from d2ft_sched.costs.memory_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.lanes import lane_groups
+from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.waves import wave_microbatches
@@ -41,15 +42,29 @@ class BlockTimes:
     def _waves(self) -> list[np.ndarray]:
         return wave_microbatches(self.workload.num_microbatches, self.num_waves)
 
-    @cached_property
-    def _work(self) -> np.ndarray:
-        """FLOPs and bytes moved, float ``[2, 2 sub-layers, 2 directions, num_subnets,
-        num_microbatches]``."""
+    def _work(self, groups: Sequence[LaneGroup]) -> np.ndarray:
+        """FLOPs and bytes moved by lane groups, float ``[2, 2 sub-layers, 2 directions,
+        num_groups]``."""
         workload, partition = self.workload, self.workload.partition
-        moved = lane_bytes_moved(workload)
+        heads, hidden, tokens = (
+            np.array(
+                [
+                    [
+                        partition.heads[list(g.subnets)].sum(),
+                        partition.hidden[list(g.subnets)].sum(),
+                        workload.tokens[list(g.microbatches)].sum(),
+                    ]
+                    for g in groups
+                ],
+                dtype=np.int64,
+            )
+            .reshape(-1, 3)
+            .T
+        )
+        moved = lane_bytes_of(workload, heads, hidden, tokens)
         sublayers = (
-            attention_flops_of(workload, partition.heads[:, None], workload.tokens),
-            mlp_flops_of(workload, partition.hidden[:, None], workload.tokens),
+            attention_flops_of(workload, heads, tokens),
+            mlp_flops_of(workload, hidden, tokens),
         )
         flops = [[f.forward, f.backward] for f in sublayers]
         bytes_moved = [
@@ -90,22 +105,13 @@ class BlockTimes:
             seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
             for w, wave in enumerate(self._waves):
                 groups = lane_groups(partition, schedule, block, mask, wave)
+                work = self._work(groups)
+                trained = np.array([g.operation == Operation.FULL for g in groups], dtype=bool)
                 for direction in (0, 1):
-                    cells = [
-                        np.ix_(g.subnets, g.microbatches)
-                        for g in groups
-                        if direction == 0 or g.operation == Operation.FULL
-                    ]
-                    for sublayer in range(len(SUBLAYERS)):
-                        flops, moved = self._work[:, sublayer, direction]
+                    for sublayer, kind in enumerate(LANE_KINDS[direction]):
+                        flops, moved = work[:, sublayer, direction][:, trained | (direction == 0)]
                         seconds[w, direction, sublayer] = (
-                            self.cluster.devices[device]
-                            .seconds(
-                                LANE_KINDS[direction][sublayer],
-                                np.array([flops[ix].sum() for ix in cells]),
-                                np.array([moved[ix].sum() for ix in cells]),
-                            )
-                            .sum()
+                            self.cluster.devices[device].seconds(kind, flops, moved).sum()
                         )
             if self.workload.lora is not None:
                 seconds += self._shared_s(device, schedule, held)

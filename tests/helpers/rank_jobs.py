@@ -15,6 +15,7 @@ from d2ft_sched.errors import InputError, RankError
 from rank_cases import Case, draw_case, model_of, small_model
 from rank_processes import join
 from runtime.data.dataset import Dataset, Split
+from runtime.data.minibatches import draw_minibatches
 from runtime.models.optimizers import create_optimizer
 from runtime.ranks.agreement import together
 from runtime.ranks.all_to_all import SentBytes
@@ -168,7 +169,7 @@ def save_to_a_full_disk(rank: int, num_ranks: int, folder: Path) -> None:
     split = Split(torch.zeros(num_samples, 3, 28, 28, dtype=torch.uint8), case.labels)
     data = Dataset("zeros", split, split, tuple("abcde"))
     model = _load(case, 0, ranks, folder)
-    part = RankPart(model, data, np.arange(num_samples)[None], FineTuneSettings())
+    part = RankPart(model, data, draw_minibatches(num_samples, num_samples, 0), FineTuneSettings())
     if rank == 0:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

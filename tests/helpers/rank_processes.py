@@ -47,16 +47,58 @@ def d2ft_on_ranks(num_ranks: int, folder: Path, *arguments: object) -> None:
 
     Fails with what a rank wrote to standard error if its exit code is not 0.
     """
-    given = {"port": free_port(), "arguments": [*map(str, arguments)]}
-    processes = start_ranks(_command, num_ranks, folder, **given)
-    for rank, process in enumerate(processes):
+    for rank, code in enumerate(codes_of_ranks(num_ranks, folder, *arguments)):
+        assert code == 0, (folder / f"stderr-{rank}").read_text()
+
+
+def codes_of_ranks(
+    num_ranks: int, folder: Path, *arguments: object, hosts: Sequence[Path] | None = None
+) -> list[int | None]:
+    """Exit codes of the command line on ranks, which begin in folders of their own if given."""
+    given = {"port": free_port(), "arguments": [*map(str, arguments)], "hosts": hosts}
+    processes = start_ranks(run_command, num_ranks, folder, **given)
+    for process in processes:
         process.join(timeout=200)
-        assert process.exitcode == 0, (folder / f"stderr-{rank}").read_text()
+    return [process.exitcode for process in processes]
 
 
-def _command(
-    rank: int, num_ranks: int, folder: Path, *, port: int, arguments: Sequence[str]
+def endings_on_ranks(
+    folder: Path, *commands: Sequence[object], port: int | None = None
+) -> tuple[list[int | None], list[str]]:
+    """Run a command line on each rank of one host, as `d2ft_on_ranks` does the same on all.
+
+    Returns:
+        Exit codes, and the lines to standard error in which d2ft says why it ends.
+    """
+    texts = [[*map(str, command)] for command in commands]
+    given = {"port": port or free_port(), "arguments": texts}
+    processes = start_ranks(_own_command, len(commands), folder, **given)
+    for process in processes:
+        process.join(timeout=200)
+    said = [(folder / f"stderr-{rank}").read_text() for rank in range(len(commands))]
+    assert not any("Traceback" in text for text in said), said
+    lines = [line for text in said for line in text.splitlines() if line.startswith("d2ft: ")]
+    return [process.exitcode for process in processes], lines
+
+
+def _own_command(
+    rank: int, num_ranks: int, folder: Path, *, port: int, arguments: Sequence[Sequence[str]]
 ) -> None:
+    run_command(rank, num_ranks, folder, port=port, arguments=arguments[rank])
+
+
+def run_command(
+    rank: int,
+    num_ranks: int,
+    folder: Path,
+    *,
+    port: int,
+    arguments: Sequence[str],
+    hosts: Sequence[Path] | None = None,
+) -> None:
+    """The command line as one rank, its output in files of `folder`."""
+    if hosts is not None:
+        os.chdir(hosts[rank])
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

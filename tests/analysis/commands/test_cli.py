@@ -75,6 +75,30 @@ def test_compare_writes_a_row_per_solver(d2ft, cluster, tmp_path):
     assert table.read_text().count("\n") == 5
 
 
+def test_compare_plans_as_plan_does(d2ft, cluster, tmp_path):
+    for options in ([], ["--lora-rank", 2, "--lora-alpha", 4], ["--placement", "round-robin"]):
+        given = ["--cluster", cluster, *SMALL, "--budget-compute", 0.6, *options]
+        _, compared, _ = d2ft("compare", *given, "--solvers", "dp", "--json")
+        path = tmp_path / "same.json"
+        _, planned, _ = d2ft("plan", *given, "--out", path, "--json")
+        _, simulated, _ = d2ft("simulate", path, "--top", 0, "--json")
+        row, plan = json.loads(compared)["solvers"][0], json.loads(planned)
+        assert row["objective"] == pytest.approx(plan["objective"])
+        assert row["compute_fraction"] == pytest.approx(plan["compute_fraction"])
+        assert row["predicted_step_s"] == pytest.approx(json.loads(simulated)["plan"]["step_s"])
+
+
+def test_where_dense_exchanges_nothing_no_share_of_it_is_given(d2ft, tmp_path):
+    path = tmp_path / "one.yaml"
+    network = "{kind: star, bandwidth_bytes_per_s: 1 GB/s, latency_s: 1 us}"
+    path.write_text(f"name: one\ndevices: [{{name: only, preset: t4}}]\nnetwork: {network}\n")
+    _, out, _ = d2ft("plan", "--cluster", path, *SMALL, "--out", tmp_path / "p.json")
+    (line,) = [line for line in out.splitlines() if "exchanged" in line]
+    assert "%" not in line
+    _, out, _ = d2ft("compare", "--cluster", path, *SMALL, "--solvers", "dp", "--json")
+    assert [row["communication_fraction"] for row in json.loads(out)["solvers"]] == [None, None]
+
+
 def test_a_plan_is_refused_once_changed_or_cut(d2ft, plan):
     whole = plan.read_text()
     for damaged in (whole.replace('"FFF', '"OFF', 1), whole[: len(whole) // 2]):

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.console.formatting import (
+    beside,
     less_or_more,
     percent,
     points,
     quantity,
+    saved,
     si_unit,
     signed_percent,
     three_digits,
@@ -52,4 +54,19 @@ def test_fractions_never_show_a_negative_zero() -> None:
     assert less_or_more(0.25) == "25.0\N{NO-BREAK SPACE}% less"
     assert less_or_more(-0.03) == "3.0\N{NO-BREAK SPACE}% more"
     assert less_or_more(-0.0001) == "unchanged"
+
+
+def test_an_amount_beside_another_says_which_way():
+    assert beside(2.0, 2.0001) == "as much"
+    assert beside(1.5, 2.0) == "25.0\N{NO-BREAK SPACE}% less"
+    assert beside(2.5, 2.0) == "25.0\N{NO-BREAK SPACE}% more"
+    assert beside(46.4, 2.0) == "23.2 times as much"
+    assert beside(0.0, 2.0) == "100.0\N{NO-BREAK SPACE}% less"
+    assert beside(1.0, 0.0) == "-"
+
+
+def test_what_is_saved_is_nothing_where_it_is_not_less():
+    assert saved(0.25, "step time") == "25.0\N{NO-BREAK SPACE}% less step time"
+    assert saved(-0.024, "step time") == "nothing: 2.4\N{NO-BREAK SPACE}% more step time"
+    assert saved(0.0001, "step time") == "nothing: step time unchanged"
     assert three_digits(0.0) == "0"

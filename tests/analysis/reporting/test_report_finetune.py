@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.console.formatting import NO_BREAK, percent, points, quantity
+from analysis.console.formatting import NO_BREAK, percent, points_within, quantity
 from analysis.finetuning.metrics_file import MetricsFile
 from analysis.planning.plan_summary import summarize
+from analysis.results.savings import accuracy_interval, accuracy_range
 from d2ft_sched.plan.plan_file import load_plan, sign
 from runtime.training.events import DeviceChange, Replanned
 
@@ -64,17 +65,19 @@ def test_the_folder_says_what_was_executed_and_reached(
     (scored,) = of(records, "scored")
     spent = sum(s["flops"] for s in steps) + scored["flops"]
     saved = 1 - spent / (len(steps) * summary.dense_flops)
-    side = "less" if saved > 0 else "more"
+    side, nothing = ("less", "") if saved > 0 else ("more", "nothing: ")
     assert (
-        plain(f"Also: {percent(abs(saved))} {side} FLOPs, executed over 8 steps, scoring incl")
+        plain(f"Also: {nothing}{percent(abs(saved))} {side} FLOPs, executed over 8 steps, scoring")
         in text
     )
     assert (
         plain(f"{percent(scored['flops'] / (spent - scored['flops']))} of what training took")
         in text
     )
-    assert plain(f"{percent(of(records, 'evaluated')[-1]['top1'])} top-1") in text
-    assert "of 8 test samples after 2 epochs" in text
+    top1 = of(records, "evaluated")[-1]["top1"]
+    low, high = accuracy_range(top1, 8)
+    assert plain(f"{percent(low)} to {percent(high)} top-1") in text
+    assert plain(f"{percent(top1)} of 8 test samples after 2 epochs") in text
     assert "No dense training to hold it against" in text
     mean = sum(s["flops"] for s in steps) / len(steps)
     assert plain(f"{quantity(mean, 'FLOP')} {percent(mean / summary.dense_flops)}") in text
@@ -92,7 +95,7 @@ def test_a_dense_training_beside_it_is_what_accuracy_costs(
 ) -> None:
     text = report_text(run)
     top1 = of(records, "evaluated")[-1]["top1"]
-    assert plain(points(top1 - 0.25)) in text
+    assert plain(points_within(top1 - 0.25, accuracy_interval(top1, 0.25, 8))) in text
     assert plain(f"plan {percent(top1)}, dense {percent(0.25)}") in text
     assert "Also: 50.0 % less step time, measured on" in text
     assert "Chance alone moves such a difference" in text
@@ -103,7 +106,7 @@ def test_a_dense_training_alone_saves_nothing(dense: Path, report_text) -> None:
     text = report_text(dense)
     assert "every operation FULL, on" in text
     assert "FLOPs, executed" not in text
-    assert plain(f"{percent(0.25)} top-1") in text
+    assert plain(f"{percent(0.25)} of 8 test samples") in text
 
 
 def test_changes_of_the_schedule_are_told_with_their_reasons(

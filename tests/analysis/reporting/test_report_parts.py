@@ -45,7 +45,7 @@ def test_a_validation_says_how_sure_predictions_are(
 def test_a_study_says_what_accuracy_costs(study_results: Path, report_text) -> None:
     text = report_text(study_results)
     assert "44.4 % less training time" in text
-    assert "−1.0 points" in text
+    assert "−1.0 ± " in text
     assert "“d2ft” at 60 % compute 70.0 %, “dense” 71.0 %" in text
     assert "±1.4 points over 2 seeds" in text
     assert "too tight at 60 % compute on mix, seed 1: not one micro-batch is done" in text

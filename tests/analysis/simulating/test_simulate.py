@@ -44,7 +44,7 @@ def make_plan(d2ft, tmp_path):
         change(content)
         (tmp_path / "lab.yaml").write_text(yaml.safe_dump(content))
         out = tmp_path / "plan.json"
-        arguments = arguments or ("--budget-compute", 0.6)
+        arguments = arguments or ("--budget-compute", 0.6, "--placement", "every-device")
         code, _, err = d2ft(
             "plan", "--cluster", tmp_path / "lab.yaml", *SMALL, *arguments, "--out", out
         )
@@ -67,7 +67,7 @@ def simulated(d2ft):
 
 
 def test_the_tables_of_a_plan(d2ft, make_plan):
-    code, out, err = d2ft("simulate", make_plan())
+    code, out, err = d2ft("simulate", make_plan(), "--top", 9)
     assert (code, err) == (0, "")
     text = out.replace("\N{NO-BREAK SPACE}", " ")
     for part in (
@@ -85,6 +85,46 @@ def test_the_tables_of_a_plan(d2ft, make_plan):
     assert "price" not in text
     assert "energy" not in text.lower()
     assert "e-0" not in text
+
+
+def test_the_first_line_is_the_verdict(d2ft, make_plan, simulated):
+    plan = make_plan()
+    result = simulated(plan)
+    first = d2ft("simulate", plan, "--scale-bandwidth", "1e-3")[1].splitlines()[0]
+    assert first.startswith("A step of the plan takes ")
+    assert "times as long as the quickest dense way, " in first
+    ways = [way for way in result["references"] if not way["out_of_memory"]]
+    quickest = min(ways, key=lambda way: way["step_s"])
+    said = result["verdict"]
+    assert quickest["name"] in said
+    assert ("less time" in said) == (result["plan"]["step_s"] < quickest["step_s"])
+    out = d2ft("simulate", plan, "--cluster", _shrunk(plan.parent))[1]
+    assert out.startswith("The plan does not fit the memory of fast")
+    assert "no dense way fits its memory" in out.splitlines()[0]
+
+
+def _shrunk(folder):
+    content = cluster_content()
+    for device in content["devices"]:
+        device["memory_bytes"] = "1 kB"
+    path = folder / "shrunk.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_multiple_never_reads_as_faster(d2ft, make_plan):
+    plan = make_plan(
+        lambda c: c["network"].update(bandwidth_bytes_per_s=1e6), "--placement", "round-robin"
+    )
+    out = d2ft("simulate", plan)[1]
+    assert "dense, naively placed" in out
+    assert "times as much" in out
+    assert not [
+        line
+        for line in out.split("Devices under")[0].split("Ways to")[1].splitlines()
+        if line.endswith("x")
+    ]
+    assert "dense, placed alike" in d2ft("simulate", make_plan())[1]
 
 
 def test_json_carries_everything(make_plan, simulated):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.costs.flops import attention_flops, attention_flops_of
-from d2ft_sched.costs.memory_traffic import lane_bytes_moved, lane_bytes_of
+from d2ft_sched.costs.memory_traffic import lane_bytes_of
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
@@ -66,7 +66,7 @@ def test_sizes_are_those_of_the_groups(case):
     assert (np.diff(sizes.device) >= 0).all()
 
 
-def test_work_of_a_group_is_the_sum_of_its_cells():
+def test_a_group_computes_what_its_cells_do_and_reads_its_activations_and_weights_once():
     workload = workload_of(1, 5, (1, 2, 3))
     subnets, columns = [1, 2, 4], [0, 2]
     cells = np.ix_(subnets, columns)
@@ -76,6 +76,27 @@ def test_work_of_a_group_is_the_sum_of_its_cells():
     whole = attention_flops_of(workload, heads, tokens)
     assert whole.forward == attention_flops(workload).forward[cells].sum()
     assert whole.backward == attention_flops(workload).backward[cells].sum()
-    moved = lane_bytes_of(workload, np.array(3), heads, hidden, np.array(2), tokens)
-    for name, per_cell in vars(lane_bytes_moved(workload)).items():
-        assert getattr(moved, name) == per_cell[cells].sum()
+    together = lane_bytes_of(workload, heads, hidden, tokens)
+    apart = lane_bytes_of(
+        workload,
+        partition.heads[subnets][:, None],
+        partition.hidden[subnets][:, None],
+        workload.tokens[columns],
+    )
+    element, width, channels = workload.element_bytes, 16, 8 * heads
+    attention, mlp = 4 * width * channels, 2 * width * hidden
+    again = {  # activations of 2 of 3 subnets, weights of 1 of 2 micro-batches
+        "attention_forward": 2 * 3 * tokens * width + attention,
+        "attention_backward": 2 * 5 * tokens * width + 3 * attention,
+        "mlp_forward": 2 * 3 * tokens * width + mlp,
+        "mlp_backward": 2 * 5 * tokens * width + 3 * mlp,
+    }
+    for name, extra in again.items():
+        assert getattr(apart, name).sum() - getattr(together, name) == extra * element
+
+
+def test_nothing_moves_where_nothing_runs():
+    workload = workload_of(1, 5, (1, 2))
+    for heads, hidden, tokens in ((2, 3, 0), (0, 0, 10)):
+        moved = lane_bytes_of(workload, np.array(heads), np.array(hidden), np.array(tokens))
+        assert not any(np.any(values) for values in vars(moved).values())

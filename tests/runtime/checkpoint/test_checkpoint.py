@@ -16,13 +16,13 @@ from timm.models.vision_transformer import VisionTransformer
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from runtime.checkpoint.checkpoint import (
-    check_same_settings,
     find_checkpoint,
     load_checkpoint,
     resolve_checkpoint,
     save_checkpoint,
 )
 from runtime.checkpoint.facts import TrainingState
+from runtime.checkpoint.going_on import check_same_settings
 from runtime.data.dataset import Dataset, Split
 from runtime.models.weights import save_weights
 from runtime.training.events import Event, FineTuneSettings, Probed, Stepped

@@ -23,7 +23,7 @@ from runtime.checkpoint.optimizer_state import (
     state_by_name,
 )
 from runtime.models.build import shape_of
-from runtime.models.optimizers import create_optimizer
+from runtime.models.optimizers import VALUES, create_optimizer
 from runtime.ranks.shards import Shard, rank_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 
@@ -95,7 +95,9 @@ def test_one_rank_to_three_to_two_to_one(tmp_path_factory, model, workload, trai
     paths, held = [folder / "whole"], trained
     for placement in (three, two):
         states = [
-            load_optimizer(paths, rank_shards(model, workload, placement, rank))
+            load_optimizer(
+                paths, rank_shards(model, workload, placement, rank), VALUES["adamw"], torch.float32
+            )
             for rank in range(placement.num_devices)
         ]
         for rank, state in enumerate(states):
@@ -106,7 +108,7 @@ def test_one_rank_to_three_to_two_to_one(tmp_path_factory, model, workload, trai
                     assert torch.equal(part, shard.take(held[shard.name][value]))
                 assert float(state[shard.name]["step"]) == 2
         paths = save_ranks(folder, trained, model, workload, placement)
-    back = load_optimizer(paths, whole_shards(model))
+    back = load_optimizer(paths, whole_shards(model), VALUES["adamw"], torch.float32)
     for name, values in trained.items():
         for value, tensor in values.items():
             assert torch.equal(back[name][value], tensor), (name, value)
@@ -132,7 +134,8 @@ def test_a_loaded_optimizer_steps_as_the_saved_one(model, tmp_path):
         for n, parameter in parameters.items():
             parameter.data.copy_(between[n])
         loaded = create_optimizer(model, name, lr=1e-2)
-        set_state(loaded, parameters, load_optimizer([tmp_path / name], whole_shards(model)))
+        state = load_optimizer([tmp_path / name], whole_shards(model), VALUES[name], torch.float32)
+        set_state(loaded, parameters, state)
         step(loaded, 2)
         for n, parameter in parameters.items():
             assert torch.equal(parameter, after[n]), (name, n)
@@ -143,15 +146,20 @@ def test_a_missing_part_is_named(model, workload, trained, tmp_path):
     placement = Placement(2, (0, 1, 0, 1, 1, 0), (0, 1, 1))
     paths = save_ranks(tmp_path, trained, model, workload, placement)
     with pytest.raises(InputError, match=r"blocks\.0\.attn\.qkv\.weight lacks index 0 of 72"):
-        load_optimizer(paths[1:], [s for s in whole_shards(model) if "qkv" in s.name])
+        load_optimizer(
+            paths[1:],
+            [s for s in whole_shards(model) if "qkv" in s.name],
+            VALUES["adamw"],
+            torch.float32,
+        )
     with pytest.raises(InputError, match=r"state of cls_token lacks all"):
-        load_optimizer(paths[1:], whole_shards(model))
+        load_optimizer(paths[1:], whole_shards(model), VALUES["adamw"], torch.float32)
     other = Shard("blocks.0.attn.qkv.weight", (9, 4), 0, None)
     with pytest.raises(InputError, match=r"has shape \[72, 24\]; the model needs \[9, 4\]"):
-        load_optimizer(paths, [other])
+        load_optimizer(paths, [other], VALUES["adamw"], torch.float32)
     paths[0].write_bytes(paths[0].read_bytes()[:100])
     with pytest.raises(InputError, match=r"0-of-2\.safetensors: is not a whole safetensors file"):
-        load_optimizer(paths, whole_shards(model))
+        load_optimizer(paths, whole_shards(model), VALUES["adamw"], torch.float32)
 
 
 def test_slices_along_the_second_dimension():

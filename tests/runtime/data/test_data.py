@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from d2ft_sched.errors import InputError
+from runtime.data.choice import choose_balanced, choose_samples
 from runtime.data.input_format import PictureFormat
-from runtime.data.load import choose_balanced, load_data, picture_to_tensor
-from runtime.data.minibatches import draw_minibatches, epoch_order
+from runtime.data.load import load_data, picture_to_tensor
+from runtime.data.minibatches import draw_minibatches
 from runtime.families.vit import normalize
 
 NAMES = ("cat", "dog", "eel")
@@ -206,16 +209,64 @@ def test_pictures_are_cropped_at_their_middle() -> None:
     assert (picture_to_tensor(Image.fromarray(pixels), 4) == 200).all()
 
 
-def test_minibatches_hold_each_sample_at_most_once_and_keep_their_samples() -> None:
+@given(
+    minibatch_samples=st.integers(1, 12),
+    num_minibatches=st.integers(1, 6),
+    more=st.integers(0, 11),
+    seed=st.integers(0, 9),
+)
+def test_leftovers_are_others_in_each_epoch(
+    minibatch_samples: int, num_minibatches: int, more: int, seed: int
+) -> None:
+    num_samples = minibatch_samples * num_minibatches + more % minibatch_samples
+    minibatches = draw_minibatches(num_samples, minibatch_samples, seed)
+    assert len(minibatches) == num_minibatches
+    first, left_out, times = minibatches.of_epoch(1), set(), np.zeros(num_samples)
+    for epoch in range(1, minibatches.num_different_epochs + 1):
+        own = minibatches.of_epoch(epoch)
+        assert own.shape == (num_minibatches, minibatch_samples)
+        assert len(np.unique(own)) == own.size == num_samples - minibatches.num_left_out
+        times[own.ravel()] += 1
+        missing = set(range(num_samples)) - set(own.ravel())
+        assert not missing & left_out
+        left_out = missing
+        assert (own != first).any(axis=1).sum() <= 2
+        assert np.array_equal(
+            own, draw_minibatches(num_samples, minibatch_samples, seed).of_epoch(epoch)
+        )
+    assert len(set(times)) == 1
+    assert np.array_equal(minibatches.of_epoch(minibatches.num_different_epochs + 1), first)
+    assert (minibatches.describe_left_out() is None) == (minibatches.num_left_out == 0)
+
+
+def test_epochs_go_through_minibatches_in_orders_of_their_own() -> None:
     minibatches = draw_minibatches(23, 5, seed=1)
-    assert minibatches.shape == (4, 5)
-    assert len(np.unique(minibatches)) == 20
-    assert np.array_equal(minibatches, draw_minibatches(23, 5, seed=1))
-    orders = [epoch_order(4, epoch, seed=1) for epoch in (1, 2, 3)]
+    orders = [minibatches.order(epoch) for epoch in (1, 2, 3)]
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
     assert len({tuple(order) for order in orders}) > 1
     with pytest.raises(InputError, match="4 training samples do not fill one mini-batch of 5"):
         draw_minibatches(4, 5, seed=0)
+
+
+@given(counts=st.lists(st.integers(1, 30), min_size=2, max_size=6), seed=st.integers(0, 9))
+def test_every_class_of_two_or_more_is_on_both_sides_of_a_split(
+    counts: list[int], seed: int
+) -> None:
+    assume(max(counts) > 1)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    train, test = choose_samples(labels, None, None, None, np.random.default_rng(seed))
+    assert sorted([*train, *test]) == list(range(len(labels)))
+    tested = np.bincount(labels[test], minlength=len(counts))
+    for count, own in zip(counts, tested, strict=True):
+        assert own == 0 if count == 1 else 1 <= own <= max(1, round(0.2 * count)) < count
+    num_test = int(np.sum(np.array(counts) > 1))
+    train, test = choose_samples(labels, None, len(counts), num_test, np.random.default_rng(seed))
+    assert sorted(labels[train]) == list(range(len(counts)))
+    assert all(counts[label] > 1 for label in labels[test])
+    most = len(labels) - len(counts)
+    choose_samples(labels, None, None, most, np.random.default_rng(seed))
+    with pytest.raises(InputError, match=f"there are {most} where one of each class stays"):
+        choose_samples(labels, None, None, most + 1, np.random.default_rng(seed))
 
 
 def test_normalize_by_hand() -> None:

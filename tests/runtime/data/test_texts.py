@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from d2ft_sched.errors import InputError
 from runtime.data.input_format import PictureFormat, TokenFormat
 from runtime.data.load import load_data
-from runtime.data.texts import text_source
+from runtime.data.texts import text_source, tokenize
 
 Write = Callable[..., Path]
 Topics = Callable[[int], list[tuple[str, str]]]
@@ -149,3 +150,82 @@ def test_what_cannot_be_used_is_said_in_one_line(
     (tiny_bert / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer .* cannot be had"):
         load_data(f"texts:{good}", tokens(tiny_bert))
+
+
+@pytest.mark.parametrize("special", ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+@pytest.mark.parametrize("is_split", [True, False])
+def test_a_text_holds_no_special_tokens(tiny_bert: Path, special: str, is_split: bool) -> None:
+    path = tiny_bert / "tokenizer.json"
+    content = json.loads(path.read_text())
+    facts = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"] = [
+        {"id": i, "content": token, "special": True} | facts
+        for i, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]"))
+    ]
+    if not is_split:
+        content["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+    path.write_text(json.dumps(content))
+    ids, errors = tokenize([f"the {special} puck"], tokens(tiny_bert), lambda done: None)
+    assert not errors
+    row = ids[0].tolist()
+    end = row.index(3)
+    assert row[0] == 2
+    assert row[end + 1 :] == [0] * (7 - end)
+    assert set(row[2 : end - 1]) == {1}
+    assert (row[1], row[end - 1]) == (10, 4)
+
+
+def test_classes_are_known_without_spaces_and_some_are_missing(
+    write_table: Write, tmp_path: Path
+) -> None:
+    rows = [
+        ("B", "one"),
+        ("B ", "two"),
+        (" B", "three"),
+        ("?", "four"),
+        (" ? ", "five"),
+        ("NA", "six"),
+        ("cafe\u0301", "seven"),
+        ("caf\u00e9", "eight"),
+    ]
+    source = text_source(f"texts:{write_table(tmp_path / 'news.tab', rows)}")
+    assert source.class_names == ("B", "NA", "caf\u00e9")
+    assert source.train.labels.tolist() == [0, 0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("training", "dev"), ("train", "VAL")]
+)
+def test_the_test_table_goes_by_any_usual_name(
+    write_table: Write, two_topics: Topics, tmp_path: Path, train: str, test: str
+) -> None:
+    path = write_table(tmp_path / f"news-{train}.tab", two_topics(3))
+    write_table(tmp_path / f"news-{test}.tab", two_topics(1))
+    source = text_source(f"texts:{path}")
+    assert source.test is not None
+    assert len(source.test.texts) == 2
+    assert source.parts == f"tables news-{train}.tab and news-{test}.tab"
+
+
+def test_texts_without_a_token_can_be_skipped(
+    tiny_bert: Path, write_table: Write, two_topics: Topics, tmp_path: Path
+) -> None:
+    content = json.loads((tiny_bert / "tokenizer.json").read_text())
+    content["post_processor"] = None
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": "@"}, "content": ""}
+    (tiny_bert / "tokenizer.json").write_text(json.dumps(content))
+    path = write_table(tmp_path / "silent.tab", [*two_topics(4), ("space", "@@")])
+    data = load_data(f"texts:{path}", tokens(tiny_bert), on_bad_file="skip")
+    assert len(data.train) + len(data.test) == 8
+    assert ["'@@'" in line for line in data.skipped] == [True]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop"])
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "news.tab"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    with pytest.raises(InputError, match=r"no regular file|there is no"):
+        text_source(f"texts:{path}")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape_file import known_bert_models, load_model_shape
 from runtime.families.bert_files import bert_config
+from runtime.families.known_families import family_of
 from runtime.models.build import build_model, default_weights, input_format_of, shape_of
 from runtime.models.weights import save_weights, write_companions
 from runtime.training.rank_part import build_on_meta
@@ -34,7 +35,9 @@ def test_weights_and_configuration_load_in_plain_transformers(
     out = tmp_path / "out"
     out.mkdir()
     save_weights(model, out / "model.safetensors")
-    assert write_companions(model, out) == ("config.json",)
+    names = ["hockey", "space", "hockey ball"]
+    assert write_companions(model, out, names) == ("config.json", "class_names.json")
+    assert json.loads((out / "class_names.json").read_text()) == names
     ids = torch.tensor([[2, 5, 6, 3, 0, 0, 0, 0], [2, 7, 8, 9, 10, 11, 4, 3]])
     plain = BertModel.from_pretrained(out, add_pooling_layer=False).eval()
     hidden = plain(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
@@ -42,7 +45,9 @@ def test_weights_and_configuration_load_in_plain_transformers(
     head = load_file(out / "model.safetensors")
     logits = pooled @ head["classifier.weight"].T + head["classifier.bias"]
     assert torch.allclose(model(ids), logits, atol=1e-6)
-    theirs = BertForSequenceClassification.from_pretrained(out, num_labels=3)
+    theirs = BertForSequenceClassification.from_pretrained(out)
+    assert theirs.config.id2label == dict(enumerate(names))
+    assert theirs.config.label2id["hockey ball"] == 2
     assert torch.equal(theirs.classifier.weight, head["classifier.weight"])
 
     again = build_model(str(tiny_bert), weights=out, **SIZES)
@@ -74,6 +79,30 @@ def test_files_of_a_bare_bert_leave_the_classifier_and_drop_the_pooler(
     save_file(state, tmp_path / "wrong.safetensors")
     with pytest.raises(InputError, match=r"encoder.layer.0.output.dense.weight has shape \[3, 3\]"):
         build_model(str(tiny_bert), weights=tmp_path / "wrong.safetensors", **SIZES)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", None])
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_folder_in_any_precision_trains_in_float32(
+    tiny_bert: Path, dtype: str | None, key: str, pretrained: bool
+) -> None:
+    stored = getattr(torch, dtype or "bfloat16")
+    state = {
+        name: tensor.to(stored)
+        for name, tensor in build_model(str(tiny_bert), seed=1, **SIZES).state_dict().items()
+    }
+    save_file(state, tiny_bert / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tiny_bert / "config.json").read_text())
+    (tiny_bert / "config.json").write_text(json.dumps(config | ({key: dtype} if dtype else {})))
+    weights = None if pretrained else tiny_bert
+    model = build_model(str(tiny_bert), pretrained=pretrained, weights=weights, **SIZES)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(model.state_dict()[name], state[name].float())
+    model(torch.tensor([[2, 5, 6, 3]])).sum().backward()
+    (companion,) = family_of(model).companion_files(model).values()
+    assert json.loads(companion).get("dtype", "float32") == "float32"
 
 
 def test_random_weights_follow_the_seed_and_dropout_is_off(tiny_bert: Path) -> None:
@@ -134,7 +163,9 @@ def test_the_pretrained_minilm_tells_what_texts_are_about() -> None:
     except InputError as error:
         pytest.skip(str(error))
     texts = ["a goal in ice hockey", "the goalkeeper caught the puck", "a rocket flew to the moon"]
-    ids = tokenize(texts, input_format_of(shape_of(model)), lambda done: None).long()
+    tokens, errors = tokenize(texts, input_format_of(shape_of(model)), lambda done: None)
+    assert not errors
+    ids = tokens.long()
     seen: list[torch.Tensor] = []
     model.classifier.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     model(ids)

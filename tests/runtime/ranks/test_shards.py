@@ -51,7 +51,7 @@ def test_shards_cover_the_model_and_nothing_twice(
     joined = {name: torch.full_like(tensor, torch.nan) for name, tensor in state.items()}
     for rank in range(4):
         shards = rank_shards(model, workload, placement, rank)
-        parts = read_shards(path, shards)
+        parts = read_shards(path, shards, torch.float64)
         num_values = 0
         for shard in shards:
             assert tuple(parts[shard.name].shape) == shard.shape
@@ -89,13 +89,13 @@ def test_a_file_that_does_not_fit_is_named(
     shards = rank_shards(model, workload, placement, 0)
     path = tmp_path / "model.safetensors"
     with pytest.raises(InputError, match="there is no such file"):
-        read_shards(path, shards)
+        read_shards(path, shards, torch.float64)
     save_weights(small_vit(num_classes=7), path)
     with pytest.raises(InputError, match=r"head.weight has shape \[7, 48\]; the model needs \[5"):
-        read_shards(path, shards)
+        read_shards(path, shards, torch.float64)
     save_weights(small_vit(depth=2), path)
     with pytest.raises(InputError, match=r"lacks tensor blocks.2.norm1.weight \[48\]"):
-        read_shards(path, shards)
+        read_shards(path, shards, torch.float64)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="is not a whole safetensors file"):
-        read_shards(path, shards)
+        read_shards(path, shards, torch.float64)

@@ -106,7 +106,7 @@ def test_dense_loop_equals_a_plain_torch_loop(
     minibatches = training_minibatches(stripes.train, workload, settings.seed)
     optimizer = create_optimizer(plain, "adamw", lr=1e-3, weight_decay=settings.weight_decay)
     for step in steps:
-        chosen = torch.from_numpy(minibatches[step.minibatch])
+        chosen = torch.from_numpy(minibatches.of_epoch(step.epoch)[step.minibatch])
         images = normalize(stripes_double.train.inputs[chosen], mean, std)
         loss = F.cross_entropy(plain(images), stripes.train.labels[chosen])
         assert step.loss == pytest.approx(float(loss.detach()), rel=1e-9)
@@ -184,7 +184,7 @@ def test_a_probe_comes_first(
     stripes: Dataset,
 ) -> None:
     model = vit()
-    workload = workload_of(model, 6, (32,))
+    workload = workload_of(model, 6, (64,))
     settings = FineTuneSettings(num_epochs=1)
     events = list(fine_tune(model, stripes, workload, schedule_for(workload), settings, CPU))
     assert isinstance(events[0], Probed)
@@ -201,10 +201,10 @@ def test_seconds_of_a_step_hold_those_of_learning_from_it(
             time.sleep(0.3)
 
     model = vit()
-    workload = workload_of(model, 6, (32,))
+    workload = workload_of(model, 6, (64,))
     settings = FineTuneSettings(num_epochs=1, linear_probe=False, watch_scores=True)
     trainer = WholeModel(model, stripes, workload, settings, CPU)
-    minibatches = training_minibatches(stripes.train, workload, 0)[:1]
+    minibatches = training_minibatches(stripes.train, workload, 0)
     events = train(trainer, minibatches, workload, schedule_for(workload), settings, learner=Slow())
     assert [e.step_s >= 0.3 for e in events if isinstance(e, Stepped)] == [True]
 

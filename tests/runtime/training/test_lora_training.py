@@ -16,7 +16,8 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.data.dataset import Dataset, Split
-from runtime.families.registry import family_of
+from runtime.data.minibatches import Minibatches
+from runtime.families.known_families import family_of
 from runtime.lanes.hooks import rescaled
 from runtime.lanes.slices import slice_schedule
 from runtime.models.build import shape_of
@@ -87,7 +88,7 @@ def test_adapters_learn_and_the_base_stays() -> None:
 def test_a_checkpoint_goes_on_and_the_result_is_an_adapter(tmp_path: Path) -> None:
     data, settings = stripes(), FineTuneSettings(num_epochs=1, lr=1e-2, linear_probe=False)
 
-    def begin() -> tuple[VisionTransformer, WholeModel, Workload, np.ndarray]:
+    def begin() -> tuple[VisionTransformer, WholeModel, Workload, Minibatches]:
         model, workload = adapted((4, 4, 4, 4))
         trainer = WholeModel(model, data, workload, settings, CPU)
         return model, trainer, workload, training_minibatches(data.train, workload, 0)

@@ -22,7 +22,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.dense_baselines import data_parallel_step, tensor_parallel_step
+from sim.dense_baselines import tensor_parallel_step
 from sim.network.collectives import ALL_REDUCES, all_reduce, ring_all_reduce, tree_all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.step import simulate_step
@@ -134,36 +134,21 @@ def test_tensor_parallel_step_in_closed_form(num_devices, algorithm):
     assert found.step_s == pytest.approx(expected_s, rel=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", sorted(ALL_REDUCES))
-@pytest.mark.parametrize("num_devices", [1, 2, 4])
-def test_data_parallel_step_in_closed_form(num_devices, algorithm):
-    cluster = switch_of([1.0] * num_devices)
-    found = data_parallel_step(WORKLOAD, cluster, algorithm)
-    gradients = SHAPE.num_parameters * 4
-    one = all_reduce(ExchangeTimes(cluster), range(num_devices), gradients, algorithm)
-    assert found.exchange_bytes == pytest.approx(2 * (num_devices - 1) * gradients)
-    assert found.flops == step_flops(WORKLOAD, DENSE)
-    expected_s = found.flops / num_devices / 1e9 + one.seconds
-    assert found.step_s == pytest.approx(expected_s, rel=1e-6)
-
-
-def test_on_one_device_all_are_the_same_step():
+def test_on_one_device_it_is_the_step_of_that_device():
     cluster = switch_of([1.0], memory_bandwidth=1e9)
     expected_s = alone_on(cluster.devices[0])
     placement = Placement(1, (0,) * WORKLOAD.num_subnets, (0,) * 4)
     memory = device_memory(WORKLOAD, placement, DENSE)
-    for step in (tensor_parallel_step, data_parallel_step):
-        found = step(WORKLOAD, cluster)
-        assert found.step_s == pytest.approx(expected_s)
-        np.testing.assert_allclose(found.peak_memory_bytes, memory.total)
+    found = tensor_parallel_step(WORKLOAD, cluster)
+    assert found.step_s == pytest.approx(expected_s)
+    np.testing.assert_allclose(found.peak_memory_bytes, memory.total)
 
 
-@pytest.mark.parametrize("step", [tensor_parallel_step, data_parallel_step])
-def test_a_split_by_speed_helps_unequal_devices(step):
+def test_a_split_by_speed_helps_unequal_devices():
     workload = replace(WORKLOAD, microbatch_samples=(4,) * 10)
 
     def seconds(speeds: list[float], split: str) -> float:
-        return step(workload, switch_of(speeds), split=split).step_s
+        return tensor_parallel_step(workload, switch_of(speeds), split=split).step_s
 
     assert seconds([3.0, 1.0, 1.0], "speed") < seconds([3.0, 1.0, 1.0], "even")
     assert seconds([1.0, 1.0], "speed") == seconds([1.0, 1.0], "even")
@@ -186,24 +171,14 @@ def test_tensor_parallelism_needs_a_hidden_unit_for_each_head():
 
 
 def test_memory_of_parts():
-    cluster = switch_of([1.0, 1.0])
-    tensor, data = tensor_parallel_step(WORKLOAD, cluster), data_parallel_step(WORKLOAD, cluster)
+    tensor = tensor_parallel_step(WORKLOAD, switch_of([1.0, 1.0]))
     subnets = SHAPE.num_parameters - SHAPE.trunk_parameters
     np.testing.assert_allclose(tensor.memory.parameters, 4 * (SHAPE.trunk_parameters + subnets / 2))
-    np.testing.assert_allclose(data.memory.parameters, 4 * SHAPE.num_parameters)
-    placement = Placement(1, (0,) * WORKLOAD.num_subnets, (0,) * 2)
-    half = replace(WORKLOAD, microbatch_samples=(4, 4))
-    (expected,) = device_memory(half, placement, DENSE[:, :2]).total
-    buffers = 2 * 4 * SHAPE.num_parameters / 2
-    np.testing.assert_allclose(data.peak_memory_bytes, expected + buffers)
 
 
 def test_devices_without_a_part_take_no_part():
-    cluster = switch_of([1.0] * 8)
-    tensor, data = tensor_parallel_step(WORKLOAD, cluster), data_parallel_step(WORKLOAD, cluster)
-    assert (tensor.device_busy_s > 0).sum() == 6
-    assert (data.device_busy_s > 0).sum() == 4
-    for found in (tensor, data):
-        idle = found.device_busy_s == 0
-        assert not found.pair_bytes[idle].any()
-        assert not found.peak_memory_bytes[idle].any()
+    found = tensor_parallel_step(WORKLOAD, switch_of([1.0] * 8))
+    assert (found.device_busy_s > 0).sum() == 6
+    idle = found.device_busy_s == 0
+    assert not found.pair_bytes[idle].any()
+    assert not found.peak_memory_bytes[idle].any()

@@ -1,15 +1,15 @@
 """A command writes to no file that it reads, and to none twice."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand
-
 from analysis.commands.options import WRITTEN
+from analysis.commands.parsing.empty_values import NoEmptyValues
 from d2ft_sched.errors import InputError
 
 
-class DistinctFiles(TyperCommand):
+class DistinctFiles(NoEmptyValues):
     """A command whose files to write must be others than all files that it is given."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -30,4 +30,4 @@ def _is_same_file(path: Path, value: object) -> bool:
     """Whether a parameter's value is the file of `path`; a text is if there is such a file."""
     if isinstance(value, str):
         value = Path(value) if path.exists() else None
-    return isinstance(value, Path) and value.resolve() == path.resolve()
+    return isinstance(value, Path) and os.path.realpath(value) == os.path.realpath(path)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.console.formatting import percent
-from analysis.plots.style import BLACK, GREY, new_figure, plot_style, run_styles
+from analysis.plots.style import BLACK, GREY, legend_label, new_figure, plot_style, run_styles
 from analysis.studying.study_grid import ANY_BUDGET
 
 LABELS = {
@@ -43,7 +43,7 @@ def accuracy_against(curves: pd.DataFrame, column: str) -> Figure:
             colour, marker, line = style
             axes.errorbar(
                 x, top1, spread, color=colour, marker=marker, linestyle=line, markersize=4,
-                capsize=2, linewidth=1.2, label=label,
+                capsize=2, linewidth=1.2, label=legend_label(label),
             )  # fmt: skip
         axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
         axes.set_xlabel(LABELS[column])
@@ -74,7 +74,7 @@ def accuracy_ranked(summary: pd.DataFrame) -> Figure:
             top1, spread = 100 * ranked["top1_mean"][own], 100 * ranked["top1_std"][own].fillna(0)
             axes.errorbar(
                 top1, at[own], xerr=spread, color=colour, marker=marker, linestyle="none",
-                markersize=5, capsize=2, label=budget,
+                markersize=5, capsize=2, label=legend_label(budget),
             )  # fmt: skip
         axes.set_yticks(at, ranked["method"])
         axes.set_ylim(-0.7, len(ranked) - 0.3)

@@ -3,6 +3,7 @@
 import math
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.sizes import MOST_MICROBATCHES
 
 MAX_VALUES = 10_000
 _ROUNDING = 1e-9
@@ -27,11 +28,13 @@ def numbers(option: str, text: str) -> list[float]:
 
 
 def counts(option: str, text: str) -> list[int]:
-    """As `numbers`, of whole numbers of at least 1."""
+    """As `numbers`, of whole numbers from 1 to `MOST_MICROBATCHES`."""
     values = numbers(option, text)
     for value in values:
-        if value < 1 or value != int(value):
-            raise InputError(f"{option} is {text!r}; it must be whole numbers of at least 1")
+        if not 1 <= value <= MOST_MICROBATCHES or value != int(value):
+            raise InputError(
+                f"{option} is {text!r}; it must be whole numbers from 1 to {MOST_MICROBATCHES}"
+            )
     return [int(value) for value in values]
 
 

@@ -117,7 +117,6 @@ def _plan(study: ReplanStudy, out: Path) -> None:
         model=study.model,
         image_size=study.image_size,
         num_classes=10,
-        heads_per_subnet="1",
         microbatches=study.num_microbatches,
         microbatch_size=study.microbatch_size,
         cluster_file=study.cluster,

@@ -1,0 +1,34 @@
+"""A line now and then while something takes long, for people and programs that wait for it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from time import monotonic
+
+from rich.console import Console
+
+EVERY_S = 5.0
+"""Seconds between lines; what takes less than that says nothing."""
+
+
+@contextmanager
+def signs_of_life(console: Console, every_s: float = EVERY_S) -> Iterator[Callable[[str], None]]:
+    """Say, every so many seconds until the block ends, what is being done and for how long.
+
+    Yields:
+        A function to call with what is begun.
+    """
+    begun, ended = [("working", monotonic())], Event()
+
+    def speak() -> None:
+        while not ended.wait(every_s):
+            title, since_s = begun[-1]
+            console.print(f"{title}: {monotonic() - since_s:.0f} s", markup=False, highlight=False)
+
+    thread = Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield lambda title: begun.append((title, monotonic()))
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,66 @@
+"""Whether a checkpoint is one that a training can go on from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from d2ft_sched.errors import InputError
+from runtime.checkpoint.facts import FACTS, MAY_GROW, Setting, TrainingState
+
+
+def is_same_training(one: Mapping[str, Setting], other: Mapping[str, Setting]) -> bool:
+    """Whether settings differ in nothing but what may grow."""
+    names = {*one, *other} - MAY_GROW
+    return all(name in one and name in other and one[name] == other[name] for name in names)
+
+
+def check_goes_on(path: Path, saved: TrainingState, now: TrainingState) -> None:
+    """Refuse a checkpoint that another training wrote, or that contradicts itself.
+
+    Args:
+        path: of the checkpoint.
+        saved: what it says.
+        now: of the training that is to go on, at its beginning.
+
+    Raises:
+        InputError: naming the first setting that differs, or what is damaged.
+    """
+    check_same_settings(path, saved.settings, now.settings)
+    per_epoch, step = now.steps_per_epoch, saved.step
+    expected = {
+        "seed": now.seed,
+        "steps_per_epoch": per_epoch,
+        "num_steps": per_epoch * int(saved.settings["num_epochs"] or 0),
+        "epoch": step // per_epoch + 1,
+        "position": step % per_epoch,
+    }
+    for name, value in expected.items():
+        if getattr(saved, name) != value:
+            raise InputError(
+                f"{path / FACTS}: is damaged: {name} is {getattr(saved, name)}; it must be {value}"
+            )
+    if not 0 <= step <= saved.num_steps:
+        raise InputError(
+            f"{path / FACTS}: is damaged: step is {step}; it must be 0 to {saved.num_steps}"
+        )
+
+
+def check_same_settings(
+    path: Path, saved: Mapping[str, Setting], now: Mapping[str, Setting]
+) -> None:
+    """Refuse to go on with other settings; those that `MAY_GROW` may.
+
+    Raises:
+        InputError: naming the first that differs.
+    """
+    for name in sorted({*saved, *now}):
+        before, after = saved.get(name), now.get(name)
+        if name in MAY_GROW and isinstance(before, int) and isinstance(after, int):
+            if after < before:
+                raise InputError(
+                    f"{path}: was written with {name} {before}; it may grow, and is {after} now"
+                )
+        elif before != after or type(before) is not type(after):
+            raise InputError(
+                f"{path}: was written with {name} {saved.get(name)}; it cannot go on with "
+                f"{now.get(name)}"
+            )

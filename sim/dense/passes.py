@@ -1,0 +1,196 @@
+"""A pass of some samples through a whole model on one device: seconds and memory.
+
+Nothing here depends on a plan: the model is not cut into subnets, nor the samples into
+micro-batches. Samples that do not fit the memory at once run in several passes, one after another,
+whose gradients add up (gradient accumulation).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from d2ft_sched.cluster.compute_curve import WorkKind
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.flops import (
+    attention_flops_of,
+    mlp_flops_of,
+    shared_factor_flops,
+    trunk_flops,
+)
+from d2ft_sched.costs.input_gradients import hands_gradient_on
+from d2ft_sched.costs.memory import DeviceMemory, device_memory
+from d2ft_sched.costs.memory_traffic import lane_bytes_of, shared_factor_bytes, trunk_bytes_moved
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.schedule import uniform_schedule
+
+
+def whole(workload: Workload, pass_samples: Sequence[int]) -> Workload:
+    """The same model uncut, with one micro-batch for each pass."""
+    shape = workload.shape
+    return replace(
+        workload,
+        partition=partition_by_heads(shape, shape.num_heads),
+        microbatch_samples=tuple(pass_samples),
+    )
+
+
+def on_one_device(passes: Workload) -> Placement:
+    """Everything on a device of its own."""
+    return Placement(1, (0,) * passes.num_subnets, (0,) * passes.num_microbatches)
+
+
+def split_evenly(num_samples: int, num_passes: int) -> tuple[int, ...]:
+    """Samples of each pass: they differ by at most one, the larger ones first."""
+    least, larger = divmod(num_samples, num_passes)
+    return (least + 1,) * larger + (least,) * (num_passes - larger)
+
+
+@dataclass(frozen=True)
+class PassSeconds:
+    """Seconds of passes, float ``[num_passes]`` each.
+
+    Attributes:
+        forward_s: of the whole model.
+        first_block_s: backward of the first block, with its share of the trunk.
+        other_block_s: backward of any other block, with its share of the trunk.
+        num_blocks: of the model.
+    """
+
+    forward_s: np.ndarray
+    first_block_s: np.ndarray
+    other_block_s: np.ndarray
+    num_blocks: int
+
+    @property
+    def backward_s(self) -> np.ndarray:
+        """Of the whole model, float ``[num_passes]``."""
+        return self.first_block_s + (self.num_blocks - 1) * self.other_block_s
+
+    @property
+    def total_s(self) -> np.ndarray:
+        """Forward and backward, float ``[num_passes]``."""
+        return self.forward_s + self.backward_s
+
+    def backward_block_s(self, number: int) -> np.ndarray:
+        """Backward of every block in one pass, in the order of the model, ``[num_blocks]``."""
+        seconds = np.full(self.num_blocks, self.other_block_s[number])
+        seconds[0] = self.first_block_s[number]
+        return seconds
+
+
+def pass_seconds(
+    workload: Workload, device: Device, pass_samples: Sequence[int], *, is_trial: bool = False
+) -> PassSeconds:
+    """Price passes as a step of `sim.step` would be with every operation FULL.
+
+    Args:
+        workload: the model and what trains; neither its partition nor its micro-batches count.
+        device: that runs them.
+        pass_samples: samples of each, at least 1.
+        is_trial: see `Device.seconds`.
+    """
+    passes, num_blocks = whole(workload, pass_samples), workload.shape.num_blocks
+    trunk, moved = trunk_flops(passes), trunk_bytes_moved(passes)
+    forward_s, backward_s = (
+        device.seconds(kind, flops, bytes_moved, is_trial=is_trial)
+        for kind, flops, bytes_moved in (
+            (WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward),
+            (WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward),
+        )
+    )
+    blocks = [_block_seconds(passes, device, block, is_trial) for block in (0, 1)]
+    (block_forward_s, first_s), (_, other_s) = blocks
+    return PassSeconds(
+        forward_s + num_blocks * block_forward_s,
+        first_s + backward_s / num_blocks,
+        other_s + backward_s / num_blocks,
+        num_blocks,
+    )
+
+
+def _block_seconds(
+    passes: Workload, device: Device, block: int, is_trial: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forward and backward of a block's lanes, float ``[num_passes]`` each."""
+    shape, tokens = passes.shape, passes.tokens
+    needs_dx = hands_gradient_on(passes, np.array(block))
+    heads, hidden = np.array(shape.num_heads), np.array(shape.mlp_hidden)
+    moved = lane_bytes_of(passes, heads, hidden, tokens)
+    sublayers = (
+        (
+            attention_flops_of(passes, heads, tokens, needs_dx),
+            (moved.attention_forward, moved.attention_backward),
+            (WorkKind.ATTENTION_FORWARD, WorkKind.ATTENTION_BACKWARD),
+            needs_dx,
+        ),
+        (
+            mlp_flops_of(passes, hidden, tokens),
+            (moved.mlp_forward, moved.mlp_backward),
+            (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD),
+            True,
+        ),
+    )
+    seconds = np.zeros((2, passes.num_microbatches))
+    for maps_in, (own, own_moved, kinds, needed) in zip(shape.num_maps_in, sublayers, strict=True):
+        shared = shared_factor_flops(passes, maps_in, tokens, tokens, tokens * needed)
+        shared_moved = shared_factor_bytes(passes, maps_in, tokens)
+        for flops, bytes_moved in ((own, own_moved), (shared, shared_moved)):
+            for direction, amount in enumerate((flops.forward, flops.backward)):
+                seconds[direction] += device.seconds(
+                    kinds[direction], amount, bytes_moved[direction], is_trial=is_trial
+                )
+    return seconds[0], seconds[1]
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """Memory of passes of a whole model on one device; what was asked once is remembered.
+
+    Attributes:
+        workload: the model, what trains, and the optimizer.
+    """
+
+    workload: Workload
+    _known: dict[tuple[int, bool], DeviceMemory] = field(default_factory=dict, repr=False)
+
+    def of(self, largest: int, is_one_of_several: bool) -> DeviceMemory:
+        """Bytes by purpose, float ``[1]`` each.
+
+        Args:
+            largest: samples of the largest pass, at least 1.
+            is_one_of_several: whether gradients of a pass before it are kept; then the samples of
+                the next pass are there, too.
+        """
+        key = (largest, is_one_of_several)
+        if key not in self._known:
+            passes = whole(self.workload, (largest,) * (2 if is_one_of_several else 1))
+            num = passes.num_microbatches
+            dense = uniform_schedule(passes.num_subnets, num, Operation.FULL)
+            self._known[key] = device_memory(passes, on_one_device(passes), dense, num)
+        return self._known[key]
+
+    def most_samples(self, room_bytes: float, most: int, is_one_of_several: bool) -> int:
+        """The largest pass up to `most` samples that needs at most `room_bytes`; 0 for none."""
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = self.of(middle, is_one_of_several).total[0] <= room_bytes
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low
+
+    def fewest_passes(self, room_bytes: float, most: int) -> np.ndarray:
+        """Passes that 0 to `most` samples need, int ``[most + 1]``; 0 where not even one sample a
+        pass fits."""
+        samples = np.arange(most + 1)
+        at_once = self.most_samples(room_bytes, most, is_one_of_several=False)
+        passes = np.where(samples <= at_once, np.minimum(samples, 1), 0)
+        if at_once < most:
+            largest = self.most_samples(room_bytes, most, is_one_of_several=True)
+            if largest:
+                several = np.maximum(2, -(-samples // largest))
+                passes = np.where(samples <= at_once, passes, several)
+        return passes

@@ -1,0 +1,43 @@
+"""Samples dealt to devices so that the last of them ends as early as whole samples allow."""
+
+import numpy as np
+
+
+def level_shares(seconds: np.ndarray, num_samples: int) -> np.ndarray | None:
+    """Deal samples so that the most seconds of any device are the least.
+
+    Exact where no device takes less time for more samples; else a device is taken to need for some
+    samples what it needs for fewer, if that is more.
+
+    Args:
+        seconds: of every device for 0 to `num_samples` samples, float
+            ``[num_devices, num_samples + 1]``, 0 for none; inf where it cannot.
+
+    Returns:
+        Samples of every device, int ``[num_devices]``, that add up to `num_samples`; None where
+        they cannot.
+    """
+    rising = np.maximum.accumulate(seconds, axis=1)
+    if np.isfinite(rising).sum() - len(rising) < num_samples:
+        return None
+    levels = np.unique(rising[np.isfinite(rising)])
+    low, high = 0, len(levels) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if _within(rising, levels[middle]).sum() >= num_samples:
+            high = middle
+        else:
+            low = middle + 1
+    shares = _within(rising, levels[low])
+    surplus = int(shares.sum()) - num_samples
+    below = _within(rising, levels[low - 1]) if low else np.zeros_like(shares)
+    for device in range(len(shares) - 1, -1, -1):
+        left = min(surplus, int(shares[device] - below[device]))
+        shares[device] -= left
+        surplus -= left
+    return shares
+
+
+def _within(rising: np.ndarray, level_s: float) -> np.ndarray:
+    """The most samples of every device within so many seconds, int ``[num_devices]``."""
+    return (rising <= level_s).sum(axis=1) - 1
