@@ -87,7 +87,7 @@ def best_by_enumeration(problem: SetupProblem) -> float:
     return best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(setup_problems())
 def test_prices_find_what_enumeration_finds(problem: SetupProblem) -> None:
     best = best_by_enumeration(problem)
