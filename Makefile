@@ -28,10 +28,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A package's page shows its public names; pdoc leaves modules out that __all__ does not name: these
-# are named one by one.
+# A package's page shows its public names. What its __all__ does not name, its rooms and own modules,
+# pdoc leaves out unless it is listed.
 PACKAGES := d2ft_sched sim runtime analysis
-MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(shell find $(PACKAGES) -name '[a-z]*.py' | sort))))
+ROOMS    := $(patsubst %/__init__.py,%,$(wildcard $(PACKAGES:%=%/*/__init__.py)))
+MODULES  := $(subst /,.,$(ROOMS) $(basename $(wildcard $(PACKAGES:%=%/[a-z]*.py))))
 
 docs: $(READY)
 	$(BIN)/pdoc --docformat google --output-directory out/docs/api $(PACKAGES) $(MODULES)
