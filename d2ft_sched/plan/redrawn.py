@@ -10,8 +10,8 @@ POLICIES = {"drawn": drawn, "turns": in_turns}
 
 
 def is_redrawable(schedule: np.ndarray, block: np.ndarray) -> bool:
-    """Whether all subnets of a block do the same: train, or rest; and whole micro-batches run or are
-    left out.
+    """Whether all subnets of a block do the same: train, or rest; and whole micro-batches run or
+    are left out.
 
     Args:
         schedule: int ``[num_subnets, num_microbatches]``.
