@@ -15,8 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from d2ft_sched import Problem, SharedLimit, Solution, solve
-from d2ft_sched.files.provenance import provenance
+from d2ft_sched import Problem, SharedLimit, Solution, provenance, solve
 from d2ft_sched.problem.setups import SetupProblem
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.solvers.setups.solve import solve_setups
