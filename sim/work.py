@@ -1,5 +1,6 @@
 """How long each device computes in each phase of a step, from its curves or its roofline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,11 +149,20 @@ def _trunk_seconds(
 
 
 def optimizer_seconds(
-    workload: Workload, cluster: Cluster, placement: Placement, trains: np.ndarray | None = None
+    workload: Workload,
+    cluster: Cluster,
+    placements: Sequence[Placement],
+    trains: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Seconds of the parameter update on every device, float ``[num_devices]``; `trains` as in
-    `optimizer_bytes_moved`."""
-    moved = optimizer_bytes_moved(workload, placement, trains)
+    """Seconds of the parameter update on every device, float ``[num_devices]``.
+
+    Args:
+        workload: the model, what trains, and the optimizer.
+        cluster: the devices.
+        placements: of replicas, which share no device.
+        trains: which subnets do in the step, bool ``[num_subnets]``; default all.
+    """
+    moved = np.sum([optimizer_bytes_moved(workload, p, trains) for p in placements], axis=0)
     every = np.arange(len(cluster.devices))
     return _seconds(cluster, WorkKind.OPTIMIZER, every, np.zeros(len(every)), moved)
 
