@@ -102,8 +102,8 @@ def _sublayer(
     if not sublayer.norm_first:
         return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask, run))
     normed = x
-    if lanes.full or lanes.forward_only:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
+    if lanes.run:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.backward)):
             normed = sublayer.norm(x)
     return _add_branch(x, normed, sublayer, lanes, key_mask, run)
 
@@ -118,7 +118,7 @@ def _add_branch(
 ) -> Tensor:
     """``x + scale * (lanes(lane_input) + bias)``."""
     delta: Tensor | None = sublayer.bias_out
-    if lanes.full or lanes.forward_only:
+    if lanes.run:
         delta = run(sublayer, lanes, lane_input, key_mask)
     if delta is None:
         return x

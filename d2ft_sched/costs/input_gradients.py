@@ -2,6 +2,7 @@
 
 Where all parameters train, every one. Where only adapters do, those alone that have a sub-layer
 before them which trains the same micro-batch: what lies before the first has nothing to learn.
+REST trains nothing: it hands the gradient on where it is needed, and runs no backward elsewhere.
 """
 
 import numpy as np

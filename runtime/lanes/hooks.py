@@ -1,6 +1,7 @@
 """What may be added to the backward pass of lane groups: unbiased gradients, scores at no pass.
 
-Both change nothing where every operation is FULL: scales are 1, and watching only reads.
+Both change nothing where every operation is FULL: scales are 1, and watching only reads. REST is
+scaled and watched as FULL is.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from runtime.lanes.slices import BlockLanes, LaneSlice, Run, ScheduleSlices, Sub
 from runtime.ranks.rank_slices import RankSlices
 
 SliceHook = Callable[[LaneSlice, "Place"], LaneSlice]
-"""From a FULL group to the same with something added."""
+"""From a group that runs backward to the same with something added."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Place:
 
 
 def hooked(slices: ScheduleSlices, workload: Workload, hook: SliceHook) -> ScheduleSlices:
-    """The same schedule with `hook` applied to every FULL group of a model that is whole here."""
+    """The same schedule with `hook` applied to all backward of a model that is whole here."""
     held = all_units(workload)
     waves = []
     for wave in slices.waves:
@@ -79,11 +80,11 @@ def _hooked_block(
     num_tokens = workload.shape.num_tokens
 
     def sublayer(part: SublayerLanes, name: str) -> SublayerLanes:
-        full = tuple(
+        backward = tuple(
             hook(group, Place(block, name, samples[_samples(group.tokens, num_tokens)], held))
-            for group in part.full
+            for group in part.backward
         )
-        return replace(part, full=full)
+        return replace(part, backward=backward)
 
     return BlockLanes(sublayer(lanes.attention, "attention"), sublayer(lanes.mlp, "mlp"))
 
@@ -109,7 +110,7 @@ def rescaled(
         schedule: int ``[num_subnets, num_microbatches]``.
         device: that the lanes run on.
     """
-    kept = (np.asarray(schedule) == Operation.FULL) @ workload.samples
+    kept = np.isin(schedule, (Operation.FULL, Operation.REST)) @ workload.samples
     factor = workload.samples.sum() / np.maximum(kept, 1)
 
     def scale(group: LaneSlice, place: Place) -> LaneSlice:
