@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from runtime.lanes.held_units import HeldUnits, all_units
@@ -142,10 +143,11 @@ def columns_to_subnets(workload: Workload, group: LaneSlice, place: Place) -> np
 
 
 class TaylorWatch:
-    """`runtime.scoring.kinds.taylor` of every FULL operation of a step, from its own backward pass.
+    """`runtime.scoring.kinds.taylor` of FULL and REST operations of a step, from its own backward.
 
     What it reads is at hand in that pass, so it costs one product per activation and no FLOPs of a
-    matrix. Values of samples are those of their own losses, whatever the mini-batch's mean.
+    matrix; REST keeps its results for it. Values of samples are those of their own losses, whatever
+    the mini-batch's mean.
     """
 
     def __init__(self, workload: Workload, device: torch.device) -> None:
@@ -173,7 +175,7 @@ class TaylorWatch:
 
     def take(self) -> np.ndarray:
         """Means over samples since it was asked last, float ``[num_subnets, num_microbatches]``;
-        0 where no operation was FULL here."""
+        0 where no gradient has passed here."""
         workload = self._workload
         starts = np.cumsum([0, *workload.microbatch_samples[:-1]])
         sums = np.add.reduceat(self._total.double().cpu().numpy(), starts, axis=1)
@@ -181,6 +183,15 @@ class TaylorWatch:
         return sums * workload.samples.sum() / workload.samples
 
 
-def where_full(seen: np.ndarray, schedule: np.ndarray) -> np.ndarray:
-    """What was seen, NaN where the operation was not FULL."""
-    return np.where(np.asarray(schedule) == Operation.FULL, seen, np.nan)
+def where_seen(seen: np.ndarray, workload: Workload, schedule: np.ndarray) -> np.ndarray:
+    """What was seen, NaN where no gradient has passed: at all but FULL, and REST that hands one on.
+
+    Args:
+        seen: as `TaylorWatch.take` gives it.
+        workload: subnets, and what trains.
+        schedule: int ``[num_subnets, num_microbatches]``.
+    """
+    schedule = np.asarray(schedule)
+    handed_on = np.all(needs_input_gradient(workload, schedule), axis=1)[workload.partition.block]
+    passed = (schedule == Operation.FULL) | ((schedule == Operation.REST) & handed_on)
+    return np.where(passed, seen, np.nan)
