@@ -1,4 +1,4 @@
-"""How a schedule becomes batched work: the lanes of a block as rectangles.
+"""How a schedule becomes batched work: the three lanes of a block as rectangles.
 
 A lane holds all cells (subnet, micro-batch) of one device and block that have the same operation,
 FULL, REST or FORWARD_ONLY. It is cut into lane groups, each a set of subnets times a set of
