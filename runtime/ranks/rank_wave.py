@@ -154,10 +154,10 @@ class WavePass:
             wait()
         self._lap("forward dispatch")
 
-        if lanes.full:
+        if lanes.train:
             kept.lane_input = x
         out = torch.zeros_like(x)
-        if sublayer.is_held and (lanes.full or lanes.forward_only):
+        if sublayer.is_held and lanes.run:
             key_mask = self._key_mask(block)
             rank_lanes_forward(x, sublayer, lanes, self._num_tokens, key_mask, out, kept)
         self._lap("forward lanes")
@@ -249,7 +249,7 @@ class WavePass:
         self._lap("backward dispatch")
 
         grad_input: Tensor | None = self._rows(0)
-        if lanes.full:
+        if lanes.backward:
             grad_input = rank_lanes_backward(grad_branch, sublayer, lanes, kept, self._gradients)
         elif block.trains or route.num_received:
             grad_input = None

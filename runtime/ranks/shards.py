@@ -87,12 +87,17 @@ def rank_shards(
         axis, block = sliced_axis(family, name), sharing_block(family, name)
         full_shape = tuple(parameter.shape)
         if axis is not None:
-            indices = _indices(axis, units[axis.block], workload)
+            indices = axis_indices(axis, units[axis.block], workload)
             if len(indices):
                 shards.append(Shard(name, full_shape, axis.dim, indices))
         elif owns if block is None else units[block].are_any:
             shards.append(Shard(name, full_shape, 0, None))
     return tuple(shards)
+
+
+def whole_shards(model: nn.Module) -> tuple[Shard, ...]:
+    """All of every parameter, in their order."""
+    return tuple(Shard(name, tuple(p.shape), 0, None) for name, p in model.named_parameters())
 
 
 def sliced_axis(family: ModelFamily, parameter: str) -> UnitAxis | None:
@@ -144,8 +149,8 @@ def join_shards(
         shard.put(parts[shard.name], full[shard.name])
 
 
-def _indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
-    """What is held along an axis, int64, sorted."""
+def axis_indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
+    """Where some units of a block lie along an axis, int64, sorted."""
     if axis.units == "hidden":
         own, num_all = held.hidden, workload.shape.mlp_hidden
     else:

@@ -37,6 +37,7 @@ from runtime.ranks.tensor_parallel import (
 )
 from runtime.training.events import FineTuneSettings
 from runtime.training.rank_part import RankPart
+from runtime.training.resting_rows import resting, update
 
 LEARNING_RATE = 1e-3
 
@@ -94,7 +95,7 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
     optimizer = create_optimizer(model.module, case.workload.optimizer, lr=LEARNING_RATE)
     for schedule in case.schedules:
         _step(case, model, schedule)
-        optimizer.step()
+        update(optimizer, resting(model.module, model.own_shards, case.workload, schedule))
     return gather_full_state(model)
 
 
