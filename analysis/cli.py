@@ -19,8 +19,8 @@ from analysis.commands import (
     testbed,
     validate,
 )
-from analysis.commands.distinct_files import DistinctFiles
-from analysis.commands.usage_errors import OneLineErrors
+from analysis.commands.parsing.distinct_files import DistinctFiles
+from analysis.commands.parsing.usage_errors import OneLineErrors
 from analysis.console.ending import one_line_endings
 from analysis.console.process_setup import flush_standard_output, prepare_process
 

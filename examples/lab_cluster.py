@@ -11,19 +11,20 @@ file.
 import argparse
 from pathlib import Path
 
-from analysis.console.formatting import percent, quantity
-from analysis.names.placement_names import PlacementName
-from analysis.planning.plan_request import plan_request
-from analysis.planning.request import read_request
-from analysis.plots.save import save_both
-from analysis.plots.timeline import step_gantt
-from analysis.plots.topology import cluster_topology
-from analysis.plots.workload import workload_per_device
-from analysis.simulating.simulation import dense_step
-from d2ft_sched.plan.plan import Plan
-from d2ft_sched.plan.plan_file import save_plan
-from d2ft_sched.problem.budget import Budget
-from sim.step import simulate_plan
+from analysis import (
+    PlacementName,
+    cluster_topology,
+    dense_step,
+    percent,
+    plan_request,
+    quantity,
+    read_request,
+    save_both,
+    step_gantt,
+    workload_per_device,
+)
+from d2ft_sched import Budget, Plan, save_plan
+from sim import simulate_plan
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -34,7 +35,6 @@ def plan_for(cluster: Path, model: str, image_size: int, placement: PlacementNam
         model=model,
         image_size=image_size,
         num_classes=10,
-        heads_per_subnet="1",
         microbatches=5,
         microbatch_size=16,
         cluster_file=cluster,

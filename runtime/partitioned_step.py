@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.adapted_lanes import AdaptedMaps, adapted_lanes
 from runtime.lanes.autograd import sublayer_lanes

@@ -81,7 +81,7 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
-    from analysis.commands.axis_values import counts, numbers
+    from analysis.commands.parsing.axis_values import counts, numbers
     from analysis.comparing.compare_tables import print_comparison, print_scaling, table_rows
     from analysis.console.output import (
         outside_calibration,
@@ -129,7 +129,7 @@ def run(
     else:
         from analysis.comparing.comparison import compare_solvers, comparison_table
         from analysis.planning.placing import place
-        from analysis.planning.request import read_request
+        from analysis.planning.request import parse_heads, read_request
 
         assert cluster_file is not None
         request = read_request(
@@ -137,7 +137,7 @@ def run(
             image_size=image_size,
             num_tokens=num_tokens,
             num_classes=num_classes,
-            heads_per_subnet=heads_per_subnet,
+            heads_per_subnet=parse_heads(heads_per_subnet),
             microbatches=microbatches,
             microbatch_size=microbatch_size,
             cluster_file=cluster_file,

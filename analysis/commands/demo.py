@@ -46,9 +46,9 @@ def run(
     """
     from importlib.resources import files
 
-    from analysis.commands.options import parse_heads
     from analysis.console.output import messages, print_json, print_line
     from analysis.console.progress import TerminalProgress
+    from analysis.planning.request import parse_heads
     from analysis.results.file_lock import alone_in
     from analysis.run_demo import DemoOptions, run_demo
     from d2ft_sched.problem.budget import Budget

@@ -219,19 +219,6 @@ TimeLimit = Annotated[
     float | None,
     typer.Option("--time-limit", min=0.001, help="Seconds that a solver may take."),
 ]
-
-
-def parse_heads(text: str) -> int | list[int]:
-    """``"2"`` or ``"1,2,3"``."""
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--heads-per-subnet is {text!r}; it must be a number or numbers such as 1,2,3"
-        ) from None
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
 Data = Annotated[
     str,
     typer.Option(

@@ -97,7 +97,7 @@ def run(
     from analysis.console.signs_of_life import signs_of_life
     from analysis.planning.plan_request import plan_request
     from analysis.planning.plan_summary import summarize, summary_dict
-    from analysis.planning.request import read_request
+    from analysis.planning.request import parse_heads, read_request
     from d2ft_sched.plan.plan_file import save_plan
     from d2ft_sched.problem.budget import Budget
     from d2ft_sched.schedule.operations import Operation
@@ -107,7 +107,7 @@ def run(
         image_size=image_size,
         num_tokens=num_tokens,
         num_classes=num_classes,
-        heads_per_subnet=heads_per_subnet,
+        heads_per_subnet=parse_heads(heads_per_subnet),
         microbatches=microbatches,
         microbatch_size=microbatch_size,
         cluster_file=cluster_file,

@@ -75,7 +75,6 @@ def run(
     Put the result into a cluster file as {name: ..., file: device.yaml}; or let torchrun or
     'd2ft testbed' run it on every device with --cluster-out, and have the cluster file at once.
     """
-    from analysis.commands.options import parse_heads
     from analysis.console.output import (
         amount,
         messages,
@@ -86,6 +85,7 @@ def run(
     )
     from analysis.console.progress import TerminalProgress
     from analysis.finetuning.data_notes import skipped_notes
+    from analysis.planning.request import parse_heads
     from d2ft_sched.cluster.device_file import device_to_dict, dump_device
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import check_file_target
@@ -102,7 +102,7 @@ def run(
     from runtime.ranks.job import Ranks, init_ranks
     from runtime.scoring.minibatch_scores import mean_scores
     from runtime.scoring.training_scores import training_scores
-    from runtime.steady_process import steady_process
+    from runtime.steady_settings import steady_process
     from runtime.torch_device import select_device
 
     if scores_out is None:

@@ -112,7 +112,7 @@ def run(
     """
     import signal
 
-    from analysis.commands.axis_values import counts, names, numbers
+    from analysis.commands.parsing.axis_values import counts, names, numbers
     from analysis.console.interruption import raising_interruption
     from analysis.console.output import messages, print_json, print_line, print_note, print_warnings
     from analysis.console.progress import TerminalProgress

@@ -59,7 +59,6 @@ def run(
     --cluster FILE' or 'd2ft testbed --cluster ASKED -- d2ft validate --cluster MEASURED'. No plan
     is one that a calibration has seen.
     """
-    from analysis.commands.options import parse_heads
     from analysis.console.output import (
         messages,
         outside_calibration,
@@ -68,7 +67,7 @@ def run(
         print_warnings,
     )
     from analysis.console.progress import TerminalProgress
-    from analysis.planning.request import read_lora
+    from analysis.planning.request import parse_heads, read_lora
     from analysis.validating.run_validation import ValidationRequest, validate
     from analysis.validating.validation_files import (
         print_validation,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
-from analysis.simulating.fewer_microbatches import fewer_microbatches
+from analysis.simulating.dense_on_fewer import fewer_microbatches
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation

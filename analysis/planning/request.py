@@ -1,9 +1,9 @@
 """What `plan` and `compare` ask for: the options of the command line as planning inputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.commands.options import parse_heads
 from analysis.names.precision_names import PrecisionName
 from analysis.planning.model_shapes import model_shape
 from d2ft_sched.cluster.cluster import Cluster
@@ -31,7 +31,7 @@ def read_request(
     model: str,
     image_size: int | None,
     num_classes: int | None,
-    heads_per_subnet: str,
+    heads_per_subnet: int | Sequence[int] = 1,
     microbatches: int,
     microbatch_size: int,
     cluster_file: Path,
@@ -48,7 +48,7 @@ def read_request(
     )
     workload = Workload(
         shape=shape,
-        partition=partition_by_heads(shape, parse_heads(heads_per_subnet)),
+        partition=partition_by_heads(shape, heads_per_subnet),
         microbatch_samples=(microbatch_size,) * microbatches,
         element_bytes=ELEMENT_BYTES[precision],
         lora=read_lora(lora_rank, lora_alpha),
@@ -87,3 +87,18 @@ def read_lora(rank: int | None, alpha: float | None) -> Lora | None:
             raise InputError(f"--lora-alpha is {alpha:g} without --lora-rank; give the rank, too")
         return None
     return Lora(rank, float(rank) if alpha is None else alpha)
+
+
+def parse_heads(text: str) -> int | list[int]:
+    """Heads of a subnet as ``--heads-per-subnet`` takes them: ``"2"`` or ``"1,2,3"``.
+
+    Raises:
+        InputError: neither.
+    """
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--heads-per-subnet is {text!r}; it must be a number or numbers such as 1,2,3"
+        ) from None
+    return sizes[0] if len(sizes) == 1 else sizes

@@ -8,17 +8,17 @@ from matplotlib.figure import Figure
 
 from analysis.comparing.scaling import COLUMNS as SCALING_COLUMNS
 from analysis.names.picture_names import PictureName
+from analysis.plots.cluster_graph import cluster_topology
+from analysis.plots.device_workload import workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.scores_heatmap import score_heatmap
 from analysis.plots.solver_scaling import solver_scaling
 from analysis.plots.solvers import solver_comparison
 from analysis.plots.step_budget import step_time_against_budget
-from analysis.plots.study import accuracy_against, accuracy_ranked
 from analysis.plots.timeline import step_gantt
-from analysis.plots.topology import cluster_topology
 from analysis.plots.tradeoff import compute_communication_tradeoff
+from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.plots.validation import validation_scatter
-from analysis.plots.workload import workload_per_device
 from analysis.results.run_records import SolverRow
 from analysis.results.table_file import matching, read_table
 from analysis.simulating.simulation import dense_step

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.console.formatting import percent, points, quantity
-from analysis.plots.accuracy import accuracy_curves
+from analysis.plots.device_workload import network_seconds, workload_per_device
 from analysis.plots.save import Drawing
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.solvers import solver_comparison
 from analysis.plots.timeline import block_gantt, step_gantt
+from analysis.plots.training.accuracy import accuracy_curves
 from analysis.plots.validation import predicted_against_measured
-from analysis.plots.workload import network_seconds, workload_per_device
 from analysis.reporting.headline import answers, question
 from analysis.reporting.report_part import Part
 from analysis.reporting.report_tables import (

@@ -8,9 +8,9 @@ from analysis.console.formatting import less_or_more, percent, points_within, qu
 from analysis.finetuning.metrics_file import METRICS
 from analysis.finetuning.read_back import FineTuneRun, load_finetune_run
 from analysis.planning.plan_summary import PlanSummary, summarize
-from analysis.plots.step_times import step_times
 from analysis.plots.style import run_styles
-from analysis.plots.training_progress import Progress, training_progress
+from analysis.plots.training.step_seconds import step_times
+from analysis.plots.training.training_progress import Progress, training_progress
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_finetune_tables import (
     cost_table,

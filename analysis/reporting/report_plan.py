@@ -4,9 +4,9 @@ from pathlib import Path
 
 from analysis.console.formatting import percent, quantity, saved
 from analysis.console.output import outside_calibration
+from analysis.plots.device_workload import network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.timeline import block_gantt, step_gantt
-from analysis.plots.workload import network_seconds, workload_per_device
 from analysis.reporting.headline import Answer, beside_one_device, changes
 from analysis.reporting.report_demo import FILES, step_times
 from analysis.reporting.report_part import SAVING, Part

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.console.formatting import percent, points, points_within, saved, signed_points
 from analysis.plots.save import Drawing
-from analysis.plots.study import accuracy_against, accuracy_ranked
+from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_part import ACCURACY, CERTAINTY, SAVING, Part
 from analysis.reporting.report_tables import (

@@ -14,8 +14,8 @@ from analysis.console.formatting import (
     signed_percent,
     signed_points,
 )
+from analysis.plots.device_workload import busy_seconds
 from analysis.plots.style import run_title
-from analysis.plots.workload import busy_seconds
 from analysis.results.run_dir import Run
 from analysis.results.run_records import StepPrediction, solver_rows
 from analysis.results.savings import Pair, Saving, cluster_savings, device_savings

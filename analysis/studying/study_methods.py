@@ -32,7 +32,6 @@ from analysis.studying.study_recipe import (
     placement_of,
 )
 from analysis.studying.study_schedules import scheduled
-from analysis.studying.unequal_study import without
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.errors import InputError
@@ -43,6 +42,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.solvers.registry import required_options
 from runtime.peers.training import Start, score_start
 from runtime.scoring.kinds import score_kind
+from sim.questions.what_if import drop_devices
 from sim.step import simulate_step
 
 
@@ -61,8 +61,7 @@ def build_recipe(
     Raises:
         InputError: the method cannot meet the budget.
     """
-    for name in method.without:
-        cluster = without(cluster, [d.name for d in cluster.devices].index(name))
+    cluster = drop_devices(cluster, method.without)
     budget = own_budget(method, budget, start.workload, cluster)
     recipe = _recipe(method, budget, cluster, start, num_epochs)
     return replace(recipe, lr_factor=method.lr_factor)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.console.formatting import percent, quantity
 from analysis.plots.save import save_both
-from analysis.plots.study import accuracy_against, accuracy_ranked
+from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.results.file_names import file_names
 from analysis.results.table_file import check_finite
 from analysis.studying.study_grid import ANY_BUDGET

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.commands.options import parse_heads
 from analysis.names.placement_names import PlacementName
+from analysis.planning.request import parse_heads
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import cluster_to_dict
 from d2ft_sched.errors import InputError

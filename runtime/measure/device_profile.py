@@ -25,7 +25,7 @@ from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.slices import SublayerLanes, slice_schedule
 from runtime.models.optimizers import create_optimizer

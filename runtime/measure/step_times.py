@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes

@@ -8,7 +8,7 @@ from torch import nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape import ModelShape, check_num_classes
 from runtime.data.input_format import InputFormat, PictureFormat
-from runtime.families.registry import FAMILIES, family_named, family_of
+from runtime.families.known_families import FAMILIES, family_named, family_of
 from runtime.torch_device import memory_bytes
 
 

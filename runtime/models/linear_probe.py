@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.data.dataset import Split
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 
 _L2 = 1e-2
 _MAX_ITERATIONS = 200

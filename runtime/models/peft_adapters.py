@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.files.atomic_write import write_atomically, write_text
 from d2ft_sched.model.lora import Lora
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.tensor_file import write_state
 
 ADAPTER = "adapter"

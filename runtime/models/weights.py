@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from d2ft_sched.files.atomic_write import write_atomically, write_text
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.tensor_file import write_state
 
 CLASS_NAMES = "class_names.json"

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 
 
 def freeze_prefix(model: nn.Module, num_blocks: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from runtime.families.family import ModelFamily
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.ranks.job import Ranks
 from runtime.ranks.shards import (

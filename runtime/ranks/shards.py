@@ -20,8 +20,8 @@ from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from runtime.families.family import ModelFamily, UnitAxis
+from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
-from runtime.families.registry import family_of
 from runtime.lanes.held_units import HeldUnits, held_units
 from runtime.lanes.slices import index_runs
 from runtime.tensor_file import DTYPE_NAMES

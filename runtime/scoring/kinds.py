@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import Subnet
 from d2ft_sched.model.workload import Workload
+from runtime.families.known_families import family_of
 from runtime.families.low_rank import low_rank_of
-from runtime.families.registry import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.scoring.score_pass import BlockTrace, LinearTrace
 

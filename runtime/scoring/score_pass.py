@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.families.known_families import family_of
 from runtime.families.low_rank import LowRank, low_rank_of
-from runtime.families.registry import family_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.scores import Scores
 from runtime.data.dataset import Dataset
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.measure.flop_counting import count_flops
 from runtime.scoring.minibatch_scores import score_minibatch
 from runtime.training.loop import training_minibatches

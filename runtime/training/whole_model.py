@@ -21,7 +21,7 @@ from runtime.checkpoint.optimizer_state import (
     state_by_name,
 )
 from runtime.data.dataset import Dataset, Split
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_full
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.models.linear_probe import fit_classifier

@@ -13,7 +13,7 @@ from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from runtime.families.bert_classifier import BertClassifier
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.models.build import shape_of
 from runtime.models.peft_adapters import add_adapters
 

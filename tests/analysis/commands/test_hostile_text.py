@@ -18,7 +18,7 @@ from analysis.console.plain_text import NARROW, one_line
 from analysis.console.progress import TerminalProgress
 from analysis.console.study_progress import StudyProgress
 from analysis.plots.save import render
-from analysis.plots.study import accuracy_against
+from analysis.plots.training.method_accuracy import accuracy_against
 from analysis.reporting.report_tables import Table, text_cell
 from analysis.reporting.write_report import template_environment
 from analysis.results.file_names import file_names

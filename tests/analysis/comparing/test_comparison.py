@@ -7,7 +7,7 @@ import pytest
 
 from analysis.comparing.comparison import FEWER, compare_solvers, comparison_table
 from analysis.planning.request import Request
-from analysis.simulating.fewer_microbatches import fewer_microbatches
+from analysis.simulating.dense_on_fewer import fewer_microbatches
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads

@@ -14,19 +14,19 @@ from matplotlib.text import Text
 
 from analysis.console.formatting import percent
 from analysis.names.placement_names import PlacementName
-from analysis.plots.accuracy import accuracy_curves
+from analysis.plots.cluster_graph import cluster_topology
+from analysis.plots.device_workload import busy_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.scores_heatmap import score_heatmap
 from analysis.plots.solvers import solver_comparison
 from analysis.plots.step_budget import step_time_against_budget
-from analysis.plots.study import accuracy_ranked
 from analysis.plots.style import PALE, SEQUENTIAL, WORK_COLOURS
 from analysis.plots.timeline import block_gantt, step_gantt
-from analysis.plots.topology import cluster_topology
 from analysis.plots.tradeoff import compute_communication_tradeoff
+from analysis.plots.training.accuracy import accuracy_curves
+from analysis.plots.training.method_accuracy import accuracy_ranked
 from analysis.plots.validation import predicted_against_measured
 from analysis.plots.work_kinds import work_kinds
-from analysis.plots.workload import busy_seconds, workload_per_device
 from analysis.results.run_dir import Run
 from analysis.results.savings import QUANTITIES, Pair, device_pairs
 from analysis.sweeping.run_sweep import Sweep

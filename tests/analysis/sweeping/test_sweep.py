@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.commands.axis_values import numbers
+from analysis.commands.parsing.axis_values import numbers
 from analysis.names.placement_names import PlacementName
 from analysis.sweeping.pareto import pareto_front
 from analysis.sweeping.run_sweep import Sweep

@@ -1,6 +1,5 @@
-"""Placements against brute force, the MIP, the simulator and closed forms."""
+"""Placements against brute force, the simulator and closed forms."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,71 +11,14 @@ from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape import ModelShape
-from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.balanced import place_balanced, place_candidates
 from d2ft_sched.placement_search.bound import dense_lower_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import to_placement
-from d2ft_sched.placement_search.place_mip import place_mip
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.step import simulate_step
-
-SHAPE = ModelShape(
-    "m",
-    num_blocks=2,
-    num_heads=4,
-    head_dim=8,
-    width=32,
-    mlp_hidden=64,
-    num_tokens=5,
-    embed_flops=1000,
-    classifier_flops=640,
-    trunk_parameters=4321,
-)
-
-
-def workload_of(heads=1, samples=(4, 4, 4), shape=SHAPE):
-    return Workload(shape, partition_by_heads(shape, heads), tuple(samples))
-
-
-def switch_of(speeds, bandwidths, memory_bytes=10**9, latency_s=1e-5, launch_s=0.0):
-    devices = tuple(
-        Device(f"d{i}", 1e9 * v, memory_bytes, 1e10 * v, launch_s=launch_s)
-        for i, v in enumerate(speeds)
-    )
-    links = tuple(
-        Link(d.name, "switch", b, latency_s) for d, b in zip(devices, bandwidths, strict=True)
-    )
-    return Cluster("c", devices, links, ("switch",))
-
-
-@st.composite
-def clusters(draw, most=4):
-    num = draw(st.integers(1, most))
-    speeds = draw(st.lists(st.floats(0.1, 10), min_size=num, max_size=num))
-    bandwidths = draw(st.lists(st.floats(1e6, 1e11), min_size=num, max_size=num))
-    return switch_of(speeds, bandwidths, launch_s=draw(st.sampled_from([0.0, 1e-5])))
-
-
-def best_of_all(workload, cluster, *, every_device=False):
-    """Brute force over placements that are alike in all (equal) blocks."""
-    num = len(cluster.devices)
-    step = DenseStep(workload, cluster, tuple(range(num)))
-    _, size = step.sizes
-    members = workload.partition.of_block(0)
-    best = np.inf
-    for devices in itertools.product(range(num), repeat=len(members)):
-        if every_device and len(set(devices)) < num:
-            continue
-        held = np.zeros((num, len(step.sizes[0])), dtype=np.int64)
-        np.add.at(held, (np.array(devices), size[list(members)]), 1)
-        counts = np.broadcast_to(held, (SHAPE.num_blocks, *held.shape))
-        for owner in itertools.product(range(num), repeat=workload.num_microbatches):
-            best = min(best, step.seconds(counts, owner))
-    return best
+from small_placements import SHAPE, best_of_all, clusters, switch_of, workload_of
 
 
 @settings(deadline=None, max_examples=40)
@@ -110,29 +52,6 @@ def test_bound_brute_force_and_search(cluster, every_device, heads):
         for block in range(SHAPE.num_blocks):
             held = {found.placement.subnet_device[s] for s in workload.partition.of_block(block)}
             assert len(held) == len(cluster.devices)
-
-
-@settings(deadline=None, max_examples=8)
-@given(clusters(most=2), st.sampled_from(["highs", "scip"]), st.sampled_from([1, [1, 3]]))
-def test_the_mip_finds_the_optimum(cluster, backend, heads):
-    workload = workload_of(heads, (4, 4, 2))
-    best = best_of_all(workload, cluster)
-    found = place_mip(workload, cluster, backend=backend, time_limit_s=5)
-    assert found.lower_bound_s <= best * (1 + 1e-6)
-    assert found.dense_step_s == pytest.approx(best, rel=1e-3)
-
-
-def test_the_mip_bounds_placements_that_differ_between_equal_blocks():
-    shape = replace(
-        SHAPE, num_heads=2, mlp_hidden=7, num_tokens=9, num_qkv_maps=1, trunk_parameters=10
-    )
-    devices = (Device("d0", 5.3e8, 10**12, 6.3e8), Device("d1", 4.2e9, 10**12, 2.1e8))
-    cluster = Cluster("c", devices, (Link("d0", "d1", 9e8, 1e-5, "half"),))
-    workload = workload_of(samples=(1,), shape=shape)
-    found = place_mip(workload, cluster, time_limit_s=5)
-    step = DenseStep(workload, cluster, (0, 1))
-    unlike = np.array([[[1, 1], [0, 0]], [[1, 0], [0, 1]]])
-    assert found.lower_bound_s <= step.seconds(unlike, (0,)) < found.dense_step_s
 
 
 def test_speeds_are_followed_where_links_are_free():

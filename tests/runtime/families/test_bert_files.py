@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape_file import known_bert_models, load_model_shape
 from runtime.families.bert_files import bert_config
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.models.build import build_model, default_weights, input_format_of, shape_of
 from runtime.models.weights import save_weights, write_companions
 from runtime.training.rank_part import build_on_meta

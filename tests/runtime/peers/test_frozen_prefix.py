@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.schedule.operations import Operation
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.lanes.slices import slice_schedule
 from runtime.models.build import build_model
 from runtime.models.peft_adapters import add_adapters

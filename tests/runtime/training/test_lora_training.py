@@ -17,7 +17,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.lanes.hooks import rescaled
 from runtime.lanes.slices import slice_schedule
 from runtime.models.build import shape_of

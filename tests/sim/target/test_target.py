@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.studying.unequal_study import study_clusters
+from bench.star_clusters import study_clusters
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.errors import InputError

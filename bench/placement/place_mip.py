@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from ortools.linear_solver.python import model_builder
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
+from bench.placement.placement_program import PlacementProgram, build_program
+from d2ft_sched import Cluster, InputError, Workload
 from d2ft_sched.placement_search.balanced import PlacementResult
 from d2ft_sched.placement_search.bound import update_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import excess_bytes, has_ample_memory, to_placement
-from d2ft_sched.placement_search.program import PlacementProgram, build_program
 from d2ft_sched.solvers.quiet_stdout import quiet_stdout
 
 SOLVED = (model_builder.SolveStatus.OPTIMAL, model_builder.SolveStatus.FEASIBLE)

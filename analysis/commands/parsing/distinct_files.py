@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from analysis.commands.empty_values import NoEmptyValues
 from analysis.commands.options import WRITTEN
+from analysis.commands.parsing.empty_values import NoEmptyValues
 from d2ft_sched.errors import InputError
 
 

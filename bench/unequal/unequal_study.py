@@ -11,64 +11,32 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.simulating.fewer_microbatches import fewer_microbatches
-from d2ft_sched.cluster.cluster import Cluster, Link
-from d2ft_sched.cluster.device import Device
+from analysis.simulating.dense_on_fewer import fewer_microbatches
+from d2ft_sched import (
+    Cluster,
+    InputError,
+    Operation,
+    Plan,
+    Scores,
+    Workload,
+    place_balanced,
+    place_round_robin,
+    uniform_schedule,
+)
 from d2ft_sched.costs.memory import device_memory
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.placement_search.balanced import PlacementResult, place_balanced, place_candidates
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.placement_search.balanced import PlacementResult, place_candidates
 from d2ft_sched.plan.planning import solve_formulation
 from d2ft_sched.problem.formulate import formulate
-from d2ft_sched.problem.scores import Scores
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import place_round_robin
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.step import simulate_plan, simulate_step
+from sim import drop_devices, simulate_plan, simulate_step
 from sim.target.target_search import best_plan, target_searches
 
 MAX_CANDIDATES = 4
 """Placements that the plan is tried on."""
-FAST_LINK, SLOW_LINK = 50e9, 0.5e9
 FREE, EVERY_DEVICE, TIGHT_MEMORY = "free", "every device", "tight memory"
 SETTINGS = (FREE, EVERY_DEVICE, TIGHT_MEMORY)
 """Devices may stay empty; each holds a subnet of every block; or all memory together is `ROOM`
 times what the dense step needs on one device, so that few can be left out."""
 ROOM = 1.6
-
-
-def star(
-    name: str, flops_per_s: Sequence[float], bytes_per_s: Sequence[float], latency_s: float = 5e-6
-) -> Cluster:
-    """Devices of 24 GB on one switch; memory is as fast as 1/15 byte per FLOP."""
-    devices = tuple(
-        Device(f"gpu{d}", rate, 24 * 10**9, rate / 15, launch_s=10e-6)
-        for d, rate in enumerate(flops_per_s)
-    )
-    links = tuple(
-        Link(device.name, "switch", rate, latency_s)
-        for device, rate in zip(devices, bytes_per_s, strict=True)
-    )
-    return Cluster(name, devices, links, ("switch",), "star")
-
-
-def study_clusters() -> list[Cluster]:
-    """Six devices each: speeds up to 10 times apart, links up to 100 times."""
-    fast, unit = [FAST_LINK] * 6, 10e12
-    return [
-        star("equal", [unit] * 6, fast),
-        star("one slow device, 0.4", [unit] * 5 + [0.4 * unit], fast),
-        star("one slow device, 0.1", [unit] * 5 + [0.1 * unit], fast),
-        star("speeds 10 to 1", [v * unit / 10 for v in (10, 8, 6, 4, 2, 1)], fast),
-        star("one slow link, 1/100", [unit] * 6, [FAST_LINK] * 5 + [SLOW_LINK]),
-        star("links 100 to 1", [unit] * 6, [FAST_LINK / v for v in (1, 2.5, 6.3, 16, 40, 100)]),
-        star(
-            "both",
-            [v * unit / 10 for v in (10, 8, 6, 4, 2, 1)],
-            [FAST_LINK / v for v in (1, 1, 2.5, 10, 40, 100)],
-        ),
-    ]
 
 
 @dataclass(frozen=True)
@@ -151,18 +119,6 @@ def retained_by_samples(scores: Scores, samples: tuple[int, ...], full: tuple[in
     return float(kept / value.sum())
 
 
-def without(cluster: Cluster, device: int) -> Cluster:
-    """The cluster without one of its devices."""
-    name = cluster.devices[device].name
-    return Cluster(
-        cluster.name,
-        tuple(d for d in cluster.devices if d.name != name),
-        tuple(k for k in cluster.links if name not in (k.source, k.target)),
-        cluster.switches,
-        cluster.topology,
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class _Setting:
     """A cluster with what does not depend on scores and step time."""
@@ -213,8 +169,8 @@ def _setting(name: str, workload: Workload, cluster: Cluster) -> _Setting:
         place_candidates(workload, cluster, every_device=every_device)[:MAX_CANDIDATES],
         DenseBySamples(workload, cluster, every_device),
         [
-            DenseBySamples(workload, without(cluster, d), every_device)
-            for d in range(len(cluster.devices))
+            DenseBySamples(workload, drop_devices(cluster, [device.name]), every_device)
+            for device in cluster.devices
         ],
     )
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.finetuning.metrics_file import METRICS, read_records
 from analysis.finetuning.read_back import steps_of
-from analysis.studying.replan_study import RUNS, ReplanStudy, run_folder
+from bench.replan.replan_study import RUNS, ReplanStudy, run_folder
 
 WITHIN = 0.15
 """How close to its first step time a training has to come back."""

@@ -1,0 +1,1 @@
+"""Pictures of trainings: accuracy, losses and seconds of their steps."""

@@ -1,0 +1,2 @@
+"""Placement as a mixed-integer program, to hold the fast search against. From outside:
+`place_mip`."""
