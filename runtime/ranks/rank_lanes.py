@@ -6,13 +6,11 @@ from torch import Tensor
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.adapted_lanes import TrainedAdapters, adapted_lanes_backward
 from runtime.lanes.adapters import AdapterSums
-from runtime.lanes.passes import Linears, Trained, can_overwrite, lanes_backward, lanes_forward
+from runtime.lanes.passes import Trained, lanes_backward, lanes_forward
 from runtime.lanes.products import without_autocast
 from runtime.lanes.slices import SublayerLanes
 from runtime.ranks.rank_trunk import Kept
-
-Gradients = dict[Sublayer, Linears]
-"""Gradients that lanes have made in a step, of all its waves."""
+from runtime.ranks.step_gradients import StepGradients
 
 
 @torch.no_grad()
@@ -52,7 +50,7 @@ def rank_lanes_backward(
     sublayer: Sublayer,
     lanes: SublayerLanes,
     kept: Kept,
-    gradients: Gradients,
+    gradients: StepGradients,
 ) -> Tensor | None:
     """The gradient of what the lanes saw, ``[T, D]``; None for zeros.
 
@@ -61,7 +59,7 @@ def rank_lanes_backward(
         sublayer: what is held of it; gradients of what trains are added to its own.
         lanes: of the subnets held, some of which run backward.
         kept: from forward.
-        gradients: made in the step so far, where all parameters train.
+        gradients: of the step.
     """
     x, adapters = kept.lane_input, sublayer.adapters()
     if adapters is not None:
@@ -81,12 +79,6 @@ def rank_lanes_backward(
         if factors is not None:
             sublayer.add_adapter_gradients(factors.gradients)
         return grad_x
-    weights = None
-    if x is not None:
-        made = gradients.get(sublayer)
-        overwrite = made is None and can_overwrite(lanes)
-        if made is None:
-            made = gradients[sublayer] = sublayer.new_gradients(overwrite=overwrite)
-        weights = Trained(x, made, overwrite)
+    weights = None if x is None else Trained(x, *gradients.of_lanes(sublayer, lanes))
     with without_autocast(grad_branch):
         return lanes_backward(grad_branch, sublayer.linears(), kept.graphs, lanes, weights)

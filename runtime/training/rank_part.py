@@ -70,10 +70,10 @@ class RankPart:
         self._model, self._settings, self._clock = model, settings, clock
         self._rank, self._device = model.ranks.rank, model.ranks.device
         self._class_names = data.class_names
-        self._train_owner = training_owners(minibatches, model.workload, model.placement)
-        self._test_owner = testing_owners(len(data.test), model.placement)
+        self._train_owner = training_owners(minibatches, model.workload, model.replicas)
+        self._test_owner = testing_owners(len(data.test), model.replicas)
         needed = training_needs(
-            minibatches, settings.num_epochs, model.workload, model.placement, self._rank
+            minibatches, settings.num_epochs, model.workload, model.replicas, self._rank
         )
         self._train = _Own(model, data.train, needed)
         self._test = _Own(model, data.test, self._test_owner == self._rank)
@@ -101,14 +101,14 @@ class RankPart:
         start_sum(model.ranks, features, "the fit of the classifier").wait()
         num_classes = model.num_classes
         fitted = torch.zeros(num_classes * (features.shape[1] + 1) + 1, dtype=torch.float64)
-        if self._rank == model.placement.owners[0]:
+        if self._rank == model.owners[0]:
             weight, bias, accuracy = fit_linear(
                 features, self._train.labels.to(self._device), num_classes
             )
             fitted = torch.cat([weight.flatten(), bias, weight.new_tensor([accuracy])])
         fitted = fitted.to(self._device)
         start_sum(model.ranks, fitted, "the fit of the classifier").wait()
-        if self._rank in model.placement.owners:
+        if self._rank in model.owners:
             weight, bias = fitted[:-1].split([num_classes * features.shape[1], num_classes])
             set_classifier(model.family.classifier(model.module), weight, bias)
         return float(fitted[-1])
@@ -201,13 +201,13 @@ class RankPart:
         set_state(self._optimizer, parameters, state)
 
     def _slice(self, schedule: np.ndarray) -> RankSlices:
-        model, num_waves = self._model, self._settings.num_waves
-        workload, placement, rank = model.workload, model.placement, self._rank
-        slices = slice_rank_schedule(workload, placement, schedule, rank, num_waves)
-        if self._watch is None:
+        model, replica = self._model, self._model.replica
+        workload, rank = model.workload, self._rank
+        slices = slice_rank_schedule(workload, model.replicas, schedule, rank)
+        if self._watch is None or replica is None:
             return slices
         blocks = range(workload.shape.num_blocks)
-        held = [held_units(workload, placement, rank, block) for block in blocks]
+        held = [held_units(workload, replica.placement, rank, block) for block in blocks]
         return hooked_rank(slices, workload, held, self._watch.hook)
 
     def _what_rests(self, schedule: np.ndarray) -> Resting:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
+from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
-from runtime.families.registry import family_of
 from runtime.lanes.held_units import units_of
 from runtime.lanes.slices import Run, index_runs
 from runtime.ranks.shards import Shard, axis_indices, sliced_axis

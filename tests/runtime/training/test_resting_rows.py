@@ -15,7 +15,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from masked_operations import SHARES, random_schedule
 from rank_cases import LORA, small_bert, small_model
-from runtime.families.registry import family_of
+from runtime.families.known_families import family_of
 from runtime.lanes.slices import slice_schedule
 from runtime.models.build import shape_of
 from runtime.models.optimizers import create_optimizer
