@@ -30,7 +30,7 @@ from d2ft_sched.plan.plan import Plan, ReplicaPart, replica_parts
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.waves import schedule_waves
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.network.shared_links import replica_clusters
@@ -167,9 +167,7 @@ def _replica_phases(
     """All phases of a replica in the order of issue."""
     waves = [
         list(_wave_phases(part, times, replica, wave, microbatches))
-        for wave, microbatches in enumerate(
-            wave_microbatches(part.workload.num_microbatches, part.num_waves)
-        )
+        for wave, microbatches in enumerate(schedule_waves(part.schedule, part.num_waves))
     ]
     return list(interleaved(waves) if overlap else chain.from_iterable(waves))
 

@@ -17,7 +17,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import check_schedule
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.waves import schedule_waves
 from runtime.lanes.held_units import HeldUnits, all_units
 
 Run = tuple[int, int]
@@ -185,15 +185,20 @@ class BlockLanes:
 
 @dataclass(frozen=True)
 class Wave:
-    """Neighbouring micro-batches that pass through the model together.
+    """Micro-batches that pass through the model together.
 
     Attributes:
-        samples: which samples of the mini-batch.
-        blocks: lane groups of every block, their samples counted from the wave's first.
+        samples: runs of samples of the mini-batch.
+        blocks: lane groups of every block, their samples counted in the wave.
     """
 
-    samples: slice
+    samples: tuple[Run, ...]
     blocks: tuple[BlockLanes, ...]
+
+    def take(self, values: Tensor) -> Tensor:
+        """The wave's part of one value, or row, per sample of the mini-batch; a view of one run."""
+        parts = [values[start:stop] for start, stop in self.samples]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,7 @@ class ScheduleSlices:
     """A schedule, ready to run.
 
     Attributes:
-        num_samples: samples of the mini-batch.
+        num_samples: samples of the mini-batch that run.
         waves: passes one after another, their gradients accumulated.
     """
 
@@ -226,24 +231,28 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
         raise ValueError(
             f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
         )
-    bounds = np.concatenate([[0], np.cumsum(workload.samples)])
+    start = np.cumsum(workload.samples) - workload.samples
     units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
-    waves = []
-    for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
-        first, stop = int(bounds[microbatches[0]]), int(bounds[microbatches[-1] + 1])
+    waves, num_samples = [], 0
+    for microbatches in schedule_waves(schedule, num_waves):
+        counts = workload.samples[microbatches]
+        first_of_pass = np.full(workload.num_microbatches, -1)
+        first_of_pass[microbatches] = np.cumsum(counts) - counts
+        num_samples += int(counts.sum())
         blocks = tuple(
             block_lanes(
                 workload,
                 lane_groups(workload.partition, schedule, block, microbatches=microbatches),
-                bounds[:-1] - first,
-                stop - first,
+                first_of_pass,
+                int(counts.sum()),
                 units,
                 needs_dx[block],
             )
             for block in range(workload.shape.num_blocks)
         )
-        waves.append(Wave(slice(first, stop), blocks))
-    return ScheduleSlices(int(bounds[-1]), tuple(waves))
+        samples = _samples_of(workload, start, microbatches)
+        waves.append(Wave(index_runs(samples), blocks))
+    return ScheduleSlices(num_samples, tuple(waves))
 
 
 def block_lanes(

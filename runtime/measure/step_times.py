@@ -188,7 +188,7 @@ def _activation_bytes(
         with autocast(device, workload):
             if slices is None:
                 return model(inputs)
-            return forward(model, inputs[slices.waves[wave].samples], slices.waves[wave])
+            return forward(model, slices.waves[wave].take(inputs), slices.waves[wave])
 
     num_waves = 1 if slices is None else len(slices.waves)
     return max(kept_bytes(partial(run, wave), held, device) for wave in range(num_waves))

@@ -15,7 +15,7 @@ from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.lanes import LANES
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.waves import schedule_waves
 from sim.network.exchange_time import link_loads
 from sim.prediction import Phase, Prediction
 from sim.questions.bounds import step_bounds
@@ -114,7 +114,7 @@ def _operations(plan: Plan, phase: Phase, device: int) -> Event:
     """Numbers of FULL and FORWARD_ONLY operations of a device's lanes in one phase."""
     if not phase.name.endswith("lanes"):
         return {}
-    waves = wave_microbatches(plan.workload.num_microbatches, plan.num_waves)
+    waves = schedule_waves(plan.schedule, plan.num_waves)
     held = (plan.workload.partition.block == phase.block) & (
         np.array(plan.placement.subnet_device) == device
     )
