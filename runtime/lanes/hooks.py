@@ -13,7 +13,7 @@ from torch import Tensor
 
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.waves import running_microbatches
 from runtime.lanes.held_units import HeldUnits, all_units
 from runtime.lanes.slices import BlockLanes, LaneSlice, Run, ScheduleSlices, SublayerLanes
@@ -112,7 +112,7 @@ def rescaled(
         schedule: int ``[num_subnets, num_microbatches]``.
         device: that the lanes run on.
     """
-    kept = np.isin(schedule, (Operation.FULL, Operation.REST)) @ workload.samples
+    kept = runs_backward(np.asarray(schedule)) @ workload.samples
     factor = workload.samples.sum() / np.maximum(kept, 1)
 
     def scale(group: LaneSlice, place: Place) -> LaneSlice:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
 from d2ft_sched.schedule.operations import Operation
@@ -145,6 +145,7 @@ class SublayerLanes:
     """The lane groups of one sub-layer in one pass.
 
     Attributes:
+        num_tokens: of the pass, in any group or not.
         backward: groups that run forward and backward: FULL, then REST.
         forward_only: groups that run without autograd.
         backward_is_disjoint: whether no token is in two of the `backward` groups.
@@ -155,6 +156,7 @@ class SublayerLanes:
         tokens_active: runs of tokens in any group.
     """
 
+    num_tokens: int
     backward: tuple[LaneSlice, ...]
     forward_only: tuple[LaneSlice, ...]
     backward_is_disjoint: bool
@@ -231,6 +233,7 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
         raise ValueError(
             f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
         )
+    schedule = executed_schedule(workload, schedule)
     start = np.cumsum(workload.samples) - workload.samples
     units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
     waves, num_samples = [], 0
@@ -315,8 +318,8 @@ class _Part:
 def _parts(
     workload: Workload, group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray
 ) -> list[_Part]:
-    """A group as one, or where REST hands on only some of its gradients as two, of which one runs
-    no backward; `needs_dx` is bool ``[num_microbatches]``."""
+    """A group as one; REST that hands on the gradients of some micro-batches alone as two, of which
+    one runs no backward. `needs_dx` is bool ``[num_microbatches]``."""
     microbatches = np.array(group.microbatches)
     needed = needs_dx[microbatches]
     parts = [(group.operation, microbatches, microbatches[needed])]
@@ -343,6 +346,7 @@ def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) ->
     num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in backward])
     num_groups = _num_covering(num_tokens, [lane.tokens for _, lane in groups])
     return SublayerLanes(
+        num_tokens=num_tokens,
         backward=backward,
         forward_only=tuple(
             lane for operation, lane in groups if operation == Operation.FORWARD_ONLY

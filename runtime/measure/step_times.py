@@ -78,7 +78,7 @@ def measure_steps(
     """
     inputs, labels = random_batch(model, workload, device)
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
-    _begin_state(optimizer)
+    begin_state(optimizer)
     shards = whole_shards(model)
     slices = {
         name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
@@ -136,7 +136,7 @@ def measure_steps(
     return measured
 
 
-def _begin_state(optimizer: torch.optim.Optimizer) -> None:
+def begin_state(optimizer: torch.optim.Optimizer) -> None:
     """Let it keep what it does in training, also for what no schedule trains here; rate 0."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
