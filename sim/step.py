@@ -26,10 +26,11 @@ from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
 from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan, ReplicaPart, replica_parts
+from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.schedule.waves import schedule_waves
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes

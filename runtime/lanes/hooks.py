@@ -144,7 +144,8 @@ def columns_to_subnets(workload: Workload, group: LaneSlice, place: Place) -> np
 
 
 class TaylorWatch:
-    """`runtime.scoring.kinds.taylor` of FULL and REST operations of a step, from its own backward.
+    """`runtime.scoring.score_kinds.taylor` of FULL and REST operations of a step, from its own
+    backward.
 
     What it reads is at hand in that pass, so it costs one product per activation and no FLOPs of a
     matrix; REST keeps its results for it. Values of samples are those of their own losses, whatever

@@ -15,11 +15,11 @@ from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import ReplicaPart, replica_parts
 from d2ft_sched.schedule.lanes import lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, microbatch_owners
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 from runtime.lanes.held_units import HeldUnits, held_units

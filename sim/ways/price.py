@@ -6,7 +6,7 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.memory import device_memory
-from d2ft_sched.plan.plan import replica_parts
+from d2ft_sched.schedule.replica_part import replica_parts
 from sim.ways.deal import Dealt
 
 
