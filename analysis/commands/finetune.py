@@ -38,10 +38,12 @@ def run(
         typer.Option("--dense", help="Ignore the schedule: every operation FULL, to compare."),
     ] = False,
     schedule: Annotated[
-        ScheduleName,
+        ScheduleName | None,
         typer.Option(
-            help="fixed: the plan's own for every mini-batch. per-step: within the plan's budget "
-            "all subnets drop the same samples first, drawn anew in each step; it needs no scores. "
+            help="fixed: the plan's own for every mini-batch. per-step: drawn anew in each step, "
+            "which blocks rest and which samples are left out, or, within the budget of a plan by "
+            "scores, which samples all subnets drop first; it needs no scores, and is the default "
+            "for plans that let blocks rest or leave samples out. "
             "running: from scores that steps see in passing, so that scoring costs no pass. These "
             "two kept accuracy best in our studies, running closest to dense on unequal devices. "
             "per-minibatch: one for each from its scores, "
@@ -49,7 +51,7 @@ def run(
             "rank, and metrics.jsonl says what it cost.",
             rich_help_panel="Schedule",
         ),
-    ] = ScheduleName.FIXED,
+    ] = None,
     forward_score: Annotated[
         str,
         typer.Option(
@@ -139,6 +141,7 @@ def run(
     )
     from analysis.console.progress import TerminalProgress
     from analysis.finetuning.finetune_request import FineTuneRequest
+    from analysis.finetuning.finetune_schedules import default_schedule
     from analysis.finetuning.run_from_plan import run_finetune
     from d2ft_sched.plan.plan_file import load_plan
     from runtime.models.build import default_weights
@@ -148,6 +151,13 @@ def run(
             ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
         )
     plan = load_plan(plan_file)
+    if schedule is None:
+        schedule = ScheduleName.FIXED if dense else default_schedule(plan)
+        if schedule is not ScheduleName.FIXED:
+            print_note(
+                "d2ft: what rests, and which samples are left out, is drawn anew in each step; "
+                "--schedule fixed keeps the plan's own"
+            )
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
         ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "json"]

@@ -12,6 +12,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.redrawn import IN_TURNS, chooses, is_redrawable
 from d2ft_sched.plan.replanning import (
     HeldLevels,
     ReplanState,
@@ -29,7 +30,14 @@ from runtime.checkpoint.facts import TrainingState
 from runtime.ranks.job import Ranks
 from runtime.torch_device import memory_bytes
 from runtime.training.replanner import Replanner
-from runtime.training.schedule_source import OneSchedule, Schedules, ScoreSeries, SolvedSchedules
+from runtime.training.schedule_source import (
+    REDRAWN_STAYS,
+    OneSchedule,
+    RedrawnSchedules,
+    Schedules,
+    ScoreSeries,
+    SolvedSchedules,
+)
 
 INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
 """Solvers that may end with another schedule on another rank, and the one that stands in."""
@@ -64,6 +72,8 @@ def plan_schedules(
         InputError: the scores or the plan's solver cannot be used.
     """
     plan = request.plan
+    if request.schedule is ScheduleName.PER_STEP and chooses(plan.schedule):
+        return Scheduling(_redrawn_schedules(request), None, ())
     _check_one_replica(request, ranks)
     schedule = plan.schedule
     if request.dense:
@@ -84,6 +94,29 @@ def plan_schedules(
     names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
     replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
     return Scheduling(schedules, replanner, notes)
+
+
+def default_schedule(plan: Plan) -> ScheduleName:
+    """What a training follows unless it is told: the plan's own schedule, or, where that lets
+    blocks rest or leaves whole micro-batches out, others of the kind, drawn anew in each step."""
+    block = plan.workload.partition.block
+    if chooses(plan.schedule) and is_redrawable(plan.schedule, block):
+        return ScheduleName.PER_STEP
+    return ScheduleName.FIXED
+
+
+def _redrawn_schedules(request: FineTuneRequest) -> RedrawnSchedules:
+    plan = request.plan
+    block = plan.workload.partition.block
+    if not is_redrawable(plan.schedule, block):
+        raise InputError(
+            "--schedule per-step draws blocks that rest and micro-batches that are left out; this "
+            "plan has subnets of a block that differ: take --schedule fixed"
+        )
+    if request.replan_every is not None:
+        raise InputError(REDRAWN_STAYS)
+    policy = "turns" if IN_TURNS in plan.solver.method else "drawn"
+    return RedrawnSchedules(plan.schedule, block, policy, request.seed)
 
 
 def _check_one_replica(request: FineTuneRequest, ranks: Ranks) -> None:

@@ -143,6 +143,7 @@ def _run(
             job.state.step if job.found else None,
             job.replanner,
             job.seen,
+            [device for replica in request.plan.replicas for device in replica.placement.owner],
         )
         begun_with = job.found.path if job.found else None
         outcome = follow(

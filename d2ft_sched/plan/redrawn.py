@@ -9,6 +9,16 @@ POLICIES = {"drawn": drawn, "turns": in_turns}
 """Which blocks train in a step, by name."""
 
 
+IN_TURNS = "in turns"
+"""In the method of a plan's solver where blocks rest in turns, not drawn."""
+
+
+def chooses(schedule: np.ndarray) -> bool:
+    """Whether a schedule lets something rest, or leaves whole micro-batches out."""
+    rests = (schedule == Operation.REST).any()
+    return bool(rests or (schedule == Operation.SHORTCUT).all(axis=0).any())
+
+
 def is_redrawable(schedule: np.ndarray, block: np.ndarray) -> bool:
     """Whether all subnets of a block do the same: train, or rest; and whole micro-batches run or
     are left out.

@@ -88,3 +88,18 @@ def draw_minibatches(num_samples: int, minibatch_samples: int, seed: int) -> Min
 def epoch_order(num_minibatches: int, epoch: int, seed: int) -> np.ndarray:
     """The order in which an epoch goes through the mini-batches, int ``[num_minibatches]``."""
     return np.random.default_rng((seed, epoch)).permutation(num_minibatches)
+
+
+def redealt(samples: np.ndarray, owner: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
+    """A mini-batch's samples in another order, in which every owner keeps its own.
+
+    Args:
+        samples: int ``[num_samples]``.
+        owner: of each, int ``[num_samples]``.
+        seed: of the order.
+    """
+    mixed, rng = samples.copy(), np.random.default_rng(seed)
+    for one in np.unique(owner):
+        own = np.flatnonzero(owner == one)
+        mixed[own] = samples[rng.permutation(own)]
+    return mixed

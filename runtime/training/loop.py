@@ -1,7 +1,7 @@
 """Fine-tuning under a schedule: one for all mini-batches, or one for each."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -12,8 +12,9 @@ from torch import nn
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.waves import running_microbatches
 from runtime.data.dataset import Dataset, Split
-from runtime.data.minibatches import Minibatches, draw_minibatches
+from runtime.data.minibatches import Minibatches, draw_minibatches, redealt
 from runtime.training.events import (
     Event,
     FineTuneSettings,
@@ -76,6 +77,7 @@ def train(
     num_done: int | None = None,
     replanner: Replanner | None = None,
     learner: Learner | None = None,
+    owner: Sequence[int] | None = None,
 ) -> Iterator[Event]:
     """The loop of `fine_tune` over any trainer, from its beginning or from a checkpoint on.
 
@@ -93,6 +95,9 @@ def train(
         replanner: told every step, and heard before the step is reported, so that who saves the
             training when it hears of a step saves what follows from it, too.
         learner: told what every step has seen, where the settings ask for it.
+        owner: device of every micro-batch; default one for all. Where a schedule leaves samples
+            out, a mini-batch's are dealt anew in each step to micro-batches of the same owner, so
+            that others are left out.
 
     Raises:
         InputError: there are more steps behind than there are in all.
@@ -106,6 +111,7 @@ def train(
         start = time.perf_counter()
         yield Probed(trainer.fit_classifier(), time.perf_counter() - start)
     flops = ScheduleMemo(partial(step_flops, workload))
+    sample_owner = np.repeat(owner or [0] * workload.num_microbatches, workload.samples)
     first = num_done or 0
     if first % len(minibatches) == 0:
         yield trainer.evaluate(first // len(minibatches))
@@ -118,7 +124,10 @@ def train(
         operations = schedule(step, minibatch) if callable(schedule) else schedule
         solve_s = time.perf_counter() - start
         lr = learning_rate(settings, step, num_steps)
-        done = trainer.step(samples[minibatch], operations, lr)
+        chosen, running = samples[minibatch], running_microbatches(operations)
+        if len(running) < workload.num_microbatches:
+            chosen = redealt(chosen, sample_owner, (settings.seed, step))
+        done = trainer.step(chosen, operations, lr)
         if learner is not None and done.seen is not None:
             learner.see(minibatch, done.seen)
         step_s = time.perf_counter() - start
@@ -131,7 +140,7 @@ def train(
             num_steps=num_steps,
             epoch=epoch,
             minibatch=minibatch,
-            num_samples=samples.shape[1],
+            num_samples=int(workload.samples[running].sum()),
             loss=done.loss,
             lr=lr,
             flops=flops(operations),

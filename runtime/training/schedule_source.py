@@ -5,11 +5,18 @@ from typing import Protocol
 
 import numpy as np
 
+from d2ft_sched.errors import InputError
 from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
+from d2ft_sched.plan.redrawn import redrawn
 from d2ft_sched.plan.replanning import DevicePace, HeldLevels, as_planned
 from d2ft_sched.problem.formulate import Formulation
 from d2ft_sched.problem.scores import Scores, drawn_scores
+
+REDRAWN_STAYS = (
+    "--replan-every moves operations by scores; what rests, or is left out whole, is drawn: "
+    "leave it out"
+)
 
 SOLVED_AT_ONCE = 16
 """Schedules that are solved together: one alone takes 4 to 15 times as long for each."""
@@ -86,6 +93,34 @@ class OneSchedule:
     def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
         if lasting is not None:
             self._now = np.asarray(lasting, dtype=np.int8)
+
+
+class RedrawnSchedules:
+    """A plan's schedule in which other blocks train in each step, and no score is asked."""
+
+    def __init__(self, schedule: np.ndarray, block: np.ndarray, policy: str, seed: int) -> None:
+        """Draw as `d2ft_sched.plan.redrawn.redrawn` does.
+
+        Args:
+            schedule: the plan's, int ``[num_subnets, num_microbatches]``.
+            block: block of each subnet, int ``[num_subnets]``.
+            policy: a key of `d2ft_sched.plan.redrawn.POLICIES`.
+            seed: of the training.
+        """
+        self._schedule, self._block, self._policy, self._seed = schedule, block, policy, seed
+
+    @property
+    def lasting(self) -> np.ndarray | None:
+        return None
+
+    def __call__(self, step: int, minibatch: int) -> np.ndarray:
+        return redrawn(self._schedule, self._block, step, self._seed, self._policy)
+
+    def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
+        raise InputError(REDRAWN_STAYS)
+
+    def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
+        raise InputError(REDRAWN_STAYS)
 
 
 class ScoreSeries(Protocol):
