@@ -6,6 +6,7 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS
 from d2ft_sched.costs.flops import trunk_flops
+from d2ft_sched.costs.gradient_sums import EMBEDDING, trained_trunk_values
 from d2ft_sched.costs.memory import trained_trunk_parameters
 from d2ft_sched.costs.memory_traffic import trunk_bytes_moved
 from d2ft_sched.placement_search.dense_step import LANE_KINDS, DenseStep
@@ -262,7 +263,9 @@ def _trunk_bound_s(step: DenseStep, q: int) -> float:
 
 
 def _ring_bound_s(step: DenseStep, q: int, sent: np.ndarray) -> float:
-    chunk = trained_trunk_parameters(step.workload) * step.workload.parameter_bytes / q
+    # The embedding's gradients come last: no backward pass hides their sum, which it may of others.
+    embedding = int(trained_trunk_values(step.workload)[EMBEDDING])
+    chunk = embedding * step.workload.parameter_bytes / q
     return float(2 * (q - 1) * chunk / np.sort(sent)[::-1][q - 1])
 
 

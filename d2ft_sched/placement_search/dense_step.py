@@ -1,7 +1,8 @@
 """Seconds of the dense step of a placement, in closed form: what placements are ranked by.
 
 The phases are those of the simulator: in every block and sub-layer dispatch, lanes and combine,
-each as long as its slowest participant; then the all-reduce of the trunk and the parameter update.
+each as long as its slowest participant; then the sum of the trunk's gradients, priced as if no
+backward pass hid any of it, and the parameter update.
 An exchange lasts as long as its busiest link, after the longest latency. Where only adapters train,
 the first block is priced as the others, though its attention hands no gradient on, and their
 all-reduce is left out: it hardly depends on the placement. Targets are of the simulator's step
