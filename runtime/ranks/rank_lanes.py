@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.adapted_lanes import adapted_lanes_backward
+from runtime.lanes.adapted_lanes import TrainedAdapters, adapted_lanes_backward
 from runtime.lanes.adapters import AdapterSums
-from runtime.lanes.passes import lanes_backward, lanes_forward
+from runtime.lanes.passes import Trained, lanes_backward, lanes_forward
 from runtime.lanes.products import without_autocast
 from runtime.lanes.slices import SublayerLanes
 from runtime.ranks.rank_trunk import Kept
@@ -40,7 +40,7 @@ def rank_lanes_forward(
         kept.graphs = lanes_forward(
             x, sublayer.linears(), sublayer.core, lanes, num_tokens, key_mask, out, sums
         )
-    if lanes.full:
+    if lanes.train:
         kept.sums = sums
 
 
@@ -57,31 +57,31 @@ def rank_lanes_backward(
     Args:
         grad_branch: gradient of their results, ``[T, D]``.
         sublayer: what is held of it; gradients of what trains are added to its own.
-        lanes: of the subnets held, some of which are FULL.
+        lanes: of the subnets held, some of which run backward.
         kept: from forward.
         gradients: of the step.
     """
-    assert kept.lane_input is not None
     x, adapters = kept.lane_input, sublayer.adapters()
     if adapters is not None:
-        assert kept.sums is not None
-        own = adapters.gradient_buffers()
-        with without_autocast(x):
+        factors = None
+        if x is not None and kept.sums is not None:
+            factors = TrainedAdapters(x, kept.sums, adapters.gradient_buffers())
+        with without_autocast(grad_branch):
             grad_x = adapted_lanes_backward(
                 grad_branch,
-                x,
                 sublayer.linears(),
                 adapters,
                 kept.graphs,
-                kept.sums,
                 lanes,
-                own,
+                factors,
                 needs_dx=bool(lanes.tokens_with_dx),
             )
-        sublayer.add_adapter_gradients(own)
+        if factors is not None:
+            sublayer.add_adapter_gradients(factors.gradients)
         return grad_x
-    made, overwrite = gradients.of_lanes(sublayer, lanes)
-    with without_autocast(x):
-        return lanes_backward(
-            grad_branch, x, sublayer.linears(), kept.graphs, lanes, made, overwrite=overwrite
-        )
+    weights = None
+    if x is not None:
+        made, overwrite = gradients.of_lanes(sublayer, lanes)
+        weights = Trained(x, made, overwrite)
+    with without_autocast(grad_branch):
+        return lanes_backward(grad_branch, sublayer.linears(), kept.graphs, lanes, weights)

@@ -112,6 +112,11 @@ def _shards_in(
     return tuple(shards)
 
 
+def whole_shards(model: nn.Module) -> tuple[Shard, ...]:
+    """All of every parameter, in their order."""
+    return tuple(Shard(name, tuple(p.shape), 0, None) for name, p in model.named_parameters())
+
+
 def sliced_axis(family: ModelFamily, parameter: str) -> UnitAxis | None:
     """Which axis of a parameter, or of a factor of an adapter, subnets share among them, if any."""
     weight, dim = adapted_weight(parameter)

@@ -21,7 +21,7 @@ from runtime.checkpoint.optimizer_state import (
 from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches
 from runtime.lanes.held_units import held_units
-from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_full
+from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_seen
 from runtime.models.linear_probe import fit_linear, set_classifier
 from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, save_adapter
@@ -38,6 +38,7 @@ from runtime.ranks.shards import read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.torch_device import Stopwatch, autocast
 from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
 from runtime.training.whole_model import check_classes
 
@@ -86,6 +87,7 @@ class RankPart:
         if settings.watch_scores:
             self._watch = TaylorWatch(model.workload, self._device)
         self._slices = ScheduleMemo(self._slice)
+        self._resting = ScheduleMemo(self._what_rests)
 
     def fit_classifier(self) -> float:
         model = self._model
@@ -126,12 +128,16 @@ class RankPart:
         with autocast(self._device, self._model.workload):
             watch.lap("images")
             loss = rank_forward_backward(self._model, batch, slices, watch=watch)
-        self._optimizer.step()
+        update(self._optimizer, self._resting(schedule))
         watch.lap("optimizer")
         seen = None
         if self._watch is not None:
             what = "the sharing of scores"
-            seen = where_full(sum_arrays(self._model.ranks, self._watch.take(), what), schedule)
+            seen = where_seen(
+                sum_arrays(self._model.ranks, self._watch.take(), what),
+                self._model.workload,
+                schedule,
+            )
         return TrainedStep(float(loss), _times(watch.seconds()), seen)
 
     def evaluate(self, epoch: int) -> Evaluated:
@@ -203,6 +209,10 @@ class RankPart:
         blocks = range(workload.shape.num_blocks)
         held = [held_units(workload, replica.placement, rank, block) for block in blocks]
         return hooked_rank(slices, workload, held, self._watch.hook)
+
+    def _what_rests(self, schedule: np.ndarray) -> Resting:
+        model = self._model
+        return resting(model.module, model.own_shards, model.workload, schedule)
 
     def _full_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all parameters of the model, in an order that is the same on all ranks."""

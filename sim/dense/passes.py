@@ -136,8 +136,8 @@ def _block_seconds(
     )
     seconds = np.zeros((2, passes.num_microbatches))
     for maps_in, (own, own_moved, kinds, needed) in zip(shape.num_maps_in, sublayers, strict=True):
-        shared = shared_factor_flops(passes, maps_in, tokens, tokens, tokens * needed)
-        shared_moved = shared_factor_bytes(passes, maps_in, tokens)
+        shared = shared_factor_flops(passes, maps_in, tokens, tokens, tokens * needed, tokens)
+        shared_moved = shared_factor_bytes(passes, maps_in, tokens, tokens, tokens)
         for flops, bytes_moved in ((own, own_moved), (shared, shared_moved)):
             for direction, amount in enumerate((flops.forward, flops.backward)):
                 seconds[direction] += device.seconds(

@@ -38,6 +38,7 @@ from runtime.ranks.tensor_parallel import (
 )
 from runtime.training.events import FineTuneSettings
 from runtime.training.rank_part import RankPart
+from runtime.training.resting_rows import resting, update
 
 LEARNING_RATE = 1e-3
 
@@ -85,7 +86,7 @@ def _named_gradients(prefix: str, model: RankModel) -> dict[str, Tensor]:
     return {
         f"{prefix}.{name}": parameter.grad.clone()
         for name, parameter in model.module.named_parameters()
-        if parameter.requires_grad
+        if parameter.grad is not None
     }
 
 
@@ -93,7 +94,7 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
     optimizer = create_optimizer(model.module, case.workload.optimizer, lr=LEARNING_RATE)
     for schedule in case.schedules:
         _step(case, model, schedule)
-        optimizer.step()
+        update(optimizer, resting(model.module, model.own_shards, case.workload, schedule))
     held = {f"held.{name}": p.detach() for name, p in model.module.named_parameters()}
     return held | {f"full.{name}": p for name, p in gather_full_state(model).items()}
 
