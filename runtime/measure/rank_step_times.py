@@ -19,6 +19,7 @@ from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
 from runtime.ranks.rank_wave import RankBatch
 from runtime.torch_device import Stopwatch, autocast
+from runtime.training.resting_rows import resting, update
 
 RankStep = Callable[[Stopwatch | None, SentBytes | None], None]
 """One step of a rank: it adds its laps to the one and the bytes that it sends to the other."""
@@ -77,6 +78,10 @@ def measure_rank_steps(
         name: slice_rank_schedule(workload, model.replicas, schedule, ranks.rank)
         for name, schedule in schedules.items()
     }
+    rests = {
+        name: resting(model.module, model.own_shards, workload, schedule)
+        for name, schedule in schedules.items()
+    }
     any_slices = next(iter(slices.values()))
     batch = _random_batch(model, any_slices)
     optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
@@ -91,7 +96,7 @@ def measure_rank_steps(
                 watch=watch,
                 counted=counted,
             )
-        optimizer.step()
+        update(optimizer, rests[name])
         if watch is not None:
             watch.lap("optimizer")
 

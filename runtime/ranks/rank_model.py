@@ -17,8 +17,9 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.replica import Replica, microbatch_owners
 from d2ft_sched.schedule.schedule import uniform_schedule
-from runtime.families.family import ModelFamily
+from runtime.families.family import ModelFamily, UnitAxis
 from runtime.families.known_families import family_of
+from runtime.families.low_rank import adapted_weight
 from runtime.families.sublayer import Sublayer
 from runtime.ranks.all_to_all import Peers
 from runtime.ranks.gradient_buckets import Bucket, make_bucket, sum_layout
@@ -122,6 +123,11 @@ class RankModel:
             if name in self.parameters:
                 held[block][name] = self.parameters[name]
         return held
+
+    @cached_property
+    def unit_axes(self) -> dict[str, UnitAxis | None]:
+        """Of the weight that each parameter of `trained` is of, or adapts."""
+        return {name: self.family.unit_axis(adapted_weight(name)[0]) for name in self.trained}
 
     @cached_property
     def made_by_lanes(self) -> frozenset[str]:

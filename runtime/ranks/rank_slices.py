@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
-from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
+from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums, trains_in_step
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import lane_groups
@@ -22,7 +22,7 @@ from d2ft_sched.schedule.replica import Replica, microbatch_owners
 from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
-from runtime.lanes.held_units import HeldUnits, held_units
+from runtime.lanes.held_units import HeldUnits, held_units, units_of
 from runtime.lanes.slices import BlockLanes, Run, block_lanes
 
 
@@ -62,7 +62,7 @@ class RankBlock:
         lane_tokens: runs of tokens of the mini-batch that the lanes have, in order.
         routes: of the dispatch forward and backward.
         runs: whether any rank runs the block on a micro-batch owned.
-        trains: whether any rank trains it on one.
+        runs_backward: whether any rank runs it backward on one.
         is_reached: of attention and MLP, whether the gradient of their output on one is needed.
         hands_on: whether that of their lanes' input is, and is not zero.
     """
@@ -71,7 +71,7 @@ class RankBlock:
     lane_tokens: tuple[Run, ...]
     routes: tuple[Route, Route]
     runs: bool
-    trains: bool
+    runs_backward: bool
     is_reached: tuple[bool, bool]
     hands_on: tuple[bool, bool]
 
@@ -101,12 +101,14 @@ class RankSlices:
         waves: passes of its replica, one after another or interleaved; none on a rank of no
             replica.
         sums: of gradients over ranks, in the order in which backward makes them.
+        trained: heads and hidden units of every block that any micro-batch of any replica trains.
     """
 
     num_samples: int
     owned_samples: np.ndarray
     waves: tuple[RankWave, ...]
     sums: tuple[GradientSum, ...]
+    trained: tuple[HeldUnits, ...]
 
 
 def slice_rank_schedule(
@@ -135,8 +137,10 @@ def slice_rank_schedule(
         if rank in replica.devices:
             waves = rank_waves(part, rank, int(workload.samples[: part.microbatches.start].sum()))
     is_owned = runs & (np.array(microbatch_owners(replicas)) == rank)
-    owned_samples = np.flatnonzero(np.repeat(is_owned, workload.samples))
-    return RankSlices(int(workload.samples[runs].sum()), owned_samples, waves, sums)
+    owned = np.flatnonzero(np.repeat(is_owned, workload.samples))
+    trains = trains_in_step(schedule)
+    trained = tuple(units_of(workload, trains, b) for b in range(workload.shape.num_blocks))
+    return RankSlices(int(workload.samples[runs].sum()), owned, waves, sums, trained)
 
 
 def rank_waves(part: ReplicaPart, rank: int, first_sample: int = 0) -> tuple[RankWave, ...]:
@@ -203,9 +207,9 @@ def _rank_wave(
             for d in range(len(DIRECTIONS))
         ]
         groups = lane_groups(workload.partition, schedule, block, held, microbatches)
-        is_trained = active[1, block].any(axis=0)
-        reached = (needs_dx[block] | is_trained)[:, own].any(axis=1)
-        handed_on = (needs_dx[block] & is_trained)[:, own].any(axis=1)
+        is_backward = active[1, block].any(axis=0)
+        reached = (needs_dx[block] | is_backward)[:, own].any(axis=1)
+        handed_on = (needs_dx[block] & is_backward)[:, own].any(axis=1)
         blocks.append(
             RankBlock(
                 lanes=block_lanes(
@@ -214,7 +218,7 @@ def _rank_wave(
                 lane_tokens=_joined_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),
-                trains=bool(is_trained[own].any()),
+                runs_backward=bool(is_backward[own].any()),
                 is_reached=(bool(reached[0]), bool(reached[1])),
                 hands_on=(bool(handed_on[0]), bool(handed_on[1])),
             )

@@ -34,8 +34,8 @@ def rank_forward_backward(
 ) -> Tensor:
     """Run one mini-batch; all ranks must call this with slices of the same schedule.
 
-    Every parameter held that trains gets a new gradient, zeros where nothing does train it; what
-    gradients were there before is dropped. Those of what several ranks hold are summed over them,
+    Parameters get new gradients as `StepGradients` says; what gradients were there before is
+    dropped. Those of what several ranks hold are summed over them,
     a block's while backward is at the blocks before it.
 
     Args:

@@ -19,8 +19,8 @@ class Kept:
 
     Attributes:
         norm_input: what the norm sees, a leaf ``[B, N, D]``; None if its gradient is not needed.
-        norm_graph: the norm's result with its graph. Where the norm comes first that is the lanes'
-            input.
+        norm_graph: the norm's result with its graph; what the lanes see of the samples owned where
+            the norm comes first.
         lane_input: what the lanes saw, ``[T, D]``, owned before received, if any are FULL.
         graphs: of the cores of the FULL groups.
         sums: what adapters need where lanes have them.

@@ -156,7 +156,7 @@ class WavePass:
         lane_input = self._lane_input(stream, part, block, kept)
         self._lap("forward trunk")
 
-        x = self._rows(0) if lane_input is None else lane_input.detach()
+        x = self._rows(0) if lane_input is None else lane_input
         if not route.is_idle:
             wait = self._start(
                 x[own:], gather_runs(x, route.send_runs), route.received, route.sent, phase
@@ -203,12 +203,10 @@ class WavePass:
             if sublayer.norm_first:
                 lane_input = sublayer.norm(stream.requires_grad_(norms))
             lane_input = lane_input.to(self._dtype).flatten(0, 1)
-            if num_received:
-                room = lane_input.new_empty(num_received, self._width)
-                lane_input = torch.cat([lane_input, room])
         if norms:
             kept.norm_input, kept.norm_graph = stream, lane_input
-        return lane_input
+        lane_input = lane_input.detach()
+        return torch.cat([lane_input, self._rows(num_received)]) if num_received else lane_input
 
     def _after_lanes(
         self, stream: Tensor, branch: Tensor | None, part: _SublayerOfWave, kept: Kept
@@ -237,7 +235,7 @@ class WavePass:
             flat = grad_stream.contiguous().flatten(0, 1)
             if self._trains_trunk:
                 add_branch_gradients(flat, kept.branch, sublayer)
-            if block.trains:
+            if block.runs_backward:
                 grad_branch = into_branch(flat, sublayer).to(self._dtype)
         self._lap("backward trunk")
 
@@ -250,7 +248,7 @@ class WavePass:
                     received = gather_runs(into_lanes, route.receive_runs)
             wait = self._start(received, send, route.received, route.sent, phase)
             yield
-            if into_lanes is not None and block.trains:
+            if into_lanes is not None and block.runs_backward:
                 into_lanes[:own] = grad_branch
             wait()
             if into_lanes is not None:
@@ -263,7 +261,7 @@ class WavePass:
         if lanes.backward:
             assert self._gradients is not None
             grad_input = rank_lanes_backward(grad_branch, sublayer, lanes, kept, self._gradients)
-        elif block.trains or route.num_received:
+        elif block.runs_backward or route.num_received:
             grad_input = None
         if grad_input is None:
             grad_input = self._rows(own + block.routes[0].num_received).zero_()
@@ -282,7 +280,7 @@ class WavePass:
         if not part.hands_on:
             return grad_stream
         if sublayer.norm_first:
-            return grad_stream + through_norm(kept, grad_input)
+            return grad_stream + through_norm(kept, grad_input[:own])
         return grad_stream + grad_input[:own].view_as(grad_stream)
 
     def _start(

@@ -33,7 +33,9 @@ class _Open(NamedTuple):
 class StepGradients:
     """Makes gradients block by block, as backward comes to them, and sums them.
 
-    Every parameter held that trains gets one, zeros where nothing does train it.
+    The trunk's parameters always get one, those of subnets where any micro-batch of the step trains
+    any of their heads or hidden units, on this rank or on another; zeros where nothing reaches them
+    here. Others rest and get none.
     """
 
     def __init__(self, model: RankModel, slices: RankSlices, counted: SentBytes | None) -> None:
@@ -44,7 +46,7 @@ class StepGradients:
             slices: of the step's schedule; its waves all go through all blocks.
             counted: bytes of the sums, as a ring's, are added to it.
         """
-        self._model, self._counted = model, counted
+        self._model, self._counted, self._trained = model, counted, slices.trained
         blocks = range(EMBEDDING, model.workload.shape.num_blocks + 1)
         self._waves_left = dict.fromkeys(blocks, len(slices.waves))
         self._sums = {block: [one for one in slices.sums if one.block == block] for block in blocks}
@@ -71,7 +73,7 @@ class StepGradients:
                 if part.positions is None:
                     self._places[parameters[part.shard.name]] = part.of(flat)
         for name, parameter in parameters.items():
-            if name not in model.made_by_lanes:
+            if name not in model.made_by_lanes and not self._rests(name, parameter):
                 self._set_zeros(parameter)
 
     def of_lanes(self, sublayer: Sublayer, lanes: SublayerLanes) -> tuple[Linears, bool]:
@@ -90,8 +92,8 @@ class StepGradients:
         if self._waves_left[block]:
             return
         model, parameters = self._model, self._model.held_of_block[block]
-        for parameter in parameters.values():
-            if parameter.grad is None:
+        for name, parameter in parameters.items():
+            if parameter.grad is None and not self._rests(name, parameter):
                 self._set_zeros(parameter)
         for one in self._opened[block]:
             for part in one.bucket.parts:
@@ -113,6 +115,13 @@ class StepGradients:
             pending.wait()
             for part in one.bucket.parts:
                 part.take(_gradient(parameters[part.shard.name]), one.flat)
+
+    def _rests(self, name: str, parameter: nn.Parameter) -> bool:
+        axis = self._model.unit_axes[name]
+        if axis is None or parameter in self._places:
+            return False
+        trained = self._trained[axis.block]
+        return not len(trained.heads if axis.units == "heads" else trained.hidden)
 
     def _set_zeros(self, parameter: nn.Parameter) -> None:
         place = self._places.get(parameter)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from runtime.families.bert_classifier import BertClassifier
@@ -27,6 +28,8 @@ LORA_SEEDS = (*range(8, 14), 18, 19)
 """Of cases that train adapters."""
 FIRST_OF_SEVERAL = 14
 """The first of those whose ranks form several replicas, or rest."""
+MIXES = [(1, 1, 1, 0), (5, 1, 1, 2), (1, 0, 1, 1), (0, 1, 1, 2), (1, 1, 0, 0), (0, 0, 1, 1)]
+"""Weights of SHORTCUT, FORWARD_ONLY, FULL and REST in a schedule."""
 WAYS = {
     2: [(1, 1), (1,)],
     3: [(2, 1), (1, 1, 1), (1, 1), (2,)],
@@ -76,9 +79,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         optimizer=["adamw", "sgdm", "sgd"][seed % 3],
         lora=LORA if seed in LORA_SEEDS else None,
     )
-    mix = [(1, 1, 1), (5, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (0, 0, 1)][seed % 6]
-    cells = (workload.num_subnets, workload.num_microbatches)
-    schedules = [rng.choice(3, size=cells, p=np.array(mix) / sum(mix)) for _ in range(NUM_STEPS)]
+    schedules = [_draw_schedule(workload, MIXES[seed % len(MIXES)], rng) for _ in range(NUM_STEPS)]
     generator = torch.Generator().manual_seed(seed)
     num_samples = int(sizes.sum())
     family = family_of(model)
@@ -95,6 +96,19 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         labels=torch.randint(5, (num_samples,), generator=generator),
         key_mask=family.key_mask(model, inputs),
     )
+
+
+def _draw_schedule(
+    workload: Workload, mix: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Operations by their weights; where some may rest, some subnets do so everywhere."""
+    cells = (workload.num_subnets, workload.num_microbatches)
+    schedule = rng.choice(4, size=cells, p=np.array(mix) / sum(mix))
+    if mix[Operation.REST]:
+        everywhere = rng.random(len(schedule)) < 0.3
+        everywhere |= workload.partition.block == rng.integers(-1, workload.shape.num_blocks)
+        schedule[everywhere[:, None] & (schedule == Operation.FULL)] = Operation.REST
+    return schedule
 
 
 def _draw_replica(

@@ -86,7 +86,7 @@ def _named_gradients(prefix: str, model: RankModel) -> dict[str, Tensor]:
     return {
         f"{prefix}.{name}": parameter.grad.clone()
         for name, parameter in model.module.named_parameters()
-        if parameter.requires_grad
+        if parameter.grad is not None
     }
 
 

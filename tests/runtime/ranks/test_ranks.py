@@ -100,18 +100,15 @@ def test_loss_and_gradients_equal_those_of_one_process(
     case = draw_case(seed, num_ranks)
     slices = slice_schedule(case.workload, case.schedules[0], case.replicas[0].num_waves)
     loss = forward_backward(case.model, case.inputs, case.labels, slices)
-    wanted = {
-        name: torch.zeros_like(p) if p.grad is None and p.requires_grad else p.grad
-        for name, p in case.model.named_parameters()
-    }
+    wanted = {name: p.grad for name, p in case.model.named_parameters()}
     for rank, got in enumerate(results(num_ranks, seed)):
         assert float(got["loss"]) == pytest.approx(float(loss), rel=1e-9)
         shards = rank_shards(case.model, case.workload, case.replicas, rank)
-        trained = [shard for shard in shards if wanted[shard.name] is not None]
-        held = {name for name in got if name.startswith("gradient.")}
-        assert held == {f"gradient.{shard.name}" for shard in trained}
-        for shard in trained:
+        for shard in shards:
             whole = wanted[shard.name]
+            if whole is None:  # it rests; what lies in a bucket with others is zeros
+                assert not got.get(f"gradient.{shard.name}", torch.zeros(0)).any(), shard.name
+                continue
             part, scale = got[f"gradient.{shard.name}"], max(float(whole.abs().max()), 1e-9)
             assert part.shape == shard.shape
             assert float((part - shard.take(whole)).abs().max()) <= 1e-6 * scale, shard.name
