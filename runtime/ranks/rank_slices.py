@@ -131,10 +131,10 @@ def slice_rank_schedule(
     schedule = check_schedule(schedule, workload.num_subnets, workload.num_microbatches)
     sums = gradient_sums(workload, replicas, schedule)
     runs = np.zeros(workload.num_microbatches, dtype=bool)
+    runs[running_microbatches(schedule)] = True
     waves: tuple[RankWave, ...] = ()
     for replica, part in zip(replicas, replica_parts(workload, replicas, schedule), strict=True):
-        runs[part.microbatches.start + running_microbatches(part.schedule)] = True
-        if rank in replica.devices:
+        if rank in replica.devices and runs[part.microbatches].any():
             waves = rank_waves(part, rank, int(workload.samples[: part.microbatches.start].sum()))
     is_owned = runs & (np.array(microbatch_owners(replicas)) == rank)
     owned = np.flatnonzero(np.repeat(is_owned, workload.samples))

@@ -74,6 +74,8 @@ def rank_forward_backward(
         for one in group:
             loss += one.loss
         _in_turns([one.backward() for one in group])
+    if not passes:
+        gradients.pass_by()
     # After backward, so that a step ends on no rank, idle ones included, before it ends on all.
     loss_sum = start_sum(model.ranks, loss, "the sum of the loss")
     gradients.finish()

@@ -48,7 +48,7 @@ class StepGradients:
         """
         self._model, self._counted, self._trained = model, counted, slices.trained
         blocks = range(EMBEDDING, model.workload.shape.num_blocks + 1)
-        self._waves_left = dict.fromkeys(blocks, len(slices.waves))
+        self._waves_left = dict.fromkeys(blocks, max(1, len(slices.waves)))
         self._sums = {block: [one for one in slices.sums if one.block == block] for block in blocks}
         self._opened: dict[int, list[_Open]] = {}
         self._places: dict[Tensor, Tensor] = {}
@@ -103,6 +103,12 @@ class StepGradients:
                 self._counted.add_all_reduce(model.ranks.rank, one.bucket.members, num_bytes)
             pending = start_sum(model.ranks, one.flat, one.bucket.what, one.bucket.group)
             self._pending.append((one, pending))
+
+    def pass_by(self) -> None:
+        """On a rank of which nothing runs: zeros for all sums, in the order of backward."""
+        for block in sorted(self._waves_left, reverse=True):
+            self.begin(block)
+            self.end(block)
 
     def finish(self) -> None:
         """Wait for the sums.
