@@ -52,9 +52,9 @@ class Problem:
     shared: tuple[SharedConstraint, ...] = ()
 
     def __post_init__(self) -> None:
-        value = _float_array("value", self.value, ndim=3)
-        cost = _float_array("cost", self.cost, ndim=4)
-        capacity = _float_array("capacity", self.capacity, ndim=2)
+        value = float_array("value", self.value, ndim=3)
+        cost = float_array("cost", self.cost, ndim=4)
+        capacity = float_array("capacity", self.capacity, ndim=2)
         num_subnets, num_microbatches, num_operations = value.shape
         if num_operations != NUM_OPERATIONS or not num_subnets or not num_microbatches:
             raise InputError(
@@ -71,9 +71,9 @@ class Problem:
                 f"capacity has shape {list(capacity.shape)}; it must be [num_knapsacks, "
                 f"{cost.shape[0]} resources] as cost has"
             )
-        _refuse("value", value, np.abs(value) <= MAX_MAGNITUDE, f"at most {MAX_MAGNITUDE:g}")
-        _refuse("cost", cost, (cost >= 0) & (cost <= MAX_MAGNITUDE), f"from 0 to {MAX_MAGNITUDE:g}")
-        _refuse("capacity", capacity, capacity >= 0, "at least 0 (inf where free)")
+        refuse("value", value, np.abs(value) <= MAX_MAGNITUDE, f"at most {MAX_MAGNITUDE:g}")
+        refuse("cost", cost, (cost >= 0) & (cost <= MAX_MAGNITUDE), f"from 0 to {MAX_MAGNITUDE:g}")
+        refuse("capacity", capacity, capacity >= 0, "at least 0 (inf where free)")
         knapsack = check_groups("knapsack", self.knapsack, num_subnets, num_microbatches)
         wrong = np.argwhere((knapsack < 0) | (knapsack >= len(capacity)))
         if len(wrong):
@@ -120,14 +120,14 @@ class Problem:
 
     def objective(self, schedule: np.ndarray) -> float:
         """Sum of the values of the chosen operations."""
-        return float(_chosen(self.value, schedule).sum())
+        return float(at_operations(self.value, schedule).sum())
 
     def spending(self, schedule: np.ndarray) -> np.ndarray:
         """What each knapsack spends, float ``[num_knapsacks, num_resources]``."""
         spent = np.empty((self.num_knapsacks, self.num_resources))
         knapsack = self.knapsack.ravel()
         for r in range(self.num_resources):
-            chosen = _chosen(self.cost[r], schedule)
+            chosen = at_operations(self.cost[r], schedule)
             spent[:, r] = np.bincount(knapsack, chosen.ravel(), minlength=self.num_knapsacks)
         return spent
 
@@ -146,13 +146,13 @@ class Problem:
             k, r = broken[0]
             return f"knapsack {k} spends {spent[k, r]!r} of {self.capacity[k, r]!r} in resource {r}"
         for constraint in self.shared:
-            message = _shared_violation(constraint, self.cost, schedule)
+            message = shared_violation(constraint, self.cost, schedule)
             if message:
                 return message
         return None
 
 
-def _float_array(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
+def float_array(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
     """A read-only float64 view (a copy only where the type or layout asks for one)."""
     try:
         checked = np.ascontiguousarray(array, dtype=np.float64)
@@ -165,7 +165,8 @@ def _float_array(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
     return view
 
 
-def _refuse(name: str, array: np.ndarray, good: np.ndarray, what: str) -> None:
+def refuse(name: str, array: np.ndarray, good: np.ndarray, what: str) -> None:
+    """Raise an `InputError` that names the first entry that is not `good`."""
     if not good.all():
         index = tuple(int(j) for j in np.argwhere(~good)[0])
         raise InputError(f"{name}{list(index)} is {array[index]}; it must be {what}")
@@ -188,8 +189,8 @@ def _check_shared(constraint: SharedConstraint, cost: np.ndarray) -> SharedConst
             f"resource of {name} is {constraint.resource}; cost has resources 0 to "
             f"{num_resources - 1}"
         )
-    capacity = _float_array(f"capacity of {name}", constraint.capacity, ndim=1)
-    _refuse(f"capacity of {name}", capacity, capacity >= 0, "at least 0 (inf where free)")
+    capacity = float_array(f"capacity of {name}", constraint.capacity, ndim=1)
+    refuse(f"capacity of {name}", capacity, capacity >= 0, "at least 0 (inf where free)")
     if group.max() >= len(capacity):
         raise InputError(
             f"group of {name} goes up to {group.max()}; its capacity has {len(capacity)} groups"
@@ -197,9 +198,16 @@ def _check_shared(constraint: SharedConstraint, cost: np.ndarray) -> SharedConst
     return SharedLimit(int(constraint.resource), group, capacity, name)
 
 
-def _shared_violation(
+def shared_violation(
     constraint: SharedConstraint, cost: np.ndarray, schedule: np.ndarray
 ) -> str | None:
+    """What breaks a shared constraint, as one line; None if it holds.
+
+    Args:
+        constraint: checked.
+        cost: float ``[num_resources, num_subnets, num_microbatches, num_operations]``.
+        schedule: operations, int ``[num_subnets, num_microbatches]``.
+    """
     if isinstance(constraint, Coverage):
         counted = constraint.group != NOT_COUNTED
         num_groups = int(constraint.group.max(initial=-1)) + 1
@@ -215,7 +223,7 @@ def _shared_violation(
             )
         return None
     counted = constraint.group != NOT_COUNTED
-    chosen = _chosen(cost[constraint.resource], schedule)
+    chosen = at_operations(cost[constraint.resource], schedule)
     spent = np.bincount(
         constraint.group[counted], chosen[counted], minlength=len(constraint.capacity)
     )
@@ -230,6 +238,6 @@ def _shared_violation(
     return None
 
 
-def _chosen(table: np.ndarray, schedule: np.ndarray) -> np.ndarray:
-    """Entries of ``table [num_subnets, num_microbatches, 3]`` at the chosen operations."""
+def at_operations(table: np.ndarray, schedule: np.ndarray) -> np.ndarray:
+    """Entries of ``table [num_subnets, num_microbatches, num_operations]`` at the operations."""
     return np.take_along_axis(table, schedule[..., None].astype(np.intp), axis=2)[..., 0]

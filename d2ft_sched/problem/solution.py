@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 
-from d2ft_sched.problem.problem import ROUNDING, Problem
+from d2ft_sched.problem.problem import ROUNDING
 
 OPTIMALITY_TOLERANCE = 1e-9
 """Relative gap up to which a schedule counts as optimal."""
@@ -64,8 +65,25 @@ def relative_gap(objective: float, upper_bound: float) -> float:
     return difference / abs(objective) if objective else difference
 
 
+class Checkable(Protocol):
+    """What a schedule is checked against: a problem, with setups or without.
+
+    Attributes:
+        value: float ``[num_subnets, num_microbatches, num_operations]``.
+    """
+
+    @property
+    def value(self) -> np.ndarray: ...
+
+    def objective(self, schedule: np.ndarray) -> float:
+        """Sum of the values of the chosen operations."""
+
+    def violation(self, schedule: np.ndarray) -> str | None:
+        """The first constraint that a schedule breaks, as one line; None if it keeps all."""
+
+
 def checked_solution(
-    problem: Problem,
+    problem: Checkable,
     schedule: np.ndarray,
     *,
     upper_bound: float,

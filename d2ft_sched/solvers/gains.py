@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from d2ft_sched.problem.problem import Problem
-from d2ft_sched.problem.solution import Solution, Status
+from d2ft_sched.problem.solution import Checkable, Solution, Status
 from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.solvers.possible import possible_operations
 from d2ft_sched.solvers.single.core_search import PART_OF_STEP
@@ -43,23 +43,25 @@ def on_gains(solver: Callable[..., Solution]) -> Callable[..., Solution]:
         if solution.schedule is None:
             bound = solution.upper_bound + fsum(base.tolist())
             return replace(solution, upper_bound=bound)
-        by_operation = gains.value.reshape(-1, NUM_OPERATIONS).T[:, None]
-        step = PART_OF_STEP * float(value_step(by_operation, allowed.T[:, None])[0])
-        return _in_values(problem, gains, solution, step)
+        return in_values(problem, gains, solution, allowed)
 
     return solve
 
 
-def _in_values(problem: Problem, gains: Problem, solution: Solution, step: float) -> Solution:
+def in_values(
+    problem: Checkable, gains: Checkable, solution: Solution, allowed: np.ndarray
+) -> Solution:
     """The solution with objective, bound and status by the problem's values.
 
     Args:
         problem: with these.
         gains: what was solved.
-        solution: of it.
-        step: gains of schedules that differ do so by more than this; 0 where unknown.
+        solution: of it; with a schedule.
+        allowed: operations that a schedule may choose, bool ``[num_items, num_operations]``.
     """
     assert solution.schedule is not None
+    by_operation = gains.value.reshape(len(allowed), -1).T[:, None]
+    step = PART_OF_STEP * float(value_step(by_operation, allowed.T[:, None])[0])
     chosen = solution.schedule[..., None].astype(np.intp)
     objective = fsum(np.take_along_axis(problem.value, chosen, axis=2).ravel().tolist())
     missing = max(0.0, solution.upper_bound - solution.objective)

@@ -9,7 +9,13 @@ import numpy as np
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.problem.problem import Problem
-from d2ft_sched.problem.solution import Solution, Status, checked_solution, no_schedule
+from d2ft_sched.problem.solution import (
+    Checkable,
+    Solution,
+    Status,
+    checked_solution,
+    no_schedule,
+)
 from d2ft_sched.schedule.operations import NUM_OPERATIONS
 from d2ft_sched.solvers.gains import on_gains
 from d2ft_sched.solvers.mip_arrays import MipArrays, mip_arrays
@@ -106,10 +112,36 @@ def _solve_whole(
     begin = time.perf_counter()
     arrays = mip_arrays(problem)
     build_s = time.perf_counter() - begin
+    return solve_arrays(problem, arrays, start, backend, time_limit_s, seed, method, build_s)
+
+
+def solve_arrays(
+    problem: Checkable,
+    arrays: MipArrays,
+    start: np.ndarray | None,
+    backend: str,
+    time_limit_s: float | None,
+    seed: int,
+    method: str,
+    build_s: float,
+) -> Solution:
+    """Hand the programme of a problem to a backend, as a relaxation; where the schedule that comes
+    back breaks a capacity of the problem, as a restriction, too.
+
+    Args:
+        problem: what the schedule and its status are judged by.
+        arrays: its programme.
+        start: a schedule to begin with, or None.
+        backend: a key of `BACKENDS`.
+        time_limit_s: for each of the two.
+        seed: of the backend.
+        method: what is said of it.
+        build_s: seconds that the programme took.
+    """
     outcome = _run(relaxed(arrays), start, backend, time_limit_s, seed)
     status, bound = outcome.status, min(outcome.bound, arrays.largest)
     build_s, solve_s = build_s + outcome.build_s, outcome.solve_s
-    shape = (problem.num_subnets, problem.num_microbatches)
+    shape = (problem.value.shape[0], problem.value.shape[1])
     schedule = None if outcome.x is None else arrays.schedule(outcome.x, shape)
     if schedule is not None and problem.violation(schedule):
         left_s = None if time_limit_s is None else max(1.0, time_limit_s - solve_s)

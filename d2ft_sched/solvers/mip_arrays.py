@@ -68,7 +68,7 @@ def mip_arrays(problem: Problem) -> MipArrays:
     allowed = possible_operations(problem)
     column = np.arange(len(ACTIVE) * num_items)
     needed = np.flatnonzero(~allowed[:, Operation.SHORTCUT])
-    rows = _Rows()
+    rows = ProgrammeRows()
     rows.add(column // len(ACTIVE), column, np.ones(len(column)), np.ones(num_items))
     rows.add(
         np.repeat(np.arange(len(needed)), len(ACTIVE)),
@@ -105,7 +105,7 @@ def _least(value: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(least), least, 0.0)
 
 
-class _Rows:
+class ProgrammeRows:
     """Collects rows family by family."""
 
     def __init__(self) -> None:
@@ -141,11 +141,17 @@ class _Rows:
         row = np.repeat(row, len(ACTIVE))
         used = (extra != 0) & allowed[limit.item][:, ACTIVE].ravel()
         row, column, extra = row[used], column[used], extra[used]
+        self.add_scaled(row, column, extra, left)
+
+    def add_scaled(
+        self, row: np.ndarray, column: np.ndarray, extra: np.ndarray, left: np.ndarray
+    ) -> None:
+        """Rows of any scale: ``sum of extra * x <= left``."""
         unit, whole = _units(row, extra, left)
         coefficient = extra / unit[row]
         coefficient = np.where(whole[row], np.rint(coefficient), coefficient)
-        least = np.bincount(row, np.minimum(coefficient, 0.0), minlength=len(groups))
-        most = np.bincount(row, np.maximum(coefficient, 0.0), minlength=len(groups))
+        least = np.bincount(row, np.minimum(coefficient, 0.0), minlength=len(left))
+        most = np.bincount(row, np.maximum(coefficient, 0.0), minlength=len(left))
         upper = np.clip(left / unit, least - 1, most)
         upper = np.where(whole, np.floor(upper), upper)
         self.add(row, column, coefficient, upper, whole)

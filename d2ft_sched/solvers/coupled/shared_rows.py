@@ -88,7 +88,7 @@ def shared_rows(problem: Problem) -> SharedRows:
         left = np.append(np.maximum(limit - smallest, 0.0), np.inf)[row]
         allowed &= weight - weight.min(axis=1, keepdims=True) <= left[:, None]
         binds = present & (largest > limit)
-        limit = np.where(binds, _reachable(row, weight, smallest, limit), limit)
+        limit = np.where(binds, reachable_limits(row, weight, smallest, limit), limit)
         scale = np.where(limit > 0, limit, np.maximum(np.abs(limit), largest))[binds]
         scale = np.where(scale > 0, scale, 1.0)
         number = np.where(binds, np.cumsum(binds) - 1, NOT_COUNTED)
@@ -132,10 +132,17 @@ def _family(
     return row, weight, limit
 
 
-def _reachable(
+def reachable_limits(
     row: np.ndarray, weight: np.ndarray, smallest: np.ndarray, limit: np.ndarray
 ) -> np.ndarray:
-    """The limits, lowered to the largest usage that weights on a grid can reach."""
+    """The limits, lowered to the largest usage that weights on a grid can reach.
+
+    Args:
+        row: of each item, int ``[num_items]``; -1 where in none.
+        weight: of its operations, float ``[num_items, num_operations]``.
+        smallest: usage of each row by the smallest weights, float ``[num_rows]``.
+        limit: float ``[num_rows]``.
+    """
     num_rows = len(limit)
     extra = weight - weight.min(axis=1, keepdims=True)
     item, operation = np.nonzero((extra > 0) & (row != NOT_COUNTED)[:, None])

@@ -17,7 +17,7 @@ class Knapsacks:
         item: index of each item in the flattened problem, int ``[num_items]``.
         start: first item of each knapsack, int ``[num_knapsacks]``.
         size: number of its items, at least 1.
-        cost: float ``[num_resources, num_items, 3]``.
+        cost: float ``[num_resources, num_items, num_operations]``.
         admitted: capacity with its tolerance, float ``[num_knapsacks, num_resources]``; ``inf``
             where even the dearest operations fit.
     """

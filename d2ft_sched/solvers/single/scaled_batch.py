@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.schedule.operations import NUM_OPERATIONS
 from d2ft_sched.solvers.single.knapsacks import Knapsacks, padded_size
 
 INNER_MARGIN = 1e-10
@@ -22,8 +21,9 @@ class ScaledBatch:
         member: index of each knapsack in the run that the batch was taken from.
         item: flattened problem index of each item, int ``[num_knapsacks, width]``; 0 as padding.
         present: whether it is an item or padding, bool of the same shape.
-        cost: float ``[num_resources, 3, num_knapsacks, width]``; 0 in what does not bind.
-        allowed: whether the operation fits at all, bool ``[3, num_knapsacks, width]``.
+        cost: float ``[num_resources, num_operations, num_knapsacks, width]``; 0 in what does not
+            bind.
+        allowed: whether the operation fits at all, bool ``[num_operations, num_knapsacks, width]``.
         possible: False where a knapsack cannot hold even the smallest costs, bool
             ``[num_knapsacks]``.
     """
@@ -54,10 +54,11 @@ class ScaledBatch:
         )
 
     def values(self, value: np.ndarray) -> np.ndarray:
-        """Value of each operation, float ``[3, num_knapsacks, width]``, 0 in the padding.
+        """Value of each operation, float ``[num_operations, num_knapsacks, width]``, 0 in the
+        padding.
 
         Args:
-            value: float ``[num_items_of_problem, 3]``.
+            value: float ``[num_items_of_problem, num_operations]``.
         """
         padded = np.moveaxis(value[self.item], 2, 0)
         return np.where(self.present, padded, 0.0)
@@ -75,7 +76,8 @@ def _batch(knapsacks: Knapsacks, members: np.ndarray, width: int) -> ScaledBatch
     present = column < size[:, None]
     position = start[:, None] + np.minimum(column, size[:, None] - 1)
     grid = 2.0 ** min(50, 36 + int(np.ceil(np.log2(width))))
-    allowed = np.zeros((NUM_OPERATIONS, len(members), width), dtype=bool)
+    num_operations = knapsacks.cost.shape[2]
+    allowed = np.zeros((num_operations, len(members), width), dtype=bool)
     allowed[:] = present
     allowed[0] |= ~present
     possible = np.ones(len(members), dtype=bool)
@@ -96,7 +98,7 @@ def _batch(knapsacks: Knapsacks, members: np.ndarray, width: int) -> ScaledBatch
         unit = np.where((limit > 0) & binds, limit, np.inf)
         scaled.append(np.rint(extra / unit[:, None] * grid) / grid * allowed)
     possible &= np.all(allowed.any(axis=0), axis=1)
-    shape = (len(scaled), NUM_OPERATIONS, len(members), width)
+    shape = (len(scaled), num_operations, len(members), width)
     cost = np.stack(scaled) if scaled else np.zeros(shape)
     return ScaledBatch(
         members, np.where(present, knapsacks.item[position], 0), present, cost, allowed, possible

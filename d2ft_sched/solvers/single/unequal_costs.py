@@ -53,7 +53,7 @@ def solve_unequal_costs(
 
     Args:
         batch: knapsacks, all of them `possible`.
-        value: float ``[num_items_of_problem, 3]``.
+        value: float ``[num_items_of_problem, num_operations]``.
         max_states: most states per knapsack in the second pass.
         deadline: `time.perf_counter` value at which the search stops.
     """
