@@ -118,6 +118,22 @@ class ModelShape:
         return 2 * self.width + (1 if self.mlp_bias else 0)
 
     @property
+    def block_trunk_parameters(self) -> int:
+        """Parameters of the trunk in each block: two norms, two output biases, and LayerScale; an
+        equal part of what there is where `trunk_parameters` leave less."""
+        others = self.trunk_parameters - self.classifier_parameters
+        return min(self.width * (8 if self.layer_scale else 6), others // self.num_blocks)
+
+    @property
+    def end_trunk_parameters(self) -> int:
+        """Parameters of the trunk after the blocks: the classifier's and, where norms come first,
+        those of a last norm; as `block_trunk_parameters`. The embedding has the rest."""
+        in_blocks = self.num_blocks * self.block_trunk_parameters
+        others = self.trunk_parameters - self.classifier_parameters - in_blocks
+        last_norm = min(2 * self.width, others) if self.norm_first else 0
+        return self.classifier_parameters + last_norm
+
+    @property
     def num_parameters(self) -> int:
         block = (
             self.num_heads * self.head_parameters + self.mlp_hidden * self.hidden_unit_parameters
