@@ -28,11 +28,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# pdoc leaves modules out that a package's __all__ does not name: these are named one by one.
-MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(shell find d2ft_sched sim -name '[a-z]*.py'))))
+# A package's page shows its public names. What its __all__ does not name, its rooms and own modules,
+# pdoc leaves out unless it is listed.
+PACKAGES := d2ft_sched sim runtime analysis
+ROOMS    := $(patsubst %/__init__.py,%,$(wildcard $(PACKAGES:%=%/*/__init__.py)))
+MODULES  := $(subst /,.,$(ROOMS) $(basename $(wildcard $(PACKAGES:%=%/[a-z]*.py))))
 
 docs: $(READY)
-	$(BIN)/pdoc --docformat google --output-directory out/docs/api d2ft_sched sim $(MODULES) runtime analysis
+	$(BIN)/pdoc --docformat google --output-directory out/docs/api $(PACKAGES) $(MODULES)
 
 bench: $(READY)
 	$(BIN)/python -m bench

@@ -47,7 +47,7 @@ from runtime.models.build import build_model, shape_of
 from runtime.models.linear_probe import fit_classifier
 from runtime.scoring.minibatch_scores import mean_scores
 from runtime.scoring.training_scores import training_scores
-from runtime.steady_process import steady_process
+from runtime.steady_settings import steady_process
 from runtime.torch_device import device_name, select_device
 from runtime.training.events import Evaluated, Event, FineTuneSettings, Stepped
 from runtime.training.loop import ScheduleOf, fine_tune, training_minibatches

@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from d2ft_sched import Cluster, Device, provenance
 from d2ft_sched.cluster import topology
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable, Network
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.provenance import provenance
+from sim import Flows, simulate_flows
 from sim.network.fair_share import fill
 from sim.network.flow_engine import run_flows
-from sim.network.flows import Flows, simulate_flows
 from sim.network.switch import switch_seconds
 
 CABLE = Cable(bandwidth_bytes_per_s=1.25e9, latency_s=50e-6)

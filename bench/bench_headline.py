@@ -18,9 +18,9 @@ import pandas as pd
 from analysis.console.output import messages, print_table, seconds
 from analysis.finetuning.metrics_file import METRICS, read_records
 from analysis.finetuning.read_back import steps_of
+from d2ft_sched import provenance
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.provenance import provenance
-from runtime.torch_device import device_name, select_device
+from runtime import device_name, select_device
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "examples/clusters/testbed_one_slow_of_six.yaml"

@@ -7,12 +7,14 @@ import numpy as np
 from analysis.console.output import percent, print_table, seconds
 from bench.placement.place_mip import place_mip
 from bench.star_clusters import star, study_clusters
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape_file import load_model_shape
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.placement_search.balanced import place_balanced
+from d2ft_sched import (
+    Cluster,
+    InputError,
+    Workload,
+    load_model_shape,
+    partition_by_heads,
+    place_balanced,
+)
 
 TIME_LIMIT_S = 20.0
 SIZES = (4, 16, 64, 256)

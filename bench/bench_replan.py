@@ -17,9 +17,9 @@ from analysis.plots.save import save_figure
 from analysis.plots.training.step_seconds import step_times
 from bench.replan.replan_study import ENVIRONMENT, ReplanStudy, run_replan_study
 from bench.replan.replan_summary import read_steps, summary_of
+from d2ft_sched import provenance
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.provenance import provenance
-from runtime.torch_device import device_name, select_device
+from runtime import device_name, select_device
 
 CLUSTER = Path(__file__).parents[1] / "examples/clusters/testbed_equal.yaml"
 

@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from d2ft_sched import (
+    Cluster,
+    Device,
+    ModelShape,
+    Workload,
+    partition_by_heads,
+    place_round_robin,
+    provenance,
+)
 from d2ft_sched.cluster import topology
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.provenance import provenance
-from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape import ModelShape
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.placement import place_round_robin
+from sim import Flows, Jitter, jittered_step_times, simulate_flows, simulate_step
 from sim.network.exchange_time import exchange_bounds
-from sim.network.flows import Flows, simulate_flows
-from sim.questions.jitter import Jitter, jittered_step_times
-from sim.step import simulate_step
 
 CABLE = Cable(bandwidth_bytes_per_s=1.25e10, latency_s=5e-6)
 SEED = 0

@@ -1,4 +1,4 @@
-"""Solvers side by side on the same instances: equal costs, unequal costs, coupled devices.
+"""Solvers side by side on the same instances: equal costs, unequal costs, coupled devices, setups.
 
 Our solvers' times are medians over repeated solves; an OR-Tools backend solves once (three times
 where that takes below a second). Its time is the one it states itself, without building the model.
@@ -15,8 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from d2ft_sched import Problem, SharedLimit, Solution, solve
-from d2ft_sched.files.provenance import provenance
+from d2ft_sched import Problem, SharedLimit, Solution, provenance, solve
+from d2ft_sched.problem.setups import SetupProblem
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.solvers.setups.solve import solve_setups
 
 BACKENDS = ("scip", "highs", "cp_sat")
 NUM_REPEATS = 7
@@ -37,6 +39,7 @@ def main() -> None:
         "equal costs, time over size": sizes,
         "unequal costs, 1,000 knapsacks x 64 items": unequal_costs,
         "coupled, 10,000 devices x 16, a link per 8 devices and a budget": coupled,
+        "setups, 12 blocks x 6 heads x 64 micro-batches, 8 replicas": setups,
     }
     rows: list[Row] = []
     for title, section in sections.items():
@@ -93,6 +96,19 @@ def coupled(seed: int, mip_limit_s: float) -> Iterator[Row]:
             yield _row([_backend(problem, backend, mip_limit_s)], f"{backend}, {name}")
 
 
+def setups(seed: int, mip_limit_s: float) -> Iterator[Row]:
+    """What trains beside the operations: by prices and as one model."""
+    for per_block in (False, True):
+        problem = setup_problem(12, 6, 64, 8, seed, per_block)
+        name = "levelled per block" if per_block else "per device"
+        ours = _row([solve_setups(problem) for _ in range(3)], f"lagrangian, {name}")
+        yield ours
+        for backend in BACKENDS:
+            found = solve_setups(problem, solver=backend, time_limit_s=mip_limit_s)
+            row = _row([found], f"{backend}, {name}")
+            yield row | {"x lagrangian": float(row["solve_s"]) / float(ours["solve_s"])}
+
+
 def device_problem(num_devices: int, seed: int, own_units: bool = True) -> Problem:
     """A subnet of 16 micro-batches per device, with three limits of its own."""
     rng = np.random.default_rng(seed)
@@ -142,6 +158,44 @@ def coupled_problem(num_devices: int, seed: int, own_units: bool) -> Problem:
         ),
     )
     return Problem(free.value, free.cost, free.knapsack, free.capacity, shared)
+
+
+def setup_problem(
+    num_blocks: int,
+    heads: int,
+    num_microbatches: int,
+    num_replicas: int,
+    seed: int,
+    per_block: bool,
+) -> SetupProblem:
+    """One-device replicas of unequal speed at 60 % of the compute, 25 % of the gradient bytes."""
+    rng = np.random.default_rng(seed)
+    num_subnets = num_blocks * heads
+    shape = (num_subnets, num_microbatches)
+    forward = rng.gamma(2, 1, shape)
+    backward = rng.gamma(2, 1, (num_subnets, 1)) * rng.gamma(2, 1, shape)
+    value = np.stack([np.zeros(shape), forward, forward + backward], axis=-1)
+    owner = np.arange(num_microbatches) * num_replicas // num_microbatches
+    speed = rng.uniform(1, 4, num_replicas)
+    seconds = np.broadcast_to(1 / speed[owner], shape)
+    cost = seconds[..., None] * OPERATION_COST[0]
+    block = np.arange(num_subnets)[:, None] // heads
+    knapsack = np.broadcast_to(owner + per_block * num_replicas * block, shape)
+    dense = np.bincount(knapsack.ravel(), cost[..., Operation.FULL].ravel())
+    paid_by = np.arange(len(dense))[:, None] % num_replicas == np.arange(num_replicas)
+    updates = (paid_by @ (0.2 / speed))[:, None, None] * np.ones((1, 1, num_subnets))
+    if per_block:
+        updates = (
+            updates * (np.arange(len(dense))[:, None] // num_replicas == block.ravel())[:, None]
+        )
+    return SetupProblem(
+        Problem(value, cost[None], knapsack, 0.6 * dense[:, None]),
+        rest_value=forward + 0.6 * backward,
+        rest_cost=2 * seconds[None],
+        setup_cost=np.ones((1, num_subnets)),
+        setup_capacity=np.array([0.25 * num_subnets]),
+        knapsack_setup_cost=updates,
+    )
 
 
 def _repeated(problem: Problem, solver: str, num_repeats: int = NUM_REPEATS) -> list[Solution]:

@@ -14,18 +14,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from d2ft_sched import (
+    InputError,
+    ModelShape,
+    Operation,
+    Workload,
+    partition_by_heads,
+    uniform_schedule,
+)
 from d2ft_sched.costs.flops import step_flops
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape import ModelShape
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import uniform_schedule
+from runtime import (
+    StepMeasurement,
+    build_model,
+    device_name,
+    measure_steps,
+    select_device,
+    shape_of,
+    steady_process,
+)
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
-from runtime.measure.step_times import StepMeasurement, measure_steps
-from runtime.models.build import build_model, shape_of
-from runtime.steady_process import steady_process
-from runtime.torch_device import device_name, select_device
 
 NUM_MICROBATCHES = 5
 RANDOM_SHARES = ((0.2, 0.3), (0.4, 0.0), (0.4, 0.3), (0.6, 0.0), (0.7, 0.2))

@@ -12,15 +12,10 @@ from pathlib import Path
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 
-from analysis.names.placement_names import PlacementName
-from analysis.sweeping.run_sweep import Sweep
-from analysis.sweeping.sweep_grid import Axes, Common, grid_points
+from analysis import Axes, Common, PlacementName, Sweep, grid_points
+from d2ft_sched import Cluster, Device, Scores, load_model_shape, save_scores
 from d2ft_sched.cluster import topology
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable
-from d2ft_sched.model.shape_file import load_model_shape
-from d2ft_sched.problem.scores import Scores, save_scores
 
 SEED, NUM_DEVICES, NUM_MICROBATCHES, NUM_JOBS = 0, 16, 8, 2
 TARGET_S = 120.0

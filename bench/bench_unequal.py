@@ -13,12 +13,16 @@ import pandas as pd
 from analysis.console.output import console, print_table
 from bench.star_clusters import study_clusters
 from bench.unequal.unequal_study import study, study_table
+from d2ft_sched import (
+    Scores,
+    Workload,
+    load_model_shape,
+    load_scores,
+    partition_by_heads,
+    provenance,
+    uniform_scores,
+)
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.provenance import provenance
-from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape_file import load_model_shape
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.problem.scores import Scores, load_scores, uniform_scores
 
 NUM_MICROBATCHES, MICROBATCH_SIZE = 10, 8
 

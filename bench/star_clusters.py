@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from d2ft_sched.cluster.cluster import Cluster, Link
-from d2ft_sched.cluster.device import Device
+from d2ft_sched import Cluster, Device, Link
 
 FAST_LINK, SLOW_LINK = 50e9, 0.5e9
 

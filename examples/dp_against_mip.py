@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.comparing.comparison import compare_solvers, comparison_table
-from analysis.console.formatting import quantity
-from analysis.planning.request import read_request
-from analysis.plots.save import save_both
-from analysis.plots.solvers import solver_comparison
-from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.problem.budget import Budget
-from d2ft_sched.problem.scores import Scores
-from d2ft_sched.schedule.placement import place_round_robin
+from analysis import (
+    compare_solvers,
+    comparison_table,
+    quantity,
+    read_request,
+    save_both,
+    solver_comparison,
+)
+from d2ft_sched import Budget, Scores, place_round_robin
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"best bound, built in {quantity(row['build_s'], 's')}, solved in "
             f"{quantity(row['solve_s'], 's')}"
         )
-    write_text(given.out / "comparison.csv", table.to_csv(index=False))
     save_both(solver_comparison(solvers), given.out, "solvers")
+    table.to_csv(given.out / "comparison.csv", index=False)
     print(f"Wrote {given.out}")
 
 

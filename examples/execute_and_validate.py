@@ -13,29 +13,45 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.console.formatting import percent, quantity
-from analysis.plots.save import save_both
-from analysis.plots.validation import predicted_against_measured
-from analysis.results.savings import QUANTITIES, Pair, rank_correlation, worst_error
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.provenance import provenance
-from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.planning import make_plan
-from d2ft_sched.problem.budget import Budget
-from d2ft_sched.problem.scores import Scores
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import place_round_robin
-from d2ft_sched.schedule.schedule import uniform_schedule
-from runtime.measure.device_profile import profile_device
-from runtime.measure.step_times import measure_steps
-from runtime.models.build import build_model, shape_of
-from runtime.steady_process import steady_process
-from runtime.torch_device import device_name, select_device
-from sim.step import simulate_step
+from analysis import (
+    Pair,
+    percent,
+    predicted_against_measured,
+    quantity,
+    rank_correlation,
+    save_both,
+    worst_error,
+)
+from d2ft_sched import (
+    Budget,
+    Cluster,
+    Operation,
+    Scores,
+    Workload,
+    make_plan,
+    partition_by_heads,
+    place_round_robin,
+    provenance,
+    uniform_schedule,
+)
+from runtime import (
+    build_model,
+    device_name,
+    measure_steps,
+    profile_device,
+    select_device,
+    shape_of,
+    steady_process,
+)
+from sim import simulate_step
 
 BUDGETS = (0.8, 0.6, 0.4, 0.2)
+QUANTITIES = (
+    ("FLOPs", "flops", "FLOP"),
+    ("Step time", "step_s", "s"),
+    ("Peak memory", "peak_memory_bytes", "B"),
+)
+"""Title, attribute of `Prediction` and `StepMeasurement`, unit."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -78,8 +94,6 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"One step of {shape.name} on {device_name(device)}: predicted, measured, error")
     panels = []
     for title, name, unit in QUANTITIES:
-        if name == "exchange_bytes":
-            continue
         pairs = {
             run: Pair(float(np.max(getattr(said, name))), float(getattr(measured[run], name)))
             for run, said in predicted.items()
@@ -104,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         },
         "provenance": provenance(given.seed, device=device_name(device)),
     }
-    write_text(given.out / "validation.json", json.dumps(result, indent=1) + "\n")
+    (given.out / "validation.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"Wrote {given.out}")
 
 

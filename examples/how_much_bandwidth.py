@@ -10,13 +10,17 @@ are predictions from the cluster file.
 import argparse
 from pathlib import Path
 
-from analysis.console.formatting import percent, quantity
-from analysis.names.placement_names import PlacementName
-from analysis.sweeping.run_sweep import Sweep
-from analysis.sweeping.sweep_grid import Axes, Common, grid_points
-from analysis.sweeping.sweep_plots import save_sweep_plots
-from d2ft_sched.cluster.cluster_file import load_cluster
-from d2ft_sched.model.shape_file import load_model_shape
+from analysis import (
+    Axes,
+    Common,
+    PlacementName,
+    Sweep,
+    grid_points,
+    percent,
+    quantity,
+    save_sweep_plots,
+)
+from d2ft_sched import load_cluster, load_model_shape
 
 CLUSTERS = Path(__file__).parent / "clusters"
 ENOUGH = 0.1

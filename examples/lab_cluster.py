@@ -11,19 +11,20 @@ file.
 import argparse
 from pathlib import Path
 
-from analysis.console.formatting import percent, quantity
-from analysis.names.placement_names import PlacementName
-from analysis.planning.plan_request import plan_request
-from analysis.planning.request import read_request
-from analysis.plots.cluster_graph import cluster_topology
-from analysis.plots.device_workload import workload_per_device
-from analysis.plots.save import save_both
-from analysis.plots.timeline import step_gantt
-from analysis.simulating.simulation import dense_step
-from d2ft_sched.plan.plan import Plan
-from d2ft_sched.plan.plan_file import save_plan
-from d2ft_sched.problem.budget import Budget
-from sim.step import simulate_plan
+from analysis import (
+    PlacementName,
+    cluster_topology,
+    dense_step,
+    percent,
+    plan_request,
+    quantity,
+    read_request,
+    save_both,
+    step_gantt,
+    workload_per_device,
+)
+from d2ft_sched import Budget, Plan, save_plan
+from sim import simulate_plan
 
 CLUSTERS = Path(__file__).parent / "clusters"
 

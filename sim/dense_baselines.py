@@ -82,7 +82,7 @@ def tensor_parallel_step(
             phases.append(_moving(replace(together, name=name, device_s=None), reduced))
     return Prediction(
         cluster=cluster,
-        phases=timetable(phases, overlap=False),
+        phases=timetable(cluster, phases, overlap=False),
         flops=sum(a.flops for a in alone),
         memory=_memory(alone, members, np.maximum(reduced.buffer_bytes, factors.buffer_bytes)),
     )

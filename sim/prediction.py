@@ -12,6 +12,9 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.memory import DeviceMemory
 from sim.network.exchange_time import channel_seconds, link_loads
 
+TOGETHER = -1
+"""As a phase's replica: all of them."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -29,6 +32,8 @@ class Phase:
             computation.
         device_start_s: when each device starts to compute, float ``[num_devices]``; None where
             all start at `start_s`.
+        replica: that it belongs to; -1 for what all replicas do together.
+        yielded_s: of a sum of gradients, seconds in which exchanges had the links that it needs.
     """
 
     wave: int
@@ -40,6 +45,18 @@ class Phase:
     device_s: np.ndarray | None = None
     pair_bytes: np.ndarray | None = None
     device_start_s: np.ndarray | None = None
+    replica: int = 0
+    yielded_s: float = 0.0
+
+    @property
+    def alone_s(self) -> float:
+        """How long it takes without what it yields to."""
+        return self.duration_s - self.yielded_s
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it sums gradients over devices, while backward goes on."""
+        return self.pair_bytes is not None and self.replica == TOGETHER
 
     @property
     def end_s(self) -> float:
@@ -83,7 +100,8 @@ class Prediction:
 
     Attributes:
         cluster: the devices and links.
-        phases: every phase in the order of issue; those of different waves may overlap in time.
+        phases: every phase in the order of issue; those of different replicas, and of different
+            waves, may overlap in time, and sums of gradients all others but the update.
         flops: of the whole step, trunk included.
         memory: peak bytes of each device by purpose.
         is_overlapped: whether the waves' phases overlap.
@@ -145,8 +163,7 @@ class Prediction:
 
     @property
     def exchange_bytes(self) -> float:
-        """Bytes handed to the network by dispatch and combine and by the all-reduces of the trunk
-        and of adapters' shared factors."""
+        """Bytes handed to the network by dispatch and combine and by the sums of gradients."""
         return float(self.pair_bytes.sum())
 
     @property

@@ -1,18 +1,18 @@
 """One training step on a cluster, phase by phase, as the runtime executes it.
 
 Within a block and sub-layer, forward: trunk on the owners, dispatch, lanes, combine; backward the
-same in reverse. An exchange in which nothing moves is left out. At the end the trunk's gradients
-are all-reduced over the owners (ring), those of adapters' shared factors over the devices with
-subnets, and every device updates its parameters.
+same in reverse. An exchange in which nothing moves is left out. Every replica does that with its
+own micro-batches. What several devices hold is summed over them (ring) block by block, while
+backward goes on with the blocks before; then every device updates the parameters that train.
 
-Bulk-synchronous, every phase ends with a barrier: an exchange is a collective, and a block's
-combine needs the partial sums of all devices. Waves pass through the model one after another, each
-forward and backward. Overlapped, all waves go forward and then all go backward, and the exchanges
-of one are under way while others compute; `sim.timetable` says in which order. Then no wave's
-activations are freed before all have gone forward, so memory is that of a single wave.
+Bulk-synchronous, every phase ends with a barrier of the replica: an exchange is a collective, and a
+block's combine needs the partial sums of all its devices. Waves pass through the model one after
+another, each forward and backward. Overlapped, all waves go forward and then all go backward, and
+the exchanges of one are under way while others compute; `sim.timetable` says in which order. Then
+no wave's activations are freed before all have gone forward, so memory is that of a single wave.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
@@ -22,19 +22,19 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.costs.flops import step_flops
-from d2ft_sched.costs.memory import (
-    device_memory,
-    shared_block_parameters,
-    trained_trunk_parameters,
-)
+from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
+from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.plan import Plan, ReplicaPart, replica_parts
+from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.waves import wave_microbatches
-from sim.network.collectives import all_reduce
+from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
-from sim.prediction import Phase, Prediction
+from sim.network.shared_links import replica_clusters
+from sim.prediction import TOGETHER, Phase, Prediction
 from sim.timetable import UPDATE, interleaved, timetable
 from sim.work import optimizer_seconds, wave_work
 
@@ -47,13 +47,8 @@ def simulate_plan(plan: Plan, cluster: Cluster | None = None, overlap: bool = Fa
         cluster: where; default the plan's own.
         overlap: whether the plan's waves are overlapped.
     """
-    return simulate_step(
-        plan.workload,
-        cluster or plan.cluster,
-        plan.placement,
-        plan.schedule,
-        plan.num_waves,
-        overlap=overlap,
+    return simulate_replicas(
+        plan.workload, cluster or plan.cluster, plan.replicas, plan.schedule, overlap=overlap
     )
 
 
@@ -65,7 +60,7 @@ def simulate_step(
     num_waves: int = 1,
     overlap: bool = False,
 ) -> Prediction:
-    """Simulate one step of a schedule.
+    """Simulate one step of one replica.
 
     Args:
         workload: model, partition and mini-batch.
@@ -78,17 +73,46 @@ def simulate_step(
     Raises:
         InputError: the cluster is so slow that the step's seconds are no finite number.
     """
+    replicas = (Replica(placement, num_waves),)
+    return simulate_replicas(workload, cluster, replicas, schedule, overlap)
+
+
+def simulate_replicas(
+    workload: Workload,
+    cluster: Cluster,
+    replicas: Sequence[Replica],
+    schedule: np.ndarray,
+    overlap: bool = False,
+) -> Prediction:
+    """Simulate one step of several replicas.
+
+    Args:
+        workload: model, partition and the mini-batch of all replicas.
+        cluster: devices and links.
+        replicas: copies of the model, which share no device and are dealt neighbouring
+            micro-batches in order.
+        schedule: int ``[num_subnets, num_microbatches]``.
+        overlap: whether the waves of each are overlapped; with one wave that changes nothing.
+
+    Raises:
+        InputError: the cluster is so slow that the step's seconds are no finite number.
+    """
+    parts = replica_parts(workload, replicas, schedule)
+    sums = gradient_sums(workload, replicas, schedule)
     with np.errstate(over="ignore", invalid="ignore"):
-        times = ExchangeTimes(cluster)
-        waves = [
-            list(_wave_phases(workload, times, placement, schedule, wave, microbatches))
-            for wave, microbatches in enumerate(
-                wave_microbatches(workload.num_microbatches, num_waves)
+        chains = [
+            _replica_phases(part, ExchangeTimes(own), index, overlap)
+            for index, (part, own) in enumerate(
+                zip(parts, replica_clusters(cluster, replicas), strict=True)
             )
         ]
-        phases = list(interleaved(waves) if overlap else chain.from_iterable(waves))
-        phases.extend(_update_phases(workload, times, placement, num_waves - 1))
-        timed = timetable(phases, overlap)
+        phases = _with_sums(workload, cluster, chains, sums)
+        placements = [replica.placement for replica in replicas]
+        update_s = optimizer_seconds(workload, cluster, placements, trains_in_step(schedule))
+        last_wave = max(replica.num_waves for replica in replicas) - 1
+        at_end = _Place(TOGETHER, last_wave, UPDATE, -1)
+        phases.append(at_end.computing("optimizer", update_s))
+        timed = timetable(cluster, phases, overlap)
     if not all(isfinite(p.end_s) for p in timed):
         raise InputError(
             f"cluster {cluster.name!r}: its devices or links are so slow that the seconds of a "
@@ -97,9 +121,9 @@ def simulate_step(
     return Prediction(
         cluster=cluster,
         phases=timed,
-        flops=step_flops(workload, schedule, placement),
-        memory=device_memory(workload, placement, schedule, 1 if overlap else num_waves),
-        is_overlapped=overlap and num_waves > 1,
+        flops=sum(step_flops(part.workload, part.schedule, part.placement) for part in parts),
+        memory=replicas_memory(workload, replicas, schedule, sums, overlap=overlap),
+        is_overlapped=overlap and any(replica.num_waves > 1 for replica in replicas),
     )
 
 
@@ -107,29 +131,100 @@ def simulate_step(
 class _Place:
     """Where in a step a phase belongs."""
 
+    replica: int
     wave: int
     direction: str
     block: int
 
     def computing(self, name: str, device_s: np.ndarray) -> Phase:
         return Phase(
-            self.wave, self.direction, self.block, name, 0.0, float(device_s.max()), device_s
+            self.wave,
+            self.direction,
+            self.block,
+            name,
+            0.0,
+            float(device_s.max()),
+            device_s,
+            replica=self.replica,
         )
 
     def moving(self, name: str, seconds: float, pair_bytes: np.ndarray) -> Phase:
         return Phase(
-            self.wave, self.direction, self.block, name, 0.0, seconds, pair_bytes=pair_bytes
+            self.wave,
+            self.direction,
+            self.block,
+            name,
+            0.0,
+            seconds,
+            pair_bytes=pair_bytes,
+            replica=self.replica,
         )
 
 
-def _wave_phases(
+def _replica_phases(
+    part: ReplicaPart, times: ExchangeTimes, replica: int, overlap: bool
+) -> list[Phase]:
+    """All phases of a replica in the order of issue."""
+    waves = [
+        list(_wave_phases(part, times, replica, wave, microbatches))
+        for wave, microbatches in enumerate(
+            wave_microbatches(part.workload.num_microbatches, part.num_waves)
+        )
+    ]
+    return list(interleaved(waves) if overlap else chain.from_iterable(waves))
+
+
+def _with_sums(
     workload: Workload,
+    cluster: Cluster,
+    chains: Sequence[Sequence[Phase]],
+    sums: Sequence[GradientSum],
+) -> list[Phase]:
+    """The phases of all replicas in the order of issue, sums of a block after all that the last
+    wave has to do there; those of the last norm and the classifier with the last block."""
+    num_blocks = workload.shape.num_blocks
+    if not sums:
+        return list(chain.from_iterable(chains))
+    times, known = ExchangeTimes(cluster), dict[tuple[tuple[int, ...], int], AllReduce]()
+    phases: list[Phase] = []
+    done = [0] * len(chains)
+    for block in range(num_blocks - 1, EMBEDDING - 1, -1):
+        for index, of_replica in enumerate(chains):
+            stop = len(of_replica)
+            if block > EMBEDDING:
+                stop = 1 + max(
+                    at
+                    for at, phase in enumerate(of_replica)
+                    if phase.block == block and phase.direction == "backward"
+                )
+            phases.extend(of_replica[done[index] : stop])
+            done[index] = max(done[index], stop)
+        for one in sums:
+            if min(one.block, num_blocks - 1) != block:
+                continue
+            key = (one.members, one.num_values)
+            if key not in known:
+                size_bytes = one.num_values * workload.parameter_bytes
+                known[key] = all_reduce(times, one.members, size_bytes)
+            phases.append(gradient_sum(one.block, num_blocks, known[key], phases[-1].wave))
+    return phases
+
+
+def gradient_sum(block: int, num_blocks: int, reduced: AllReduce, wave: int) -> Phase:
+    """The phase of a sum; `block` as in `GradientSum`."""
+    in_block = block if 0 <= block < num_blocks else -1
+    at = _Place(TOGETHER, wave, "backward", in_block)
+    return at.moving("gradient sum", reduced.seconds, reduced.pair_bytes)
+
+
+def _wave_phases(
+    part: ReplicaPart,
     times: ExchangeTimes,
-    placement: Placement,
-    schedule: np.ndarray,
+    replica: int,
     wave: int,
     microbatches: np.ndarray,
 ) -> Iterator[Phase]:
+    workload, placement, schedule = part.workload, part.placement, part.schedule
     in_wave = schedule
     if len(microbatches) < workload.num_microbatches:
         in_wave = np.zeros_like(schedule)
@@ -145,7 +240,7 @@ def _wave_phases(
         if not times.is_mirrored:
             combine_s = times.seconds_of_each([d.T for d in dispatches])
         for block in range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1):
-            at, dispatch = _Place(wave, name, block), dispatches[block]
+            at, dispatch = _Place(replica, wave, name, block), dispatches[block]
             moves = dispatch.any()
             for sublayer in (0, 1) if direction == 0 else (1, 0):
                 title = SUBLAYERS[sublayer]
@@ -155,18 +250,3 @@ def _wave_phases(
                 yield at.computing(f"{title} lanes", work.lanes_s[direction, block, sublayer])
                 if moves:
                     yield at.moving(f"{title} combine", combine_s[block], dispatch.T)
-
-
-def _update_phases(
-    workload: Workload, times: ExchangeTimes, placement: Placement, last_wave: int
-) -> Iterator[Phase]:
-    at = _Place(last_wave, UPDATE, -1)
-    shared = workload.shape.num_blocks * shared_block_parameters(workload)
-    for name, members, parameters in (
-        ("trunk", placement.owners, trained_trunk_parameters(workload)),
-        ("adapter", tuple(sorted(set(placement.subnet_device))), shared),
-    ):
-        if len(members) > 1 and parameters:
-            reduced = all_reduce(times, members, parameters * workload.parameter_bytes)
-            yield at.moving(f"{name} all-reduce", reduced.seconds, reduced.pair_bytes)
-    yield at.computing("optimizer", optimizer_seconds(workload, times.cluster, placement))

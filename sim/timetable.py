@@ -1,92 +1,117 @@
 """When each phase of a step starts and ends, given the order in which phases are issued.
 
 Every device computes one thing at a time, in the order of issue, and skips phases in which it has
-nothing to do. Exchanges are collectives of one process group: they are carried one after another,
-in the order of issue, each starts when all devices have handed in their messages and ends for all
-at once. A phase waits for the phase before it of its own wave; those of a parameter update wait for
-all waves. If waves are not overlapped, every phase waits for the one before it, whatever its wave.
+nothing to do. Exchanges are collectives of the devices of a replica: they are carried one after
+another, in the order of issue, each starts when all of them have handed in their messages and ends
+for all at once. A phase waits for the phase before it of its own wave; if waves are not overlapped,
+for the one before it of its replica, whatever its wave. Replicas do not wait for one another. Sums
+of gradients wait for all that was issued before them, and nothing but the parameter update, which
+waits for everything, waits for them; see `sim.gradient_overlap`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
-from itertools import accumulate, chain, zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
 
+from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import DIRECTIONS
+from sim.gradient_overlap import Contention, contention, sum_times
 from sim.prediction import Phase
 
 UPDATE = "update"
 
 
-def timetable(phases: Sequence[Phase], overlap: bool) -> tuple[Phase, ...]:
+def timetable(cluster: Cluster, phases: Sequence[Phase], overlap: bool) -> tuple[Phase, ...]:
     """The phases with their starts, in the same order."""
-    if not overlap:
-        clock_s = chain([0.0], accumulate(p.duration_s for p in phases))
-        return tuple(
-            Phase(
-                p.wave,
-                p.direction,
-                p.block,
-                p.name,
-                at_s,
-                p.duration_s,
-                p.device_s,
-                p.pair_bytes,
-            )
-            for p, at_s in zip(phases, clock_s, strict=False)
-        )
-    timed = []
-    times = phase_times(phases, (p.device_s for p in phases), overlap)
-    for phase, (start_s, end_s) in zip(phases, times, strict=True):
-        if phase.device_s is None or not phase.device_s.any():
-            timed.append(replace(phase, start_s=float(start_s.min())))
-            continue
-        starts_s = start_s[phase.device_s > 0]
-        first_s = float(starts_s.min())
-        if (starts_s == first_s).all():
-            timed.append(replace(phase, start_s=first_s))
-            continue
-        duration_s = float(end_s) - first_s
-        timed.append(replace(phase, start_s=first_s, duration_s=duration_s, device_start_s=start_s))
+    timed = list(phases)
+    device_s = (p.device_s for p in phases)
+    for index, start_s, end_s in phase_times(cluster, phases, device_s, overlap):
+        timed[index] = _placed(phases[index], start_s, float(end_s))
     return tuple(timed)
 
 
+def _placed(phase: Phase, start_s: np.ndarray, end_s: float) -> Phase:
+    if phase.device_s is None:
+        first_s = float(start_s.min())
+        if not phase.is_sum:
+            return replace(phase, start_s=first_s)
+        seconds = max(phase.alone_s, end_s - first_s)
+        yielded_s = seconds - phase.alone_s
+        return replace(phase, start_s=first_s, duration_s=seconds, yielded_s=yielded_s)
+    if start_s.ndim == 0 or not phase.device_s.any():
+        return replace(phase, start_s=float(start_s.min()))
+    starts_s = start_s[phase.device_s > 0]
+    first_s = float(starts_s.min())
+    if (starts_s == first_s).all():
+        return replace(phase, start_s=first_s)
+    return replace(phase, start_s=first_s, duration_s=end_s - first_s, device_start_s=start_s)
+
+
 def phase_times(
-    phases: Sequence[Phase], device_s: Iterable[np.ndarray | None], overlap: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    cluster: Cluster,
+    phases: Sequence[Phase],
+    device_s: Iterable[np.ndarray | None],
+    overlap: bool,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Start and end of every phase, for many steps at once.
 
     Args:
+        cluster: whose links the messages take.
         phases: in the order of issue; their own starts are not looked at.
         device_s: by phase, busy seconds of each device, float ``[num_devices]`` or
             ``[num_steps, num_devices]``; not looked at where a phase is an exchange.
         overlap: whether waves are overlapped.
 
     Yields:
-        When each device would start (or the exchange does), float ``[..., num_devices]`` (or
-        ``[..., 1]``), and the end, float ``[...]``.
+        Index of the phase; when each device would start, float ``[..., num_devices]``, or all of
+        them and the messages do, ``[...]``; and the end, float ``[...]``. Sums of gradients come
+        after all that they may overlap with.
     """
-    num_chains = 1 + max(p.wave for p in phases) if overlap else 1
-    reached_s = [np.zeros(())] * num_chains
-    network_free_s = np.zeros(())
-    device_free_s = np.zeros(next(len(p.device_s) for p in phases if p.device_s is not None))
-    for phase, busy_s in zip(phases, device_s, strict=True):
-        joins_all = phase.direction == UPDATE or not overlap
-        waited = range(num_chains) if joins_all else (phase.wave,)
-        ready_s = reduce(np.maximum, (reached_s[w] for w in waited))
+    found = contention(cluster, phases)
+    reached_s: dict[tuple[int, int], np.ndarray] = {}
+    network_free_s: dict[int, np.ndarray] = {}
+    device_free_s = np.zeros(len(cluster.devices))
+    zero_s = np.zeros(())
+    sums: list[tuple[int, np.ndarray, float]] = []
+    under_way: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for index, (phase, busy_s) in enumerate(zip(phases, device_s, strict=True)):
+        if phase.is_sum:
+            sums.append((index, reduce(np.maximum, reached_s.values(), zero_s), phase.alone_s))
+            continue
+        chain_of = (phase.replica, phase.wave if overlap else 0)
+        ready_s = reached_s.get(chain_of, zero_s)
+        if phase.direction == UPDATE:
+            for number, start_s, end_s in _summed(found, sums, under_way):
+                reached_s[-1, number] = end_s
+                yield number, start_s, end_s
+            sums = []
+            ready_s = reduce(np.maximum, reached_s.values(), zero_s)
         if phase.device_s is None or busy_s is None:
-            start_s = np.maximum(ready_s, network_free_s)[..., None]
-            network_free_s = end_s = start_s[..., 0] + phase.duration_s
-        else:
+            start_s = np.maximum(ready_s, network_free_s.get(phase.replica, zero_s))
+            network_free_s[phase.replica] = end_s = start_s + phase.duration_s
+            under_way[index] = (start_s, end_s)
+        elif overlap:
             start_s = np.maximum(ready_s[..., None], device_free_s)
             ends_s = start_s + busy_s
             device_free_s = np.where(busy_s > 0, ends_s, device_free_s)
             end_s = np.where(busy_s > 0, ends_s, ready_s[..., None]).max(axis=-1)
-        yield start_s, end_s
-        for wave in waited:
-            reached_s[wave] = end_s
+        else:
+            start_s, end_s = ready_s, ready_s + busy_s.max(axis=-1)
+        yield index, start_s, end_s
+        reached_s[chain_of] = end_s
+    yield from _summed(found, sums, under_way)
+
+
+def _summed(
+    found: Contention,
+    sums: Sequence[tuple[int, np.ndarray, float]],
+    under_way: dict[int, tuple[np.ndarray, np.ndarray]],
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    for index, (start_s, end_s) in sum_times(found, sums, under_way).items():
+        yield index, start_s, end_s
 
 
 def interleaved(waves: Sequence[Sequence[Phase]]) -> Iterator[Phase]:

@@ -1,5 +1,6 @@
 """How long each device computes in each phase of a step, from its curves or its roofline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from d2ft_sched.costs.flops import (
     shared_factor_flops,
     trunk_flops,
 )
-from d2ft_sched.costs.input_gradients import hands_gradient_on
+from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.costs.memory_traffic import (
     lane_bytes_of,
     optimizer_bytes_moved,
@@ -23,7 +24,7 @@ from d2ft_sched.costs.memory_traffic import (
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lane_sizes import lane_sizes
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.placement import Placement
 
 FORWARD, BACKWARD = 0, 1
@@ -66,20 +67,25 @@ def wave_work(
     """
     num_blocks, num_devices = workload.shape.num_blocks, len(cluster.devices)
     lanes_s = np.zeros((2, num_blocks, 2, num_devices))
+    schedule = executed_schedule(workload, schedule)
     groups = lane_sizes(workload, placement, schedule, microbatches)
-    trained = groups.select(groups.operation == Operation.FULL)
-    for direction, run in ((FORWARD, groups), (BACKWARD, trained)):
-        needs_dx = hands_gradient_on(workload, run.block)
-        attention = attention_flops_of(workload, run.heads, run.tokens, needs_dx)
-        mlp = mlp_flops_of(workload, run.hidden, run.tokens)
-        moved = lane_bytes_of(workload, run.heads, run.hidden, run.tokens)
-        work = (
-            ((attention.forward, moved.attention_forward), (mlp.forward, moved.mlp_forward)),
-            ((attention.backward, moved.attention_backward), (mlp.backward, moved.mlp_backward)),
+    needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
+    for direction, kinds in enumerate(LANE_KINDS):
+        run = groups if direction == FORWARD else groups.select(runs_backward(groups.operation))
+        trains = run.operation == Operation.FULL
+        moved = lane_bytes_of(workload, run.heads, run.hidden, run.tokens, trains)
+        sublayers = (
+            (attention_flops_of, run.heads, (moved.attention_forward, moved.attention_backward)),
+            (mlp_flops_of, run.hidden, (moved.mlp_forward, moved.mlp_backward)),
         )
-        for sublayer, (flops, bytes_moved) in enumerate(work[direction]):
-            kind = LANE_KINDS[direction][sublayer]
-            seconds = _seconds(cluster, kind, run.device, flops, bytes_moved)
+        for sublayer, (flops_of, units, bytes_moved) in enumerate(sublayers):
+            flops = flops_of(workload, units, run.tokens, needs_dx[run.block, sublayer])
+            of_direction = flops.forward
+            if direction == BACKWARD:
+                of_direction = flops.backward_input + flops.backward_weight * trains
+            seconds = _seconds(
+                cluster, kinds[sublayer], run.device, of_direction, bytes_moved[direction]
+            )
             np.add.at(lanes_s[direction, :, sublayer], (run.block, run.device), seconds)
     if workload.lora is not None:
         lanes_s += _shared_factor_seconds(workload, cluster, placement, schedule, microbatches)
@@ -98,13 +104,14 @@ def _shared_factor_seconds(
     shared = shared_factor_tokens(workload, schedule, placement, microbatches)
     maps_in = np.array(workload.shape.num_maps_in)[:, None]
     flops = shared_factor_flops(
-        workload, maps_in, shared.forward, shared.backward, shared.input_gradient
+        workload, maps_in, shared.forward, shared.backward, shared.input_gradient, shared.trained
     )
-    forward_bytes, _ = shared_factor_bytes(workload, maps_in, shared.forward)
-    _, backward_bytes = shared_factor_bytes(workload, maps_in, shared.backward)
+    bytes_moved = shared_factor_bytes(
+        workload, maps_in, shared.forward, shared.backward, shared.trained
+    )
     seconds = np.zeros((2, *shared.forward.shape))
     for direction, (of_all, moved) in enumerate(
-        ((flops.forward, forward_bytes), (flops.backward, backward_bytes))
+        zip((flops.forward, flops.backward), bytes_moved, strict=True)
     ):
         for sublayer, kind in enumerate(LANE_KINDS[direction]):
             device, block = np.nonzero(of_all[:, sublayer].T)
@@ -141,9 +148,21 @@ def _trunk_seconds(
     return seconds
 
 
-def optimizer_seconds(workload: Workload, cluster: Cluster, placement: Placement) -> np.ndarray:
-    """Seconds of the parameter update on every device, float ``[num_devices]``."""
-    moved = optimizer_bytes_moved(workload, placement)
+def optimizer_seconds(
+    workload: Workload,
+    cluster: Cluster,
+    placements: Sequence[Placement],
+    trains: np.ndarray | None = None,
+) -> np.ndarray:
+    """Seconds of the parameter update on every device, float ``[num_devices]``.
+
+    Args:
+        workload: the model, what trains, and the optimizer.
+        cluster: the devices.
+        placements: of replicas, which share no device.
+        trains: which subnets do in the step, bool ``[num_subnets]``; default all.
+    """
+    moved = np.sum([optimizer_bytes_moved(workload, p, trains) for p in placements], axis=0)
     every = np.arange(len(cluster.devices))
     return _seconds(cluster, WorkKind.OPTIMIZER, every, np.zeros(len(every)), moved)
 

@@ -40,7 +40,7 @@ def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
                     yield f"{module.__name__}.{name}.{attribute}", value
 
 
-PUBLIC = dict(_public(importlib.import_module("d2ft_sched")))
+PUBLIC = dict(named for package in PACKAGES for named in _public(importlib.import_module(package)))
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -102,7 +102,7 @@ def run(
     from runtime.ranks.job import Ranks, init_ranks
     from runtime.scoring.minibatch_scores import mean_scores
     from runtime.scoring.training_scores import training_scores
-    from runtime.steady_process import steady_process
+    from runtime.steady_settings import steady_process
     from runtime.torch_device import select_device
 
     if scores_out is None:

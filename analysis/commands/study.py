@@ -60,7 +60,7 @@ def run(
     from analysis.studying.study_settings import run_study
     from analysis.studying.study_summary import COLUMNS, table_rows, write_summary
     from d2ft_sched.errors import InputError
-    from runtime.steady_process import steady_process
+    from runtime.steady_settings import steady_process
     from runtime.torch_device import set_threads
 
     if (study_file is None) == (summarize is None):

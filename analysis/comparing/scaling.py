@@ -20,9 +20,9 @@ import pandas as pd
 
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import operation_flops
-from d2ft_sched.costs.memory import operation_activation_bytes
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.sizes import MOST_CELLS, check_at_most
 from d2ft_sched.model.partition import partition_by_heads
@@ -90,12 +90,13 @@ def scaling_problem(case: Case) -> Problem:
     one = Workload(_shape(1), partition_by_heads(_shape(1), 1), (4,) * case.num_microbatches)
     hub = Placement(2, (0,), (1,) * case.num_microbatches)
     flops_per_s, bytes_per_s = _devices(case)
-    flops, size = operation_flops(one), (case.num_devices, case.num_microbatches, NUM_OPERATIONS)
+    flops = operation_flops(one)[..., :NUM_OPERATIONS]
+    size = (case.num_devices, case.num_microbatches, NUM_OPERATIONS)
     cost = np.stack(
         [
             flops / flops_per_s[:, None, None],
             np.broadcast_to(operation_message_bytes(one, hub), size),
-            np.broadcast_to(operation_activation_bytes(one), size),
+            np.broadcast_to(operation_activation_bytes(one)[..., :NUM_OPERATIONS], size),
         ]
     )
     dense = cost[..., Operation.FULL].sum(axis=2)

@@ -34,7 +34,7 @@ from runtime.checkpoint.checkpoint import Found
 from runtime.checkpoint.facts import MAY_GROW
 from runtime.ranks.agreement import check_same, together
 from runtime.ranks.job import Ranks, ending_together, init_ranks
-from runtime.steady_process import steady_process
+from runtime.steady_settings import steady_process
 from runtime.training.events import Event, Replanned, Stepped
 from runtime.training.loop import train
 

@@ -80,7 +80,7 @@ def _place(question: dict[str, Any]) -> Path:
 def _ask(question: dict[str, Any]) -> ModelShape:
     from analysis.console.output import messages
 
-    messages.print(
+    print_note(
         f"Read the sizes of {question['name']} from its library, once",
         markup=False,
         highlight=False,

@@ -41,7 +41,7 @@ from runtime.models.peft_adapters import add_adapters
 from runtime.ranks.agreement import check_same, together
 from runtime.ranks.job import Ranks, check_agreement, ending_together, init_ranks
 from runtime.ranks.rank_model import scatter_rank_model
-from runtime.steady_process import steady_process
+from runtime.steady_settings import steady_process
 from runtime.torch_device import device_name
 from runtime.training.rank_part import build_on_meta
 from sim.prediction import Prediction

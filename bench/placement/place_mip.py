@@ -11,9 +11,7 @@ import numpy as np
 from ortools.linear_solver.python import model_builder
 
 from bench.placement.placement_program import PlacementProgram, build_program
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
+from d2ft_sched import Cluster, InputError, Workload
 from d2ft_sched.placement_search.balanced import PlacementResult
 from d2ft_sched.placement_search.bound import update_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep

@@ -9,11 +9,11 @@ from ortools.linear_solver.python import model_builder
 
 from bench.placement.memory_limit import limit_memory
 from bench.placement.message_terms import all_reduce_term, exchange_term
+from d2ft_sched import InputError
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.flops import trunk_flops
 from d2ft_sched.costs.memory import trained_trunk_parameters
 from d2ft_sched.costs.memory_traffic import trunk_bytes_moved
-from d2ft_sched.errors import InputError
 from d2ft_sched.placement_search.dense_step import LANE_KINDS, DenseStep
 
 MAX_COUNTS = 4096

@@ -9,16 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis import PlacementName, plan_request, read_request
 from analysis.finetuning.metrics_file import METRICS
-from analysis.names.placement_names import PlacementName
 from analysis.names.schedule_names import ScheduleName
-from analysis.planning.plan_request import plan_request
-from analysis.planning.request import read_request
 from analysis.results.run_dir import PLAN
-from d2ft_sched.cluster.cluster_file import load_cluster
-from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan_file import save_plan
-from d2ft_sched.problem.budget import Budget
+from d2ft_sched import Budget, InputError, load_cluster, save_plan
 from runtime.checkpoint.checkpoint import MODEL
 from runtime.testbed.ranks import run_ranks
 from runtime.testbed.testbed import open_testbed

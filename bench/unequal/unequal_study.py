@@ -12,20 +12,22 @@ import numpy as np
 import pandas as pd
 
 from analysis.simulating.dense_on_fewer import fewer_microbatches
-from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched import (
+    Cluster,
+    InputError,
+    Operation,
+    Plan,
+    Scores,
+    Workload,
+    place_balanced,
+    place_round_robin,
+    uniform_schedule,
+)
 from d2ft_sched.costs.memory import device_memory
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.placement_search.balanced import PlacementResult, place_balanced, place_candidates
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.placement_search.balanced import PlacementResult, place_candidates
 from d2ft_sched.plan.planning import solve_formulation
 from d2ft_sched.problem.formulate import formulate
-from d2ft_sched.problem.scores import Scores
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import place_round_robin
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.questions.what_if import drop_devices
-from sim.step import simulate_plan, simulate_step
+from sim import drop_devices, simulate_plan, simulate_step
 from sim.target.target_search import best_plan, target_searches
 
 MAX_CANDIDATES = 4

@@ -2,8 +2,8 @@
 
 In every block the owner of a micro-batch dispatches its normed activations to the devices active
 for it, and these send partial sums back (combine); once for attention, once for the MLP. Backward,
-the gradients take the same ways: to the devices with a FULL subnet, and back. Subnets of a block on
-one device share their messages. Nothing moves between an owner and itself.
+the gradients take the same ways: to the devices with a subnet that is FULL or rests, and back.
+Subnets of a block on one device share their messages. Nothing moves between an owner and itself.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from functools import cached_property
 
 import numpy as np
 
+from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.model.partition import Partition
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
+from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation, runs_backward
 from d2ft_sched.schedule.placement import Placement
 
 SUBLAYERS = ("attention", "mlp")
@@ -27,7 +28,7 @@ class Exchange:
     Attributes:
         active: bool ``[2 directions, num_blocks, num_devices, num_microbatches]``: whether a device
             runs a subnet of the block on the micro-batch, forward (any operation but SHORTCUT) and
-            backward (FULL).
+            backward (FULL, or REST that hands a gradient on).
         message_bytes: bytes of one message of each micro-batch, int ``[num_microbatches]``.
         owner: owner of each micro-batch, int ``[num_microbatches]``.
     """
@@ -100,8 +101,9 @@ class Exchange:
 
 def plan_exchange(workload: Workload, placement: Placement, schedule: np.ndarray) -> Exchange:
     """The exchange of one step; message size is ``[tokens, width]`` of the workload's elements."""
+    executed = executed_schedule(workload, schedule)
     return Exchange(
-        active=_active(workload.partition, placement, schedule),
+        active=_active(workload.partition, placement, executed),
         message_bytes=workload.activation_bytes.astype(np.int64),
         owner=np.array(placement.owner),
     )
@@ -115,7 +117,7 @@ def _active(partition: Partition, placement: Placement, schedule: np.ndarray) ->
     ordered = schedule[order]
     num_sites = partition.num_blocks * placement.num_devices
     active = np.zeros((2, num_sites, schedule.shape[1]), dtype=bool)
-    for direction, runs in enumerate((ordered != Operation.SHORTCUT, ordered == Operation.FULL)):
+    for direction, runs in enumerate((ordered != Operation.SHORTCUT, runs_backward(ordered))):
         if len(first) < len(order):
             runs = np.logical_or.reduceat(runs, first, axis=0)
         active[direction, sites] = runs

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.costs.input_gradients import hands_gradient_on, needs_input_gradient
+from d2ft_sched.costs.input_gradients import (
+    executed_schedule,
+    hands_gradient_on,
+    needs_input_gradient,
+)
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
@@ -50,7 +54,7 @@ def attention_flops(workload: Workload) -> SublayerFlops:
     own = attention_flops_of(workload, heads, tokens, needed)
     shared = heads / workload.shape.num_heads * tokens
     maps_in, _ = workload.shape.num_maps_in
-    return own + shared_factor_flops(workload, maps_in, shared, shared, shared * needed)
+    return own + shared_factor_flops(workload, maps_in, shared, shared, shared * needed, shared)
 
 
 def mlp_flops(workload: Workload) -> SublayerFlops:
@@ -60,7 +64,7 @@ def mlp_flops(workload: Workload) -> SublayerFlops:
     own = mlp_flops_of(workload, hidden, tokens)
     shared = hidden / workload.shape.mlp_hidden * tokens
     _, maps_in = workload.shape.num_maps_in
-    return own + shared_factor_flops(workload, maps_in, shared, shared, shared)
+    return own + shared_factor_flops(workload, maps_in, shared, shared, shared, shared)
 
 
 def attention_flops_of(
@@ -114,29 +118,38 @@ def shared_factor_flops(
     forward: np.ndarray,
     backward: np.ndarray,
     input_gradient: np.ndarray,
+    trained: np.ndarray,
 ) -> SublayerFlops:
     """Products with the factors of adapters that a block shares; nothing without adapters.
 
     Args:
         workload: the model, and what trains.
         maps_in: of the sub-layer, each with an A of its own.
-        forward, backward, input_gradient: tokens as in `d2ft_sched.costs.shared_factors`.
+        forward, backward, input_gradient, trained: tokens as in
+            `d2ft_sched.costs.shared_factors`.
     """
     rank = 0 if workload.lora is None else workload.lora.rank
     one = 2.0 * workload.shape.width * rank
     return SublayerFlops(
         one * (maps_in + 1) * forward,
         one * (backward + maps_in * input_gradient),
-        one * (maps_in + 1) * backward,
+        one * (maps_in + 1) * trained,
     )
 
 
 def operation_flops(workload: Workload) -> np.ndarray:
-    """FLOPs of every operation, float ``[num_subnets, num_microbatches, 4]``; additive."""
+    """FLOPs of every operation, float ``[num_subnets, num_microbatches, 4]``; additive.
+
+    REST is charged as if all that lies before it trained.
+    """
     flops = np.zeros((workload.num_subnets, workload.num_microbatches, len(Operation)))
-    for sublayer in (attention_flops(workload), mlp_flops(workload)):
+    before_attention = hands_gradient_on(workload, workload.partition.block)[:, None]
+    for sublayer, needed in (
+        (attention_flops(workload), before_attention),
+        (mlp_flops(workload), True),
+    ):
         flops[..., Operation.FORWARD_ONLY] += sublayer.forward
-        flops[..., Operation.REST] += sublayer.forward + sublayer.backward_input
+        flops[..., Operation.REST] += sublayer.forward + sublayer.backward_input * needed
         flops[..., Operation.FULL] += sublayer.forward + sublayer.backward
     return flops
 
@@ -174,22 +187,24 @@ def step_flops(
             default one device.
     """
     partition, trunk = workload.partition, trunk_flops(workload)
+    schedule = executed_schedule(workload, schedule)
     total = trunk.forward.sum() + trunk.backward.sum()
     tokens = workload.tokens
     runs = np.einsum("sm,m->s", schedule != Operation.SHORTCUT, tokens)
-    is_full = schedule == Operation.FULL
+    is_full, rests = schedule == Operation.FULL, schedule == Operation.REST
     needs_dx = None if workload.lora is None else needs_input_gradient(workload, schedule)
     for sublayer, (flops_of, units) in enumerate(
         ((attention_flops_of, partition.heads), (mlp_flops_of, partition.hidden))
     ):
         total += flops_of(workload, units, runs).forward.sum()
-        trains = [(is_full, True)]
+        needed = np.array(True)
         if needs_dx is not None:
-            needed = is_full & needs_dx[:, sublayer][partition.block]
-            trains = [(needed, True), (is_full & ~needed, False)]
-        for cells, needed_there in trains:
+            needed = needs_dx[:, sublayer][partition.block]
+        for cells, needed_there in ((is_full & needed, True), (is_full & ~needed, False)):
             trained = np.einsum("sm,m->s", cells, tokens)
             total += flops_of(workload, units, trained, needed_there).backward.sum()
+        passed = np.einsum("sm,m->s", rests & needed, tokens)
+        total += flops_of(workload, units, passed).backward_input.sum()
     if workload.lora is not None:
         shared = shared_factor_tokens(workload, schedule, placement)
         flops = shared_factor_flops(
@@ -198,6 +213,7 @@ def step_flops(
             shared.forward,
             shared.backward,
             shared.input_gradient,
+            shared.trained,
         )
         total += flops.forward.sum() + flops.backward.sum()
     return float(total)

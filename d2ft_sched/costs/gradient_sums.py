@@ -14,7 +14,7 @@ import numpy as np
 
 from d2ft_sched.costs.memory import shared_block_parameters, trained_trunk_parameters
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.replica import Replica
 
 EMBEDDING = -1
@@ -44,11 +44,6 @@ class GradientSum:
     has_trunk: bool
     has_shared_factors: bool
     num_values: int
-
-
-def trains_in_step(schedule: np.ndarray) -> np.ndarray:
-    """Whether any micro-batch trains a subnet, bool ``[num_subnets]``; the others rest."""
-    return np.asarray((schedule == Operation.FULL).any(axis=1))
 
 
 def trained_trunk_values(workload: Workload) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Which sub-layers need the gradient with respect to their input (dX).
 
 Where all parameters train, every one. Where only adapters do, those alone that have a sub-layer
-before them which trains the same micro-batch: what lies before the first has nothing to learn.
+before them which trains the same micro-batch: what lies before the first has nothing to learn, and
+a subnet that rests there has no gradient to hand on.
 """
 
 import numpy as np
 
-from d2ft_sched.costs.exchange import SUBLAYERS
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 
@@ -19,16 +19,31 @@ def needs_input_gradient(workload: Workload, schedule: np.ndarray) -> np.ndarray
         schedule: int ``[num_subnets, num_microbatches]``.
     """
     partition, num_blocks = workload.partition, workload.shape.num_blocks
-    size = (num_blocks, len(SUBLAYERS), schedule.shape[1])
+    units_of = (partition.heads, partition.hidden)
+    size = (num_blocks, len(units_of), int(schedule.shape[1]))
     if workload.lora is None:
         return np.ones(size, dtype=bool)
     trains = np.zeros(size, dtype=bool)
     is_full = schedule == Operation.FULL
-    for sublayer, units in enumerate((partition.heads, partition.hidden)):
+    for sublayer, units in enumerate(units_of):
         np.logical_or.at(trains[:, sublayer], partition.block, is_full & (units > 0)[:, None])
     in_order = np.logical_or.accumulate(trains.reshape(-1, size[2]), axis=0)
     before = np.concatenate([np.zeros((1, size[2]), dtype=bool), in_order[:-1]])
     return before.reshape(size)
+
+
+def executed_schedule(workload: Workload, schedule: np.ndarray) -> np.ndarray:
+    """The schedule as it is run: REST is FORWARD_ONLY where nothing before it needs a gradient.
+
+    Args:
+        workload: model, partition, and what trains.
+        schedule: int ``[num_subnets, num_microbatches]``.
+    """
+    rests = schedule == Operation.REST
+    if workload.lora is None or not rests.any():
+        return schedule
+    needed = np.any(needs_input_gradient(workload, schedule), axis=1)[workload.partition.block]
+    return np.where(rests & ~needed, np.int8(Operation.FORWARD_ONLY), schedule)
 
 
 def hands_gradient_on(workload: Workload, block: np.ndarray) -> np.ndarray:

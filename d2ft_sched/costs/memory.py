@@ -2,18 +2,24 @@
 
 Parameters and optimizer state stay. Activations are kept in forward and freed block by block in
 backward, while the gradients of the blocks passed appear; the peak is the fullest moment of that,
-or the parameter update, when all gradients are there.
+or the parameter update, when all gradients are there. What a device holds of a block's subnets has
+its gradients together, none where all of them rest.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from d2ft_sched.costs.activation_memory import (
+    kept_by_operations,
+    kept_per_block,
+    workspace_per_block,
+)
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
-from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
+from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
-from d2ft_sched.schedule.lane_sizes import lane_sizes
-from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
+from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import wave_microbatches
@@ -27,7 +33,7 @@ class DeviceMemory:
         parameters: the subnets held and, on owners, the trunk.
         optimizer_state: values that the optimizer keeps for parameters that train.
         inputs: the images of the micro-batches owned.
-        gradients: of all parameters held that train, as they stand after backward.
+        gradients: of all parameters held that train in the step, as they stand after backward.
         activations: kept for backward at the end of the fullest wave's forward pass.
         workspace: what the fullest block needs besides, in forward or backward.
         exchange_buffers: messages on their way, at the fullest dispatch or combine.
@@ -45,22 +51,39 @@ class DeviceMemory:
 
 
 def device_memory(
-    workload: Workload, placement: Placement, schedule: np.ndarray, num_waves: int = 1
+    workload: Workload,
+    placement: Placement,
+    schedule: np.ndarray,
+    num_waves: int = 1,
+    trains: np.ndarray | None = None,
 ) -> DeviceMemory:
-    """Memory of a step under a schedule, int ``[num_subnets, num_microbatches]``."""
-    return _memory(workload, placement, schedule, num_waves)
+    """Memory of a step under a schedule.
+
+    Args:
+        workload: model, partition, mini-batch and optimizer.
+        placement: device of every subnet, owner of every micro-batch.
+        schedule: int ``[num_subnets, num_microbatches]``.
+        num_waves: groups of micro-batches.
+        trains: which subnets train in the step, in other replicas if not here, bool
+            ``[num_subnets]``; default those that the schedule trains.
+    """
+    if trains is None:
+        trains = trains_in_step(schedule)
+    executed = executed_schedule(workload, schedule)
+    return _memory(workload, placement, executed, num_waves, trains)
 
 
 def memory_besides_operations(
     workload: Workload, placement: Placement, num_waves: int = 1
 ) -> np.ndarray:
-    """Bytes besides what FULL operations keep, at their most, float ``[num_devices]``.
+    """Bytes besides what operations keep, at their most, float ``[num_devices]``.
 
     Whatever the schedule, its peak is at most this and `operation_activation_bytes` of its fullest
     wave; where the dense step fits, any schedule does.
     """
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return _memory(workload, placement, dense, num_waves, besides_operations=True).total
+    every = trains_in_step(dense)
+    return _memory(workload, placement, dense, num_waves, every, besides_operations=True).total
 
 
 def _memory(
@@ -68,17 +91,20 @@ def _memory(
     placement: Placement,
     schedule: np.ndarray,
     num_waves: int,
+    trains: np.ndarray,
     *,
     besides_operations: bool = False,
 ) -> DeviceMemory:
     """As `device_memory`; or where operations keep nothing and any group may be FORWARD_ONLY."""
     size = workload.parameter_bytes
     parameters = device_parameters(workload, placement) * size
-    gradients = trained_device_parameters(workload, placement) * size
-    optimizer_state = gradients * OPTIMIZER_STATES[workload.optimizer]
+    optimizer_state = (
+        trained_device_parameters(workload, placement) * size * OPTIMIZER_STATES[workload.optimizer]
+    )
     inputs = _input_bytes(workload, placement)
-    block_gradients = _trained_block_parameters(workload, placement) * size
-    trunk_gradients = gradients - block_gradients.sum(axis=0)
+    block_gradients = _block_gradient_bytes(workload, placement, trains)
+    trunk_gradients = on_owners(placement, trained_trunk_parameters(workload) * size)
+    gradients = block_gradients.sum(axis=0) + trunk_gradients
 
     activations = np.zeros(placement.num_devices)
     workspace = np.zeros(placement.num_devices)
@@ -88,15 +114,16 @@ def _memory(
     for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
         exchange = plan_exchange(workload, placement, in_wave)
-        gradients_made = np.where(exchange.active[1].any(axis=2), block_gradients, 0)
-        kept = _kept_per_block(workload, placement, in_wave, exchange, microbatches)
+        in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))
+        gradients_made = np.where(in_wave_trains, block_gradients, 0)
+        kept = kept_per_block(workload, placement, in_wave, exchange, microbatches)
         if not besides_operations:
-            kept += _kept_by_operations(workload, placement, in_wave)
+            kept += kept_by_operations(workload, placement, in_wave)
         kept_up_to = np.cumsum(kept, axis=0)
-        stream = _owned(placement, microbatches, workload.stream_bytes)
+        stream = owned_sum(placement, microbatches, workload.stream_bytes)
         last_norm = workload.shape.norm_first and (workload.lora is None or gradients_made.any())
         at_ends = (1 + int(last_norm)) * stream  # at the embedding, and in a last norm
-        forward, backward = _workspace_per_block(workload, placement, in_wave, stream, microbatches)
+        forward, backward = workspace_per_block(workload, placement, in_wave, stream, microbatches)
         if besides_operations:
             forward = np.maximum(forward, backward)
 
@@ -159,50 +186,44 @@ def trained_parameters(workload: Workload) -> int:
 
 def device_parameters(workload: Workload, placement: Placement) -> np.ndarray:
     """Parameters that every device holds, float ``[num_devices]``."""
-    held = _block_parameters(workload, placement, subnet_parameters(workload)).sum(axis=0)
-    held[list(placement.owners)] += workload.shape.trunk_parameters
-    return held
+    of_blocks = held_sum(workload, placement, subnet_parameters(workload))
+    of_blocks += held_by_any(workload, placement) * shared_block_parameters(workload)
+    return of_blocks.sum(axis=0) + on_owners(placement, workload.shape.trunk_parameters)
 
 
-def trained_device_parameters(workload: Workload, placement: Placement) -> np.ndarray:
-    """Those of them that train, float ``[num_devices]``."""
-    held = _trained_block_parameters(workload, placement).sum(axis=0)
-    held[list(placement.owners)] += trained_trunk_parameters(workload)
-    return held
-
-
-def operation_activation_bytes(workload: Workload) -> np.ndarray:
-    """Bytes that an operation keeps for backward, float ``[num_subnets, num_microbatches, 3]``.
-
-    Additive: queries, keys, values, their mix and one normaliser per head and token; hidden units
-    before and after the activation function. Only FULL keeps anything.
-    """
-    kept = np.zeros((workload.num_subnets, workload.num_microbatches, NUM_OPERATIONS))
-    kept[..., Operation.FULL] = _kept_bytes_per_token(workload)[:, None] * workload.tokens
-    return kept
-
-
-def _kept_bytes_per_token(workload: Workload) -> np.ndarray:
-    """Bytes that FULL keeps for each token, int ``[num_subnets]``."""
-    partition = workload.partition
-    values = partition.heads * (4 * workload.shape.head_dim + 1) + 2 * partition.hidden
-    return values * workload.element_bytes
-
-
-def _block_parameters(
-    workload: Workload, placement: Placement, of_subnet: np.ndarray
+def trained_device_parameters(
+    workload: Workload, placement: Placement, trains: np.ndarray | None = None
 ) -> np.ndarray:
-    """Parameters of the subnets held and what they share, float ``[num_blocks, num_devices]``."""
-    held = np.zeros((workload.shape.num_blocks, placement.num_devices))
-    at = (workload.partition.block, np.array(placement.subnet_device))
-    np.add.at(held, at, of_subnet)
-    is_there = np.zeros(held.shape, dtype=bool)
-    is_there[at] = True
-    return held + np.where(is_there, shared_block_parameters(workload), 0)
+    """Those of them that train, float ``[num_devices]``; in a step, where `trains` says which
+    subnets do, bool ``[num_subnets]``."""
+    every = np.ones(workload.num_subnets, dtype=bool)
+    chosen = every if trains is None else trains
+    parameters = trained_subnet_parameters(workload) * chosen
+    of_blocks = held_sum(workload, placement, parameters)
+    of_blocks += _shared_factors_held(workload, placement, chosen)
+    return of_blocks.sum(axis=0) + on_owners(placement, trained_trunk_parameters(workload))
 
 
-def _trained_block_parameters(workload: Workload, placement: Placement) -> np.ndarray:
-    return _block_parameters(workload, placement, trained_subnet_parameters(workload))
+def _shared_factors_held(
+    workload: Workload, placement: Placement, trains: np.ndarray
+) -> np.ndarray:
+    """Parameters of shared factors that train in the step, ``[num_blocks, num_devices]``: those of
+    blocks in which any subnet does."""
+    block_trains = np.zeros((workload.shape.num_blocks, 1), dtype=bool)
+    block_trains[workload.partition.block[trains]] = True
+    shared = shared_block_parameters(workload)
+    return (held_by_any(workload, placement) & block_trains) * shared
+
+
+def _block_gradient_bytes(
+    workload: Workload, placement: Placement, trains: np.ndarray
+) -> np.ndarray:
+    """Of all subnets of a block that a device holds if any of them trains in the step, and of
+    shared factors, float ``[num_blocks, num_devices]``."""
+    held = held_sum(workload, placement, trained_subnet_parameters(workload))
+    held *= held_by_any(workload, placement, trains)
+    held += _shared_factors_held(workload, placement, trains)
+    return held * workload.parameter_bytes
 
 
 def _input_bytes(workload: Workload, placement: Placement) -> np.ndarray:
@@ -212,84 +233,6 @@ def _input_bytes(workload: Workload, placement: Placement) -> np.ndarray:
         weights=workload.samples * image_elements * workload.parameter_bytes,
         minlength=placement.num_devices,
     )
-
-
-def _owned(placement: Placement, microbatches: np.ndarray, of_each: np.ndarray) -> np.ndarray:
-    """Sum of a value per micro-batch over those that each device owns, ``[num_devices]``."""
-    return np.bincount(
-        np.array(placement.owner)[microbatches],
-        weights=of_each[microbatches],
-        minlength=placement.num_devices,
-    )
-
-
-def _kept_by_operations(
-    workload: Workload, placement: Placement, schedule: np.ndarray
-) -> np.ndarray:
-    """`operation_activation_bytes` of a schedule, float ``[num_blocks, num_devices]``."""
-    trained_tokens = np.einsum("sm,m->s", schedule == Operation.FULL, workload.tokens)
-    kept = np.zeros((workload.shape.num_blocks, placement.num_devices))
-    at = (workload.partition.block, np.array(placement.subnet_device))
-    np.add.at(kept, at, _kept_bytes_per_token(workload) * trained_tokens)
-    return kept
-
-
-def _kept_per_block(
-    workload: Workload,
-    placement: Placement,
-    schedule: np.ndarray,
-    exchange: Exchange,
-    microbatches: np.ndarray,
-) -> np.ndarray:
-    """Bytes kept by each block besides operations' own, float ``[num_blocks, num_devices]``.
-
-    Lanes keep both sub-layers' inputs and their products with shared factors of adapters. Owners
-    keep the inputs of norms that a gradient goes through: where the norm comes first, in blocks
-    that any device trains; where it comes last, everywhere if the norms train, else from the first
-    block that any device trains on. Where LayerScale trains, and any device runs the block, they
-    keep both branches before it.
-    """
-    runs, trains = exchange.active
-    owned = _owned(placement, microbatches, workload.activation_bytes)
-    received = exchange.received_bytes()[0]
-    num_products = 0 if workload.lora is None else sum(workload.shape.num_maps_in) + 2
-    rank = 0 if workload.lora is None else workload.lora.rank
-    products = num_products * rank / workload.shape.width
-    kept = (2 + products) * np.where(trains.any(axis=2), owned + received, 0)
-    is_trained = trains.any(axis=(1, 2))
-    if workload.shape.norm_first:
-        norms = is_trained * needs_input_gradient(workload, schedule).any(axis=2).sum(axis=1)
-    else:
-        norms = 2 * (np.logical_or.accumulate(is_trained) | (workload.lora is None))
-    kept += norms[:, None] * _owned(placement, microbatches, workload.stream_bytes)
-    if workload.shape.layer_scale and workload.lora is None:
-        kept += 2 * np.where(runs.any(axis=(1, 2)), 1, 0)[:, None] * owned
-    return kept
-
-
-def _workspace_per_block(
-    workload: Workload,
-    placement: Placement,
-    schedule: np.ndarray,
-    stream: np.ndarray,
-    microbatches: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes that each block needs besides what it keeps, float ``[num_blocks, num_devices]``.
-
-    Forward: normed activations, branch and scaled branch, and the hidden units of the largest
-    FORWARD_ONLY group before and after the activation function. Backward: the gradients of the
-    residual stream, of the branch and of its input, and those of the hidden units of the largest
-    FULL group.
-    """
-    groups = lane_sizes(workload, placement, schedule, microbatches)
-    tensors = (2 + int(workload.shape.layer_scale)) * stream
-    fullest = []
-    for operation in (Operation.FORWARD_ONLY, Operation.FULL):
-        run = groups.select(groups.operation == operation)
-        hidden = np.zeros((workload.shape.num_blocks, placement.num_devices))
-        np.maximum.at(hidden, (run.block, run.device), run.hidden * run.tokens)
-        fullest.append(tensors + 2 * workload.element_bytes * hidden)
-    return fullest[0], fullest[1]
 
 
 def _exchange_buffers(exchange: Exchange) -> np.ndarray:

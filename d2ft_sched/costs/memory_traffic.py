@@ -79,9 +79,15 @@ class LaneBytes:
 
 
 def lane_bytes_of(
-    workload: Workload, heads: np.ndarray, hidden: np.ndarray, tokens: np.ndarray
+    workload: Workload,
+    heads: np.ndarray,
+    hidden: np.ndarray,
+    tokens: np.ndarray,
+    trains: np.ndarray | bool = True,
 ) -> LaneBytes:
     """Bytes of groups of so many heads and hidden units on so many tokens; arrays that broadcast.
+
+    Where they do not train, backward has dX only.
 
     A group is one slice of the weights on one batch: whatever subnets and micro-batches it merges,
     it reads activations and weights once. So it moves less than its parts would apart, and the same
@@ -93,11 +99,15 @@ def lane_bytes_of(
     mlp_activation = 1.0 * tokens * shape.width * (hidden > 0)
     attention_weights = 4.0 * shape.width * channels * (tokens > 0)
     mlp_weights = 2.0 * shape.width * hidden * (tokens > 0)
-    # forward: read x, read and write the result; backward: read the gradient twice and x once,
-    # read and write dX; weights are read once forward, once backward, and dW read and written where
-    # they train. With adapters only factors do, which are read and written beside the weights.
+    # forward: read x, read and write the result; backward: read the gradient once for dX and read
+    # and write dX, read the gradient and x once for dW; weights are read once forward, once
+    # backward, and dW read and written where they train. With adapters only factors do, which are
+    # read and written beside the weights. Of channels and hidden units dW and the bias read those
+    # of the result and, twice, gradients of what was projected.
     rank = 0 if workload.lora is None else workload.lora.rank
-    passes = 3 if workload.lora is None else 1
+    trained = np.where(trains, 1.0, 0.0)
+    passes = 1 + (2 * trained if workload.lora is None else 0 * trained)
+    of_factors = 1 + 2 * trained
     attention_factors = attention_weights / shape.width * rank
     mlp_factors = mlp_weights / shape.width * rank
     elements = LaneBytes(
@@ -105,15 +115,15 @@ def lane_bytes_of(
         + 8.0 * tokens * channels
         + attention_weights
         + attention_factors,
-        attention_backward=5.0 * attention_activation
-        + 20.0 * tokens * channels
+        attention_backward=(3 + 2 * trained) * attention_activation
+        + (13 + 7 * trained) * tokens * channels
         + passes * attention_weights
-        + 3 * attention_factors,
+        + of_factors * attention_factors,
         mlp_forward=3.0 * mlp_activation + 4.0 * tokens * hidden + mlp_weights + mlp_factors,
-        mlp_backward=5.0 * mlp_activation
-        + 8.0 * tokens * hidden
+        mlp_backward=(3 + 2 * trained) * mlp_activation
+        + (5 + 3 * trained) * tokens * hidden
         + passes * mlp_weights
-        + 3 * mlp_factors,
+        + of_factors * mlp_factors,
     )
     size = workload.element_bytes
     return LaneBytes(
@@ -125,33 +135,51 @@ def lane_bytes_of(
 
 
 def shared_factor_bytes(
-    workload: Workload, maps_in: int | np.ndarray, tokens: np.ndarray
+    workload: Workload,
+    maps_in: int | np.ndarray,
+    forward: np.ndarray,
+    backward: np.ndarray,
+    trained: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bytes of one sub-layer's products with shared factors of adapters, forward and backward.
 
     Forward reads x for each map in, and reads and writes the result; backward reads the gradient
-    twice and, for each map in, x once, and reads and writes dX. Where there are no adapters or no
-    tokens nothing moves.
+    and, for each map in, reads and writes dX; where factors train it reads the gradient once more
+    and, for each map in, x. Where there are no adapters or no tokens nothing moves.
 
     Args:
         workload: the model, and what trains.
         maps_in: of the sub-layer, each with an A of its own.
-        tokens: of each piece of work.
+        forward, backward, trained: tokens of each piece of work, as in
+            `d2ft_sched.costs.shared_factors`.
     """
     rank = 0 if workload.lora is None else workload.lora.rank
-    factors = (maps_in + 1.0) * rank * workload.shape.width * (tokens > 0)
-    products = 2.0 * (maps_in + 1) * rank * tokens
-    stream = 1.0 * workload.shape.width * tokens * (rank > 0)
-    size = workload.element_bytes
-    return size * ((maps_in + 2) * stream + products + factors), size * (
-        (3 * maps_in + 2) * stream + 2 * products + 3 * factors
+    width, size = workload.shape.width, workload.element_bytes
+    factors = (maps_in + 1.0) * rank * width
+    product, stream = 2.0 * (maps_in + 1) * rank, 1.0 * width * (rank > 0)
+    return (
+        size * (((maps_in + 2) * stream + product) * forward + factors * (forward > 0)),
+        size
+        * (
+            ((2 * maps_in + 1) * stream + product) * backward
+            + ((maps_in + 1) * stream + product) * trained
+            + factors * ((backward > 0) + 2.0 * (trained > 0))
+        ),
     )
 
 
-def optimizer_bytes_moved(workload: Workload, placement: Placement) -> np.ndarray:
+def optimizer_bytes_moved(
+    workload: Workload, placement: Placement, trains: np.ndarray | None = None
+) -> np.ndarray:
     """Bytes of one parameter update, float ``[num_devices]``.
 
-    It reads gradients, and reads and writes parameters that train and optimizer state.
+    It reads gradients, and reads and writes parameters that train and optimizer state; those of
+    subnets that rest are not touched.
+
+    Args:
+        workload: the model, what trains, and the optimizer.
+        placement: which device holds what.
+        trains: which subnets do in the step, bool ``[num_subnets]``; default all.
     """
     per_parameter = (3 + 2 * OPTIMIZER_STATES[workload.optimizer]) * workload.parameter_bytes
-    return trained_device_parameters(workload, placement) * per_parameter
+    return trained_device_parameters(workload, placement, trains) * per_parameter

@@ -34,6 +34,7 @@ class Lora:
 
     @property
     def scale(self) -> float:
+        """Factor on the product of the two low-rank maps."""
         return self.alpha / self.rank
 
     def head_parameters(self, shape: ModelShape) -> int:

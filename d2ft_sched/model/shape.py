@@ -135,6 +135,7 @@ class ModelShape:
 
     @property
     def num_parameters(self) -> int:
+        """Parameters of the whole model."""
         block = (
             self.num_heads * self.head_parameters + self.mlp_hidden * self.hidden_unit_parameters
         )

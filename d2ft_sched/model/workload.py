@@ -73,10 +73,12 @@ class Workload:
 
     @property
     def num_subnets(self) -> int:
+        """Subnets of all blocks."""
         return len(self.partition)
 
     @property
     def num_microbatches(self) -> int:
+        """Micro-batches of the mini-batch."""
         return len(self.microbatch_samples)
 
     @property

@@ -195,14 +195,14 @@ def _lanes_bound_s(step: DenseStep, block: int, k: int, every_device: bool) -> f
             leanest = moved / work  # the more a group holds, the fewer bytes of each FLOP
             of_items = np.array([[amount[kind_index, wave] for amount in item] for item in items]).T
             item_s = np.array([model.seconds(kind, *of_items) for model in models])
-            rates = [_best_rate(model, kind, work, 1.0, leanest) for model in models]
+            rates = [best_rate(model, kind, work, 1.0, leanest) for model in models]
             fastest = float(np.sort(rates)[::-1][:k].sum())
             smallest_s = float(item_s.min(axis=1).max()) if every_device else 0.0
             seconds += max(work / fastest, float(item_s.max(axis=1).min()), smallest_s)
     return seconds
 
 
-def _best_rate(
+def best_rate(
     device: Device, kind: WorkKind, work: float, flops_per_unit: float, bytes_per_unit: float
 ) -> float:
     """A rate that a device exceeds on no part of some work of one kind.
@@ -255,7 +255,7 @@ def _trunk_bound_s(step: DenseStep, q: int) -> float:
             work = float(bytes_moved[wave].sum())
             leanest = float((flops[wave] / bytes_moved[wave]).min())
             rates = [
-                _best_rate(step.cluster.devices[d], kind, work, leanest, 1.0) for d in step.devices
+                best_rate(step.cluster.devices[d], kind, work, leanest, 1.0) for d in step.devices
             ]
             seconds += work / float(np.sort(rates)[::-1][:q].sum())
     return seconds
@@ -272,6 +272,6 @@ def update_bound_s(step: DenseStep) -> float:
     subnets = float(step.block_counts.sum(axis=0) @ step.size_parameters)
     work = subnets * step.update_bytes_per_parameter + trunk
     models = [step.cluster.devices[d] for d in step.devices]
-    rates = [_best_rate(model, WorkKind.OPTIMIZER, work, 0.0, 1.0) for model in models]
+    rates = [best_rate(model, WorkKind.OPTIMIZER, work, 0.0, 1.0) for model in models]
     trunk_s = min(float(model.seconds(WorkKind.OPTIMIZER, 0.0, trunk)) for model in models)
     return max(work / sum(rates), trunk_s)

@@ -140,9 +140,9 @@ class DenseStep:
         flops: list[np.ndarray] = []
         moved: list[np.ndarray] = []
         for maps_in in self.workload.shape.num_maps_in:
-            of_maps = shared_factor_flops(self.workload, maps_in, tokens, tokens, tokens)
+            of_maps = shared_factor_flops(self.workload, maps_in, tokens, tokens, tokens, tokens)
             flops += [of_maps.forward, of_maps.backward]
-            moved += shared_factor_bytes(self.workload, maps_in, tokens)
+            moved += shared_factor_bytes(self.workload, maps_in, tokens, tokens, tokens)
         return np.array(flops), np.array(moved)
 
     @cached_property

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.memory import (
     device_memory,
     memory_besides_operations,
-    operation_activation_bytes,
     subnet_parameters,
     trained_subnet_parameters,
 )

@@ -6,12 +6,12 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
+from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import attention_flops, mlp_flops, operation_flops
 from d2ft_sched.costs.memory import (
     device_memory,
     memory_besides_operations,
-    operation_activation_bytes,
 )
 from d2ft_sched.costs.memory_traffic import lane_bytes_of
 from d2ft_sched.errors import InputError
@@ -107,7 +107,7 @@ def formulate(
         [
             operation_seconds(workload, cluster, placement),
             operation_bytes(workload, placement),
-            operation_activation_bytes(workload),
+            operation_activation_bytes(workload)[..., :NUM_OPERATIONS],
         ]
     )
     row = np.arange(workload.num_subnets)

@@ -178,16 +178,15 @@ class SetupProblem:
             return f"subnet {mixed[0]} rests while its group {self.group[mixed[0]]} trains"
         spent = self.group_setup_cost @ trains
         for q in np.flatnonzero(spent > self.setup_admitted * (1 + ROUNDING)):
-            return f"setups spend {spent[q]!r} of {self.setup_capacity[q]!r} in resource {q}"
+            return f"setups spend {spent[q]:.17g} of {self.setup_capacity[q]:.17g} in resource {q}"
         knapsack = base.knapsack.ravel()
         for r, cost in enumerate(self.cost):
             chosen = at_operations(cost, schedule).ravel()
             spent = np.bincount(knapsack, chosen, minlength=base.num_knapsacks)
             spent += self.group_knapsack_cost[:, r] @ trains
             for k in np.flatnonzero(spent > base.admitted[:, r] * (1 + ROUNDING)):
-                return (
-                    f"knapsack {k} spends {spent[k]!r} of {base.capacity[k, r]!r} in resource {r}"
-                )
+                capacity = base.capacity[k, r]
+                return f"knapsack {k} spends {spent[k]:.17g} of {capacity:.17g} in resource {r}"
         for constraint in base.shared:
             message = shared_violation(constraint, self.cost, schedule)
             if message:

@@ -17,7 +17,7 @@ class LaneSizes:
     ``[num_groups]``.
 
     Attributes:
-        operation: FULL or FORWARD_ONLY.
+        operation: FULL, REST or FORWARD_ONLY.
         block: where they are.
         device: which runs them; groups are ordered by it.
         num_subnets, heads, hidden: subnets, and their heads and hidden units together.

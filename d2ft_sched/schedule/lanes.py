@@ -1,8 +1,9 @@
-"""How a schedule becomes batched work: the two lanes of a block as rectangles.
+"""How a schedule becomes batched work: the three lanes of a block as rectangles.
 
 A lane holds all cells (subnet, micro-batch) of one device and block that have the same operation,
-FULL or FORWARD_ONLY. It is cut into lane groups, each a set of subnets times a set of micro-batches
-that one sliced computation serves. The runtime executes these groups and the simulator prices them.
+FULL, REST or FORWARD_ONLY. It is cut into lane groups, each a set of subnets times a set of
+micro-batches that one sliced computation serves. The runtime executes these groups and the
+simulator prices them.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from d2ft_sched.model.partition import Partition
 from d2ft_sched.schedule.operations import Operation
 
-LANES = (Operation.FULL, Operation.FORWARD_ONLY)
+LANES = (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+import numpy as np
+
 
 class Operation(IntEnum):
     """What a subnet does with a micro-batch.
@@ -28,3 +30,13 @@ class Operation(IntEnum):
 
 NUM_OPERATIONS = 3
 """Those that a knapsack chooses among: all but REST."""
+
+
+def runs_backward(operations: np.ndarray) -> np.ndarray:
+    """Whether operations have a backward pass: FULL and REST; bool as `operations`."""
+    return np.asarray((operations == Operation.FULL) | (operations == Operation.REST))
+
+
+def trains_in_step(schedule: np.ndarray) -> np.ndarray:
+    """Whether any micro-batch trains a subnet, bool ``[num_subnets]``; the others rest."""
+    return np.asarray((schedule == Operation.FULL).any(axis=1))

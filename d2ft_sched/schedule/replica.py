@@ -32,6 +32,7 @@ class Replica:
 
     @property
     def num_microbatches(self) -> int:
+        """Those that pass through this replica."""
         return len(self.placement.owner)
 
     @property

@@ -2,8 +2,9 @@
 
 Every device runs its share in the fewest passes that its memory holds. While the last pass goes
 backward, the gradients of each block are summed around a ring as soon as all devices have them, one
-block after another; those of the classifier go with the last block, those of the rest of the trunk
-when backward has ended. Sums do not slow computation down. Then every device updates its copy.
+block after another; those of the embedding come last. Sums do not slow computation down. Then every
+device updates its copy. It is the step that `sim.step.simulate_replicas` has for these devices, in
+closed form.
 """
 
 from collections.abc import Sequence
@@ -15,21 +16,22 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.memory import (
-    DeviceMemory,
-    shared_block_parameters,
-    trained_subnet_parameters,
-    trained_trunk_parameters,
-)
+from d2ft_sched.costs.gradient_sums import EMBEDDING, gradient_sums
+from d2ft_sched.costs.memory import DeviceMemory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.device_alone import DeviceRun, device_alone, seconds_by_samples
 from sim.dense.passes import PassMemory, whole
 from sim.dense.shares import level_shares
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
-from sim.prediction import Phase, Prediction
-from sim.timetable import UPDATE
+from sim.prediction import TOGETHER, Phase, Prediction
+from sim.step import gradient_sum
+from sim.timetable import UPDATE, timetable
 
 MAX_EXHAUSTIVE = 6
 """Devices up to which all sets of them are tried."""
@@ -54,19 +56,16 @@ class DataParallel:
     prediction: Prediction
 
 
-def gradient_buckets(workload: Workload) -> np.ndarray:
-    """Bytes of the gradients that are summed together, in the order in which backward makes them.
-
-    Returns:
-        float ``[num_blocks + 1]``: of the last block and the classifier, of the blocks before it,
-        and of what is left of the trunk.
-    """
-    one = whole(workload, (1,))
-    blocks = trained_subnet_parameters(one) + shared_block_parameters(one)
-    trunk, classifier = trained_trunk_parameters(one), one.shape.classifier_parameters
-    parameters = np.concatenate([blocks[::-1], [trunk - classifier]]).astype(float)
-    parameters[0] += classifier
-    return parameters * one.parameter_bytes
+def gradient_buckets(workload: Workload) -> tuple[tuple[int, float], ...]:
+    """Block and bytes of the gradients that are summed together, in the order in which backward
+    makes them; see `d2ft_sched.costs.gradient_sums`."""
+    two = whole(workload, (1, 1))
+    replicas = [Replica(Placement(2, (d,) * two.num_subnets, (d,))) for d in (0, 1)]
+    dense = uniform_schedule(two.num_subnets, two.num_microbatches, Operation.FULL)
+    return tuple(
+        (one.block, float(one.num_values * two.parameter_bytes))
+        for one in gradient_sums(two, replicas, dense)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,7 @@ class DataParallelSteps:
         return int(self.workload.samples.sum())
 
     @cached_property
-    def _buckets(self) -> np.ndarray:
+    def _buckets(self) -> tuple[tuple[int, float], ...]:
         return gradient_buckets(self.workload)
 
     @cached_property
@@ -103,7 +102,8 @@ class DataParallelSteps:
 
     def _reserved_bytes(self, num_members: int) -> float:
         """Messages of a ring on their way: a part sent and a part received."""
-        return 2 * float(self._buckets.max()) / num_members if num_members > 1 else 0.0
+        most = max(size for _, size in self._buckets)
+        return 2 * most / num_members if num_members > 1 else 0.0
 
     def seconds(self, device: int, num_members: int) -> np.ndarray:
         """`seconds_by_samples` of a device that is one of so many, ``[num_samples + 1]``."""
@@ -145,13 +145,13 @@ class DataParallelSteps:
         runs = [
             self._run(d, reserved_bytes, share) for d, share in zip(members, shares, strict=True)
         ]
-        sums = [self._sum(tuple(members), float(size)) for size in self._buckets]
+        sums = [self._sum(tuple(members), size) for _, size in self._buckets]
+        phases = _phases(runs, self._buckets, sums, members, len(self.cluster.devices))
         prediction = Prediction(
             cluster=self.cluster,
-            phases=tuple(_phases(runs, sums, members, len(self.cluster.devices))),
+            phases=timetable(self.cluster, phases, overlap=False),
             flops=sum(run.flops for run in runs),
             memory=_memory_of(runs, members, sums),
-            is_overlapped=len(members) > 1,
         )
         return DataParallel(tuple(members), tuple(shares), tuple(runs), prediction)
 
@@ -225,56 +225,41 @@ def _nameless(device: Device) -> Device:
 
 
 def _phases(
-    runs: Sequence[DeviceRun], sums: Sequence[AllReduce], members: Sequence[int], num_devices: int
+    runs: Sequence[DeviceRun],
+    buckets: Sequence[tuple[int, float]],
+    sums: Sequence[AllReduce],
+    members: Sequence[int],
+    num_devices: int,
 ) -> list[Phase]:
-    def of_members(seconds: Sequence[float]) -> np.ndarray:
+    """In the order of issue; every device is a replica."""
+
+    def of(device: int, block: int, direction: str, seconds: float) -> Phase:
         on_device = np.zeros(num_devices)
-        on_device[list(members)] = seconds
-        return on_device
+        on_device[device] = seconds
+        name = "passes" if block < 0 else "backward"
+        return Phase(0, direction, block, name, 0.0, seconds, on_device, replica=device)
 
     last = [run.passes.backward_block_s(-1) for run in runs]
-    before_s = np.array(
-        [run.passes.total_s.sum() - own.sum() for run, own in zip(runs, last, strict=True)]
-    )
     phases = [
-        Phase(0, "forward", -1, "passes", 0.0, float(before_s.max()), of_members(before_s.tolist()))
+        of(device, -1, "forward", float(run.passes.total_s.sum() - own.sum()))
+        for device, run, own in zip(members, runs, last, strict=True)
     ]
-    clock_s, summed_s = before_s, 0.0
-    last_block = len(sums) - 2
-    for number, one in enumerate(sums):
-        block = last_block - number
-        if block >= 0:
-            own_s = np.array([seconds[block] for seconds in last])
-            start_s, clock_s = clock_s, clock_s + own_s
-            phases.append(
-                Phase(
-                    0,
-                    "backward",
-                    block,
-                    "backward",
-                    float(start_s.min()),
-                    float(clock_s.max() - start_s.min()),
-                    of_members(own_s.tolist()),
-                    device_start_s=of_members(start_s.tolist()),
-                )
-            )
-        if one.seconds:
-            start = max(summed_s, float(clock_s.max()))
-            summed_s = start + one.seconds
-            phases.append(
-                Phase(
-                    0,
-                    "backward",
-                    block,
-                    "gradient all-reduce",
-                    start,
-                    one.seconds,
-                    pair_bytes=one.pair_bytes,
-                )
-            )
-    update_s = [run.update_s for run in runs]
-    ended_s = max(summed_s, float(clock_s.max()))
-    phases.append(Phase(0, UPDATE, -1, "optimizer", ended_s, max(update_s), of_members(update_s)))
+    num_blocks = len(last[0])
+    for block in range(num_blocks - 1, EMBEDDING - 1, -1):
+        if block > EMBEDDING:
+            phases += [
+                of(device, block, "backward", float(own[block]))
+                for device, own in zip(members, last, strict=True)
+            ]
+        phases += [
+            gradient_sum(bucket, num_blocks, one, wave=0)
+            for (bucket, _), one in zip(buckets, sums, strict=True)
+            if min(bucket, num_blocks - 1) == block and one.seconds
+        ]
+    update_s = np.zeros(num_devices)
+    update_s[list(members)] = [run.update_s for run in runs]
+    most_s = float(update_s.max())
+    phases.append(Phase(0, UPDATE, -1, "optimizer", 0.0, most_s, update_s, replica=TOGETHER))
     return phases
 
 

@@ -57,12 +57,15 @@ class PassSeconds:
         forward_s: of the whole model.
         first_block_s: backward of the first block, with its share of the trunk.
         other_block_s: backward of any other block, with its share of the trunk.
+        first_rest_s, other_rest_s: the same where the block rests.
         num_blocks: of the model.
     """
 
     forward_s: np.ndarray
     first_block_s: np.ndarray
     other_block_s: np.ndarray
+    first_rest_s: np.ndarray
+    other_rest_s: np.ndarray
     num_blocks: int
 
     @property
@@ -103,19 +106,26 @@ def pass_seconds(
         )
     )
     blocks = [_block_seconds(passes, device, block, is_trial) for block in (0, 1)]
-    (block_forward_s, first_s), (_, other_s) = blocks
+    (block_forward_s, first_s, first_rest_s), (_, other_s, other_rest_s) = blocks
+    trunk_s = backward_s / num_blocks
     return PassSeconds(
         forward_s + num_blocks * block_forward_s,
-        first_s + backward_s / num_blocks,
-        other_s + backward_s / num_blocks,
+        first_s + trunk_s,
+        other_s + trunk_s,
+        first_rest_s + trunk_s,
+        other_rest_s + trunk_s,
         num_blocks,
     )
 
 
 def _block_seconds(
     passes: Workload, device: Device, block: int, is_trial: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Forward and backward of a block's lanes, float ``[num_passes]`` each."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Forward, backward and, where it rests, backward of a block's lanes, float ``[num_passes]``
+    each.
+
+    Of the bytes that backward moves, rest is taken to move as large a part as it does of the FLOPs.
+    """
     shape, tokens = passes.shape, passes.tokens
     needs_dx = hands_gradient_on(passes, np.array(block))
     heads, hidden = np.array(shape.num_heads), np.array(shape.mlp_hidden)
@@ -134,16 +144,26 @@ def _block_seconds(
             True,
         ),
     )
-    seconds = np.zeros((2, passes.num_microbatches))
+    seconds = np.zeros((3, passes.num_microbatches))
     for maps_in, (own, own_moved, kinds, needed) in zip(shape.num_maps_in, sublayers, strict=True):
-        shared = shared_factor_flops(passes, maps_in, tokens, tokens, tokens * needed)
-        shared_moved = shared_factor_bytes(passes, maps_in, tokens)
+        shared = shared_factor_flops(passes, maps_in, tokens, tokens, tokens * needed, tokens)
+        shared_moved = shared_factor_bytes(passes, maps_in, tokens, tokens, tokens)
         for flops, bytes_moved in ((own, own_moved), (shared, shared_moved)):
-            for direction, amount in enumerate((flops.forward, flops.backward)):
-                seconds[direction] += device.seconds(
-                    kinds[direction], amount, bytes_moved[direction], is_trial=is_trial
-                )
-    return seconds[0], seconds[1]
+            resting = np.divide(
+                flops.backward_input,
+                flops.backward,
+                out=np.zeros_like(flops.backward),
+                where=flops.backward > 0,
+            )
+            work = (
+                (flops.forward, bytes_moved[0]),
+                (flops.backward, bytes_moved[1]),
+                (flops.backward_input, resting * bytes_moved[1]),
+            )
+            for index, (amount, moving) in enumerate(work):
+                kind = kinds[min(index, 1)]
+                seconds[index] += device.seconds(kind, amount, moving, is_trial=is_trial)
+    return seconds[0], seconds[1], seconds[2]
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,8 @@ def _drawn_seconds(
                 yield phase.device_s * of_step * noise
 
     last_s = np.zeros(num_steps)
-    for _, end_s in phase_times(prediction.phases, device_s(), prediction.is_overlapped):
+    for _, _, end_s in phase_times(
+        prediction.cluster, prediction.phases, device_s(), prediction.is_overlapped
+    ):
         last_s = np.maximum(last_s, end_s)
     return last_s

@@ -130,11 +130,11 @@ class BlockTimes:
             ):
                 of_all = np.where(chosen.any(axis=0), workload.tokens, 0)
                 tokens = np.array([of_all[wave].sum() for wave in self._waves])
-                flops = shared_factor_flops(workload, maps_in, tokens, tokens, tokens)
+                flops = shared_factor_flops(workload, maps_in, tokens, tokens, tokens, tokens)
                 seconds[:, direction, sublayer] = model.seconds(
                     LANE_KINDS[direction][sublayer],
                     (flops.forward, flops.backward)[direction],
-                    shared_factor_bytes(workload, maps_in, tokens)[direction],
+                    shared_factor_bytes(workload, maps_in, tokens, tokens, tokens)[direction],
                 )
         return seconds
 

@@ -30,6 +30,8 @@ MAX_TRIES = 12
 """Times that levels are chosen: anew where the schedule took too long, or much less than it may."""
 COVERING_S = 1.0
 """Seconds for the schedule of one try under a coverage, which takes longer to prove."""
+LOOSER = 1.25
+"""Factor of the time that blocks get where levels hold no plan of the coverage asked for."""
 LEAST_CORRECTION = 1e-3
 """Relative, where a smaller one left the levels as they were; doubled each time."""
 
@@ -140,8 +142,14 @@ class TargetSearch:
         enough_s, too_much_s, last_s = 0.0, np.inf, np.inf
         for _ in range(MAX_TRIES):
             found = self._planned(levels, target_s, solver, seed, time_limit_s)
-            if found is None:
-                break
+            if found is None:  # looser levels may hold one
+                enough_s = max(enough_s, available_s)
+                if best is not None or too_much_s - enough_s < LEAST_CORRECTION * enough_s:
+                    break
+                between = (enough_s + too_much_s) / 2
+                available_s = between if np.isfinite(between) else LOOSER * available_s
+                levels = choose_levels(self.choices, available_s)
+                continue
             plan, step_s = found
             if step_s <= target_s * (1 + ROUNDING):
                 enough_s = available_s
@@ -151,7 +159,7 @@ class TargetSearch:
                     break
             else:
                 too_much_s = available_s
-            if best is not None:
+            if best is not None or enough_s > 0:
                 if too_much_s - enough_s < LEAST_CORRECTION * enough_s:
                     break
                 available_s = (enough_s + too_much_s) / 2

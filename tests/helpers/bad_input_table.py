@@ -167,7 +167,7 @@ TABLE: dict[str, Row] = {
     "no classes": (f"{PLAN} --num-classes 0", "--num-classes is '0'"),
     "heads not divided": (f"{PLAN} --heads-per-subnet 2", "must divide the 3 heads"),
     "heads not numbers": (f"{PLAN} --heads-per-subnet x", "--heads-per-subnet is 'x'"),
-    "heads of nothing": (f"{PLAN} --heads-per-subnet ''", "--heads-per-subnet is ''"),
+    "heads of nothing": (f"{PLAN} --heads-per-subnet ''", "--heads-per-subnet is empty"),
     "heads below 0": (f"{PLAN} --heads-per-subnet -1", "-1"),
     "heads that are too many": (f"{PLAN} --heads-per-subnet 1,1,2", "1, 1, 2"),
     "too many waves": (f"{PLAN} --waves 9", "number of waves is 9"),

@@ -79,7 +79,7 @@ def _random_step(
             tuple(rng.integers(0, num_devices, workload.num_subnets).tolist()),
             tuple(rng.integers(0, num_devices, 3).tolist()),
         ),
-        rng.integers(0, 3, (workload.num_subnets, 3)).astype(np.int8),
+        rng.integers(0, 4, (workload.num_subnets, 3)).astype(np.int8),
         num_waves=int(rng.integers(1, 4)),
     )
 

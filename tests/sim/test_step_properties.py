@@ -94,7 +94,7 @@ def test_on_a_switch_bandwidth_and_cheaper_schedules_never_lengthen_a_step(step_
     step_s = step.predicted().step_s * (1 + 1e-9)
     more = wider(step.cluster, rng.uniform(1, 5, len(step.cluster.links)))
     assert step.on(more).step_s <= step_s
-    lower = np.minimum(step.schedule, rng.integers(0, 3, step.schedule.shape)).astype(np.int8)
+    lower = np.where(rng.random(step.schedule.shape) < 0.3, np.int8(0), step.schedule)
     assert replace(step, schedule=lower).predicted().step_s <= step_s
 
 
@@ -115,7 +115,7 @@ def test_elsewhere_what_the_links_have_to_carry_never_takes_longer(step_on, kind
     assert bound_s(before) <= before.step_s * (1 + 1e-9)
     more = wider(step.cluster, rng.uniform(1, 5, len(step.cluster.links)))
     assert bound_s(step.on(more)) <= bound_s(before) * (1 + 1e-9)
-    lower = np.minimum(step.schedule, rng.integers(0, 3, step.schedule.shape)).astype(np.int8)
+    lower = np.where(rng.random(step.schedule.shape) < 0.3, np.int8(0), step.schedule)
     assert bound_s(replace(step, schedule=lower).predicted()) <= bound_s(before) * (1 + 1e-9)
 
 

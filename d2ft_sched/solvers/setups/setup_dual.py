@@ -21,7 +21,7 @@ RESTING = (Operation.SHORTCUT, Operation.FORWARD_ONLY, Operation.REST)
 TEMPERATURES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Smoothing T of an item's choice, in units of the mean span of an item's values."""
 
-MAX_ITERATIONS = 60
+MAX_ITERATIONS = 30
 """Of the quasi-Newton method, at each temperature."""
 
 ROUNDING = 1e-14

@@ -14,14 +14,10 @@ from d2ft_sched.problem.solution import (
     no_schedule,
 )
 from d2ft_sched.solvers.dp import solve_dp
-from d2ft_sched.solvers.setups.separate import MAX_GROUPS, part_of_groups, solve_separated
-from d2ft_sched.solvers.setups.setup_dual import SetupDual
+from d2ft_sched.solvers.setups.separate import part_choices, part_of_groups, solve_separated
+from d2ft_sched.solvers.setups.setup_dual import Dual, SetupDual
 from d2ft_sched.solvers.setups.setup_rows import SetupRows, setup_rows
 from d2ft_sched.solvers.setups.training_sets import greedy_set, sets_by_worth
-
-FEW_GROUPS = 2
-"""Parts of up to this many groups are solved exactly at once, those of more only if prices leave a
-gap."""
 
 MAX_SETS = 5_000
 """Training sets that are looked at."""
@@ -35,9 +31,10 @@ def solve_setup_lagrangian(
 ) -> Solution:
     """Prices on every limit bound the optimum; given what trains, the knapsacks are solved exactly.
 
-    Training sets are gone through by falling dual bound until none that is left can beat the best
-    schedule, which is optimal then, or until a limit is met. Where groups separate, they are solved
-    exactly instead (`separate`). Deterministic.
+    Where groups separate into parts, the choices of each that the bound leaves open are solved and
+    combined (`separate`). Elsewhere training sets are gone through by falling dual bound, until
+    none that is left can beat the best schedule, which is optimal then, or until a limit is met.
+    Deterministic.
 
     Args:
         problem: any.
@@ -47,19 +44,12 @@ def solve_setup_lagrangian(
     begin = time.perf_counter()
     deadline = float("inf") if time_limit_s is None else begin + time_limit_s
     rows = setup_rows(problem)
-    part = part_of_groups(problem, rows)
     search = _Search(problem, rows, deadline)
     build_s = time.perf_counter() - begin
-    largest_part = int(np.bincount(part).max())
-    separates = largest_part <= MAX_GROUPS and not problem.problem.shared
     if rows.impossible:
         search.bound = float("-inf")
-    elif separates and largest_part <= FEW_GROUPS:
-        search.separate(part)
-    if not search.is_settled():
-        search.by_worth()
-    if separates and largest_part > FEW_GROUPS and not search.is_settled():
-        search.separate(part)
+    else:
+        search.run()
     solve_s = time.perf_counter() - begin - build_s
     method = "; ".join(search.said)
     if search.best is None:
@@ -115,25 +105,44 @@ class _Search:
         if objective > self.objective:
             self.best, self.objective = schedule, objective
 
-    def separate(self, part: np.ndarray) -> None:
-        """Solve parts exactly."""
-        found = solve_separated(self.problem, part, self.deadline)
-        if found is None:
-            self.said.append("parts not solved")
-            return
-        self.said.append(f"every choice of training groups in {int(part.max()) + 1} parts")
-        self.offer(found.schedule)
-        self.bound = min(self.bound, found.bound)
-
-    def by_worth(self) -> None:
-        """Go through training sets by falling dual bound."""
+    def run(self) -> None:
+        """Find prices, then the training sets that they leave open."""
         dual = SetupDual(self.problem, self.rows).lowest()
+        self.bound = dual.bound
         self.said.append(f"prices on {len(self.rows.limit)} limits")
-        if np.isneginf(dual.bound):
-            self.bound = float("-inf")
-            return
-        solved = greedy_set(self.problem, dual)
-        highest = self.solve(solved)
+        if not self.is_settled():
+            first = greedy_set(self.problem, dual)
+            highest = self.solve(first)
+            if self.beats(dual.bound) and not self.separate(dual):
+                self.by_worth(dual, first, highest)
+        self.said.append(f"knapsacks of {self.num_solved} training sets")
+
+    def separate(self, dual: Dual) -> bool:
+        """Solve and combine the open choices of parts; whether that could be done."""
+        part = part_of_groups(self.problem, self.rows)
+        if self.problem.problem.shared or self.best is None or not part.max():
+            return False
+        choices = part_choices(dual, part, dual.bound - self.objective)
+        if choices is None:
+            return False
+        found = solve_separated(self.problem, part, choices, self.deadline)
+        if found is None:
+            return False
+        self.num_solved += len(choices)
+        self.said.append(f"up to {len(choices)} choices in each of {int(part.max()) + 1} parts")
+        known = self.objective
+        self.offer(found.schedule)
+        self.bound = min(self.bound, max(known, found.bound))
+        return True
+
+    def by_worth(self, dual: Dual, solved: np.ndarray, highest: float) -> None:
+        """Go through training sets by falling dual bound.
+
+        Args:
+            dual: at the best prices.
+            solved: a training set whose knapsacks were solved.
+            highest: what it can be worth.
+        """
         left = float("-inf")
         for number, candidate in enumerate(sets_by_worth(self.problem, self.rows, dual)):
             left = candidate.bound_of_rest
@@ -148,7 +157,6 @@ class _Search:
             else:
                 highest = max(highest, candidate.bound)
         self.bound = min(self.bound, max(highest, left))
-        self.said.append(f"knapsacks of {self.num_solved} training sets")
 
     def solve(self, trains: np.ndarray) -> float:
         """Solve the knapsacks of a training set; a bound on what it can be worth."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.flops import operation_flops, step_flops, trunk_flops
 from d2ft_sched.costs.memory import (
     device_memory,
@@ -68,7 +69,7 @@ def slow_step_flops(workload: Workload, schedule: np.ndarray, device: list[int])
         something_trained = False
         for block in range(shape.num_blocks):
             for is_mlp in (False, True):
-                runs, trains = set(), set()
+                runs, trains, passes = set(), set(), set()
                 for s in partition.of_block(block):
                     subnet, operation = partition.subnets[s], schedule[s, i]
                     channels = subnet.num_hidden if is_mlp else len(subnet.heads) * shape.head_dim
@@ -83,9 +84,13 @@ def slow_step_flops(workload: Workload, schedule: np.ndarray, device: list[int])
                         trains.add(device[s])
                         total += map_out + 2 * low_in + 2 * low_out + 2.5 * core
                         total += map_in if something_trained else 0
+                    if operation == Operation.REST and something_trained:
+                        passes.add(device[s])
+                        total += map_out + low_in + low_out + 2.5 * core + map_in
                 shared = 2 * tokens * width * r
                 total += 2 * shared * len(runs)
-                total += shared * len(trains) * (4 if something_trained else 3)
+                total += shared * (2 * len(trains) + len(trains | passes))
+                total += shared * len(trains | passes) if something_trained else 0
                 something_trained = something_trained or bool(trains)
     return total
 
@@ -95,7 +100,7 @@ def slow_step_flops(workload: Workload, schedule: np.ndarray, device: list[int])
 def test_step_flops_equal_the_slow_count(seed: int, num_devices: int) -> None:
     rng = np.random.default_rng(seed)
     workload = workload_of(int(rng.choice([1, 2, 3, 6])))
-    schedule = rng.choice(3, size=(workload.num_subnets, 3), p=rng.dirichlet(np.ones(3)))
+    schedule = rng.choice(4, size=(workload.num_subnets, 3), p=rng.dirichlet(np.ones(4)))
     device = rng.integers(num_devices, size=workload.num_subnets).tolist()
     placement = Placement(num_devices, tuple(device), (0, 0, 0))
     counted = step_flops(workload, schedule, placement)
@@ -130,6 +135,21 @@ def test_a_frozen_prefix_pays_neither_dx_nor_dw() -> None:
     # The second block is now the first that trains: it costs what the first did in the dense step.
     first = operation_flops(workload)[workload.partition.block == 0, :, Operation.FULL]
     assert rest == pytest.approx(first.sum(), rel=1e-12)
+
+
+def test_rest_below_all_that_trains_is_forward_only() -> None:
+    workload = workload_of()
+    in_first = workload.partition.block == 0
+    placement = place_round_robin(workload.partition, 3, 2)
+    both = []
+    for operation in (Operation.REST, Operation.FORWARD_ONLY):
+        schedule = dense(workload)
+        schedule[in_first] = operation
+        memory = device_memory(workload, placement, schedule, 2)
+        sent = plan_exchange(workload, placement, schedule).pair_bytes()
+        flops = step_flops(workload, schedule, placement)
+        both.append((flops, sent.tolist(), *(v.tolist() for v in vars(memory).values())))
+    assert both[0] == both[1]
 
 
 def test_parameters_by_hand() -> None:

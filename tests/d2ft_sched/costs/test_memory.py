@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.memory import (
     device_memory,
     device_parameters,
     memory_besides_operations,
-    operation_activation_bytes,
     subnet_parameters,
 )
 from d2ft_sched.costs.memory_traffic import (
@@ -99,7 +99,7 @@ def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
         tuple(int(d) for d in rng.integers(num_devices, size=workload.num_subnets)),
         tuple(int(d) for d in rng.integers(num_devices, size=3)),
     )
-    schedule = rng.integers(3, size=(workload.num_subnets, 3))
+    schedule = rng.integers(4, size=(workload.num_subnets, 3))
     memory = device_memory(workload, placement, schedule, num_waves)
     stays = memory.parameters + memory.optimizer_state + memory.inputs
     assert (memory.total >= stays + memory.gradients).all()
@@ -107,6 +107,10 @@ def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
     parts = memory.gradients + memory.activations + memory.workspace + memory.exchange_buffers
     assert (memory.total <= stays + parts + memory.gradients).all()
 
+    resting = np.where(schedule == Operation.FULL, Operation.REST, schedule)
+    rested = device_memory(workload, placement, resting, num_waves)
+    assert (rested.activations <= memory.activations).all()
+    assert (rested.gradients <= memory.gradients).all()
     run_less = np.where(rng.random(schedule.shape) < 0.3, Operation.SHORTCUT, schedule)
     less = device_memory(workload, placement, run_less, num_waves)
     assert (less.activations <= memory.activations).all()
@@ -128,10 +132,11 @@ def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_o
     device = rng.integers(num_devices, size=workload.num_subnets)
     owner = rng.integers(num_devices, size=3)
     placement = Placement(num_devices, tuple(device.tolist()), tuple(owner.tolist()))
-    schedule = rng.choice(3, size=(workload.num_subnets, 3), p=rng.dirichlet([1, 1, 1]))
+    schedule = rng.choice(4, size=(workload.num_subnets, 3), p=rng.dirichlet([1, 1, 1, 1]))
     total = device_memory(workload, placement, schedule, num_waves).total
     assert (total <= device_memory(workload, placement, dense(workload), num_waves).total).all()
-    kept = operation_activation_bytes(workload)[..., Operation.FULL] * (schedule == Operation.FULL)
+    of_each = operation_activation_bytes(workload)
+    kept = np.take_along_axis(of_each, schedule[..., None], axis=2)[..., 0]
     fullest = np.max(
         [
             np.bincount(device, kept[:, wave].sum(axis=1), minlength=num_devices)
@@ -151,10 +156,38 @@ def test_waves_divide_activations() -> None:
 
 def test_operation_activation_bytes_add_up_to_what_lanes_keep() -> None:
     workload = small_workload(2)
-    kept = operation_activation_bytes(workload)
-    assert not kept[..., : Operation.FULL].any()
+    kept = operation_activation_bytes(workload).sum(axis=(0, 1))
     tokens, width, hidden = 6 * 5, 24, 96
-    assert kept.sum() == 2 * tokens * (4 * width + 6 + 2 * hidden) * 4
+    attention = 4 * width + 6
+    full, rest = (2 * tokens * (attention + n * hidden) * 4 for n in (2, 1))
+    assert kept.tolist() == [0, 0, full, rest]
+
+
+def test_a_block_that_rests_has_no_gradients_and_keeps_what_its_input_gradient_needs() -> None:
+    workload = small_workload(2)
+    one = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
+    schedule = dense(workload)
+    schedule[workload.partition.block == 1] = Operation.REST
+    full, rested = (device_memory(workload, one, s) for s in (dense(workload), schedule))
+    assert full.parameters == rested.parameters
+    assert full.optimizer_state == rested.optimizer_state
+    in_block = 4 * subnet_parameters(workload)[:3].sum()
+    assert full.gradients - rested.gradients == [in_block]
+    tokens, width, hidden = 6 * 5, 24, 96
+    assert full.activations - rested.activations == [4 * tokens * (2 * width + hidden)]
+    trains = np.array([True] * 3 + [False] * 3)
+    moved = optimizer_bytes_moved(workload, one, trains)
+    assert optimizer_bytes_moved(workload, one) - moved == [7 * in_block]
+
+
+def test_gradients_of_what_only_another_replica_trains_are_held_too() -> None:
+    workload = small_workload(2)
+    one = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
+    rested = uniform_schedule(workload.num_subnets, 3, Operation.REST)
+    trains = np.array([False] * 4 + [True] * 2)
+    memory = device_memory(workload, one, rested, trains=trains)
+    of_block = 4 * subnet_parameters(workload)[3:].sum()
+    assert memory.gradients == [of_block + 4 * workload.shape.trunk_parameters]
 
 
 def test_bytes_moved_follow_samples_and_parameters() -> None:

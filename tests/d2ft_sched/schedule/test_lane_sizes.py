@@ -33,7 +33,7 @@ def cases(draw: st.DrawFn) -> tuple[Workload, Placement, np.ndarray, np.ndarray]
     placement = Placement(
         num_devices, tuple(rng.integers(0, num_devices, num).tolist()), (0,) * len(samples)
     )
-    schedule = rng.integers(0, 3, (num, len(samples))).astype(np.int8)
+    schedule = rng.integers(0, 4, (num, len(samples))).astype(np.int8)
     if draw(st.booleans()):
         schedule = schedule[rng.integers(0, num, num)]
     if draw(st.booleans()):

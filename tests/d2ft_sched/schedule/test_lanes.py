@@ -15,7 +15,7 @@ PARTITION = partition_by_heads(SHAPE, 1)
 @given(st.integers(0, 2**32), st.integers(1, 6))
 def test_groups_cover_every_active_cell_once_with_its_operation(seed, num_microbatches):
     rng = np.random.default_rng(seed)
-    schedule = rng.integers(0, 3, (len(PARTITION), num_microbatches)).astype(np.int8)
+    schedule = rng.integers(0, 4, (len(PARTITION), num_microbatches)).astype(np.int8)
     held = rng.random(len(PARTITION)) < 0.7
     wave = np.flatnonzero(rng.random(num_microbatches) < 0.8)
     covered = np.zeros_like(schedule)

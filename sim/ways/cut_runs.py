@@ -1,0 +1,203 @@
+"""A replica cut over several devices: layouts within their memory, and what they take."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.placement_search.dense_step import DenseStep
+from d2ft_sched.placement_search.layout import excess_bytes, fitted_layouts, spread, to_placement
+from d2ft_sched.placement_search.local_search import devices_by_speed, search_layouts
+from sim.dense.passes import split_evenly
+from sim.ways.load import Load, sample_flops
+from sim.ways.runs import ReplicaRun
+
+NUM_PRICED = 4
+"""Numbers of samples that a cut replica is priced for; between them it is interpolated."""
+BACKWARD_SHARE = 2 / 3
+"""Of forward and backward, roughly: for what of the sums a cut replica's backward hides."""
+MAX_OWNERS = 8
+"""Devices up to which each may own a micro-batch of every wave."""
+
+
+@dataclass(frozen=True)
+class CutLayout:
+    """How a replica is cut for some samples; devices are counted within the group.
+
+    Attributes:
+        num_waves: that pass one after another, each of the same size but for one sample.
+        most_per_wave: samples of the largest.
+        subnet_device: device of every subnet.
+        owner: of every micro-batch of a wave.
+        compute_s: forward and backward of all waves, without messages.
+        messages_s: of dispatch and combine.
+        update_s: of the parameter update.
+    """
+
+    num_waves: int
+    most_per_wave: int
+    subnet_device: tuple[int, ...]
+    owner: tuple[int, ...]
+    compute_s: float
+    messages_s: float
+    update_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.compute_s + self.messages_s
+
+
+@dataclass(frozen=True, eq=False)
+class CutRuns:
+    """Layouts of a group of devices; what was searched once is remembered.
+
+    Attributes:
+        workload: model, partition, what trains; its largest micro-batch is the largest here.
+        cluster: devices and links.
+        group: indices of at least two devices, sorted.
+        reserved_bytes: of every device's memory, for messages of sums.
+    """
+
+    workload: Workload
+    cluster: Cluster
+    group: tuple[int, ...]
+    reserved_bytes: float
+    _polished: dict[int, CutLayout] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _spread(self) -> dict[int, CutLayout]:
+        """By the samples that they were made for, rising; those that fit."""
+        most = int(self.workload.samples.sum())
+        numbers = np.unique(np.geomspace(1, most, NUM_PRICED).round().astype(int)).tolist()
+        found = {n: next(self._fitting(n, thorough=False), None) for n in numbers}
+        return {n: layout for n, layout in found.items() if layout is not None}
+
+    @property
+    def layouts(self) -> dict[int, CutLayout]:
+        """By the samples that they were made for, rising."""
+        return {**self._spread, **self._polished}
+
+    def layout(self, num_samples: int) -> CutLayout:
+        """That which was made for the fewest samples of at least so many."""
+        return next(v for n, v in self.layouts.items() if n >= num_samples)
+
+    def polish(self, num_samples: int) -> None:
+        """Search thoroughly for the layout of so many samples."""
+        number = next(n for n in self.layouts if n >= num_samples)
+        found = next(self._fitting(number, thorough=True), None)
+        if found is not None and found.total_s < self.layouts[number].total_s:
+            self._polished[number] = found
+
+    def of(self, load: Load) -> ReplicaRun:
+        """Its run of a load."""
+        most, num_blocks, layouts = load.num_samples, len(load.trains), self.layouts
+        samples = np.arange(most + 1)
+        if not layouts:
+            total_s = np.where(samples == 0, 0.0, np.inf)
+            return ReplicaRun(0 * samples, total_s, np.zeros((most + 1, num_blocks)), 0.0)
+        flops = sample_flops(self.workload)
+        part = flops.subnets(load) / flops.subnets(Load(most, (True,) * num_blocks))
+        at = np.array([0, *layouts])
+        seconds = [0.0, *(part * v.compute_s + v.messages_s for v in layouts.values())]
+        total_s = np.interp(samples, at, seconds, right=np.inf)
+        per_wave = np.array([1, *(v.most_per_wave for v in layouts.values())])
+        made_for = np.minimum(np.searchsorted(at, samples), len(at) - 1)
+        num_passes = -(-samples // per_wave[made_for])
+        last_s = BACKWARD_SHARE * total_s / np.maximum(num_passes, 1) / num_blocks
+        return ReplicaRun(
+            num_passes,
+            total_s,
+            np.repeat(last_s[:, None], num_blocks, axis=1),
+            max(v.update_s for v in layouts.values()),
+        )
+
+    def _fitting(self, num_samples: int, thorough: bool) -> Iterator[CutLayout]:
+        """Layouts in 1, 2, 4, ... waves, as far as they fit."""
+        num_waves = 1
+        while True:
+            num_waves = min(num_waves, num_samples)
+            found = self._best(num_samples, num_waves, thorough)
+            if found is not None:
+                yield found
+            if num_waves == num_samples:
+                return
+            num_waves *= 2
+
+    def _best(self, num_samples: int, num_waves: int, thorough: bool) -> CutLayout | None:
+        """The fastest layout of those tried that fits; waves are priced by the first two."""
+        wave = split_evenly(num_samples, num_waves)
+        largest = max(self.workload.microbatch_samples)
+        pieces = min(wave[-1], max(-(-wave[0] // largest), 2 * min(len(self.group), MAX_OWNERS)))
+        priced_waves = min(num_waves, 2)
+        samples = tuple(n for size in wave[:priced_waves] for n in split_evenly(size, pieces))
+        workload = replace(self.workload, microbatch_samples=samples)
+        step = DenseStep(workload, self.cluster, self.group, priced_waves)
+        scale, local = num_waves / priced_waves, {d: i for i, d in enumerate(self.group)}
+        priced = []
+        for counts, owner in self._layouts(step, thorough):
+            messages_s = _messages_s(step, counts, owner)
+            update_s = step.update_s(counts, owner)
+            compute_s = step.seconds(counts, owner) - messages_s - update_s
+            compute_s -= step.all_reduce_s(owner)
+            placement = to_placement(step, counts, owner[:pieces])
+            layout = CutLayout(
+                num_waves,
+                wave[0],
+                tuple(local[d] for d in placement.subnet_device),
+                owner[:pieces],
+                scale * compute_s,
+                scale * messages_s,
+                update_s,
+            )
+            priced.append((layout, counts, owner))
+        priced.sort(key=lambda found: found[0].total_s)
+        return next((v for v, counts, owner in priced if self._fits(step, counts, owner)), None)
+
+    def _layouts(
+        self, step: DenseStep, thorough: bool
+    ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+        if thorough:
+            for layout in search_layouts(step, every_device=False, kept_share=1.0):
+                if layout.num_active > 1:
+                    yield layout.counts, _same_in_each_wave(step, layout.owner)
+            return
+        everyone = range(step.num_devices)
+        counts = spread(step, everyone)
+        for owner in _owners(step):
+            if counts is not None and self._fits(step, counts, owner):
+                yield counts, owner
+            else:
+                yield from ((v, owner) for v in fitted_layouts(step, everyone, owner, 1.0))
+
+    def _fits(self, step: DenseStep, counts: np.ndarray, owner: tuple[int, ...]) -> bool:
+        return bool((excess_bytes(step, counts, owner, 1.0) + self.reserved_bytes <= 0).all())
+
+
+def _owners(step: DenseStep) -> Iterator[tuple[int, ...]]:
+    """All micro-batches on the fastest device, or dealt to all by their speed."""
+    fast = devices_by_speed(step)
+    yield (fast[0],) * step.workload.num_microbatches
+    whole = step.block_counts.max(axis=0)
+    speed = np.array([1 / step.lanes_s(d, whole).sum() for d in range(step.num_devices)])
+    per_wave = step.workload.num_microbatches // step.num_waves
+    if per_wave > 1:
+        at = (np.arange(per_wave) + 0.5) / per_wave
+        order = np.array(fast)
+        bounds = np.cumsum(speed[order]) / speed.sum()
+        chosen = order[np.searchsorted(bounds, at * (1 - 1e-12))]
+        yield tuple(chosen.tolist()) * step.num_waves
+
+
+def _messages_s(step: DenseStep, counts: np.ndarray, owner: tuple[int, ...]) -> float:
+    owned = step.owned_bytes(owner)
+    active, repeats = np.unique(counts.any(axis=2), axis=0, return_counts=True)
+    return sum(int(n) * step.exchange_s(on, owned) for on, n in zip(active, repeats, strict=True))
+
+
+def _same_in_each_wave(step: DenseStep, owner: tuple[int, ...]) -> tuple[int, ...]:
+    """The owners of the first wave's micro-batches, for every wave."""
+    per_wave = step.workload.num_microbatches // step.num_waves
+    return owner[:per_wave] * step.num_waves

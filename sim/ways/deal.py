@@ -1,0 +1,87 @@
+"""Shares of replicas cut into micro-batches: the replicas of a plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
+from sim.dense.passes import split_evenly
+from sim.ways.load import Load
+
+
+@dataclass(frozen=True)
+class ReplicaLayout:
+    """How a replica runs its share.
+
+    Attributes:
+        subnet_device: device of every subnet.
+        owner: of each micro-batch of a pass.
+        pass_samples: samples of its passes, one after another, the larger ones first.
+    """
+
+    subnet_device: tuple[int, ...]
+    owner: tuple[int, ...]
+    pass_samples: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """A mini-batch dealt to replicas.
+
+    Attributes:
+        workload: with the micro-batches of all replicas.
+        replicas: copies of the model.
+        runs: whether each micro-batch is run; else it is left out, bool ``[num_microbatches]``.
+    """
+
+    workload: Workload
+    replicas: tuple[Replica, ...]
+    runs: np.ndarray
+
+
+def deal(
+    workload: Workload,
+    num_devices: int,
+    layouts: Sequence[ReplicaLayout],
+    left_out: Sequence[int],
+) -> Dealt:
+    """Cut every pass into its owners' micro-batches, of equal size but for one sample.
+
+    What is left out comes first in its replica, so that waves are the passes.
+
+    Args:
+        workload: the model; its own micro-batches do not count.
+        num_devices: of the cluster.
+        layouts: of every replica.
+        left_out: samples that each replica is dealt and does not run.
+    """
+    replicas: list[Replica] = []
+    samples: list[int] = []
+    runs: list[bool] = []
+    for layout, leaves in zip(layouts, left_out, strict=True):
+        owners: list[int] = []
+        if leaves:
+            samples.append(leaves)
+            owners.append(layout.owner[0])
+            runs.append(False)
+        for size in layout.pass_samples:
+            own = layout.owner[:size]
+            samples.extend(split_evenly(size, len(own)))
+            owners.extend(own)
+            runs.extend([True] * len(own))
+        placement = Placement(num_devices, layout.subnet_device, tuple(owners))
+        replicas.append(Replica(placement, len(layout.pass_samples)))
+    dealt = replace(workload, microbatch_samples=tuple(samples))
+    return Dealt(dealt, tuple(replicas), np.array(runs))
+
+
+def load_schedule(dealt: Dealt, load: Load) -> np.ndarray:
+    """The schedule of a load, int8 ``[num_subnets, num_microbatches]``: what runs is FULL in blocks
+    that train and REST in the others."""
+    trains = np.array(load.trains)[dealt.workload.partition.block]
+    operation = np.where(trains, Operation.FULL, Operation.REST)[:, None]
+    return np.where(dealt.runs, operation, Operation.SHORTCUT).astype(np.int8)

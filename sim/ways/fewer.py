@@ -1,0 +1,46 @@
+"""Fewer samples: the dense step of a part of the mini-batch, in its own best way."""
+
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from sim.ways.load import dense_load
+from sim.ways.search import WaySearch, best_replicas, search_ways, shown, way_of
+from sim.ways.way import Way
+
+
+def fewer_samples(
+    workload: Workload, cluster: Cluster, fraction: float, *, search: WaySearch | None = None
+) -> Way:
+    """The least dense step of a fraction of the samples, over all ways that fit.
+
+    Args:
+        workload: model, partition and the whole mini-batch.
+        cluster: devices and links.
+        fraction: of the samples that run, above 0 and up to 1; whole samples, rounded down, at
+            least one.
+        search: of the same workload and cluster, if there is one already.
+
+    Returns:
+        A way whose workload has only the samples that run.
+
+    Raises:
+        InputError: the fraction is out of range, or memory does not suffice for any way.
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"the fraction of samples is {fraction}; it must be above 0 and at most 1")
+    known = search_ways(workload, cluster) if search is None else search
+    return fewest(known, max(1, int(fraction * known.steps.num_samples * (1 + 1e-12))))
+
+
+def fewest(search: WaySearch, num_samples: int) -> Way:
+    """The least dense step of so many samples; errors as of `fewer_samples`."""
+    steps = search.steps
+    found = best_replicas(steps, dense_load(search.workload, num_samples), search.kinds)
+    ways = [way_of(steps, one) for one in shown(steps, found)]
+    fitting = [way for way in ways if way.fits]
+    if not fitting:
+        raise InputError(
+            f"cluster {search.cluster.name!r}: no way was found in which {num_samples} samples of "
+            f"{search.workload.shape.name} fit its memory; use more memory, LoRA or a smaller model"
+        )
+    return min(fitting, key=lambda way: way.dense_step_s)

@@ -1,0 +1,244 @@
+"""Steps of any replicas under any load in closed form: what the search over ways compares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.compute_curve import WorkKind
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.gradient_sums import gradient_sums
+from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
+from d2ft_sched.model.workload import Workload
+from sim.dense.passes import PassMemory, on_one_device, pass_seconds, split_evenly, whole
+from sim.dense.shares import level_shares
+from sim.ways.cut_runs import CutRuns
+from sim.ways.deal import Dealt, ReplicaLayout, deal, load_schedule
+from sim.ways.kinds import device_kinds, nameless
+from sim.ways.load import Load
+from sim.ways.runs import DeviceRuns, ReplicaRun, device_runs
+from sim.ways.sums import GradientSumTimes
+
+Groups = tuple[tuple[int, ...], ...]
+"""Devices of each replica, sorted, in the order of their first."""
+
+
+@dataclass(frozen=True)
+class Levelled:
+    """Replicas with level shares.
+
+    Attributes:
+        groups: devices of each replica.
+        shares: samples of each, at least 1.
+        load: what they do together.
+        step_s: estimated seconds of the step.
+    """
+
+    groups: Groups
+    shares: tuple[int, ...]
+    load: Load
+    step_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class WaySteps:
+    """Steps of one mini-batch on a cluster; what was priced once is remembered.
+
+    A step is the slowest replica's forward and backward, what of the sums backward could not hide,
+    and the slowest update. Replicas run their shares in the fewest passes that memory holds.
+
+    Attributes:
+        workload: model, partition, what trains; its largest micro-batch is the largest of any way.
+        cluster: devices and links.
+    """
+
+    workload: Workload
+    cluster: Cluster
+    _devices: dict[tuple[Device, bool], DeviceRuns] = field(default_factory=dict, repr=False)
+    _cuts: dict[tuple[int, ...], CutRuns] = field(default_factory=dict, repr=False)
+    _cuts_alike: dict[object, CutRuns] = field(default_factory=dict, repr=False)
+    _runs: dict[tuple[int, Load], ReplicaRun] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def num_samples(self) -> int:
+        return int(self.workload.samples.sum())
+
+    @cached_property
+    def sums(self) -> GradientSumTimes:
+        return GradientSumTimes(self.workload, self.cluster)
+
+    @cached_property
+    def device_kinds(self) -> tuple[Device, ...]:
+        """Every device without its name, the same for all that compute alike."""
+        return tuple(nameless(device) for device in self.cluster.devices)
+
+    def alike(self, device: int) -> tuple[int, float]:
+        """The same for devices that compute alike and whose own links are as wide."""
+        return self._alike[device]
+
+    @cached_property
+    def _alike(self) -> list[tuple[int, float]]:
+        bandwidth = self.cluster.device_bandwidth_bytes_per_s().tolist()
+        return list(zip(device_kinds(self.cluster).tolist(), bandwidth, strict=True))
+
+    @cached_property
+    def device_speed(self) -> np.ndarray:
+        """Samples per second of every device in passes of one micro-batch, whatever its memory,
+        float ``[num_devices]``."""
+        size = max(self.workload.microbatch_samples)
+        seconds = {
+            kind: pass_seconds(self.workload, kind, (size,), is_trial=True).total_s[0]
+            for kind in set(self.device_kinds)
+        }
+        return np.array([size / seconds[kind] for kind in self.device_kinds])
+
+    @cached_property
+    def _memory(self) -> PassMemory:
+        return PassMemory(self.workload)
+
+    @cached_property
+    def _update(self) -> tuple[float, np.ndarray]:
+        """Bytes that the update of the whole model moves, and the part of every block and, at last,
+        of the trunk."""
+        one = whole(self.workload, (1,))
+        values = np.append(
+            np.full(one.shape.num_blocks, self.sums.block_values), self.sums.trunk_values.sum()
+        )
+        return float(optimizer_bytes_moved(one, on_one_device(one))[0]), values / values.sum()
+
+    def device_runs(self, device: int, is_shared: bool) -> DeviceRuns:
+        """Runs of a device alone with the model.
+
+        Args:
+            device: its index.
+            is_shared: whether there are other replicas, so that messages of sums need memory.
+        """
+        key = (self.device_kinds[device], is_shared)
+        if key not in self._devices:
+            update_bytes, update_share = self._update
+            update_s = float(key[0].seconds(WorkKind.OPTIMIZER, 0.0, update_bytes, is_trial=True))
+            self._devices[key] = device_runs(
+                self.workload,
+                key[0],
+                self.num_samples,
+                reserved_bytes=self.sums.largest_bytes if is_shared else 0.0,
+                update_s=update_s,
+                update_share=update_share,
+                memory=self._memory,
+            )
+        return self._devices[key]
+
+    def cut_runs(self, group: tuple[int, ...]) -> CutRuns:
+        """Layouts of a group of devices, with room for the messages of sums; the same for groups
+        of devices that compute and are linked alike."""
+        if group not in self._cuts:
+            bandwidth, latency_s = self._paths
+            here = np.ix_(group, group)
+            alike = (
+                tuple(self.alike(d) for d in group),
+                bandwidth[here].tobytes(),
+                latency_s[here].tobytes(),
+            )
+            if alike not in self._cuts_alike:
+                self._cuts_alike[alike] = CutRuns(
+                    self.workload, self.cluster, group, self.sums.largest_bytes
+                )
+            self._cuts[group] = self._cuts_alike[alike]
+        return self._cuts[group]
+
+    @cached_property
+    def _paths(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.cluster.path_bandwidth_bytes_per_s(), self.cluster.path_latency_s()
+
+    def run(self, group: tuple[int, ...], load: Load, is_shared: bool) -> ReplicaRun:
+        """A replica by its samples."""
+        alone = len(group) == 1
+        runs = self.device_runs(group[0], is_shared) if alone else self.cut_runs(group)
+        key = (id(runs), load)
+        if key not in self._runs:
+            self._runs[key] = runs.of(load)
+        return self._runs[key]
+
+    def forget_runs(self) -> None:
+        """Price replicas anew: layouts have been searched further."""
+        self._runs.clear()
+
+    def level(self, groups: Groups, load: Load, below_s: float = float("inf")) -> Levelled | None:
+        """The step with level shares; replicas that get nothing are left out, and shares levelled
+        again.
+
+        Args:
+            groups: devices of each replica.
+            load: what they do together.
+            below_s: what a step has to stay below to be of interest.
+
+        Returns:
+            None where memory cannot hold it, or it cannot stay below.
+        """
+        while True:
+            runs = [self.run(group, load, len(groups) > 1) for group in groups]
+            shares = level_shares(np.array([run.total_s for run in runs]), load.num_samples)
+            if shares is None:
+                return None
+            if shares.all():
+                break
+            groups = tuple(g for g, n in zip(groups, shares, strict=True) if n)
+        if max(run.total_s[n] for run, n in zip(runs, shares, strict=True)) >= below_s:
+            return None
+        return self._priced(groups, tuple(shares.tolist()), load, runs)
+
+    def priced(self, groups: Groups, shares: Sequence[int], load: Load) -> Levelled:
+        """The step with given shares, at least 1 each."""
+        runs = [self.run(group, load, len(groups) > 1) for group in groups]
+        return self._priced(groups, tuple(shares), load, runs)
+
+    def _priced(
+        self, groups: Groups, shares: tuple[int, ...], load: Load, runs: Sequence[ReplicaRun]
+    ) -> Levelled:
+        last_s = np.array([run.last_backward_s[n] for run, n in zip(runs, shares, strict=True)])
+        total_s = np.array([run.total_s[n] for run, n in zip(runs, shares, strict=True)])
+        after_s = np.cumsum(np.pad(last_s, ((0, 0), (1, 0))), axis=1)
+        done_s = (total_s[:, None] - after_s).max(axis=0)
+        if all(len(group) == 1 for group in groups):
+            members = tuple(group[0] for group in groups)
+            end_s = self.sums.whole_copies_end_s(members, load.trains, done_s)
+        else:
+            dealt = self.deal(groups, shares)
+            schedule = load_schedule(dealt, load)
+            end_s = self.sums.end_s(gradient_sums(dealt.workload, dealt.replicas, schedule), done_s)
+        return Levelled(groups, shares, load, end_s + max(run.update_s for run in runs))
+
+    def deal(self, groups: Groups, shares: Sequence[int], left_out: Sequence[int] = ()) -> Dealt:
+        """Micro-batches and replicas of given shares.
+
+        Args:
+            groups: devices of each replica.
+            shares: samples that each runs, at least 1.
+            left_out: samples that each is dealt besides and does not run; default none.
+        """
+        layouts = [
+            self.layout(group, share, len(groups) > 1)
+            for group, share in zip(groups, shares, strict=True)
+        ]
+        return deal(
+            self.workload, len(self.cluster.devices), layouts, left_out or (0,) * len(groups)
+        )
+
+    def layout(self, group: tuple[int, ...], share: int, is_shared: bool) -> ReplicaLayout:
+        """How a replica runs its share, in micro-batches no larger than the mini-batch's largest;
+        one sample at a time where its memory does not suffice."""
+        if len(group) == 1:
+            num_passes = int(self.device_runs(group[0], is_shared).num_passes[share]) or share
+            pass_samples = split_evenly(share, num_passes)
+            pieces = -(-pass_samples[0] // max(self.workload.microbatch_samples))
+            subnet_device = (group[0],) * self.workload.num_subnets
+            return ReplicaLayout(subnet_device, (group[0],) * pieces, pass_samples)
+        cut = self.cut_runs(group).layout(share)
+        num_passes = -(-share // cut.most_per_wave)
+        return ReplicaLayout(
+            tuple(group[d] for d in cut.subnet_device),
+            tuple(group[d] for d in cut.owner),
+            split_evenly(share, num_passes),
+        )
