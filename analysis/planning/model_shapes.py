@@ -78,14 +78,9 @@ def _place(question: dict[str, Any]) -> Path:
 
 
 def _ask(question: dict[str, Any]) -> ModelShape:
-    from analysis.console.output import messages
+    from analysis.console.output import print_note
 
-    print_note(
-        f"Read the sizes of {question['name']} from its library, once",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_note(f"Read the sizes of {question['name']} from its library, once")
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         _ASK,

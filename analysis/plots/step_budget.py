@@ -20,7 +20,7 @@ from analysis.plots.style import (
     plot_style,
     scaled_axis,
 )
-from analysis.sweeping.sweep_table import describe_choice, describe_given
+from analysis.plots.sweep_titles import describe_choice, describe_given
 
 BUDGETS = {
     "budget_compute_fraction": "compute budget (% of the dense FLOPs)",

@@ -21,8 +21,8 @@ from analysis.plots.style import (
     plot_style,
     scaled_axis,
 )
-from analysis.sweeping.pareto import pareto_front
-from analysis.sweeping.sweep_table import describe_given
+from analysis.plots.sweep_titles import describe_given
+from analysis.results.pareto import pareto_front
 
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Shares of the score for which a front may be drawn; of those reached, the first, middle, last."""

@@ -22,6 +22,7 @@ from analysis.plots.validation import validation_scatter
 from analysis.results.run_records import SolverRow
 from analysis.results.table_file import matching, read_table
 from analysis.simulating.simulation import dense_step
+from analysis.studying.study_grid import ANY_BUDGET
 from analysis.sweeping.sweep_plots import one_of
 from analysis.sweeping.sweep_table import CHOSEN, GIVEN, load_table
 from analysis.validating.plans_tried import QUANTITIES
@@ -108,7 +109,9 @@ def _accuracy(column: str, file: Path, where: Sequence[str]) -> Figure:
 
 
 def _ranked(file: Path, where: Sequence[str]) -> Figure:
-    return accuracy_ranked(_study(file, where, "top1_mean", "top1_std", "compute_fraction"))
+    return accuracy_ranked(
+        _study(file, where, "top1_mean", "top1_std", "compute_fraction"), ANY_BUDGET
+    )
 
 
 _OF_TABLE: dict[PictureName, Callable[[Path, Sequence[str]], Figure]] = {

@@ -48,7 +48,9 @@ def study_part(folder: Path) -> Part | None:
     for number, cluster in enumerate(clusters):
         of_cluster = summary[summary["cluster"] == cluster]
         own = curves[curves["cluster"] == cluster]
-        pictures = {"accuracy_ranked": ("Ranked accuracy", partial(accuracy_ranked, of_cluster))}
+        pictures = {
+            "accuracy_ranked": ("Ranked accuracy", partial(accuracy_ranked, of_cluster, ANY_BUDGET))
+        }
         for column, title in _PICTURES.items() if len(own) else ():
             pictures[PLOTS[column]] = (title, partial(accuracy_against, own, column))
         for picture, (title, draw) in pictures.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.console.formatting import less_or_more, percent, quantity, saved
+from analysis.plots.sweep_titles import describe_given
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_part import SAVING, Part
 from analysis.reporting.report_tables import (
@@ -18,7 +19,7 @@ from analysis.reporting.report_tables import (
 from analysis.results.run_dir import PROVENANCE, read_json_object
 from analysis.sweeping.run_sweep import FORMATS, JOURNAL
 from analysis.sweeping.sweep_plots import one_of, sweep_drawings
-from analysis.sweeping.sweep_table import GIVEN, describe_given, load_table, thinned
+from analysis.sweeping.sweep_table import GIVEN, load_table, thinned
 from d2ft_sched.errors import InputError
 
 TABLES = tuple(f"sweep.{kind}" for kind in FORMATS)

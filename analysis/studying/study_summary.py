@@ -163,5 +163,5 @@ def write_summary(out: Path) -> pd.DataFrame:
         for column, name in PLOTS.items():
             save_both(accuracy_against(own, column), out, f"{name}_{called[str(cluster)]}")
     for cluster, own in table.groupby("cluster", sort=False):
-        save_both(accuracy_ranked(own), out, f"accuracy_ranked_{called[str(cluster)]}")
+        save_both(accuracy_ranked(own, ANY_BUDGET), out, f"accuracy_ranked_{called[str(cluster)]}")
     return table

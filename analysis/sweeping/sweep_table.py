@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.results.pareto import pareto_front
 from analysis.results.table_file import read_records
-from analysis.sweeping.pareto import pareto_front
 from analysis.sweeping.sweep_point import COLUMNS
 from analysis.sweeping.sweep_row import TableRow, read_row
 from d2ft_sched.errors import InputError
@@ -71,24 +71,3 @@ def thinned(front: pd.DataFrame, at_most: int) -> pd.DataFrame:
     """So many rows of a front, evenly picked where there are more; first and last stay."""
     picked = np.linspace(0, len(front) - 1, min(len(front), at_most)).round().astype(int)
     return front.iloc[picked]
-
-
-def describe_given(table: pd.DataFrame) -> str:
-    """One line for the title of rows that agree in `GIVEN`."""
-    first = table.iloc[0]
-    parts = [f"{first['model']} on {first['cluster']}", f"{first['minibatch_samples']} samples"]
-    parts += [
-        f"{what} x {first[f'{what}_scale']:g}"
-        for what in ("bandwidth", "compute")
-        if first[f"{what}_scale"] != 1
-    ]
-    return ", ".join(parts)
-
-
-def describe_choice(table: pd.DataFrame) -> str:
-    """One line for what else rows agree in."""
-    first = table.iloc[0]
-    return (
-        f"{first['solver']}, {first['num_microbatches']} micro-batches, "
-        f"heads per subnet {first['heads_per_subnet']}"
-    )

@@ -7,8 +7,8 @@ from d2ft_sched.schedule.operations import Operation
 
 
 def is_redrawable(schedule: np.ndarray, block: np.ndarray) -> bool:
-    """Whether all subnets of a block do the same: train, or rest; and whole micro-batches run or are
-    left out.
+    """Whether all subnets of a block do the same: train, or rest; and whole micro-batches run or
+    are left out.
 
     Args:
         schedule: int ``[num_subnets, num_microbatches]``.

@@ -57,7 +57,6 @@ def solve_mip(
     time_limit_s: float | None = None,
     seed: int = 0,
     backend: str = "scip",
-    warm_start: bool = False,
     start: np.ndarray | None = None,
     by_knapsack: bool = False,
 ) -> Solution:
@@ -72,17 +71,13 @@ def solve_mip(
         time_limit_s: for the whole solve.
         seed: of the backend.
         backend: a key of `BACKENDS`; SCIP is the fastest of them on these problems.
-        warm_start: hand the backend the DP's schedule, or with shared constraints that of the
-            Lagrangian decomposition.
-        start: a schedule to hand to it instead.
+        start: a schedule to begin with, such as that of the DP.
         by_knapsack: one programme per knapsack instead of one for all; without shared constraints.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} is unknown; it must be one of {', '.join(BACKENDS)}")
     if by_knapsack and problem.shared:
         raise InputError("shared constraints couple the knapsacks: by_knapsack must be False")
-    if warm_start and start is None:
-        start = _warm_start(problem, seed)
     how = "knapsack by knapsack" if by_knapsack else "one model"
     method = f"{backend} through OR-Tools MathOpt, {how}" + (
         ", warm start" if start is not None else ""
@@ -90,15 +85,6 @@ def solve_mip(
     if not by_knapsack:
         return _solve_whole(problem, start, backend, time_limit_s, seed, method)
     return _solve_by_knapsack(problem, start, backend, time_limit_s, seed, method)
-
-
-def _warm_start(problem: Problem, seed: int) -> np.ndarray | None:
-    from d2ft_sched.solvers.coupled.lagrangian import solve_lagrangian
-    from d2ft_sched.solvers.dp import solve_dp
-
-    if problem.shared:
-        return solve_lagrangian(problem, seed=seed).schedule
-    return solve_dp(problem, seed=seed).schedule
 
 
 def _solve_whole(

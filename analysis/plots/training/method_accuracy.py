@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from analysis.console.formatting import percent
 from analysis.plots.style import BLACK, GREY, legend_label, new_figure, plot_style, run_styles
-from analysis.studying.study_grid import ANY_BUDGET
 
 LABELS = {
     "compute_fraction": "training compute, scoring included (fraction of the dense run)",
@@ -52,16 +51,17 @@ def accuracy_against(curves: pd.DataFrame, column: str) -> Figure:
     return figure
 
 
-def accuracy_ranked(summary: pd.DataFrame) -> Figure:
+def accuracy_ranked(summary: pd.DataFrame, any_budget: str) -> Figure:
     """Top-1 after training, best method first: mean and standard deviation over seeds.
 
     Beside each stands its training compute, scoring included; a line marks the first dense method.
 
     Args:
         summary: of one cluster, as `analysis.studying.study_summary.summary_table` gives it.
+        any_budget: name of the budget of dense methods.
     """
     ranked = summary.sort_values("top1_mean", kind="stable")
-    dense = summary[summary["budget"] == ANY_BUDGET]
+    dense = summary[summary["budget"] == any_budget]
     styles = run_styles(dict.fromkeys(summary["budget"]))
     at = np.arange(len(ranked))
     with plot_style():

@@ -22,8 +22,8 @@ from d2ft_sched.solvers.setups.training_sets import greedy_set, sets_by_worth
 MAX_SETS = 5_000
 """Training sets that are looked at."""
 
-MAX_SOLVED = 128
-"""Of them, those whose knapsacks are solved."""
+MAX_SOLVED_ITEMS = 250_000
+"""Items of all knapsacks that are solved for them: a second or two of work."""
 
 
 def solve_setup_lagrangian(
@@ -115,6 +115,8 @@ class _Search:
             highest = self.solve(first)
             if self.beats(dual.bound) and not self.separate(dual):
                 self.by_worth(dual, first, highest)
+            if self.best is None and not self.is_settled():
+                self.solve(np.zeros(self.problem.num_groups, dtype=bool))
         self.said.append(f"knapsacks of {self.num_solved} training sets")
 
     def separate(self, dual: Dual) -> bool:
@@ -122,7 +124,8 @@ class _Search:
         part = part_of_groups(self.problem, self.rows)
         if self.problem.problem.shared or self.best is None or not part.max():
             return False
-        choices = part_choices(dual, part, dual.bound - self.objective)
+        rounding = OPTIMALITY_TOLERANCE * abs(dual.bound)
+        choices = part_choices(dual, part, dual.bound - self.objective + rounding)
         if choices is None:
             return False
         found = solve_separated(self.problem, part, choices, self.deadline)
@@ -146,7 +149,8 @@ class _Search:
         left = float("-inf")
         for number, candidate in enumerate(sets_by_worth(self.problem, self.rows, dual)):
             left = candidate.bound_of_rest
-            stopped = number >= MAX_SETS or self.num_solved >= MAX_SOLVED
+            num_items = self.num_solved * self.problem.problem.num_items
+            stopped = number >= MAX_SETS or num_items >= MAX_SOLVED_ITEMS
             if stopped or time.perf_counter() > self.deadline or not self.beats(left):
                 break
             left = float("-inf")

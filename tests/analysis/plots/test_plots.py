@@ -257,7 +257,7 @@ def test_methods_are_ranked_by_accuracy_beside_their_compute_and_the_dense_run()
             "compute_fraction": rng.uniform(0.3, 1, 40),
         }
     )
-    figure = accuracy_ranked(summary)
+    figure = accuracy_ranked(summary, "dense")
     _check_texts(figure)
     axes, right = figure.axes
     best = summary.loc[summary["top1_mean"].idxmax()]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.console.formatting import NO_BREAK, less_or_more, percent, quantity
+from analysis.console.formatting import NO_BREAK, percent, quantity, saved
 from analysis.reporting.report_sweep import GOOD
 
 
@@ -29,7 +29,7 @@ def test_the_quickest_plan_that_keeps_much_answers_and_the_front_is_a_table(
     at_scale = table[table["bandwidth_scale"] == 1]
     good = at_scale[at_scale["retained_score_fraction"] >= GOOD]
     quickest_s, dense_s = good["predicted_step_s"].min(), at_scale["predicted_dense_step_s"].min()
-    assert plain(f"{less_or_more(1 - quickest_s / dense_s)} step time") in text
+    assert plain(saved(1 - quickest_s / dense_s, "step time")) in text
     assert plain(f"{quantity(dense_s, 's')} dense") in text
     assert "12 points were planned and simulated" in text
     assert (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from analysis.commands.parsing.axis_values import numbers
 from analysis.names.placement_names import PlacementName
-from analysis.sweeping.pareto import pareto_front
+from analysis.results.pareto import pareto_front
 from analysis.sweeping.run_sweep import Sweep
 from analysis.sweeping.sweep_grid import Axes, Common, grid_points
 from analysis.sweeping.sweep_table import load_table, thinned

@@ -21,6 +21,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.device_file import dump_device
 from d2ft_sched.cluster.device_presets import preset_device
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.schema import LARGEST, SMALLEST
 
 EXAMPLES = sorted(Path(__file__).parents[3].joinpath("examples/clusters").glob("*.yaml"))
 
@@ -157,7 +158,7 @@ def test_dump_replaces_a_file_whole(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["lab.yaml"]
 
 
-positive = st.floats(1e-300, 1e300)
+positive = st.floats(SMALLEST, LARGEST)
 texts = st.text(min_size=1, max_size=6)
 node_names = texts.filter(lambda name: name.strip() and not set(name) & set("=:"))
 

@@ -23,11 +23,14 @@ def random_problem(num_knapsacks: int = 5, num_items: int = 12, **shared: tuple)
 
 
 @pytest.mark.parametrize("backend", ["scip", "highs", "cp_sat"])
-@pytest.mark.parametrize("option", [{}, {"warm_start": True}, {"by_knapsack": True}])
-def test_every_way_to_call_them_finds_the_optimum(backend: str, option: dict[str, bool]) -> None:
+@pytest.mark.parametrize("how", ["whole", "with a start", "by knapsack"])
+def test_every_way_to_call_them_finds_the_optimum(backend: str, how: str) -> None:
     problem = random_problem()
-    solution = solve(problem, solver=backend, time_limit_s=30, **option)
-    assert solution.objective == pytest.approx(solve(problem).objective, rel=1e-6)
+    best = solve(problem)
+    option = {"with a start": {"start": best.schedule}, "by knapsack": {"by_knapsack": True}}
+    solution = solve(problem, solver=backend, time_limit_s=30, **option.get(how, {}))
+    assert solution.objective == pytest.approx(best.objective, rel=1e-6)
+    assert ("warm start" in solution.method) == (how == "with a start")
     assert solution.build_s > 0
     assert solution.solve_s > 0
     assert backend in solution.method

@@ -101,7 +101,7 @@ def test_a_folder_in_any_precision_trains_in_float32(
     name = "bert.encoder.layer.0.output.dense.weight"
     assert torch.equal(model.state_dict()[name], state[name].float())
     model(torch.tensor([[2, 5, 6, 3]])).sum().backward()
-    (companion,) = family_of(model).companion_files(model).values()
+    (companion,) = family_of(model).companion_files(model, ()).values()
     assert json.loads(companion).get("dtype", "float32") == "float32"
 
 

@@ -15,6 +15,8 @@ from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
+from runtime.checkpoint.checkpoint import save_checkpoint
+from runtime.checkpoint.facts import TrainingState
 from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches
 from runtime.families.known_families import family_of
@@ -94,18 +96,21 @@ def test_a_checkpoint_goes_on_and_the_result_is_an_adapter(tmp_path: Path) -> No
         return model, trainer, workload, training_minibatches(data.train, workload, 0)
 
     _, whole, workload, minibatches = begin()
+    written = TrainingState(
+        step=2, num_steps=4, steps_per_epoch=4, epoch=1, position=2, seed=0, settings={},
+        plan_sha256="", num_ranks=1, provenance={},
+    )  # fmt: skip
     losses = []
     for event in train(whole, minibatches, workload, schedule_for(workload), settings):
         if isinstance(event, Stepped):
             losses.append(event.loss)
             if event.step == 2:
-                (tmp_path / "state").mkdir()
-                whole.save_state(tmp_path / "state")
+                state = save_checkpoint(tmp_path / "state", written, whole.save_state)
     model, again, workload, minibatches = begin()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    again.load_state(tmp_path / "state")
+    again.load_state(state)
     going_on = train(again, minibatches, workload, schedule_for(workload), settings, num_done=2)
     assert [e.loss for e in going_on if isinstance(e, Stepped)] == losses[2:]
     again.save_result(tmp_path)
