@@ -17,7 +17,7 @@ from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_tables import print_operations, print_step, print_ways, ways_dict
 from analysis.planning.way_words import beside_dense, is_whole, pays, sentence, verdict
 from analysis.planning.what_would_pay import change_that_pays
-from analysis.simulating.dense_baselines import Baselines, baselines, way_record
+from analysis.planning.dense_baselines import Baselines, baselines, way_record
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.plan.plan import Plan
 from sim.step import simulate_plan

@@ -10,7 +10,7 @@ from analysis.planning.plan_summary import summarize
 from analysis.planning.step_totals import StepTotals, step_totals
 from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_words import command, sentence
-from analysis.simulating.dense_baselines import way_record
+from analysis.planning.dense_baselines import way_record
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule

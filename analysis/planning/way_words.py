@@ -6,7 +6,7 @@ from pathlib import Path
 from analysis.console.formatting import beside, quantity
 from analysis.names.way_names import RestingName
 from analysis.planning.way_request import REST, PlannedOnWay
-from analysis.simulating.dense_baselines import Baselines
+from analysis.planning.dense_baselines import Baselines
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from sim.ways.way import Way, WayKind, kind_of
