@@ -5,7 +5,7 @@ there. The trunk (embeddings, norms, LayerScale, output biases, classifier) alwa
 hidden units run as the schedule says.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -61,9 +61,9 @@ def forward_backward(
 ) -> Tensor:
     """Run one mini-batch and add its gradients to those of the parameters.
 
-    The loss is the mean cross-entropy of the mini-batch, whatever the waves. Parameters that no
-    micro-batch trains get zeros, unless they are frozen, so that the optimizer treats them as in
-    any other step.
+    The loss is the mean cross-entropy of the mini-batch, whatever the waves. Parameters of subnets
+    that no micro-batch trains get no gradient. The trunk always gets one, zeros where nothing
+    reaches it, unless it is frozen.
 
     Args:
         model: one that `runtime.models.build.check_supported` accepts.
@@ -86,10 +86,22 @@ def forward_backward(
         if watch is not None:
             watch.lap("backward")
         losses.append(loss.detach())
-    for parameter in model.parameters():
+    for parameter in trunk_parameters(model):
         if parameter.grad is None and parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     return torch.stack(losses).sum()
+
+
+def trunk_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Those of no subnet and of no adapter."""
+    in_subnets = {
+        id(parameter)
+        for sublayers in family_of(model).blocks(model)
+        for sublayer in sublayers
+        for parameter in sublayer.parameters()
+        if parameter is not sublayer.bias_out
+    }
+    return (p for p in model.parameters() if id(p) not in in_subnets)
 
 
 def _sublayer(
@@ -102,8 +114,8 @@ def _sublayer(
     if not sublayer.norm_first:
         return sublayer.norm(_add_branch(x, x, sublayer, lanes, key_mask, run))
     normed = x
-    if lanes.full or lanes.forward_only:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
+    if lanes.run:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.backward)):
             normed = sublayer.norm(x)
     return _add_branch(x, normed, sublayer, lanes, key_mask, run)
 
@@ -118,7 +130,7 @@ def _add_branch(
 ) -> Tensor:
     """``x + scale * (lanes(lane_input) + bias)``."""
     delta: Tensor | None = sublayer.bias_out
-    if lanes.full or lanes.forward_only:
+    if lanes.run:
         delta = run(sublayer, lanes, lane_input, key_mask)
     if delta is None:
         return x

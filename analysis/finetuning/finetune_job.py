@@ -21,6 +21,7 @@ from d2ft_sched.files.provenance import provenance
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan
 from d2ft_sched.problem.scores import load_scores
+from d2ft_sched.schedule.replica import Replica
 from runtime.checkpoint.checkpoint import (
     MODEL,
     Found,
@@ -43,6 +44,7 @@ from runtime.models.build import (
 from runtime.models.peft_adapters import add_adapters
 from runtime.ranks.agreement import together
 from runtime.ranks.job import Ranks, check_agreement, job_facts
+from runtime.ranks.rank_devices import on_ranks, rank_devices
 from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
 from runtime.ranks.rank_samples import testing_owners, training_needs
 from runtime.scoring.seen_scores import SeenScores
@@ -90,6 +92,7 @@ class _Inputs:
     data: Dataset
     minibatches: Minibatches
     model: Any
+    replicas: tuple[Replica, ...]
 
 
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
@@ -98,12 +101,9 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     if ranks.rank == 0 and request.resume is None:
         check_weights(request.weights)
     plan = request.plan
-    num_devices = len(plan.cluster.devices)
-    if ranks.num_ranks not in (1, num_devices):
-        raise InputError(
-            f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "
-            f"{num_devices} with torchrun, or one"
-        )
+    replicas = plan.replicas
+    if ranks.num_ranks > 1:
+        replicas = on_ranks(replicas, rank_devices(plan, ranks.num_ranks))
     found = None
     if request.resume is None:
         check_no_newer(request.checkpoint_dir, -1)
@@ -114,7 +114,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         num_epochs=request.num_epochs,
         lr=request.learning_rate,
         linear_probe=request.linear_probe,
-        num_waves=plan.num_waves,
+        num_waves=sum(replica.num_waves for replica in replicas),
         watch_scores=request.schedule is ScheduleName.RUNNING,
         seed=request.seed,
     )
@@ -122,9 +122,9 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
         minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
         needed = training_needs(
-            minibatches, settings.num_epochs, plan.workload, plan.placement, ranks.rank
+            minibatches, settings.num_epochs, plan.workload, replicas, ranks.rank
         )
-        return needed, testing_owners(num_test, plan.placement) == ranks.rank
+        return needed, testing_owners(num_test, replicas) == ranks.rank
 
     scores_here = request.schedule is ScheduleName.PER_MINIBATCH and not found and ranks.rank == 0
     with progress.stage("Read data") as tell, one_fetches(request.download, request.data_root):
@@ -160,7 +160,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     if plan.workload.lora is not None:
         add_adapters(model, plan.workload.lora, request.seed)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
-    return _Inputs(found, settings, input_format, data, minibatches, model)
+    return _Inputs(found, settings, input_format, data, minibatches, model, replicas)
 
 
 def prepare_finetune(
@@ -199,10 +199,11 @@ def prepare_finetune(
         facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
         together(
             ranks,
-            lambda: check_agreement(ranks, facts, len(plan.cluster.devices)),
+            lambda: check_agreement(ranks, facts, ranks.num_ranks),
             "the comparison of plans",
         )
-        note_hosts(ranks, plan.cluster, progress)
+        of_ranks = rank_devices(plan, ranks.num_ranks)
+        note_hosts(ranks, [plan.cluster.devices[d].name for d in of_ranks], progress)
     about_data = data_notes(inputs.data, minibatches)
     for note in about_data.first_notes:
         progress.note(note)
@@ -271,15 +272,15 @@ def _scores_table(request: FineTuneRequest) -> str:
 
 
 def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:
-    workload, placement = request.plan.workload, request.plan.placement
+    workload, replicas = request.plan.workload, inputs.replicas
     model, data, settings = inputs.model, inputs.data, inputs.settings
     if ranks.num_ranks == 1:
         return WholeModel(model.to(ranks.device), data, workload, settings, ranks.device)
     if inputs.found:
         path = inputs.found.path / MODEL
-        part = read_rank_model(model, path, workload, placement, ranks)
+        part = read_rank_model(model, path, workload, replicas, ranks)
     else:
-        part = scatter_rank_model(model, workload, placement, ranks)
+        part = scatter_rank_model(model, workload, replicas, ranks)
     return RankPart(part, data, inputs.minibatches, settings)
 
 

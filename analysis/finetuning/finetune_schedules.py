@@ -64,6 +64,7 @@ def plan_schedules(
         InputError: the scores or the plan's solver cannot be used.
     """
     plan = request.plan
+    _check_one_replica(request, ranks)
     schedule = plan.schedule
     if request.dense:
         schedule = np.full_like(schedule, Operation.FULL)
@@ -83,6 +84,29 @@ def plan_schedules(
     names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
     replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
     return Scheduling(schedules, replanner, notes)
+
+
+def _check_one_replica(request: FineTuneRequest, ranks: Ranks) -> None:
+    """Refuse what solves a problem of one replica whose devices are the ranks, for other plans."""
+    plan = request.plan
+    asked = []
+    if request.replan_every is not None:
+        asked.append("--replan-every")
+    if request.schedule is not ScheduleName.FIXED:
+        asked.append(f"--schedule {request.schedule.value}")
+    if not asked:
+        return
+    if len(plan.replicas) > 1:
+        raise InputError(
+            f"{asked[0]} needs a plan of one replica, and this one has {len(plan.replicas)}: leave "
+            f"it out"
+        )
+    num_devices = len(plan.cluster.devices)
+    if request.replan_every is not None and ranks.num_ranks not in (1, num_devices):
+        raise InputError(
+            f"--replan-every needs a rank for each of the {num_devices} devices of the plan's "
+            f"cluster, or one; this job has {ranks.num_ranks} ranks"
+        )
 
 
 def _solver(request: FineTuneRequest) -> str:

@@ -33,6 +33,7 @@ from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from runtime.measure.device_profile import profile_device
 from runtime.measure.rank_step_times import PHASES, measure_rank_steps
 from runtime.measure.step_times import measure_steps
@@ -245,7 +246,7 @@ def _validate_ranks(
         lambda: check_agreement(ranks, facts, len(cluster.devices)),
         "the comparison of requests",
     )
-    note_hosts(ranks, cluster, progress)
+    note_hosts(ranks, [device.name for device in cluster.devices], progress)
 
     def plan() -> tuple[Placement, dict[str, np.ndarray]]:
         placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
@@ -253,7 +254,8 @@ def _validate_ranks(
 
     placement, schedules = together(ranks, plan, "the making of plans")
     predicted = _predict(request, workload, cluster, placement, schedules)
-    model = scatter_rank_model(whole, workload, placement, ranks)
+    replica = Replica(placement, request.num_waves)
+    model = scatter_rank_model(whole, workload, (replica,), ranks)
     stage: AbstractContextManager = progress.stage("Measure")
     if ranks.rank != 0:
         stage = nullcontext(lambda done, total: None)
@@ -261,7 +263,6 @@ def _validate_ranks(
         steps = measure_rank_steps(
             model,
             schedules,
-            num_waves=request.num_waves,
             overlap=request.overlap,
             num_repeats=request.num_repeats,
             progress=tell,

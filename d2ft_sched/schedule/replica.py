@@ -47,6 +47,11 @@ def first_microbatches(replicas: Sequence[Replica]) -> np.ndarray:
     return np.cumsum([0, *(r.num_microbatches for r in replicas)])
 
 
+def microbatch_owners(replicas: Sequence[Replica]) -> tuple[int, ...]:
+    """Device that owns each micro-batch of the mini-batch, ``[num_microbatches]``."""
+    return tuple(owner for replica in replicas for owner in replica.placement.owner)
+
+
 def check_replicas(
     replicas: Sequence[Replica], num_devices: int, num_subnets: int, num_microbatches: int
 ) -> None:

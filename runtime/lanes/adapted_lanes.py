@@ -1,6 +1,7 @@
 """A sub-layer with adapters, lane group by lane group, as one autograd function."""
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -41,77 +42,103 @@ def adapted_lanes(
     key_mask: Tensor | None = None,
 ) -> Tensor:
     """As `runtime.lanes.autograd.sublayer_lanes`, but gradients reach `x` and adapters alone."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.full)):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.backward)):
         return _AdaptedLanes.apply(x, *adapters.tensors, adapters, maps, lanes, key_mask)
+
+
+@dataclass(frozen=True)
+class TrainedAdapters:
+    """What the dW of FULL groups' adapters is made of, and where it goes.
+
+    Attributes:
+        x: as in forward.
+        sums: as forward left them.
+        gradients: of the factors held, in their type.
+    """
+
+    x: Tensor
+    sums: AdapterSums
+    gradients: Adapters
 
 
 @torch.no_grad()
 def adapted_lanes_backward(
     grad_branch: Tensor,
-    x: Tensor,
     linears: Linears,
     adapters: Adapters,
     graphs: list[CoreGraph],
-    sums: AdapterSums,
     lanes: SublayerLanes,
-    gradients: Adapters,
+    trained: TrainedAdapters | None,
     *,
     needs_dx: bool,
 ) -> Tensor | None:
-    """Add the FULL groups' dW of adapters to `gradients`; dX, ``[T, D]``, if it is needed.
+    """Add the FULL groups' dW of adapters; dX of all that run backward, ``[T, D]``, if needed.
 
     Args:
-        grad_branch: gradient of the results, ``[T, D]`` of the type of `x`; only tokens of FULL
-            groups count.
-        x: as in forward.
+        grad_branch: gradient of the results, ``[T, D]`` of the type that lanes compute in; only
+            tokens of groups that run backward count.
         linears: the frozen weights held.
         adapters: the factors held.
         graphs: what forward returned; emptied one by one, so that memory is freed early.
-        sums: as forward left them.
-        lanes: as in forward, with at least one FULL group.
-        gradients: of the factors held, in their type.
+        lanes: as in forward, with at least one group that runs backward.
+        trained: for dW; None where no group is FULL.
         needs_dx: whether any token's gradient goes on; it is zero on all that
             ``lanes.tokens_with_dx`` leaves out.
     """
-    linears, adapters = linears.to(x.dtype), adapters.to(x.dtype)
-    grad_low_out, grad_low_in = torch.zeros_like(sums.low_out), torch.zeros_like(sums.low_in)
-    grad_x = torch.zeros_like(x) if needs_dx else None
-    with_full = lanes.tokens_with_full
-    add_product_on_runs(grad_low_out, grad_branch, adapters.up_out, with_full, keep=False)
+    linears, adapters = linears.to(grad_branch.dtype), adapters.to(grad_branch.dtype)
+    num_tokens = len(grad_branch)
+    grad_low_out = grad_branch.new_zeros(num_tokens, len(adapters.down_out))
+    # Of the products with the shared A of the maps in, by whether they train it.
+    grad_low = {
+        trains: grad_branch.new_zeros(num_tokens, len(adapters.down_in))
+        for trains in {group.trains for group in lanes.backward}
+    }
+    grad_x = torch.zeros_like(grad_branch) if needs_dx else None
+    with_backward = lanes.tokens_with_backward
+    add_product_on_runs(grad_low_out, grad_branch, adapters.up_out, with_backward, keep=False)
     grad_low_out.mul_(adapters.scale)
-    for start, stop in with_full:
-        add_product(gradients.up_out, grad_branch[start:stop].t(), sums.low_trained[start:stop])
-    for group in lanes.full:
+    if trained is not None:
+        low, into = trained.sums.low_trained, trained.gradients.up_out
+        for start, stop in lanes.tokens_trained:
+            add_product(into, grad_branch[start:stop].t(), low[start:stop])
+    for group in lanes.backward:
         graph = graphs.pop(0)
-        result = graph.result.detach().flatten(0, 1)
         grad_result = product_of_all(grad_branch, group.columns.take(linears.weight_out, 1), group)
         down_out = group.columns.take(adapters.down_out, 1)
         add_product_of_all(grad_result, grad_low_out, down_out, group)
         if group.watch is not None:
-            group.watch(result, grad_result)
-        result, grad_result = group.scaled(result), group.scaled(grad_result)
-        add_output_weight_gradient(gradients.down_out, grad_low_out, result, group, overwrite=False)
+            group.watch(graph.result, grad_result)
+        grad_result = group.scaled(grad_result)
+        if trained is not None and group.trains:
+            result, into = group.scaled(graph.result), trained.gradients.down_out
+            add_output_weight_gradient(into, grad_low_out, result, group, overwrite=False)
+            del result
         grad_projected = graph.backward(grad_result)
-        del graph, result, grad_result
-        of_map = group.of_one_map(adapters.num_maps_in)
-        for own, up, low, grad_up, grad_low in adapters.map_by_map(
-            (grad_projected, 1),
-            (group.rows.take(adapters.up_in, 0), 0),
-            (sums.low_in, 1),
-            (gradients.up_in, 0),
-            (grad_low_in, 1),
+        del graph, grad_result
+        if trained is not None and group.trains:
+            of_map = group.of_one_map(adapters.num_maps_in)
+            for own, low, into in adapters.map_by_map(
+                (grad_projected, 1), (trained.sums.low_in, 1), (trained.gradients.up_in, 0)
+            ):
+                add_input_weight_gradient(into, own, low, of_map, overwrite=False)
+        up_in = group.rows.take(adapters.up_in, 0)
+        for own, up, into in adapters.map_by_map(
+            (grad_projected, 1), (up_in, 0), (grad_low[group.trains], 1)
         ):
-            add_input_weight_gradient(grad_up, own, low, of_map, overwrite=False)
-            add_product_of_own(grad_low, own, up, group)
+            add_product_of_own(into, own, up, group)
         if grad_x is not None:
             rows = group.rows.take(linears.weight_in, 0)
             for of_all, of_own in group.dx_runs:
                 add_product(grad_x[of_all], grad_projected[of_own], rows)
         del grad_projected
-    grad_low_in.mul_(adapters.scale)
-    for start, stop in with_full:
-        add_product(gradients.down_in, grad_low_in[start:stop].t(), x[start:stop])
+    for grad_low_in in grad_low.values():
+        grad_low_in.mul_(adapters.scale)
+    if trained is not None:
+        for start, stop in lanes.tokens_trained:
+            into = trained.gradients.down_in
+            add_product(into, grad_low[True][start:stop].t(), trained.x[start:stop])
     if grad_x is not None:
+        grad_low_in = reduce(torch.add, grad_low.values())
         add_product_on_runs(grad_x, grad_low_in, adapters.down_in, lanes.tokens_with_dx)
     return grad_x
 
@@ -140,9 +167,10 @@ class _AdaptedLanes(torch.autograd.Function):
             ctx.graphs = lanes_forward(
                 x, maps.linears, maps.core, lanes, ctx.shape[1], key_mask, out, ctx.sums
             )
-        if not lanes.full:
-            del ctx.sums
-        ctx.save_for_backward(x if lanes.full else None, *adapters.tensors)
+        if not lanes.train:
+            ctx.sums = None
+        ctx.compute_dtype = x.dtype
+        ctx.save_for_backward(x if lanes.train else None, *adapters.tensors)
         return out.view(ctx.shape)
 
     @staticmethod
@@ -151,20 +179,21 @@ class _AdaptedLanes(torch.autograd.Function):
         x, *factors = ctx.saved_tensors
         down_in, up_in, down_out, up_out = factors
         adapters = Adapters(down_in, up_in, down_out, up_out, ctx.scale, ctx.num_maps_in)
-        gradients = adapters.gradient_buffers()
+        trained = None
+        if ctx.lanes.train:
+            trained = TrainedAdapters(x, ctx.sums, adapters.gradient_buffers())
         with without_autocast(grad_branch):
-            grad_branch = grad_branch.to(x.dtype).contiguous().flatten(0, 1)
+            grad_branch = grad_branch.to(ctx.compute_dtype).contiguous().flatten(0, 1)
             grad_x = adapted_lanes_backward(
                 grad_branch,
-                x,
                 ctx.maps.linears,
                 adapters,
                 ctx.graphs,
-                ctx.sums,
                 ctx.lanes,
-                gradients,
+                trained,
                 needs_dx=ctx.needs_input_grad[0],
             )
         if grad_x is not None:
             grad_x = grad_x.to(ctx.dtype).view(ctx.shape)
-        return grad_x, *gradients.tensors, None, None, None, None
+        made = (None,) * len(factors) if trained is None else trained.gradients.tensors
+        return grad_x, *made, None, None, None, None

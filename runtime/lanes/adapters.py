@@ -73,8 +73,9 @@ class AdapterSums:
         size = (len(x), len(adapters.down_out))
         self.low_in = x.new_zeros(len(x), len(adapters.down_in))
         self.low_out = x.new_zeros(size)
-        self._low_constant = x.new_zeros(size) if lanes.forward_only else None
-        is_rescaled = any(group.gradient_scale is not None for group in lanes.full)
+        groups = (*lanes.backward, *lanes.forward_only)
+        self._low_constant = None if all(g.trains for g in groups) else x.new_zeros(size)
+        is_rescaled = any(g.trains and g.gradient_scale is not None for g in groups)
         self.low_trained = x.new_zeros(size) if is_rescaled else self.low_out
         down = self._adapters.down_in.t()
         add_product_on_runs(self.low_in, x, down, lanes.tokens_active, keep=False)
@@ -88,13 +89,13 @@ class AdapterSums:
         ):
             add_product_of_all(part, low, up.t(), group)
 
-    def add_result(self, result: Tensor, group: LaneSlice, *, is_full: bool) -> None:
+    def add_result(self, result: Tensor, group: LaneSlice) -> None:
         """Take in what a group gives to the map out, ``[own T, own columns]``."""
-        low = self.low_out if is_full else self._low_constant
+        low = self.low_out if group.trains else self._low_constant
         assert low is not None
         down = group.columns.take(self._adapters.down_out, 1).t()
         add_product_of_own(low, result, down, group)
-        if is_full and self.low_trained is not self.low_out:
+        if group.trains and self.low_trained is not self.low_out:
             add_product_of_own(self.low_trained, group.scaled(result), down, group)
 
     def finish(self, out: Tensor) -> None:

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from runtime.lanes.passes import Core, Linears, can_overwrite, lanes_backward, lanes_forward
+from runtime.lanes.passes import (
+    Core,
+    Linears,
+    Trained,
+    can_overwrite,
+    lanes_backward,
+    lanes_forward,
+)
 from runtime.lanes.products import branch_buffer, compute_dtype, without_autocast
 from runtime.lanes.slices import SublayerLanes
 
@@ -58,7 +65,8 @@ class _SublayerLanes(torch.autograd.Function):
             out = branch_buffer(x, bias_out)
             linears = Linears(weight_in, bias_in, weight_out)
             ctx.graphs = lanes_forward(x, linears, core, lanes, ctx.shape[1], key_mask, out)
-        ctx.save_for_backward(x if lanes.full else None, weight_in, bias_in, weight_out, bias_out)
+        ctx.compute_dtype = x.dtype
+        ctx.save_for_backward(x if lanes.train else None, weight_in, bias_in, weight_out, bias_out)
         return out.view(ctx.shape)
 
     @staticmethod
@@ -69,22 +77,18 @@ class _SublayerLanes(torch.autograd.Function):
         grad_bias_out = None
         if bias_out is not None:
             grad_bias_out = grad_branch.sum((0, 1), dtype=bias_out.dtype)
-        if not lanes.full:
+        if not lanes.backward:
             return None, None, None, None, grad_bias_out, None, None, None
-        linears, overwrite = Linears(weight_in, bias_in, weight_out), can_overwrite(lanes)
-        gradients = linears.gradient_buffers(overwrite=overwrite)
+        linears, trained = Linears(weight_in, bias_in, weight_out), None
+        if lanes.train:
+            overwrite = can_overwrite(lanes)
+            trained = Trained(x, linears.gradient_buffers(overwrite=overwrite), overwrite)
         with without_autocast(grad_branch):
-            grad_branch = grad_branch.to(x.dtype).contiguous().flatten(0, 1)
-            grad_x = lanes_backward(
-                grad_branch, x, linears, ctx.graphs, lanes, gradients, overwrite=overwrite
-            )
-        return (
-            grad_x.to(ctx.dtype).view(ctx.shape),
-            gradients.weight_in,
-            gradients.bias_in,
-            gradients.weight_out,
-            grad_bias_out,
-            None,
-            None,
-            None,
-        )
+            grad_branch = grad_branch.to(ctx.compute_dtype).contiguous().flatten(0, 1)
+            grad_x = lanes_backward(grad_branch, linears, ctx.graphs, lanes, trained)
+        made: tuple[Tensor | None, ...] = (None, None, None)
+        if trained is not None:
+            into = trained.gradients
+            made = into.weight_in, into.bias_in, into.weight_out
+        grad_x = grad_x.to(ctx.dtype).view(ctx.shape)
+        return grad_x, *made, grad_bias_out, None, None, None

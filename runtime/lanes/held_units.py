@@ -30,12 +30,13 @@ def all_units(workload: Workload) -> HeldUnits:
 
 def held_units(workload: Workload, placement: Placement, rank: int, block: int) -> HeldUnits:
     """Those of the subnets of `block` that are placed on `rank`."""
+    return units_of(workload, np.array(placement.subnet_device) == rank, block)
+
+
+def units_of(workload: Workload, chosen: np.ndarray, block: int) -> HeldUnits:
+    """Those of the subnets of `block` that are `chosen`, bool ``[num_subnets]``."""
     partition = workload.partition
-    subnets = [
-        partition.subnets[s]
-        for s in partition.of_block(block)
-        if placement.subnet_device[s] == rank
-    ]
+    subnets = [partition.subnets[s] for s in partition.of_block(block) if chosen[s]]
     heads = np.array(sorted(head for s in subnets for head in s.heads), dtype=np.int64)
     ranges = sorted((s.hidden_start, s.hidden_stop) for s in subnets)
     hidden = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]

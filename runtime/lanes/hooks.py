@@ -1,6 +1,7 @@
 """What may be added to the backward pass of lane groups: unbiased gradients, scores at no pass.
 
-Both change nothing where every operation is FULL: scales are 1, and watching only reads.
+Both change nothing where every operation is FULL: scales are 1, and watching only reads. REST is
+scaled and watched as FULL is.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from runtime.lanes.held_units import HeldUnits, all_units
@@ -17,7 +19,7 @@ from runtime.lanes.slices import BlockLanes, LaneSlice, Run, ScheduleSlices, Sub
 from runtime.ranks.rank_slices import RankSlices
 
 SliceHook = Callable[[LaneSlice, "Place"], LaneSlice]
-"""From a FULL group to the same with something added."""
+"""From a group that runs backward to the same with something added."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Place:
 
 
 def hooked(slices: ScheduleSlices, workload: Workload, hook: SliceHook) -> ScheduleSlices:
-    """The same schedule with `hook` applied to every FULL group of a model that is whole here."""
+    """The same schedule with `hook` applied to all backward of a model that is whole here."""
     held = all_units(workload)
     waves = []
     for wave in slices.waves:
@@ -79,11 +81,11 @@ def _hooked_block(
     num_tokens = workload.shape.num_tokens
 
     def sublayer(part: SublayerLanes, name: str) -> SublayerLanes:
-        full = tuple(
+        backward = tuple(
             hook(group, Place(block, name, samples[_samples(group.tokens, num_tokens)], held))
-            for group in part.full
+            for group in part.backward
         )
-        return replace(part, full=full)
+        return replace(part, backward=backward)
 
     return BlockLanes(sublayer(lanes.attention, "attention"), sublayer(lanes.mlp, "mlp"))
 
@@ -109,7 +111,7 @@ def rescaled(
         schedule: int ``[num_subnets, num_microbatches]``.
         device: that the lanes run on.
     """
-    kept = (np.asarray(schedule) == Operation.FULL) @ workload.samples
+    kept = np.isin(schedule, (Operation.FULL, Operation.REST)) @ workload.samples
     factor = workload.samples.sum() / np.maximum(kept, 1)
 
     def scale(group: LaneSlice, place: Place) -> LaneSlice:
@@ -141,10 +143,11 @@ def columns_to_subnets(workload: Workload, group: LaneSlice, place: Place) -> np
 
 
 class TaylorWatch:
-    """`runtime.scoring.kinds.taylor` of every FULL operation of a step, from its own backward pass.
+    """`runtime.scoring.kinds.taylor` of FULL and REST operations of a step, from its own backward.
 
     What it reads is at hand in that pass, so it costs one product per activation and no FLOPs of a
-    matrix. Values of samples are those of their own losses, whatever the mini-batch's mean.
+    matrix; REST keeps its results for it. Values of samples are those of their own losses, whatever
+    the mini-batch's mean.
     """
 
     def __init__(self, workload: Workload, device: torch.device) -> None:
@@ -172,7 +175,7 @@ class TaylorWatch:
 
     def take(self) -> np.ndarray:
         """Means over samples since it was asked last, float ``[num_subnets, num_microbatches]``;
-        0 where no operation was FULL here."""
+        0 where no gradient has passed here."""
         workload = self._workload
         starts = np.cumsum([0, *workload.microbatch_samples[:-1]])
         sums = np.add.reduceat(self._total.double().cpu().numpy(), starts, axis=1)
@@ -180,6 +183,15 @@ class TaylorWatch:
         return sums * workload.samples.sum() / workload.samples
 
 
-def where_full(seen: np.ndarray, schedule: np.ndarray) -> np.ndarray:
-    """What was seen, NaN where the operation was not FULL."""
-    return np.where(np.asarray(schedule) == Operation.FULL, seen, np.nan)
+def where_seen(seen: np.ndarray, workload: Workload, schedule: np.ndarray) -> np.ndarray:
+    """What was seen, NaN where no gradient has passed: at all but FULL, and REST that hands one on.
+
+    Args:
+        seen: as `TaylorWatch.take` gives it.
+        workload: subnets, and what trains.
+        schedule: int ``[num_subnets, num_microbatches]``.
+    """
+    schedule = np.asarray(schedule)
+    handed_on = np.all(needs_input_gradient(workload, schedule), axis=1)[workload.partition.block]
+    passed = (schedule == Operation.FULL) | ((schedule == Operation.REST) & handed_on)
+    return np.where(passed, seen, np.nan)

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from runtime.lanes.adapters import AdapterSums
 from runtime.lanes.products import (
@@ -76,22 +77,67 @@ class Linears:
 
 @dataclass(frozen=True)
 class CoreGraph:
-    """``result = core(projected)`` of a FULL group, where `projected` is a leaf."""
+    """``core(projected)`` of a group that runs backward, where `projected` is a leaf.
+
+    Attributes:
+        projected: ``[b, N, r]``.
+        end: of the graph.
+        kept_result: ``[own T, c]``, without graph; None where backward does not read it.
+    """
 
     projected: Tensor
-    result: Tensor
+    end: GradientEdge
+    kept_result: Tensor | None
+
+    @property
+    def result(self) -> Tensor:
+        assert self.kept_result is not None
+        return self.kept_result
 
     def backward(self, grad_result: Tensor) -> Tensor:
         """From the gradient of the result ``[own T, c]`` to that of `projected`, ``[own T, r]``."""
-        grad_result = grad_result.view(self.result.shape)
-        torch.autograd.backward(self.result, grad_result, inputs=[self.projected])
+        grad_result = grad_result.view(*self.projected.shape[:2], -1)
+        torch.autograd.backward(self.end, grad_result, inputs=[self.projected])
         assert self.projected.grad is not None
         return self.projected.grad.flatten(0, 1)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What the dW of FULL groups is made of, and where it goes.
+
+    Attributes:
+        x: as in forward.
+        gradients: of the weights held, in the weights' type.
+        overwrite: they hold nothing yet; only where `can_overwrite` says so.
+    """
+
+    x: Tensor
+    gradients: Linears
+    overwrite: bool
+
+    def add_output(self, grad_branch: Tensor, result: Tensor, group: LaneSlice, i: int) -> None:
+        """For the map out, of the i-th group."""
+        add_output_weight_gradient(
+            self.gradients.weight_out,
+            grad_branch,
+            result,
+            group,
+            overwrite=self.overwrite and i == 0,
+        )
+
+    def add_input(self, grad_projected: Tensor, group: LaneSlice, i: int) -> None:
+        """For the map in, of the i-th group."""
+        weight, bias = self.gradients.weight_in, self.gradients.bias_in
+        overwrite = self.overwrite and i == 0
+        add_input_weight_gradient(weight, grad_projected, self.x, group, overwrite=overwrite)
+        if bias is not None:
+            group.rows.add_to(bias, 0, grad_projected.sum(0, dtype=bias.dtype))
+
+
 def can_overwrite(lanes: SublayerLanes) -> bool:
-    """Whether the first FULL group fills the whole gradient of the weights held."""
-    return bool(lanes.full) and lanes.full[0].columns.is_all
+    """Whether the first group fills the whole gradient of the weights held."""
+    return lanes.train and lanes.backward[0].columns.is_all
 
 
 @torch.no_grad()
@@ -105,7 +151,7 @@ def lanes_forward(
     out: Tensor,
     adapters: AdapterSums | None = None,
 ) -> list[CoreGraph]:
-    """Add the results of all groups to `out`; what the FULL ones keep for backward.
+    """Add the results of all groups to `out`; what those that run backward keep for it.
 
     Args:
         x: normed activations ``[T, D]``, without graph.
@@ -121,57 +167,47 @@ def lanes_forward(
     run = partial(_forward, x, linears, core, adapters)
     for group in lanes.forward_only:
         run(group, num_tokens, key_mask, out, keep_graph=False)
-    graphs = [run(group, num_tokens, key_mask, out, keep_graph=True) for group in lanes.full]
+    graphs = [run(group, num_tokens, key_mask, out, keep_graph=True) for group in lanes.backward]
     if adapters is not None:
         adapters.finish(out)
-    return graphs
+    return [graph for graph in graphs if graph is not None]
 
 
 @torch.no_grad()
 def lanes_backward(
     grad_branch: Tensor,
-    x: Tensor,
     linears: Linears,
     graphs: list[CoreGraph],
     lanes: SublayerLanes,
-    gradients: Linears,
-    *,
-    overwrite: bool,
+    trained: Trained | None,
 ) -> Tensor:
-    """Add the FULL groups' dW to `gradients`; their dX, ``[T, D]``, zero on all other tokens.
+    """Add the FULL groups' dW; dX of all that run backward, ``[T, D]``, zero on other tokens.
 
     Args:
-        grad_branch: gradient of the results, ``[T, D]`` of the type of `x`; only tokens of FULL
-            groups count.
-        x: as in forward.
+        grad_branch: gradient of the results, ``[T, D]`` of the type that lanes compute in; only
+            tokens of groups that run backward count.
         linears: as in forward.
         graphs: what forward returned; emptied one by one, so that memory is freed early.
-        lanes: as in forward, with at least one FULL group.
-        gradients: of the weights held, in the weights' type.
-        overwrite: the gradients hold nothing yet; only where `can_overwrite` says so.
+        lanes: as in forward, with at least one group that runs backward.
+        trained: for dW; None where no group is FULL.
     """
-    linears = linears.to(x.dtype)
-    grad_x = input_gradient_buffer(x, lanes)
-    for i, group in enumerate(lanes.full):
-        first = overwrite and i == 0
+    linears = linears.to(grad_branch.dtype)
+    grad_x = input_gradient_buffer(grad_branch, lanes)
+    for i, group in enumerate(lanes.backward):
         graph = graphs.pop(0)
-        result = graph.result.detach().flatten(0, 1)
         columns = group.columns.take(linears.weight_out, 1)
         grad_result = product_of_all(grad_branch, columns, group)
         if group.watch is not None:
-            group.watch(result, grad_result)
-        result, grad_result = group.scaled(result), group.scaled(grad_result)
-        add_output_weight_gradient(
-            gradients.weight_out, grad_branch, result, group, overwrite=first
-        )
+            group.watch(graph.result, grad_result)
+        grad_result = group.scaled(grad_result)
+        if trained is not None and group.trains:
+            trained.add_output(grad_branch, group.scaled(graph.result), group, i)
         grad_projected = graph.backward(grad_result)
-        del graph, result, grad_result
-        add_input_weight_gradient(gradients.weight_in, grad_projected, x, group, overwrite=first)
-        if gradients.bias_in is not None:
-            part = grad_projected.sum(0, dtype=gradients.bias_in.dtype)
-            group.rows.add_to(gradients.bias_in, 0, part)
+        del graph, grad_result
+        if trained is not None and group.trains:
+            trained.add_input(grad_projected, group, i)
         rows = group.rows.take(linears.weight_in, 0)
-        keep = not lanes.full_is_disjoint
+        keep = not lanes.backward_is_disjoint
         add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
         del grad_projected
     return grad_x
@@ -188,7 +224,7 @@ def _forward(
     out: Tensor,
     *,
     keep_graph: bool,
-) -> CoreGraph:
+) -> CoreGraph | None:
     """Add the group's output to `out`; `x` and `out` are ``[T, D]`` of all tokens."""
     rows = group.rows.take(linears.weight_in, 0)
     bias = None if linears.bias_in is None else group.rows.take(linears.bias_in, 0)
@@ -204,5 +240,8 @@ def _forward(
     own_result = result.detach().flatten(0, 1)
     add_product_of_own(out, own_result, columns.t(), group)
     if adapters is not None:
-        adapters.add_result(own_result, group, is_full=keep_graph)
-    return CoreGraph(projected, result)
+        adapters.add_result(own_result, group)
+    if not keep_graph:
+        return None
+    kept = own_result if group.keeps_result else None
+    return CoreGraph(projected, get_gradient_edge(result), kept)

@@ -119,12 +119,12 @@ def branch_buffer(x: Tensor, bias: Tensor | None) -> Tensor:
     return bias.to(x.dtype).expand(x.shape).contiguous()
 
 
-def input_gradient_buffer(x: Tensor, lanes: SublayerLanes) -> Tensor:
-    """What lane groups write dX to, or add it to unless ``lanes.full_is_disjoint``."""
-    if not lanes.full_is_disjoint:
-        return torch.zeros_like(x)
-    gradient = torch.empty_like(x)
-    for start, stop in lanes.tokens_without_full:
+def input_gradient_buffer(like: Tensor, lanes: SublayerLanes) -> Tensor:
+    """What lane groups write dX to, or add it to unless ``lanes.backward_is_disjoint``."""
+    if not lanes.backward_is_disjoint:
+        return torch.zeros_like(like)
+    gradient = torch.empty_like(like)
+    for start, stop in lanes.tokens_without_backward:
         gradient[start:stop].zero_()
     return gradient
 

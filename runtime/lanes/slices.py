@@ -83,6 +83,7 @@ class LaneSlice:
             hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
         tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
+        trains: whether its weights get a gradient; else it hands it on alone, or has none.
         gradient_scale: what the gradient of its result is multiplied by, per column or for all;
             None for 1.
         watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
@@ -93,8 +94,14 @@ class LaneSlice:
     rows: Units
     columns: Units
     tokens_with_dx: tuple[Run, ...]
+    trains: bool
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
+
+    @property
+    def keeps_result(self) -> bool:
+        """Whether backward reads its result."""
+        return self.trains or self.watch is not None
 
     @cached_property
     def token_runs(self) -> tuple[tuple[slice, slice], ...]:
@@ -138,22 +145,34 @@ class SublayerLanes:
     """The lane groups of one sub-layer in one pass.
 
     Attributes:
-        full: groups that run forward and backward.
+        backward: groups that run forward and backward: FULL, then REST.
         forward_only: groups that run without autograd.
-        full_is_disjoint: whether no token is in two of the `full` groups.
-        tokens_without_full: runs of tokens that are in none of them.
-        tokens_with_full: runs of the others.
+        backward_is_disjoint: whether no token is in two of the `backward` groups.
+        tokens_without_backward: runs of tokens that are in none of them.
+        tokens_with_backward: runs of the others.
+        tokens_trained: runs of tokens in FULL groups.
         tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
         tokens_active: runs of tokens in any group.
     """
 
-    full: tuple[LaneSlice, ...]
+    backward: tuple[LaneSlice, ...]
     forward_only: tuple[LaneSlice, ...]
-    full_is_disjoint: bool
-    tokens_without_full: tuple[Run, ...]
-    tokens_with_full: tuple[Run, ...]
+    backward_is_disjoint: bool
+    tokens_without_backward: tuple[Run, ...]
+    tokens_with_backward: tuple[Run, ...]
+    tokens_trained: tuple[Run, ...]
     tokens_with_dx: tuple[Run, ...]
     tokens_active: tuple[Run, ...]
+
+    @property
+    def train(self) -> bool:
+        """Whether any weight gets a gradient."""
+        return bool(self.tokens_trained)
+
+    @property
+    def run(self) -> bool:
+        """Whether there is any group."""
+        return bool(self.tokens_active)
 
 
 @dataclass(frozen=True)
@@ -251,46 +270,78 @@ def block_lanes(
     attention, mlp = [], []
     for group in groups:
         members = [partition.subnets[s] for s in group.subnets]
-        microbatches = np.array(group.microbatches)
-        samples = _samples_of(workload, first_sample, microbatches)
-        tokens = _token_runs(samples, workload.shape.num_tokens)
-        with_dx = [
-            _token_runs(
-                _samples_of(workload, first_sample, microbatches[needed[microbatches]]),
-                workload.shape.num_tokens,
-            )
-            for needed in needs_dx
-        ]
+        of_attention, of_mlp = (
+            _parts(workload, group, first_sample, needed) for needed in needs_dx
+        )
         heads = np.array([head for m in members for head in m.heads], dtype=np.int64)
         heads = np.searchsorted(held.heads, np.sort(heads))
         channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
         if len(channels):
             columns = _units(channels, len(held.heads) * head_dim)
             rows = replace(columns, num_parts=3)
-            lane = LaneSlice(len(samples), tokens, rows, columns, with_dx[0])
-            attention.append((group.operation, lane))
+            attention += [part.lane(rows, columns) for part in of_attention]
         hidden = np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
         hidden = np.searchsorted(held.hidden, np.sort(hidden))
         if len(hidden):
             units = _units(hidden, len(held.hidden))
-            lane = LaneSlice(len(samples), tokens, units, units, with_dx[1])
-            mlp.append((group.operation, lane))
+            mlp += [part.lane(units, units) for part in of_mlp]
     return BlockLanes(_sublayer(attention, num_tokens), _sublayer(mlp, num_tokens))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Samples of a lane group, and what a sub-layer does with them; as in `LaneSlice`."""
+
+    operation: Operation
+    num_samples: int
+    tokens: tuple[Run, ...]
+    tokens_with_dx: tuple[Run, ...]
+
+    def lane(self, rows: Units, columns: Units) -> tuple[Operation, LaneSlice]:
+        trains = self.operation == Operation.FULL
+        sizes = self.num_samples, self.tokens, rows, columns
+        return self.operation, LaneSlice(*sizes, self.tokens_with_dx, trains)
+
+
+def _parts(
+    workload: Workload, group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray
+) -> list[_Part]:
+    """A group as one, or where REST hands on only some of its gradients as two, of which one runs
+    no backward; `needs_dx` is bool ``[num_microbatches]``."""
+    microbatches = np.array(group.microbatches)
+    needed = needs_dx[microbatches]
+    parts = [(group.operation, microbatches, microbatches[needed])]
+    if group.operation == Operation.REST and not needed.all():
+        parts = [
+            (Operation.REST, microbatches[needed], microbatches[needed]),
+            (Operation.FORWARD_ONLY, microbatches[~needed], microbatches[:0]),
+        ]
+    num_tokens = workload.shape.num_tokens
+    made = []
+    for operation, own, with_dx in parts:
+        if len(own):
+            samples = _samples_of(workload, first_sample, own)
+            dx_samples = _samples_of(workload, first_sample, with_dx)
+            runs = _token_runs(samples, num_tokens), _token_runs(dx_samples, num_tokens)
+            made.append(_Part(operation, len(samples), *runs))
+    return made
+
+
 def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) -> SublayerLanes:
-    full = tuple(lane for operation, lane in groups if operation == Operation.FULL)
-    num_full_groups = _num_covering(num_tokens, [lane.tokens for lane in full])
-    num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in full])
+    backward = tuple(lane for operation, lane in groups if operation != Operation.FORWARD_ONLY)
+    num_backward = _num_covering(num_tokens, [lane.tokens for lane in backward])
+    num_trained = _num_covering(num_tokens, [lane.tokens for lane in backward if lane.trains])
+    num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in backward])
     num_groups = _num_covering(num_tokens, [lane.tokens for _, lane in groups])
     return SublayerLanes(
-        full=full,
+        backward=backward,
         forward_only=tuple(
             lane for operation, lane in groups if operation == Operation.FORWARD_ONLY
         ),
-        full_is_disjoint=bool((num_full_groups <= 1).all()),
-        tokens_without_full=index_runs(np.flatnonzero(num_full_groups == 0)),
-        tokens_with_full=index_runs(np.flatnonzero(num_full_groups)),
+        backward_is_disjoint=bool((num_backward <= 1).all()),
+        tokens_without_backward=index_runs(np.flatnonzero(num_backward == 0)),
+        tokens_with_backward=index_runs(np.flatnonzero(num_backward)),
+        tokens_trained=index_runs(np.flatnonzero(num_trained)),
         tokens_with_dx=index_runs(np.flatnonzero(num_with_dx)),
         tokens_active=index_runs(np.flatnonzero(num_groups)),
     )

@@ -18,7 +18,7 @@ from d2ft_sched.model.workload import Workload
 from runtime.measure.device_profile import profile_device
 from runtime.measure.network_fit import NetworkTimes
 from runtime.ranks.agreement import gather_texts, meet
-from runtime.ranks.all_to_all import ExchangePhase, start_all_to_all
+from runtime.ranks.all_to_all import ExchangePhase, Peers, start_all_to_all
 from runtime.ranks.job import Ranks, start_sum
 from runtime.torch_device import synchronize
 
@@ -89,12 +89,13 @@ def exchange_s(ranks: Ranks, pair_bytes: np.ndarray, num_repeats: int) -> list[f
     received = (pair_bytes[:, ranks.rank] // 4).tolist()
     send = torch.zeros(sum(sent), 1, device=ranks.device)
     receive = torch.zeros(sum(received), 1, device=ranks.device)
+    peers = Peers(tuple(range(ranks.num_ranks)), None)
     seconds = []
     for _ in range(num_repeats + 1):
         meet(ranks, "the profile of the network")
         synchronize(ranks.device)
         start = time.perf_counter()
-        start_all_to_all(ranks, receive, send, received, sent, _PHASE, None)()
+        start_all_to_all(ranks, peers, receive, send, received, sent, _PHASE, None)()
         synchronize(ranks.device)
         every = torch.zeros(ranks.num_ranks, dtype=torch.float64, device=ranks.device)
         every[ranks.rank] = time.perf_counter() - start

@@ -55,7 +55,6 @@ def measure_rank_steps(
     model: RankModel,
     schedules: Mapping[str, np.ndarray],
     *,
-    num_waves: int = 1,
     overlap: bool = False,
     num_repeats: int = 5,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -66,7 +65,6 @@ def measure_rank_steps(
         model: what this rank holds; all ranks call this with the same schedules. Parameters stay
             as they are, gradients are discarded.
         schedules: by name, int ``[num_subnets, num_microbatches]``.
-        num_waves: passes per step.
         overlap: interleave the waves.
         num_repeats: timed steps of each schedule, after one that is not.
         progress: told how many of how many steps are done.
@@ -74,9 +72,9 @@ def measure_rank_steps(
     Returns:
         The same on all ranks.
     """
-    workload, placement, ranks = model.workload, model.placement, model.ranks
+    workload, ranks = model.workload, model.ranks
     slices = {
-        name: slice_rank_schedule(workload, placement, schedule, ranks.rank, num_waves)
+        name: slice_rank_schedule(workload, model.replicas, schedule, ranks.rank)
         for name, schedule in schedules.items()
     }
     any_slices = next(iter(slices.values()))

@@ -17,7 +17,9 @@ from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import forward, forward_backward
+from runtime.ranks.shards import whole_shards
 from runtime.torch_device import Stopwatch, autocast, device_name
+from runtime.training.resting_rows import Resting, resting, update
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,14 @@ def measure_steps(
     """
     inputs, labels = random_batch(model, workload, device)
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
+    _begin_state(optimizer)
+    shards = whole_shards(model)
     slices = {
         name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
+        for name, schedule in schedules.items()
+    }
+    rests = {
+        name: Resting() if schedule is None else resting(model, shards, workload, schedule)
         for name, schedule in schedules.items()
     }
 
@@ -86,7 +94,7 @@ def measure_steps(
             watch.lap("start")
         with autocast(device, workload):
             _gradients(model, inputs, labels, slices[name], watch)
-        optimizer.step()
+        update(optimizer, rests[name])
         optimizer.zero_grad()
         if watch is not None:
             watch.lap("optimizer")
@@ -126,6 +134,15 @@ def measure_steps(
             num_threads=torch.get_num_threads(),
         )
     return measured
+
+
+def _begin_state(optimizer: torch.optim.Optimizer) -> None:
+    """Let it keep what it does in training, also for what no schedule trains here; rate 0."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def random_batch(

@@ -15,7 +15,6 @@ from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
 from runtime.data.dataset import Dataset
 from runtime.lanes.hooks import rescaled
-from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.models.linear_probe import fit_classifier
 from runtime.models.peft_adapters import add_adapters
 from runtime.peers.frozen_prefix import freeze_prefix
@@ -23,7 +22,7 @@ from runtime.peers.stepwise import StepwiseSchedules
 from runtime.scoring.training_scores import scoring_flops, training_scores
 from runtime.training.events import Event, FineTuneSettings, TrainedStep
 from runtime.training.loop import ScheduleOf, train, training_minibatches
-from runtime.training.whole_model import WholeModel, lane_share
+from runtime.training.whole_model import PreparedStep, WholeModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,9 +178,10 @@ def train_peer(
 class Rescaling(WholeModel):
     """Gradients of kept paths as `runtime.lanes.hooks.rescaled` has them."""
 
-    def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
-        slices, share = super()._look_up(schedule)
-        return rescaled(slices, self._workload, schedule, self._device), share
+    def _look_up(self, schedule: np.ndarray) -> PreparedStep:
+        prepared = super()._look_up(schedule)
+        slices = rescaled(prepared.slices, self._workload, schedule, self._device)
+        return replace(prepared, slices=slices)
 
 
 class LeavingOut(WholeModel):
@@ -195,8 +195,7 @@ class LeavingOut(WholeModel):
         fewer = replace(self._workload, microbatch_samples=tuple(sizes[i] for i in kept))
         parts = np.split(samples, np.cumsum(sizes)[:-1])
         chosen = np.concatenate([parts[i] for i in kept])
-        slices = slice_schedule(fewer, schedule[:, kept], self._settings.num_waves)
-        return self._update(chosen, slices, lane_share(fewer, schedule[:, kept]), lr)
+        return self._train_on(chosen, self._prepared(fewer, schedule[:, kept]), lr)
 
 
 def kept_microbatches(schedule: np.ndarray) -> np.ndarray:

@@ -14,6 +14,18 @@ from runtime.ranks.job import Pending, Ranks
 from runtime.torch_device import backend_of
 
 
+class Peers(NamedTuple):
+    """Ranks that exchange rows with one another.
+
+    Attributes:
+        members: sorted.
+        group: of them, where the backend's messages are no point-to-point ones; None for all ranks.
+    """
+
+    members: tuple[int, ...]
+    group: dist.ProcessGroup | None
+
+
 class ExchangePhase(NamedTuple):
     """Which exchange of a step.
 
@@ -37,7 +49,7 @@ class SentBytes:
     Attributes:
         num_ranks: ranks of the job.
         exchanges: by phase, int ``[num_ranks]``.
-        all_reduce: of the trunk's gradients, counted as a ring's, float ``[num_ranks]``.
+        all_reduce: of sums of gradients, counted as a ring's, float ``[num_ranks]``.
     """
 
     num_ranks: int
@@ -63,6 +75,7 @@ class SentBytes:
 
 def start_all_to_all(
     ranks: Ranks,
+    peers: Peers,
     receive: Tensor,
     send: Tensor,
     received: Sequence[int],
@@ -70,7 +83,7 @@ def start_all_to_all(
     phase: ExchangePhase,
     counted: SentBytes | None,
 ) -> Callable[[], None]:
-    """Start an exchange of rows between all ranks; calling the result waits for its end.
+    """Start an exchange of rows between ranks of a replica; calling the result waits for its end.
 
     NCCL has a collective for it. With gloo's a rank asks for data after it has begun to send its
     own, so that requests wait behind messages and links idle meanwhile (four ranks took up to 4/3
@@ -78,7 +91,8 @@ def start_all_to_all(
     and then sends, message by message, and messages of no bytes do not exist.
 
     Args:
-        ranks: all of which must start the same exchanges in the same order.
+        ranks: the job.
+        peers: ranks that start the same exchanges in the same order.
         receive: ``[sum(received), D]``, contiguous; filled when the wait is over.
         send: ``[sum(sent), D]``, contiguous.
         received: rows from every rank.
@@ -90,12 +104,16 @@ def start_all_to_all(
         row_bytes = send.shape[1] * send.element_size()
         counted.add_exchange(phase, np.array(sent, dtype=np.int64) * row_bytes)
     what = f"{phase.direction} {phase.sublayer} {phase.name} of block {phase.block}"
-    received, sent = list(received), list(sent)
     with ranks.watched(what):
         if backend_of(ranks.device) == "gloo":
-            works = _start_messages(ranks, receive, send, received, sent)
+            works = _start_messages(ranks, peers.members, receive, send, received, sent)
         else:
-            works = [dist.all_to_all_single(receive, send, received, sent, async_op=True)]
+            from_each, to_each = ([n[m] for m in peers.members] for n in (received, sent))
+            works = [
+                dist.all_to_all_single(
+                    receive, send, from_each, to_each, group=peers.group, async_op=True
+                )
+            ]
     pending = [Pending(ranks, work, what) for work in works]
 
     def wait() -> None:
@@ -106,16 +124,21 @@ def start_all_to_all(
 
 
 def _start_messages(
-    ranks: Ranks, receive: Tensor, send: Tensor, received: list[int], sent: list[int]
+    ranks: Ranks,
+    members: Sequence[int],
+    receive: Tensor,
+    send: Tensor,
+    received: Sequence[int],
+    sent: Sequence[int],
 ) -> list[dist.Work | None]:
     """Ask the ranks below first for what they send, and send first to the ranks above, so that not
     all ranks serve the same one at once."""
-    parts, own = send.split(sent), ranks.rank
-    places = receive.split(received)
+    parts, own = send.split(list(sent)), ranks.rank
+    places = receive.split(list(received))
     places[own].copy_(parts[own])
-    distances = range(1, ranks.num_ranks)
-    above = [(own + distance) % ranks.num_ranks for distance in distances]
-    below = [(own - distance) % ranks.num_ranks for distance in distances]
+    at = members.index(own)
+    above = [*members[at + 1 :], *members[:at]]
+    below = above[::-1]
     return [
         *(dist.irecv(places[rank], rank) for rank in below if received[rank]),
         *(dist.isend(parts[rank], rank) for rank in above if sent[rank]),

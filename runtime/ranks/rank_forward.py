@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2ft_sched.plan.plan import ReplicaPart
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.ranks.rank_model import RankModel
-from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
+from runtime.ranks.rank_slices import RankWave, rank_waves
 from runtime.ranks.rank_wave import RankBatch, WavePass
 
 
@@ -38,11 +39,12 @@ def rank_outputs(
     key_mask: Tensor | None = None,
     samples_per_pass: int = 64,
 ) -> Iterator[Outputs]:
-    """Every sample through the whole model; all ranks must exhaust this together.
+    """Every sample through the whole model; the ranks of a replica must exhaust this together.
 
     Args:
         model: what this rank holds.
-        owner_of: an owner of the placement for each sample, int ``[num_samples]``.
+        owner_of: an owner of micro-batches for each sample, int ``[num_samples]``; every replica
+            runs the samples of its own.
         inputs_of: some of this rank's samples as the model takes them, ``[n, ...]``.
         key_mask: which tokens of all samples may be looked at, ``[num_samples, N]``; None for all.
         samples_per_pass: of each owner.
@@ -50,16 +52,18 @@ def rank_outputs(
     Yields:
         Outputs of this rank's samples; nothing on a rank that owns none.
     """
-    ranks, classifier = model.ranks, model.family.classifier(model.module)
-    owners = model.placement.owners
+    ranks, replica = model.ranks, model.replica
+    if replica is None:
+        return
+    classifier, owners = model.family.classifier(model.module), replica.placement.owners
     rows_of = [np.flatnonzero(owner_of == owner) for owner in owners]
     own_rows = np.flatnonzero(owner_of == ranks.rank)
-    prepared: dict[tuple[int, ...], RankSlices] = {}
+    prepared: dict[tuple[int, ...], RankWave] = {}
     for start in range(0, max(map(len, rows_of)), samples_per_pass):
         parts = [rows[start : start + samples_per_pass] for rows in rows_of]
         sizes = tuple(map(len, parts))
         if sizes not in prepared:
-            prepared[sizes] = _forward_slices(model, sizes)
+            prepared[sizes] = _forward_wave(model, replica.placement, sizes)
         rows = own_rows[start : start + samples_per_pass]
         captured: list[tuple[Tensor, Tensor]] = []
         hook = None
@@ -67,11 +71,10 @@ def rank_outputs(
             hook = classifier.register_forward_hook(
                 lambda _, given, logits, into=captured: into.append((given[0], logits))
             )
-        slices = prepared[sizes]
         labels = torch.zeros(len(rows), dtype=torch.int64, device=ranks.device)
         mask = None if key_mask is None else key_mask[torch.from_numpy(np.concatenate(parts))]
         batch = RankBatch(inputs_of(rows), labels, mask)
-        one = WavePass(model, slices.waves[0], batch, slices.num_samples, {}, None, None)
+        one = WavePass(model, prepared[sizes], batch, sum(sizes), None, None, None)
         for _ in one.forward():
             pass
         if hook is not None:
@@ -80,14 +83,12 @@ def rank_outputs(
             yield Outputs(rows, features.detach(), logits.detach())
 
 
-def _forward_slices(model: RankModel, sizes: tuple[int, ...]) -> RankSlices:
+def _forward_wave(model: RankModel, place: Placement, sizes: tuple[int, ...]) -> RankWave:
     """One micro-batch for each owner that has samples, all operations forward only."""
-    used = [(owner, n) for owner, n in zip(model.placement.owners, sizes, strict=True) if n]
+    used = [(owner, n) for owner, n in zip(place.owners, sizes, strict=True) if n]
     workload = replace(model.workload, microbatch_samples=tuple(n for _, n in used))
-    placement = Placement(
-        model.placement.num_devices,
-        model.placement.subnet_device,
-        tuple(owner for owner, _ in used),
-    )
+    placement = replace(place, owner=tuple(owner for owner, _ in used))
     forward_only = uniform_schedule(workload.num_subnets, len(used), Operation.FORWARD_ONLY)
-    return slice_rank_schedule(workload, placement, forward_only, model.ranks.rank)
+    part = ReplicaPart(workload, placement, forward_only, 1, slice(0, len(used)))
+    (wave,) = rank_waves(part, model.ranks.rank)
+    return wave

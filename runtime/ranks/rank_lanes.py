@@ -4,15 +4,13 @@ import torch
 from torch import Tensor
 
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.adapted_lanes import adapted_lanes_backward
+from runtime.lanes.adapted_lanes import TrainedAdapters, adapted_lanes_backward
 from runtime.lanes.adapters import AdapterSums
-from runtime.lanes.passes import Linears, can_overwrite, lanes_backward, lanes_forward
+from runtime.lanes.passes import Trained, lanes_backward, lanes_forward
 from runtime.lanes.products import without_autocast
 from runtime.lanes.slices import SublayerLanes
 from runtime.ranks.rank_trunk import Kept
-
-Gradients = dict[Sublayer, Linears]
-"""Gradients that lanes have made in a step, of all its waves."""
+from runtime.ranks.step_gradients import StepGradients
 
 
 @torch.no_grad()
@@ -42,7 +40,7 @@ def rank_lanes_forward(
         kept.graphs = lanes_forward(
             x, sublayer.linears(), sublayer.core, lanes, num_tokens, key_mask, out, sums
         )
-    if lanes.full:
+    if lanes.train:
         kept.sums = sums
 
 
@@ -52,41 +50,35 @@ def rank_lanes_backward(
     sublayer: Sublayer,
     lanes: SublayerLanes,
     kept: Kept,
-    gradients: Gradients,
+    gradients: StepGradients,
 ) -> Tensor | None:
     """The gradient of what the lanes saw, ``[T, D]``; None for zeros.
 
     Args:
         grad_branch: gradient of their results, ``[T, D]``.
         sublayer: what is held of it; gradients of what trains are added to its own.
-        lanes: of the subnets held, some of which are FULL.
+        lanes: of the subnets held, some of which run backward.
         kept: from forward.
-        gradients: made in the step so far, where all parameters train.
+        gradients: of the step.
     """
-    assert kept.lane_input is not None
     x, adapters = kept.lane_input, sublayer.adapters()
     if adapters is not None:
-        assert kept.sums is not None
-        own = adapters.gradient_buffers()
-        with without_autocast(x):
+        factors = None
+        if x is not None and kept.sums is not None:
+            factors = TrainedAdapters(x, kept.sums, adapters.gradient_buffers())
+        with without_autocast(grad_branch):
             grad_x = adapted_lanes_backward(
                 grad_branch,
-                x,
                 sublayer.linears(),
                 adapters,
                 kept.graphs,
-                kept.sums,
                 lanes,
-                own,
+                factors,
                 needs_dx=bool(lanes.tokens_with_dx),
             )
-        sublayer.add_adapter_gradients(own)
+        if factors is not None:
+            sublayer.add_adapter_gradients(factors.gradients)
         return grad_x
-    made = gradients.get(sublayer)
-    overwrite = made is None and can_overwrite(lanes)
-    if made is None:
-        made = gradients[sublayer] = sublayer.new_gradients(overwrite=overwrite)
-    with without_autocast(x):
-        return lanes_backward(
-            grad_branch, x, sublayer.linears(), kept.graphs, lanes, made, overwrite=overwrite
-        )
+    weights = None if x is None else Trained(x, *gradients.of_lanes(sublayer, lanes))
+    with without_autocast(grad_branch):
+        return lanes_backward(grad_branch, sublayer.linears(), kept.graphs, lanes, weights)

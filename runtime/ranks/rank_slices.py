@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
+from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan import ReplicaPart, replica_parts
 from d2ft_sched.schedule.lanes import lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica, microbatch_owners
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import wave_microbatches
 from runtime.lanes.held_units import HeldUnits, held_units
@@ -93,50 +96,74 @@ class RankSlices:
     """A schedule, ready to run on one rank.
 
     Attributes:
-        num_samples: samples of the whole mini-batch.
+        num_samples: samples of the whole mini-batch, whichever replica they are dealt to.
         owned_samples: which of them the rank owns, int64, sorted.
-        waves: passes, one after another or interleaved.
+        waves: passes of its replica, one after another or interleaved; none on a rank of no
+            replica.
+        sums: of gradients over ranks, in the order in which backward makes them.
     """
 
     num_samples: int
     owned_samples: np.ndarray
     waves: tuple[RankWave, ...]
+    sums: tuple[GradientSum, ...]
 
 
 def slice_rank_schedule(
     workload: Workload,
-    placement: Placement,
+    replicas: Sequence[Replica],
     schedule: np.ndarray,
     rank: int,
-    num_waves: int = 1,
 ) -> RankSlices:
-    """Cut a mini-batch into waves and each block of a wave into lane groups and routes.
+    """Cut a replica's micro-batches into waves, each block of a wave into lane groups and routes.
 
     Args:
-        workload: the model, its subnets and the micro-batches.
-        placement: whose devices are the ranks.
+        workload: the model, its subnets and the micro-batches of all replicas.
+        replicas: whose devices are the ranks.
         schedule: int ``[num_subnets, num_microbatches]``.
         rank: 0 to num_devices - 1.
-        num_waves: from 1 to num_microbatches.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.
-        ValueError: num_waves is out of range.
     """
     schedule = check_schedule(schedule, workload.num_subnets, workload.num_microbatches)
-    if not 1 <= num_waves <= workload.num_microbatches:
-        raise ValueError(
-            f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
-        )
-    units = [held_units(workload, placement, rank, b) for b in range(workload.shape.num_blocks)]
-    sample_owner = np.repeat(placement.owner, workload.samples)
-    waves: list[RankWave] = []
+    sums = gradient_sums(workload, replicas, schedule)
+    sample_owner = np.repeat(microbatch_owners(replicas), workload.samples)
+    waves: tuple[RankWave, ...] = ()
+    for replica, part in zip(replicas, replica_parts(workload, replicas, schedule), strict=True):
+        if rank in replica.devices:
+            waves = rank_waves(part, rank, int(workload.samples[: part.microbatches.start].sum()))
+    return RankSlices(len(sample_owner), np.flatnonzero(sample_owner == rank), waves, sums)
+
+
+def rank_waves(part: ReplicaPart, rank: int, first_sample: int = 0) -> tuple[RankWave, ...]:
+    """What a rank of a replica computes and exchanges in each of its waves.
+
+    Args:
+        part: of the replica.
+        rank: one that may hold nothing and own nothing of it.
+        first_sample: of the replica's in the mini-batch.
+    """
+    workload, waves = part.workload, list[RankWave]()
+    units = [
+        held_units(workload, part.placement, rank, block)
+        for block in range(workload.shape.num_blocks)
+    ]
     start = 0
-    for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
-        wave = _rank_wave(workload, placement, schedule, rank, microbatches, units, start)
+    for microbatches in wave_microbatches(workload.num_microbatches, part.num_waves):
+        wave = _rank_wave(
+            workload,
+            part.placement,
+            part.schedule,
+            rank,
+            microbatches,
+            units,
+            start,
+            first_sample,
+        )
         start = wave.samples.stop
         waves.append(wave)
-    return RankSlices(len(sample_owner), np.flatnonzero(sample_owner == rank), tuple(waves))
+    return tuple(waves)
 
 
 def _rank_wave(
@@ -147,6 +174,7 @@ def _rank_wave(
     microbatches: np.ndarray,
     units: Sequence[HeldUnits],
     start: int,
+    first_sample: int,
 ) -> RankWave:
     owner = np.array(placement.owner)
     in_wave = np.isin(np.arange(workload.num_microbatches), microbatches)
@@ -158,17 +186,17 @@ def _rank_wave(
     held = np.array(placement.subnet_device) == rank
     needs_dx = needs_input_gradient(workload, schedule)
     num_own = int(workload.samples[own].sum())
-    first_of_all = np.cumsum(workload.samples) - workload.samples
+    first_of_all = first_sample + np.cumsum(workload.samples) - workload.samples
 
     blocks = []
     for block, block_units in enumerate(units):
         received = foreign[active[0, block, rank, foreign]]
         pass_order = np.concatenate([own, received])
         counts = workload.samples[pass_order]
-        first_sample = np.full(workload.num_microbatches, -1)
-        first_sample[pass_order] = np.cumsum(counts) - counts
+        first_of_pass = np.full(workload.num_microbatches, -1)
+        first_of_pass[pass_order] = np.cumsum(counts) - counts
         routes = [
-            _route(workload, owner, active[d, block], rank, own, foreign, first_sample)
+            _route(workload, owner, active[d, block], rank, own, foreign, first_of_pass)
             for d in range(len(DIRECTIONS))
         ]
         groups = lane_groups(workload.partition, schedule, block, held, microbatches)
@@ -178,7 +206,7 @@ def _rank_wave(
         blocks.append(
             RankBlock(
                 lanes=block_lanes(
-                    workload, groups, first_sample, int(counts.sum()), block_units, needs_dx[block]
+                    workload, groups, first_of_pass, int(counts.sum()), block_units, needs_dx[block]
                 ),
                 lane_tokens=_joined_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),

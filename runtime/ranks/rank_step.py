@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from runtime.ranks.all_to_all import SentBytes
-from runtime.ranks.job import Pending, start_sum
-from runtime.ranks.rank_lanes import Gradients
-from runtime.ranks.rank_model import RankModel, Replicas
+from runtime.ranks.job import start_sum
+from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankSlices
 from runtime.ranks.rank_wave import RankBatch, WavePass
+from runtime.ranks.step_gradients import StepGradients
 from runtime.torch_device import Stopwatch
 
 
@@ -35,7 +35,8 @@ def rank_forward_backward(
     """Run one mini-batch; all ranks must call this with slices of the same schedule.
 
     Every parameter held that trains gets a new gradient, zeros where nothing does train it; what
-    gradients were there before is dropped. Those of what several ranks hold are summed over them.
+    gradients were there before is dropped. Those of what several ranks hold are summed over them,
+    a block's while backward is at the blocks before it.
 
     Args:
         model: what this rank holds.
@@ -53,8 +54,7 @@ def rank_forward_backward(
     Raises:
         RankError: another rank died or hung.
     """
-    replicated = _new_gradients(model)
-    gradients: Gradients = {}
+    gradients = StepGradients(model, slices, counted)
     passes = [
         WavePass(
             model,
@@ -74,13 +74,9 @@ def rank_forward_backward(
         for one in group:
             loss += one.loss
         _in_turns([one.backward() for one in group])
-    for parameter in model.module.parameters():
-        if parameter.grad is None and parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
     # After backward, so that a step ends on no rank, idle ones included, before it ends on all.
     loss_sum = start_sum(model.ranks, loss, "the sum of the loss")
-    for replicas, gradient in replicated:
-        _sum_gradients(model, replicas, gradient, counted)
+    gradients.finish()
     loss_sum.wait()
     if watch is not None:
         watch.lap("all-reduce")
@@ -95,39 +91,3 @@ def _in_turns(passes: Sequence[Iterator[None]]) -> None:
 
 
 _END = object()
-
-
-def _new_gradients(model: RankModel) -> list[tuple[Replicas, Tensor]]:
-    """Replicated parameters' gradients in buffers of zeros, each parameter's being a part of one.
-
-    Where adapters train all others get zeros as well, for lanes to add to.
-    """
-    parameters = dict(model.module.named_parameters())
-    for parameter in parameters.values():
-        is_factor = model.workload.lora is not None and parameter.requires_grad
-        parameter.grad = torch.zeros_like(parameter) if is_factor else None
-    made = []
-    for replicas in (model.trunk, model.shared_factors):
-        if model.ranks.rank not in replicas.members:
-            continue
-        flat = torch.zeros(replicas.num_values, dtype=model.dtype, device=model.ranks.device)
-        parts = flat.split([shape.numel() for shape in replicas.shapes.values()])
-        for (name, shape), part in zip(replicas.shapes.items(), parts, strict=True):
-            if name in parameters:
-                parameters[name].grad = part.view(shape)
-        made.append((replicas, flat))
-    return made
-
-
-def _sum_gradients(
-    model: RankModel, replicas: Replicas, gradient: Tensor, counted: SentBytes | None
-) -> None:
-    if len(replicas.members) == 1 or not len(gradient):
-        return
-    if counted is not None:
-        num_bytes = gradient.numel() * gradient.element_size()
-        counted.add_all_reduce(model.ranks.rank, replicas.members, num_bytes)
-    pending: Pending = start_sum(
-        model.ranks, gradient, f"the sum of {replicas.what}", replicas.group
-    )
-    pending.wait()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2ft_sched.costs.gradient_sums import EMBEDDING
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.products import compute_dtype
 from runtime.lanes.slices import SublayerLanes
@@ -22,7 +23,7 @@ from runtime.ranks.all_to_all import (
     scatter_runs,
     start_all_to_all,
 )
-from runtime.ranks.rank_lanes import Gradients, rank_lanes_backward, rank_lanes_forward
+from runtime.ranks.rank_lanes import rank_lanes_backward, rank_lanes_forward
 from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankBlock, RankWave
 from runtime.ranks.rank_trunk import (
@@ -33,6 +34,7 @@ from runtime.ranks.rank_trunk import (
     into_branch,
     through_norm,
 )
+from runtime.ranks.step_gradients import StepGradients
 from runtime.torch_device import Stopwatch
 
 
@@ -82,10 +84,11 @@ class WavePass:
         wave: RankWave,
         batch: RankBatch,
         num_samples: int,
-        gradients: Gradients,
+        gradients: StepGradients | None,
         watch: Stopwatch | None,
         counted: SentBytes | None,
     ) -> None:
+        """Prepare a pass; without `gradients` it is one forward only."""
         self._model, self._wave = model, wave
         self._batch, self._num_samples = batch, num_samples
         self._gradients, self._watch, self._counted = gradients, watch, counted
@@ -120,20 +123,28 @@ class WavePass:
 
     def backward(self) -> Iterator[None]:
         """From `loss` to the gradients of all parameters held, added to what they have."""
+        gradients, num_blocks = self._gradients, len(self._wave.blocks)
+        assert gradients is not None
         grad_stream = self._probe
+        gradients.begin(num_blocks)
         if self._num_own:
             self._loss_graph.backward()
             grad_stream = gradient_of(self._last)
             del self._loss_graph, self._last
-        for index in reversed(range(len(self._wave.blocks))):
+        gradients.end(num_blocks)
+        for index in reversed(range(num_blocks)):
             block = self._wave.blocks[index]
+            gradients.begin(index)
             for part in reversed(self._sublayers(index)):
                 phase = ExchangePhase("backward", index, part.sublayer.name, "dispatch")
                 grad_stream = yield from self._sublayer_backward(grad_stream, part, block, phase)
+            gradients.end(index)
+        gradients.begin(EMBEDDING)
         if self._num_own:
             if self._trains_trunk:
                 self._embedded.backward(grad_stream)
             del self._embedded
+        gradients.end(EMBEDDING)
         self._lap("backward trunk")
 
     def _sublayer_forward(
@@ -154,10 +165,10 @@ class WavePass:
             wait()
         self._lap("forward dispatch")
 
-        if lanes.full:
+        if lanes.train:
             kept.lane_input = x
         out = torch.zeros_like(x)
-        if sublayer.is_held and (lanes.full or lanes.forward_only):
+        if sublayer.is_held and lanes.run:
             key_mask = self._key_mask(block)
             rank_lanes_forward(x, sublayer, lanes, self._num_tokens, key_mask, out, kept)
         self._lap("forward lanes")
@@ -249,7 +260,8 @@ class WavePass:
         self._lap("backward dispatch")
 
         grad_input: Tensor | None = self._rows(0)
-        if lanes.full:
+        if lanes.backward:
+            assert self._gradients is not None
             grad_input = rank_lanes_backward(grad_branch, sublayer, lanes, kept, self._gradients)
         elif block.trains or route.num_received:
             grad_input = None
@@ -282,7 +294,14 @@ class WavePass:
         phase: ExchangePhase,
     ) -> Callable[[], None]:
         return start_all_to_all(
-            self._model.ranks, receive, send, received, sent, phase, self._counted
+            self._model.ranks,
+            self._model.peers,
+            receive,
+            send,
+            received,
+            sent,
+            phase,
+            self._counted,
         )
 
     def _sublayers(self, block: int) -> list[_SublayerOfWave]:

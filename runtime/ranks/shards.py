@@ -6,8 +6,10 @@ LayerScale, output biases, classifier) lives whole on every owner of a micro-bat
 else. Factors of adapters that a block shares live whole wherever one of its subnets does.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from runtime.families.family import ModelFamily, UnitAxis
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
@@ -54,6 +57,11 @@ class Shard:
             return self.full_shape
         return (*self.full_shape[: self.dim], len(self.indices), *self.full_shape[self.dim + 1 :])
 
+    @property
+    def num_values(self) -> int:
+        """Of the part held."""
+        return math.prod(self.shape)
+
     def take(self, full: Tensor) -> Tensor:
         """The part held of the whole parameter, or of a tensor like it; a copy if it is sliced."""
         if self.indices is None:
@@ -69,16 +77,25 @@ class Shard:
 
 
 def rank_shards(
-    model: nn.Module, workload: Workload, placement: Placement, rank: int
+    model: nn.Module, workload: Workload, replicas: Sequence[Replica], rank: int
 ) -> tuple[Shard, ...]:
-    """What `rank` holds, in the order of the model's parameters.
+    """What `rank` holds, in the order of the model's parameters; nothing if it is in no replica.
 
     Args:
         model: whose names and shapes count; it may be on the meta device.
         workload: whose partition says which heads and hidden units a subnet has.
-        placement: whose devices are the ranks.
+        replicas: whose devices are the ranks.
         rank: 0 to num_devices - 1.
     """
+    for replica in replicas:
+        if rank in replica.devices:
+            return _shards_in(model, workload, replica.placement, rank)
+    return ()
+
+
+def _shards_in(
+    model: nn.Module, workload: Workload, placement: Placement, rank: int
+) -> tuple[Shard, ...]:
     units = [held_units(workload, placement, rank, b) for b in range(workload.shape.num_blocks)]
     owns = rank in placement.owner
     family = family_of(model)
@@ -87,12 +104,17 @@ def rank_shards(
         axis, block = sliced_axis(family, name), sharing_block(family, name)
         full_shape = tuple(parameter.shape)
         if axis is not None:
-            indices = _indices(axis, units[axis.block], workload)
+            indices = axis_indices(axis, units[axis.block], workload)
             if len(indices):
                 shards.append(Shard(name, full_shape, axis.dim, indices))
         elif owns if block is None else units[block].are_any:
             shards.append(Shard(name, full_shape, 0, None))
     return tuple(shards)
+
+
+def whole_shards(model: nn.Module) -> tuple[Shard, ...]:
+    """All of every parameter, in their order."""
+    return tuple(Shard(name, tuple(p.shape), 0, None) for name, p in model.named_parameters())
 
 
 def sliced_axis(family: ModelFamily, parameter: str) -> UnitAxis | None:
@@ -112,6 +134,36 @@ def sharing_block(family: ModelFamily, parameter: str) -> int | None:
     weight, dim = adapted_weight(parameter)
     axis = family.unit_axis(weight)
     return None if axis is None or dim in (None, axis.dim) else axis.block
+
+
+def parameter_blocks(
+    family: ModelFamily, names: Collection[str], num_blocks: int
+) -> dict[str, int]:
+    """Block of each parameter; -1 before the first block, `num_blocks` after the last.
+
+    Args:
+        family: of the model.
+        names: of its parameters in their order, those of every block among them.
+        num_blocks: of the model.
+    """
+    of_units: dict[int, list[str]] = {}
+    for name in names:
+        axis = family.unit_axis(adapted_weight(name)[0])
+        if axis is not None:
+            of_units.setdefault(axis.block, []).append(name)
+    prefixes = {_common_module(own) + ".": block for block, own in of_units.items()}
+    blocks, before = {}, -1
+    for name in names:
+        block = next((b for prefix, b in prefixes.items() if name.startswith(prefix)), None)
+        before = num_blocks if block is not None else before
+        blocks[name] = before if block is None else block
+    return blocks
+
+
+def _common_module(names: Sequence[str]) -> str:
+    """The innermost module that has all of several parameters."""
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def read_shards(path: Path, shards: tuple[Shard, ...], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -144,8 +196,8 @@ def join_shards(
         shard.put(parts[shard.name], full[shard.name])
 
 
-def _indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
-    """What is held along an axis, int64, sorted."""
+def axis_indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
+    """Where some units of a block lie along an axis, int64, sorted."""
     if axis.units == "hidden":
         own, num_all = held.hidden, workload.shape.mlp_hidden
     else:

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.products import compute_dtype
 from runtime.ranks.all_to_all import SentBytes
@@ -38,7 +39,7 @@ def scatter_tensor_parallel(
         ranks: all of which must call this.
     """
     single, placement = tensor_parallel_placement(workload, num_heads)
-    return scatter_rank_model(model, single, placement, ranks)
+    return scatter_rank_model(model, single, (Replica(placement),), ranks)
 
 
 def tensor_parallel_placement(
@@ -80,7 +81,7 @@ def tensor_parallel_forward_backward(
     Raises:
         RankError: another rank died or hung.
     """
-    if model.ranks.rank not in model.placement.owners:
+    if model.ranks.rank not in model.owners:
         return None
     members = _Members(model, counted)
     family, module = model.family, model.module
@@ -107,12 +108,12 @@ class _Members:
 
     def sum(self, value: Tensor, what: str) -> Tensor:
         """A copy, summed over the members."""
-        total, owners = value.clone(), self.model.placement.owners
+        total, owners = value.clone(), self.model.owners
         if len(owners) > 1:
             if self.counted is not None:
                 num_bytes = total.numel() * total.element_size()
                 self.counted.add_all_reduce(self.model.ranks.rank, owners, num_bytes)
-            start_sum(self.model.ranks, total, what, self.model.trunk.group).wait()
+            start_sum(self.model.ranks, total, what, self.model.groups[owners]).wait()
         return total
 
 

@@ -21,7 +21,7 @@ from runtime.checkpoint.optimizer_state import (
 from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches
 from runtime.lanes.held_units import held_units
-from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_full
+from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_seen
 from runtime.models.linear_probe import fit_linear, set_classifier
 from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, save_adapter
@@ -38,6 +38,7 @@ from runtime.ranks.shards import read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.torch_device import Stopwatch, autocast
 from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
 from runtime.training.whole_model import check_classes
 
@@ -69,10 +70,10 @@ class RankPart:
         self._model, self._settings, self._clock = model, settings, clock
         self._rank, self._device = model.ranks.rank, model.ranks.device
         self._class_names = data.class_names
-        self._train_owner = training_owners(minibatches, model.workload, model.placement)
-        self._test_owner = testing_owners(len(data.test), model.placement)
+        self._train_owner = training_owners(minibatches, model.workload, model.replicas)
+        self._test_owner = testing_owners(len(data.test), model.replicas)
         needed = training_needs(
-            minibatches, settings.num_epochs, model.workload, model.placement, self._rank
+            minibatches, settings.num_epochs, model.workload, model.replicas, self._rank
         )
         self._train = _Own(model, data.train, needed)
         self._test = _Own(model, data.test, self._test_owner == self._rank)
@@ -86,6 +87,7 @@ class RankPart:
         if settings.watch_scores:
             self._watch = TaylorWatch(model.workload, self._device)
         self._slices = ScheduleMemo(self._slice)
+        self._resting = ScheduleMemo(self._what_rests)
 
     def fit_classifier(self) -> float:
         model = self._model
@@ -99,14 +101,14 @@ class RankPart:
         start_sum(model.ranks, features, "the fit of the classifier").wait()
         num_classes = model.num_classes
         fitted = torch.zeros(num_classes * (features.shape[1] + 1) + 1, dtype=torch.float64)
-        if self._rank == model.placement.owners[0]:
+        if self._rank == model.owners[0]:
             weight, bias, accuracy = fit_linear(
                 features, self._train.labels.to(self._device), num_classes
             )
             fitted = torch.cat([weight.flatten(), bias, weight.new_tensor([accuracy])])
         fitted = fitted.to(self._device)
         start_sum(model.ranks, fitted, "the fit of the classifier").wait()
-        if self._rank in model.placement.owners:
+        if self._rank in model.owners:
             weight, bias = fitted[:-1].split([num_classes * features.shape[1], num_classes])
             set_classifier(model.family.classifier(model.module), weight, bias)
         return float(fitted[-1])
@@ -126,12 +128,16 @@ class RankPart:
         with autocast(self._device, self._model.workload):
             watch.lap("images")
             loss = rank_forward_backward(self._model, batch, slices, watch=watch)
-        self._optimizer.step()
+        update(self._optimizer, self._resting(schedule))
         watch.lap("optimizer")
         seen = None
         if self._watch is not None:
             what = "the sharing of scores"
-            seen = where_full(sum_arrays(self._model.ranks, self._watch.take(), what), schedule)
+            seen = where_seen(
+                sum_arrays(self._model.ranks, self._watch.take(), what),
+                self._model.workload,
+                schedule,
+            )
         return TrainedStep(float(loss), _times(watch.seconds()), seen)
 
     def evaluate(self, epoch: int) -> Evaluated:
@@ -195,14 +201,18 @@ class RankPart:
         set_state(self._optimizer, parameters, state)
 
     def _slice(self, schedule: np.ndarray) -> RankSlices:
-        model, num_waves = self._model, self._settings.num_waves
-        workload, placement, rank = model.workload, model.placement, self._rank
-        slices = slice_rank_schedule(workload, placement, schedule, rank, num_waves)
-        if self._watch is None:
+        model, replica = self._model, self._model.replica
+        workload, rank = model.workload, self._rank
+        slices = slice_rank_schedule(workload, model.replicas, schedule, rank)
+        if self._watch is None or replica is None:
             return slices
         blocks = range(workload.shape.num_blocks)
-        held = [held_units(workload, placement, rank, block) for block in blocks]
+        held = [held_units(workload, replica.placement, rank, block) for block in blocks]
         return hooked_rank(slices, workload, held, self._watch.hook)
+
+    def _what_rests(self, schedule: np.ndarray) -> Resting:
+        model = self._model
+        return resting(model.module, model.own_shards, model.workload, schedule)
 
     def _full_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all parameters of the model, in an order that is the same on all ranks."""

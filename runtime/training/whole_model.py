@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,17 @@ from runtime.checkpoint.optimizer_state import (
 )
 from runtime.data.dataset import Dataset, Split
 from runtime.families.known_families import family_of
-from runtime.lanes.hooks import TaylorWatch, hooked, where_full
+from runtime.lanes.hooks import TaylorWatch, hooked, where_seen
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.models.linear_probe import fit_classifier
 from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
 from runtime.models.weights import save_weights, write_class_names, write_companions
 from runtime.partitioned_step import forward_backward
-from runtime.ranks.shards import Shard, read_shards
+from runtime.ranks.shards import read_shards, whole_shards
 from runtime.torch_device import Stopwatch, autocast, synchronize
 from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
 
 
@@ -70,15 +71,12 @@ class WholeModel:
         return fit_classifier(self._model, self._train)
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
-        slices, lane_share = self._known(schedule)
-        done = self._update(samples, slices, lane_share, lr)
+        done = self._train_on(samples, self._known(schedule), lr)
         if self._watch is None:
             return done
-        return replace(done, seen=where_full(self._watch.take(), schedule))
+        return replace(done, seen=where_seen(self._watch.take(), self._workload, schedule))
 
-    def _update(
-        self, samples: np.ndarray, slices: ScheduleSlices, lane_share: float, lr: float
-    ) -> TrainedStep:
+    def _train_on(self, samples: np.ndarray, prepared: "PreparedStep", lr: float) -> TrainedStep:
         watch = Stopwatch(self._device, self._clock)
         watch.lap("start")
         self._model.train()
@@ -87,13 +85,14 @@ class WholeModel:
         set_learning_rate(self._optimizer, lr)
         watch.lap("images")
         with autocast(self._device, self._workload):
-            loss = forward_backward(self._model, inputs, self._train.labels[chosen], slices)
+            labels = self._train.labels[chosen]
+            loss = forward_backward(self._model, inputs, labels, prepared.slices)
         watch.lap("model")
-        self._optimizer.step()
+        update(self._optimizer, prepared.resting)
         self._optimizer.zero_grad()
         watch.lap("optimizer")
         seconds = watch.seconds()
-        lanes_s = lane_share * seconds["model"]
+        lanes_s = prepared.lane_share * seconds["model"]
         times = StepTimes(lanes_s, sum(seconds.values()) - lanes_s, 0.0)
         return TrainedStep(float(loss), times)
 
@@ -116,11 +115,11 @@ class WholeModel:
         written = self.save_model(folder / MODEL)
         parameters, name = dict(self._model.named_parameters()), optimizer_file(0, 1)
         state = state_by_name(self._optimizer, parameters)
-        save_optimizer(folder / name, self._shards(), state)
+        save_optimizer(folder / name, whole_shards(self._model), state)
         return *written, name
 
     def load_state(self, folder: Path) -> None:
-        parameters, shards = dict(self._model.named_parameters()), self._shards()
+        parameters, shards = dict(self._model.named_parameters()), whole_shards(self._model)
         dtype = next(iter(parameters.values())).dtype
         for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
@@ -128,18 +127,34 @@ class WholeModel:
         state = load_optimizer(optimizer_files(folder), shards, values, dtype)
         set_state(self._optimizer, parameters, state)
 
-    def _shards(self) -> tuple[Shard, ...]:
-        return tuple(
-            Shard(name, tuple(parameter.shape), 0, None)
-            for name, parameter in self._model.named_parameters()
+    def _look_up(self, schedule: np.ndarray) -> "PreparedStep":
+        prepared = self._prepared(self._workload, schedule)
+        if self._watch is None:
+            return prepared
+        slices = hooked(prepared.slices, self._workload, self._watch.hook)
+        return replace(prepared, slices=slices)
+
+    def _prepared(self, workload: Workload, schedule: np.ndarray) -> "PreparedStep":
+        return PreparedStep(
+            slice_schedule(workload, schedule, self._settings.num_waves),
+            lane_share(workload, schedule),
+            resting(self._model, whole_shards(self._model), workload, schedule),
         )
 
-    def _look_up(self, schedule: np.ndarray) -> tuple[ScheduleSlices, float]:
-        """Slices of a schedule, and the part of its FLOPs that its lanes have."""
-        slices = slice_schedule(self._workload, schedule, self._settings.num_waves)
-        if self._watch is not None:
-            slices = hooked(slices, self._workload, self._watch.hook)
-        return slices, lane_share(self._workload, schedule)
+
+@dataclass(frozen=True, eq=False)
+class PreparedStep:
+    """What has been worked out for a schedule.
+
+    Attributes:
+        slices: of it.
+        lane_share: part of its FLOPs that its lanes have.
+        resting: what it does not train.
+    """
+
+    slices: ScheduleSlices
+    lane_share: float
+    resting: Resting
 
 
 def lane_share(workload: Workload, schedule: np.ndarray) -> float:

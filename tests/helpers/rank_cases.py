@@ -12,6 +12,7 @@ from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from runtime.families.bert_classifier import BertClassifier
 from runtime.families.known_families import family_of
 from runtime.models.build import shape_of
@@ -20,10 +21,18 @@ from runtime.models.peft_adapters import add_adapters
 NUM_STEPS = 5
 LORA = Lora(3, 4.5)
 NUM_TOKENS = 7
-BERT_SEEDS = (6, 7, 12, 13)
+BERT_SEEDS = (6, 7, 12, 13, 17, 19)
 """Of cases that are texts."""
-LORA_SEEDS = range(8, 14)
+LORA_SEEDS = (*range(8, 14), 18, 19)
 """Of cases that train adapters."""
+FIRST_OF_SEVERAL = 14
+"""The first of those whose ranks form several replicas, or rest."""
+WAYS = {
+    2: [(1, 1), (1,)],
+    3: [(2, 1), (1, 1, 1), (1, 1), (2,)],
+    4: [(2, 2), (1, 1, 1, 1), (3, 1), (2, 1), (1, 2, 1)],
+}
+"""Ranks of each replica, by ranks of the job; the others are in none."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +47,35 @@ class Case:
 
     model: nn.Module
     workload: Workload
-    placement: Placement
+    replicas: tuple[Replica, ...]
     schedules: list[np.ndarray]
-    num_waves: int
     inputs: Tensor
     labels: Tensor
     key_mask: Tensor | None
 
 
 def draw_case(seed: int, num_ranks: int) -> Case:
-    """Unequal owners and subnets; one rank owns nothing, one holds nothing of a block."""
+    """One replica, or several from `FIRST_OF_SEVERAL` on; unequal owners and subnets."""
     rng = np.random.default_rng([seed, num_ranks])
     model = model_of(seed)
     shape = shape_of(_plain_model(seed))
-    sizes = rng.integers(1, 4, size=rng.integers(2, 6))
+    partition = _partition(shape, rng)
+    groups = [np.arange(num_ranks)]
+    if seed >= FIRST_OF_SEVERAL:
+        ways = WAYS[num_ranks]
+        sizes_of_groups = ways[seed % len(ways)]
+        groups = np.split(rng.permutation(num_ranks), np.cumsum(sizes_of_groups))[:-1]
+    replicas = [_draw_replica(partition, num_ranks, group, seed, rng) for group in groups]
+    sizes = rng.integers(1, 4, size=sum(r.num_microbatches for r in replicas))
     workload = Workload(
         shape,
-        _partition(shape, rng),
+        partition,
         tuple(map(int, sizes)),
         element_bytes=8,
         parameter_bytes=8,
         optimizer=["adamw", "sgdm", "sgd"][seed % 3],
         lora=LORA if seed in LORA_SEEDS else None,
     )
-    owner = rng.choice(num_ranks, size=len(sizes), p=rng.dirichlet(np.ones(num_ranks)))
-    idle_owner, absent = rng.integers(num_ranks, size=2)
-    owner[owner == idle_owner] = (idle_owner + 1) % num_ranks
-    device = rng.integers(num_ranks, size=workload.num_subnets)
-    of_block = workload.partition.block == rng.integers(shape.num_blocks)
-    device[of_block & (device == absent)] = (absent + 1) % num_ranks
-    if seed % 5 == 4:
-        device[device == idle_owner] = (idle_owner + 1) % num_ranks
     mix = [(1, 1, 1), (5, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (0, 0, 1)][seed % 6]
     cells = (workload.num_subnets, workload.num_microbatches)
     schedules = [rng.choice(3, size=cells, p=np.array(mix) / sum(mix)) for _ in range(NUM_STEPS)]
@@ -82,13 +89,31 @@ def draw_case(seed: int, num_ranks: int) -> Case:
     return Case(
         model=model,
         workload=workload,
-        placement=Placement(num_ranks, tuple(map(int, device)), tuple(map(int, owner))),
+        replicas=tuple(replicas),
         schedules=schedules,
-        num_waves=int(rng.integers(1, 4)) if len(sizes) > 2 else 1,
         inputs=inputs,
         labels=torch.randint(5, (num_samples,), generator=generator),
         key_mask=family.key_mask(model, inputs),
     )
+
+
+def _draw_replica(
+    partition: Partition, num_ranks: int, group: np.ndarray, seed: int, rng: np.random.Generator
+) -> Replica:
+    """Of some ranks, one of which owns nothing and one of which holds nothing of a block, if they
+    are several."""
+    num_microbatches = int(rng.integers(1 if seed >= FIRST_OF_SEVERAL else 2, 6))
+    owner = rng.choice(len(group), num_microbatches, p=rng.dirichlet(np.ones(len(group))))
+    idle_owner, absent = rng.integers(len(group), size=2)
+    owner[owner == idle_owner] = (idle_owner + 1) % len(group)
+    device = rng.integers(len(group), size=len(partition))
+    of_block = partition.block == rng.integers(partition.num_blocks)
+    device[of_block & (device == absent)] = (absent + 1) % len(group)
+    if seed % 5 == 4:
+        device[device == idle_owner] = (idle_owner + 1) % len(group)
+    placement = Placement(num_ranks, tuple(group[device].tolist()), tuple(group[owner].tolist()))
+    num_waves = int(rng.integers(1, 4)) if num_microbatches > 2 else 1
+    return Replica(placement, num_waves)
 
 
 def small_model(

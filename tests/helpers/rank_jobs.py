@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d2ft_sched.errors import InputError, RankError
+from d2ft_sched.schedule.replica import Replica
 from rank_cases import Case, draw_case, model_of, small_model
 from rank_processes import join
 from runtime.data.dataset import Dataset, Split
@@ -37,6 +38,7 @@ from runtime.ranks.tensor_parallel import (
 )
 from runtime.training.events import FineTuneSettings
 from runtime.training.rank_part import RankPart
+from runtime.training.resting_rows import resting, update
 
 LEARNING_RATE = 1e-3
 
@@ -48,7 +50,7 @@ def equal_steps(rank: int, num_ranks: int, folder: Path, seeds: list[int]) -> No
         case = draw_case(seed, num_ranks)
         model = _load(case, seed, ranks, folder)
         result = _gradients(case, model)
-        result |= {f"full.{k}": v for k, v in _train(case, model).items()}
+        result |= _train(case, model)
         save_file(result, folder / f"{num_ranks}-{seed}-{rank}.safetensors")
     close_ranks(ranks)
 
@@ -57,15 +59,13 @@ def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
     on_meta = model_of(seed, "meta")
     if seed % 2:
         path = folder / f"model-{seed}.safetensors"
-        return read_rank_model(on_meta, path, case.workload, case.placement, ranks)
+        return read_rank_model(on_meta, path, case.workload, case.replicas, ranks)
     source = case.model if ranks.rank == 0 else on_meta
-    return scatter_rank_model(source, case.workload, case.placement, ranks)
+    return scatter_rank_model(source, case.workload, case.replicas, ranks)
 
 
 def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object) -> Tensor:
-    slices = slice_rank_schedule(
-        case.workload, case.placement, schedule, model.ranks.rank, case.num_waves
-    )
+    slices = slice_rank_schedule(case.workload, case.replicas, schedule, model.ranks.rank)
     own = slices.owned_samples
     batch = RankBatch(case.inputs[own], case.labels[own], case.key_mask)
     return rank_forward_backward(model, batch, slices, **options)
@@ -94,8 +94,9 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
     optimizer = create_optimizer(model.module, case.workload.optimizer, lr=LEARNING_RATE)
     for schedule in case.schedules:
         _step(case, model, schedule)
-        optimizer.step()
-    return gather_full_state(model)
+        update(optimizer, resting(model.module, model.own_shards, case.workload, schedule))
+    held = {f"held.{name}": p.detach() for name, p in model.module.named_parameters()}
+    return held | {f"full.{name}": p for name, p in gather_full_state(model).items()}
 
 
 def tensor_parallel_step(
@@ -120,7 +121,8 @@ def tensor_parallel_step(
 def tensor_parallel_shards(case: Case, num_heads: tuple[int, ...]) -> list[tuple[Shard, ...]]:
     """What each rank holds."""
     workload, placement = tensor_parallel_placement(case.workload, num_heads)
-    return [rank_shards(case.model, workload, placement, rank) for rank in range(len(num_heads))]
+    replicas = (Replica(placement),)
+    return [rank_shards(case.model, workload, replicas, rank) for rank in range(len(num_heads))]
 
 
 def fail(

@@ -73,7 +73,7 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
     data = Dataset("noise", split, Split(images[:4], split.labels[:4]), tuple("abcde"))
     settings = FineTuneSettings(NUM_EPOCHS, linear_probe=False)
     minibatches = training_minibatches(split, plan.workload, settings.seed)
-    part = scatter_rank_model(model, plan.workload, plan.placement, ranks)
+    part = scatter_rank_model(model, plan.workload, plan.replicas, ranks)
     levels = hold_levels(plan.workload, plan.cluster, plan.placement, plan.budget, plan.schedule)
     names = [d.name for d in plan.cluster.devices]
 

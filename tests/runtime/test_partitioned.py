@@ -1,6 +1,7 @@
 """Partitioned execution against untouched timm models and against an independent reference."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
+from masked_operations import SHARES, attention, by_operation, random_schedule, two_maps
 from runtime.lanes.slices import slice_schedule
 from runtime.models.build import shape_of
 from runtime.partitioned_step import forward_backward
@@ -65,7 +67,7 @@ def reference_logits(
     partition, shape = workload.partition, workload.shape
     sample_operation = torch.as_tensor(np.repeat(schedule, workload.samples, axis=1)).T
     x = model.norm_pre(model._pos_embed(model.patch_embed(images)))
-    num_samples, num_tokens, _ = x.shape
+    num_samples = len(x)
     for index, block in enumerate(model.blocks):
         head_operation = torch.zeros(num_samples, shape.num_heads)
         unit_operation = torch.zeros(num_samples, shape.mlp_hidden)
@@ -76,29 +78,17 @@ def reference_logits(
                 :, s : s + 1
             ].float()
 
-        qkv = block.attn.qkv(block.norm1(x))
-        q, k, v = qkv.reshape(num_samples, num_tokens, 3, shape.num_heads, -1).permute(
-            2, 0, 3, 1, 4
-        )
-        probabilities = (q @ k.transpose(-2, -1) / shape.head_dim**0.5).softmax(dim=-1)
-        per_head = block.attn.proj.weight.reshape(shape.width, shape.num_heads, -1)
-        heads = torch.einsum("bhnd,whd->bhnw", probabilities @ v, per_head)
-        branch = _chosen(heads, head_operation[:, :, None, None]).sum(dim=1)
-        x = x + block.ls1(branch + block.attn.proj.bias)
+        qkv, proj, fc1, fc2 = block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2
+        run = partial(attention, block.norm1(x), shape)
+        weights = qkv.weight, qkv.bias, proj.weight
+        branch = by_operation(run, weights, head_operation[:, :, None, None]).sum(dim=1)
+        x = x + block.ls1(branch + proj.bias)
 
-        hidden = block.mlp.act(block.mlp.fc1(block.norm2(x)))
-        trained = unit_operation[:, None, :] == Operation.FULL
-        constant = unit_operation[:, None, :] == Operation.FORWARD_ONLY
-        branch = F.linear(hidden * trained, block.mlp.fc2.weight)
-        branch = branch + F.linear(hidden * constant, block.mlp.fc2.weight).detach()
-        x = x + block.ls2(branch + block.mlp.fc2.bias)
+        run = partial(two_maps, block.norm2(x), block.mlp.act)
+        weights = fc1.weight, fc1.bias, fc2.weight
+        branch = by_operation(run, weights, unit_operation[:, :, None, None]).sum(dim=1)
+        x = x + block.ls2(branch + fc2.bias)
     return model.forward_head(model.norm(x))
-
-
-def _chosen(values: Tensor, operation: Tensor) -> Tensor:
-    return values * (operation == Operation.FULL) + values.detach() * (
-        operation == Operation.FORWARD_ONLY
-    )
 
 
 @pytest.mark.parametrize("num_waves", [1, 2, 4])
@@ -164,11 +154,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
         element_bytes=8,
         parameter_bytes=8,
     )
-    shares = data.draw(st.sampled_from([(1, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (5, 1, 1)]))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
-    schedule = rng.choice(
-        3, size=(workload.num_subnets, workload.num_microbatches), p=np.array(shares) / sum(shares)
-    )
+    size = (workload.num_subnets, workload.num_microbatches)
+    schedule = random_schedule(rng, size, data.draw(st.sampled_from(SHARES)))
     num_waves = data.draw(st.integers(1, workload.num_microbatches))
 
     loss, got = scheduled_step(model, workload, schedule, num_waves)
@@ -198,7 +186,7 @@ def test_scattered_heads_and_empty_shares_equal_the_masked_reference(
     )
     partition = Partition(subnets, shape.num_blocks, shape.num_heads, shape.mlp_hidden)
     workload = Workload(shape, partition, (1, 2, 1), element_bytes=8, parameter_bytes=8)
-    schedule = np.random.default_rng(seed).integers(3, size=(len(partition), 3))
+    schedule = np.random.default_rng(seed).integers(4, size=(len(partition), 3))
     loss, got = scheduled_step(model, workload, schedule)
     images, labels = batch(workload)
     model.zero_grad()
@@ -222,8 +210,8 @@ def test_a_second_mini_batch_adds_to_the_gradients(
     assert_same_gradients(twice, {name: 2 * gradient for name, gradient in once.items()})
 
 
-@pytest.mark.parametrize("operation", [Operation.SHORTCUT, Operation.FORWARD_ONLY])
-def test_every_parameter_has_a_gradient_even_when_nothing_trains(
+@pytest.mark.parametrize("operation", [Operation.SHORTCUT, Operation.FORWARD_ONLY, Operation.REST])
+def test_only_the_trunk_has_gradients_when_nothing_trains(
     small_vit: Callable[..., VisionTransformer],
     workload_of: Callable[..., Workload],
     operation: Operation,
@@ -232,12 +220,13 @@ def test_every_parameter_has_a_gradient_even_when_nothing_trains(
     workload = workload_of(model)
     schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, operation)
     scheduled_step(model, workload, schedule)
+    of_subnets = ("qkv.weight", "qkv.bias", "proj.weight", "fc1.weight", "fc1.bias", "fc2.weight")
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
+        rests = name.startswith("blocks") and name.endswith(of_subnets)
+        assert (parameter.grad is None) == rests, name
     for block in model.blocks:
-        for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-            assert not linear.weight.grad.any()
         assert block.mlp.fc2.bias.grad.any()
+        assert bool(block.norm1.weight.grad.any()) == (operation == Operation.REST)
 
 
 def test_the_number_of_waves_is_checked(

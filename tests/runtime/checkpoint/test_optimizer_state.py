@@ -14,6 +14,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from runtime.checkpoint.optimizer_state import (
     State,
     load_optimizer,
@@ -61,7 +62,7 @@ def save_ranks(
     for rank in range(placement.num_devices):
         shards = [
             shard
-            for shard in rank_shards(model, workload, placement, rank)
+            for shard in rank_shards(model, workload, (Replica(placement),), rank)
             if not shard.is_whole or rank == placement.owners[0]
         ]
         part = {
@@ -96,12 +97,15 @@ def test_one_rank_to_three_to_two_to_one(tmp_path_factory, model, workload, trai
     for placement in (three, two):
         states = [
             load_optimizer(
-                paths, rank_shards(model, workload, placement, rank), VALUES["adamw"], torch.float32
+                paths,
+                rank_shards(model, workload, (Replica(placement),), rank),
+                VALUES["adamw"],
+                torch.float32,
             )
             for rank in range(placement.num_devices)
         ]
         for rank, state in enumerate(states):
-            for shard in rank_shards(model, workload, placement, rank):
+            for shard in rank_shards(model, workload, (Replica(placement),), rank):
                 for value in ("exp_avg", "exp_avg_sq"):
                     part = state[shard.name][value]
                     assert part.shape == shard.shape

@@ -1,6 +1,7 @@
 """BERT through the partition: against the untouched model and an independent masked reference."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
+from masked_operations import SHARES, attention, by_operation, random_schedule, two_maps
 from runtime.data.dataset import Split
 from runtime.families.bert_classifier import BertClassifier, mean_of_tokens
 from runtime.lanes.slices import slice_schedule
@@ -126,7 +128,6 @@ def reference_logits(
     operation = torch.as_tensor(np.repeat(schedule, workload.samples, axis=1)).T
     bert: Any = model.bert
     x = bert.embeddings(input_ids=ids)
-    hidden_from = (ids == 0)[:, None, None, :]
     for index, layer in enumerate(bert.encoder.layer):
         of_head = torch.zeros(len(ids), shape.num_heads)
         of_unit = torch.zeros(len(ids), shape.mlp_hidden)
@@ -135,31 +136,21 @@ def reference_logits(
             of_head[:, list(subnet.heads)] = operation[:, s : s + 1].float()
             of_unit[:, subnet.hidden_start : subnet.hidden_stop] = operation[:, s : s + 1].float()
 
-        attention = layer.attention
-        q, k, v = (
-            linear(x).unflatten(-1, (shape.num_heads, -1)).transpose(1, 2)
-            for linear in (attention.self.query, attention.self.key, attention.self.value)
-        )
-        weights = (q @ k.mT / shape.head_dim**0.5).masked_fill(hidden_from, -torch.inf).softmax(-1)
-        dense = attention.output.dense
-        per_head = effective(dense).unflatten(1, (shape.num_heads, -1))
-        heads = torch.einsum("bhnd,whd->bhnw", weights @ v, per_head)
-        branch = chosen(heads, of_head[:, :, None, None]).sum(1) + dense.bias
-        x = attention.output.LayerNorm(x + branch)
+        inner, dense = layer.attention.self, layer.attention.output.dense
+        maps_in = inner.query, inner.key, inner.value
+        weight_in = torch.cat([effective(linear) for linear in maps_in])
+        bias_in = torch.cat([linear.bias for linear in maps_in])
+        run = partial(attention, x, shape, key_mask=ids != 0)
+        weights = weight_in, bias_in, effective(dense)
+        branch = by_operation(run, weights, of_head[:, :, None, None]).sum(1)
+        x = layer.attention.output.LayerNorm(x + branch + dense.bias)
 
-        hidden = F.gelu(layer.intermediate.dense(x))
-        per_unit = effective(layer.output.dense)
-        branch = F.linear(hidden * (of_unit[:, None] == Operation.FULL), per_unit)
-        constant = hidden * (of_unit[:, None] == Operation.FORWARD_ONLY)
-        branch = branch + F.linear(constant, per_unit).detach() + layer.output.dense.bias
-        x = layer.output.LayerNorm(x + branch)
+        first, second = layer.intermediate.dense, layer.output.dense
+        run = partial(two_maps, x, F.gelu)
+        weights = effective(first), first.bias, effective(second)
+        branch = by_operation(run, weights, of_unit[:, :, None, None]).sum(1)
+        x = layer.output.LayerNorm(x + branch + second.bias)
     return model.classifier(mean_of_tokens(x, ids != 0))
-
-
-def chosen(values: Tensor, operation: Tensor) -> Tensor:
-    return values * (operation == Operation.FULL) + values.detach() * (
-        operation == Operation.FORWARD_ONLY
-    )
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["all", "adapters"])
@@ -190,10 +181,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     samples = tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
     lora = data.draw(st.sampled_from([None, LORA]))
     workload = workload_of(model, data.draw(st.sampled_from([1, 2, (1, 3)])), samples, lora)
-    shares = data.draw(st.sampled_from([(1, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (5, 1, 1)]))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     cells = (workload.num_subnets, workload.num_microbatches)
-    schedule = rng.choice(3, size=cells, p=np.array(shares) / sum(shares))
+    schedule = random_schedule(rng, cells, data.draw(st.sampled_from(SHARES)))
     num_waves = data.draw(st.integers(1, workload.num_microbatches))
     loss, got = scheduled_step(model, workload, schedule, num_waves)
     ids, labels = batch(sum(samples))

@@ -1,15 +1,19 @@
 """Rescaled gradients and scores from the backward pass, against slow references."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2ft_sched.model.lora import Lora
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from runtime.lanes.hooks import TaylorWatch, hooked, rescaled, where_full
+from runtime.lanes.hooks import TaylorWatch, hooked, rescaled, where_seen
 from runtime.lanes.slices import slice_schedule
+from runtime.models.peft_adapters import add_adapters
 from runtime.partitioned_step import forward_backward
 from runtime.scoring.minibatch_scores import score_minibatch
 
@@ -26,7 +30,7 @@ def batch() -> tuple[Tensor, Tensor]:
 def gradients(model, slices) -> list[Tensor]:
     model.zero_grad()
     forward_backward(model, *batch(), slices)
-    return [p.grad.clone() for p in model.parameters()]
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
 def random_schedule(workload, operations) -> np.ndarray:
@@ -141,16 +145,57 @@ def test_watched_scores_are_the_taylor_scores(small_vit, workload_of):
         np.testing.assert_allclose(watch.take(), wanted, rtol=1e-5)
 
 
-def test_watching_knows_only_what_was_full(small_vit, workload_of):
+def test_watching_knows_what_a_gradient_has_passed(small_vit, workload_of):
     model = small_vit()
     workload = workload_of(model, 1, SIZES)
-    schedule = random_schedule(workload, [Operation.FULL, Operation.FORWARD_ONLY, 0])
+    schedule = random_schedule(workload, [*Operation])
     plain = slice_schedule(workload, schedule)
     watch = TaylorWatch(workload, CPU)
     watched = gradients(model, hooked(plain, workload, watch.hook))
     for got, wanted in zip(watched, gradients(model, plain), strict=True):
         assert torch.equal(got, wanted)
-    scores = where_full(watch.take(), schedule)
-    assert np.array_equal(np.isfinite(scores), schedule == Operation.FULL)
-    assert (scores[schedule == Operation.FULL] > 0).all()
+    scores = where_seen(watch.take(), workload, schedule)
+    seen = np.isin(schedule, [Operation.FULL, Operation.REST])
+    assert np.array_equal(np.isfinite(scores), seen)
+    assert (scores[seen] > 0).all()
     assert watch.take().sum() == 0
+
+
+def test_what_rests_scores_as_what_trains(small_vit, workload_of):
+    model = small_vit()
+    workload = workload_of(model, 2, SIZES)
+    dense = uniform_schedule(workload.num_subnets, len(SIZES), Operation.FULL)
+    some = random_schedule(workload, [Operation.FULL, Operation.REST])
+    watch = TaylorWatch(workload, CPU)
+    taken = []
+    for schedule in (dense, some):
+        gradients(model, hooked(slice_schedule(workload, schedule), workload, watch.hook))
+        taken.append(where_seen(watch.take(), workload, schedule))
+    np.testing.assert_allclose(taken[1], taken[0], rtol=1e-9)
+
+
+def test_adapters_that_rest_before_all_that_trains_are_not_seen(small_vit, workload_of):
+    model = small_vit()
+    add_adapters(model, Lora(2, 2.0))
+    workload = replace(workload_of(small_vit(), 3, SIZES), lora=Lora(2, 2.0))
+    schedule = uniform_schedule(workload.num_subnets, len(SIZES), Operation.REST)
+    schedule[2] = Operation.FULL
+    watch = TaylorWatch(workload, CPU)
+    gradients(model, hooked(slice_schedule(workload, schedule), workload, watch.hook))
+    seen = np.isfinite(where_seen(watch.take(), workload, schedule))
+    assert seen.any(axis=1).tolist() == [False, False, True, False, True, True]
+
+
+def test_what_rests_beside_what_runs_forward_is_rescaled(small_vit, workload_of):
+    model = small_vit()
+    workload = workload_of(model, 2, SIZES)
+    full = random_schedule(workload, [Operation.FULL, Operation.FORWARD_ONLY])
+    rest = np.where(full == Operation.FULL, Operation.REST, full)
+    made = [
+        gradients(model, rescaled(slice_schedule(workload, s), workload, s, CPU))
+        for s in (full, rest)
+    ]
+    names = [name for name, _ in model.named_parameters()]
+    for name, trained, resting in zip(names, *made, strict=True):
+        if "norm" in name or "embed" in name:
+            torch.testing.assert_close(resting, trained, rtol=1e-9, atol=1e-12)

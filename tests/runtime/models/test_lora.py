@@ -1,6 +1,7 @@
 """Adapters in lanes: against peft's own training, a masked reference, and the closed forms."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
+from masked_operations import SHARES, attention, by_operation, random_schedule, two_maps
 from runtime.lanes.slices import slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
@@ -95,7 +97,7 @@ def reference_logits(
     partition, shape = workload.partition, workload.shape
     operation_of = torch.as_tensor(np.repeat(schedule, workload.samples, axis=1)).T
     x = model._pos_embed(model.patch_embed(images))
-    num_samples, num_tokens, _ = x.shape
+    num_samples = len(x)
     for index, block in enumerate(model.blocks):
         of_head = torch.zeros(num_samples, shape.num_heads)
         of_unit = torch.zeros(num_samples, shape.mlp_hidden)
@@ -104,22 +106,13 @@ def reference_logits(
             of_head[:, list(subnet.heads)] = operation
             of_unit[:, subnet.hidden_start : subnet.hidden_stop] = operation
         attn, mlp = block.attn, block.mlp
-        qkv = F.linear(block.norm1(x), effective(attn.qkv), attn.qkv.bias)
-        q, k, v = qkv.reshape(num_samples, num_tokens, 3, shape.num_heads, -1).permute(
-            2, 0, 3, 1, 4
-        )
-        probabilities = (q @ k.transpose(-2, -1) / shape.head_dim**0.5).softmax(dim=-1)
-        per_head = effective(attn.proj).reshape(shape.width, shape.num_heads, -1)
-        heads = torch.einsum("bhnd,whd->bhnw", probabilities @ v, per_head)
-        full = (of_head == Operation.FULL)[:, :, None, None]
-        constant = (of_head == Operation.FORWARD_ONLY)[:, :, None, None]
-        branch = (heads * full + heads.detach() * constant).sum(dim=1)
+        weights = effective(attn.qkv), attn.qkv.bias, effective(attn.proj)
+        run = partial(attention, block.norm1(x), shape)
+        branch = by_operation(run, weights, of_head[:, :, None, None]).sum(dim=1)
         x = x + block.ls1(branch + attn.proj.bias)
-        hidden = mlp.act(F.linear(block.norm2(x), effective(mlp.fc1), mlp.fc1.bias))
-        full = (of_unit == Operation.FULL)[:, None, :]
-        constant = (of_unit == Operation.FORWARD_ONLY)[:, None, :]
-        branch = F.linear(hidden * full, effective(mlp.fc2))
-        branch = branch + F.linear(hidden * constant, effective(mlp.fc2)).detach()
+        weights = effective(mlp.fc1), mlp.fc1.bias, effective(mlp.fc2)
+        run = partial(two_maps, block.norm2(x), mlp.act)
+        branch = by_operation(run, weights, of_unit[:, :, None, None]).sum(dim=1)
         x = x + block.ls2(branch + mlp.fc2.bias)
     return model.forward_head(model.norm(x))
 
@@ -180,10 +173,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     model = vit(seed=data.draw(st.integers(0, 99)), init_values=0.3)
     samples = tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
     workload = adapted(model, data.draw(st.sampled_from(GROUPINGS)), samples)
-    shares = data.draw(st.sampled_from([(1, 1, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0), (5, 1, 1)]))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     size = (workload.num_subnets, workload.num_microbatches)
-    schedule = rng.choice(3, size=size, p=np.array(shares) / sum(shares))
+    schedule = random_schedule(rng, size, data.draw(st.sampled_from(SHARES)))
     num_waves = data.draw(st.integers(1, workload.num_microbatches))
     images, labels = batch(sum(samples))
     loss = forward_backward(model, images, labels, slice_schedule(workload, schedule, num_waves))

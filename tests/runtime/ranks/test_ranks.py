@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
-from d2ft_sched.costs.memory import shared_block_parameters, trained_trunk_parameters
+from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.errors import InputError, RankError
+from d2ft_sched.plan.plan import replica_parts
 from rank_cases import draw_case
 from rank_jobs import (
     LEARNING_RATE,
@@ -35,10 +36,11 @@ from runtime.ranks.job import Ranks, init_ranks
 from runtime.ranks.rank_forward import rank_outputs
 from runtime.ranks.rank_model import scatter_rank_model
 from runtime.ranks.rank_wave import WavePass
-from runtime.ranks.shards import rank_shards
+from runtime.ranks.shards import rank_shards, whole_shards
 from runtime.torch_device import rank_device
+from runtime.training.resting_rows import resting, update
 
-SEEDS = list(range(14))
+SEEDS = list(range(22))
 WORLDS = [2, 3, 4]
 CASES = [(num_ranks, seed) for num_ranks in WORLDS for seed in SEEDS]
 
@@ -96,12 +98,15 @@ def test_loss_and_gradients_equal_those_of_one_process(
     results: Results, num_ranks: int, seed: int
 ) -> None:
     case = draw_case(seed, num_ranks)
-    slices = slice_schedule(case.workload, case.schedules[0], case.num_waves)
+    slices = slice_schedule(case.workload, case.schedules[0], case.replicas[0].num_waves)
     loss = forward_backward(case.model, case.inputs, case.labels, slices)
-    wanted = {name: p.grad for name, p in case.model.named_parameters()}
+    wanted = {
+        name: torch.zeros_like(p) if p.grad is None and p.requires_grad else p.grad
+        for name, p in case.model.named_parameters()
+    }
     for rank, got in enumerate(results(num_ranks, seed)):
         assert float(got["loss"]) == pytest.approx(float(loss), rel=1e-9)
-        shards = rank_shards(case.model, case.workload, case.placement, rank)
+        shards = rank_shards(case.model, case.workload, case.replicas, rank)
         trained = [shard for shard in shards if wanted[shard.name] is not None]
         held = {name for name in got if name.startswith("gradient.")}
         assert held == {f"gradient.{shard.name}" for shard in trained}
@@ -128,20 +133,31 @@ def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int,
     before = {name: p.detach().clone() for name, p in case.model.named_parameters()}
     for schedule in case.schedules:
         optimizer.zero_grad()
-        slices = slice_schedule(case.workload, schedule, case.num_waves)
+        slices = slice_schedule(case.workload, schedule, case.replicas[0].num_waves)
         forward_backward(case.model, case.inputs, case.labels, slices)
-        optimizer.step()
+        left = resting(case.model, whole_shards(case.model), case.workload, schedule)
+        update(optimizer, left)
     first, *others = results(num_ranks, seed)
     for name, wanted in case.model.named_parameters():
         assert_close(first[f"full.{name}"], wanted.detach(), name)
     assert any(not torch.equal(first[f"full.{name}"], p) for name, p in before.items())
+    trained = dict(case.model.named_parameters())
+    for rank, got in enumerate((first, *others)):
+        shards = rank_shards(case.model, case.workload, case.replicas, rank)
+        assert {n for n in got if n.startswith("held.")} == {f"held.{s.name}" for s in shards}
+        for shard in shards:
+            wanted = shard.take(trained[shard.name].detach())
+            assert_close(got[f"held.{shard.name}"], wanted, shard.name)
     assert not any(name.startswith("full.") for got in others for name in got)
 
 
 @pytest.mark.parametrize(("num_ranks", "seed"), CASES)
 def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int) -> None:
     case = draw_case(seed, num_ranks)
-    exchange = plan_exchange(case.workload, case.placement, case.schedules[0])
+    exchanges = [
+        plan_exchange(part.workload, part.placement, part.schedule)
+        for part in replica_parts(case.workload, case.replicas, case.schedules[0])
+    ]
     per_rank = results(num_ranks, seed)
 
     def counted(name: str) -> Tensor:
@@ -151,21 +167,22 @@ def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int
     total = torch.zeros(num_ranks, num_ranks, dtype=torch.int64)
     for d, direction in enumerate(DIRECTIONS):
         for block in range(case.workload.shape.num_blocks):
-            wanted = torch.from_numpy(exchange.dispatch_bytes(d, block))
+            wanted = torch.from_numpy(sum(e.dispatch_bytes(d, block) for e in exchanges))
             for sublayer in SUBLAYERS:
                 dispatch = counted(f"{direction}.{block}.{sublayer}.dispatch")
                 combine = counted(f"{direction}.{block}.{sublayer}.combine")
                 assert torch.equal(dispatch, wanted)
                 assert torch.equal(combine, wanted.T)
                 total += dispatch + combine
-    assert torch.equal(total, torch.from_numpy(exchange.pair_bytes()))
-    shared = case.workload.shape.num_blocks * shared_block_parameters(case.workload)
-    ring_bytes = 8 * (
-        2 * (len(case.placement.owners) - 1) * trained_trunk_parameters(case.workload)
-        + 2 * (len(set(case.placement.subnet_device)) - 1) * shared
-    )
-    ring = sum(float(got["bytes.all_reduce"].sum()) for got in per_rank)
-    assert ring == pytest.approx(ring_bytes)
+    assert torch.equal(total, torch.from_numpy(sum(e.pair_bytes() for e in exchanges)))
+    sums = gradient_sums(case.workload, case.replicas, case.schedules[0])
+    ring = torch.zeros(num_ranks, num_ranks, dtype=torch.float64)
+    for one in sums:
+        num_members = len(one.members)
+        for place, member in enumerate(one.members):
+            following = one.members[(place + 1) % num_members]
+            ring[member, following] += 16 * (num_members - 1) * one.num_values / num_members
+    assert_close(counted("all_reduce"), ring, "bytes of sums")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +271,7 @@ def test_evaluation_keeps_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         return stream
 
     monkeypatch.setattr(WavePass, "_after_lanes", spied)
-    model = scatter_rank_model(case.model, case.workload, case.placement, ALONE)
+    model = scatter_rank_model(case.model, case.workload, case.replicas, ALONE)
     owner_of = np.zeros(len(case.labels), dtype=int)
     list(rank_outputs(model, owner_of, lambda rows: case.inputs[rows], case.key_mask))
     assert [one.norm_graph for one in kept] == [None] * 6

@@ -12,6 +12,7 @@ from d2ft_sched.costs.memory import device_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from runtime.models.weights import save_weights
 from runtime.ranks.shards import join_shards, rank_shards, read_shards
 
@@ -50,7 +51,7 @@ def test_shards_cover_the_model_and_nothing_twice(
     counts = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     joined = {name: torch.full_like(tensor, torch.nan) for name, tensor in state.items()}
     for rank in range(4):
-        shards = rank_shards(model, workload, placement, rank)
+        shards = rank_shards(model, workload, (Replica(placement),), rank)
         parts = read_shards(path, shards, torch.float64)
         num_values = 0
         for shard in shards:
@@ -74,8 +75,10 @@ def test_a_rank_without_work_holds_nothing(
     model = small_vit()
     workload = workload_of(model, 2)
     placement = Placement(2, (0,) * workload.num_subnets, (0,) * workload.num_microbatches)
-    assert rank_shards(model, workload, placement, 1) == ()
-    assert len(rank_shards(model, workload, placement, 0)) == len(list(model.parameters()))
+    assert rank_shards(model, workload, (Replica(placement),), 1) == ()
+    assert len(rank_shards(model, workload, (Replica(placement),), 0)) == len(
+        list(model.parameters())
+    )
 
 
 def test_a_file_that_does_not_fit_is_named(
@@ -86,7 +89,7 @@ def test_a_file_that_does_not_fit_is_named(
     model = small_vit()
     workload = workload_of(model, 2)
     placement = Placement(1, (0,) * workload.num_subnets, (0,) * workload.num_microbatches)
-    shards = rank_shards(model, workload, placement, 0)
+    shards = rank_shards(model, workload, (Replica(placement),), 0)
     path = tmp_path / "model.safetensors"
     with pytest.raises(InputError, match="there is no such file"):
         read_shards(path, shards, torch.float64)

@@ -1,0 +1,162 @@
+"""The gradients of a rank's parameters in one step, and their sums over ranks that hold the same.
+
+Gradients of which all that a rank holds is in one sum are made in that sum's bucket, so that
+nothing is copied; others are copied in and out. A sum starts when the last wave is through its
+block, while backward goes on to the blocks before it. All ranks go through blocks in the same
+order, so they start the same sums in the same order.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from d2ft_sched.costs.gradient_sums import EMBEDDING
+from runtime.families.sublayer import Sublayer
+from runtime.lanes.passes import Linears, can_overwrite
+from runtime.lanes.slices import SublayerLanes
+from runtime.ranks.all_to_all import SentBytes
+from runtime.ranks.gradient_buckets import Bucket
+from runtime.ranks.job import Pending, start_sum
+from runtime.ranks.rank_model import RankModel
+from runtime.ranks.rank_slices import RankSlices
+
+
+class _Open(NamedTuple):
+    """A bucket and its values in this step."""
+
+    bucket: Bucket
+    flat: Tensor
+
+
+class StepGradients:
+    """Makes gradients block by block, as backward comes to them, and sums them.
+
+    Every parameter held that trains gets one, zeros where nothing does train it.
+    """
+
+    def __init__(self, model: RankModel, slices: RankSlices, counted: SentBytes | None) -> None:
+        """Drop the gradients that are there.
+
+        Args:
+            model: what the rank holds.
+            slices: of the step's schedule; its waves all go through all blocks.
+            counted: bytes of the sums, as a ring's, are added to it.
+        """
+        self._model, self._counted = model, counted
+        blocks = range(EMBEDDING, model.workload.shape.num_blocks + 1)
+        self._waves_left = dict.fromkeys(blocks, len(slices.waves))
+        self._sums = {block: [one for one in slices.sums if one.block == block] for block in blocks}
+        self._opened: dict[int, list[_Open]] = {}
+        self._places: dict[Tensor, Tensor] = {}
+        self._made: dict[Sublayer, Linears] = {}
+        self._pending: list[tuple[_Open, Pending]] = []
+        for parameter in model.module.parameters():
+            parameter.grad = None
+
+    def begin(self, block: int) -> None:
+        """A wave comes to a block; -1 is the embedding, `num_blocks` the classifier."""
+        if block in self._opened:
+            return
+        model, opened = self._model, self._opened.setdefault(block, [])
+        parameters = model.held_of_block[block]
+        for one in self._sums[block]:
+            if model.ranks.rank not in one.members:
+                continue
+            bucket = model.bucket(one)
+            flat = torch.empty(bucket.num_values, dtype=model.dtype, device=model.ranks.device)
+            opened.append(_Open(bucket, flat))
+            for part in bucket.parts:
+                if part.positions is None:
+                    self._places[parameters[part.shard.name]] = part.of(flat)
+        for name, parameter in parameters.items():
+            if name not in model.made_by_lanes:
+                self._set_zeros(parameter)
+
+    def of_lanes(self, sublayer: Sublayer, lanes: SublayerLanes) -> tuple[Linears, bool]:
+        """Gradients of the weights held, for lanes to add to, where these train; and whether they
+        hold nothing yet and the first FULL group fills all of them."""
+        made = self._made.get(sublayer)
+        if made is not None:
+            return made, False
+        overwrite = can_overwrite(lanes)
+        made = self._made[sublayer] = self._new(sublayer, overwrite)
+        return made, overwrite
+
+    def end(self, block: int) -> None:
+        """A wave has been through a block; after the last one its sums start."""
+        self._waves_left[block] -= 1
+        if self._waves_left[block]:
+            return
+        model, parameters = self._model, self._model.held_of_block[block]
+        for parameter in parameters.values():
+            if parameter.grad is None:
+                self._set_zeros(parameter)
+        for one in self._opened[block]:
+            for part in one.bucket.parts:
+                part.put(_gradient(parameters[part.shard.name]), one.flat)
+            if self._counted is not None:
+                num_bytes = one.flat.numel() * one.flat.element_size()
+                self._counted.add_all_reduce(model.ranks.rank, one.bucket.members, num_bytes)
+            pending = start_sum(model.ranks, one.flat, one.bucket.what, one.bucket.group)
+            self._pending.append((one, pending))
+
+    def finish(self) -> None:
+        """Wait for the sums.
+
+        Raises:
+            RankError: another rank died or hung.
+        """
+        parameters = self._model.parameters
+        for one, pending in self._pending:
+            pending.wait()
+            for part in one.bucket.parts:
+                part.take(_gradient(parameters[part.shard.name]), one.flat)
+
+    def _set_zeros(self, parameter: nn.Parameter) -> None:
+        place = self._places.get(parameter)
+        parameter.grad = torch.zeros_like(parameter) if place is None else place.zero_()
+
+    def _new(self, sublayer: Sublayer, overwrite: bool) -> Linears:
+        """In their buckets where all of them have places there, one after another."""
+        maps, out = sublayer.maps_in, sublayer.map_out.weight
+        weight_in = self._joined_places([linear.weight for linear in maps])
+        bias_in = None
+        if maps[0].bias is not None:
+            bias_in = self._joined_places([linear.bias for linear in maps])
+        if (
+            weight_in is None
+            or out not in self._places
+            or (bias_in is None and maps[0].bias is not None)
+        ):
+            return sublayer.new_gradients(overwrite=overwrite)
+        for linear in maps:
+            linear.weight.grad = self._places[linear.weight]
+            if bias_in is not None:
+                linear.bias.grad = self._places[linear.bias]
+        out.grad = self._places[out]
+        if not overwrite:
+            weight_in.zero_()
+            out.grad.zero_()
+        if bias_in is not None:
+            bias_in.zero_()
+        return Linears(weight_in, bias_in, out.grad)
+
+    def _joined_places(self, parameters: Sequence[Tensor]) -> Tensor | None:
+        """The places of several as one tensor, stacked; None if they do not neighbour."""
+        places = [self._places[p] for p in parameters if p in self._places]
+        if len(places) < len(parameters):
+            return None
+        first, stop = places[0], places[0].data_ptr()
+        for place in places:
+            if place.data_ptr() != stop:
+                return None
+            stop += place.numel() * place.element_size()
+        size = (sum(map(len, places)), *first.shape[1:])
+        return first.as_strided(size, first.stride(), first.storage_offset())
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
