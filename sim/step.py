@@ -26,6 +26,7 @@ from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
 from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.left_out import running
 from d2ft_sched.plan.plan import Plan, ReplicaPart, replica_parts
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.placement import Placement
@@ -42,13 +43,16 @@ from sim.work import optimizer_seconds, wave_work
 def simulate_plan(plan: Plan, cluster: Cluster | None = None, overlap: bool = False) -> Prediction:
     """Simulate a plan on its own cluster, or on another with as many devices.
 
+    Micro-batches that pass no subnet are not run.
+
     Args:
         plan: what to execute.
         cluster: where; default the plan's own.
         overlap: whether the plan's waves are overlapped.
     """
+    run = running(plan.workload, plan.replicas, plan.schedule)
     return simulate_replicas(
-        plan.workload, cluster or plan.cluster, plan.replicas, plan.schedule, overlap=overlap
+        run.workload, cluster or plan.cluster, run.replicas, run.schedule, overlap=overlap
     )
 
 

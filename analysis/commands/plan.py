@@ -203,9 +203,15 @@ def run(
     if explain:
         from analysis.planning.explain import explain as explain_plan
         from analysis.planning.explain_tables import print_explanation
+        from sim.ways.redeal import redealt_scores
 
         with outside_calibration():  # of what was said already
-            explanation = explain_plan(plan, request.scores)
+            scored = redealt_scores(
+                request.scores,
+                request.workload.microbatch_samples,
+                plan.workload.microbatch_samples,
+            )
+            explanation = explain_plan(plan, scored)
     if json:
         result = {"plan": str(out), **summary_dict(plan), **answer.as_dict()}
         if explanation:

@@ -10,6 +10,7 @@ from analysis.console.output import amount, percent, print_table
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
 from analysis.names.way_names import WayName
+from analysis.planning.dense_baselines import Baselines, baselines, way_record
 from analysis.planning.plan_request import Planned
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
@@ -17,7 +18,6 @@ from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_tables import print_operations, print_step, print_ways, ways_dict
 from analysis.planning.way_words import beside_dense, is_whole, pays, sentence, verdict
 from analysis.planning.what_would_pay import change_that_pays
-from analysis.planning.dense_baselines import Baselines, baselines, way_record
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.plan.plan import Plan
 from sim.step import simulate_plan
@@ -181,7 +181,9 @@ class AnswerByPlacement:
         num_devices = len(plan.cluster.devices)
         yield f"Placement {self.placement}: {placed.describe(num_devices, plan.placement)}"
         if len(set(plan.placement.subnet_device)) < num_devices:
-            yield "More devices were found to slow the dense step; --placement every-device uses all"
+            yield (
+                "More devices were found to slow the dense step; --placement every-device uses all"
+            )
         if plan.budget.coverage and not self.has_coverage:
             yield (
                 "Every micro-batch passes at least one subnet of every block, which the most score "

@@ -1,9 +1,9 @@
-"""What every saving of a plan is held against: the best dense way, and fewer samples on theirs."""
+"""What every saving of a plan is held against: the best dense way, and fewer samples."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from analysis.planning.step_totals import StepTotals, step_totals
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
@@ -11,9 +11,21 @@ from d2ft_sched.plan.plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import schedule_to_rows, uniform_schedule
-from sim.ways.fewer import fewest
-from sim.ways.search import WaySearch, best_dense, search_ways
+from sim.ways.candidates import most_within
+from sim.ways.load import dense_load
+from sim.ways.search import (
+    WaySearch,
+    best_dense,
+    best_replicas,
+    search_ways,
+    shown,
+    way_of,
+)
+from sim.ways.steps import Groups
 from sim.ways.way import Way
+
+PARTS = (4, 16)
+"""Samples of the mini-batch over those for which ways are searched that may be short enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,34 +53,36 @@ def baselines(workload: Workload, cluster: Cluster, step_s: float) -> Baselines:
         step_s: of the plan.
     """
     search = search_ways(workload, cluster)
+    return Baselines(search, fitting_dense(search), samples_within(search, step_s))
+
+
+def fitting_dense(search: WaySearch) -> Way | None:
+    """The least dense step that fits; None where none does."""
     try:
-        dense = best_dense(search)
+        return best_dense(search)
     except InputError:
-        dense = None
-    return Baselines(search, dense, samples_within(search, step_s))
+        return None
 
 
 def samples_within(search: WaySearch, step_s: float) -> Way | None:
     """Dense on the most samples in a step of at most so long; None where not even on one."""
-    most = _most(search.steps.num_samples, lambda n: _least_s(search, n) <= step_s)
-    return fewest(search, most) if most else None
-
-
-def _least_s(search: WaySearch, num_samples: int) -> float:
-    try:
-        return fewest(search, num_samples).dense_step_s
-    except InputError:
-        return float("inf")
-
-
-def _most(total: int, holds: Callable[[int], bool]) -> int:
-    """The largest number up to `total` for which something holds that holds for all smaller ones;
-    0 for none."""
-    low, high = 0, total
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
+    steps, total = search.steps, search.steps.num_samples
+    tried: dict[Groups, None] = dict.fromkeys(way.groups for way in search.ways)
+    for part in PARTS:
+        load = dense_load(search.workload, max(1, total // part))
+        found = shown(steps, best_replicas(steps, load, search.kinds))
+        tried.update(dict.fromkeys(one.groups for one in found))
+    every = dense_load(search.workload)
+    made = [most_within(steps, groups, every, 1, step_s) for groups in tried]
+    best = max(
+        (found for found in made if found is not None),
+        key=lambda found: (found.num_samples, -found.step_s),
+        default=None,
+    )
+    if best is None:
+        return None
+    load = dense_load(search.workload, best.num_samples)
+    return way_of(steps, steps.priced(best.groups, best.samples, load))
 
 
 def dense_plan(plan: Plan, way: Way) -> Plan:
@@ -93,3 +107,10 @@ def way_record(way: Way) -> dict[str, Any]:
         "dense_step_s": way.dense_step_s,
         "fits": way.fits,
     }
+
+
+def way_totals(way: Way) -> StepTotals:
+    """FLOPs and bytes of its dense step."""
+    workload = way.workload
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    return step_totals(workload, way.replicas, dense)

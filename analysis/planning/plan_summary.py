@@ -64,30 +64,50 @@ def summarize(plan: Plan) -> PlanSummary:
     """Count a plan's operations, FLOPs and bytes."""
     workload, num_devices = plan.workload, len(plan.cluster.devices)
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    operations = np.zeros((num_devices, len(Operation)), dtype=int)
     device_flops = np.zeros((2, num_devices))
-    held = np.zeros(num_devices, dtype=int)
     for part in plan.parts:
-        device = np.array(part.placement.subnet_device)
-        flops = operation_flops(part.workload)
-        np.add.at(held, device, 1)
+        device, flops = np.array(part.placement.subnet_device), operation_flops(part.workload)
         for op in Operation:
-            chosen = part.schedule == op
-            np.add.at(operations[:, op], device, chosen.sum(axis=1))
-            np.add.at(device_flops[0], device, (flops[..., op] * chosen).sum(axis=1))
+            of_op = (flops[..., op] * (part.schedule == op)).sum(axis=1)
+            np.add.at(device_flops[0], device, of_op)
         np.add.at(device_flops[1], device, flops[..., Operation.FULL].sum(axis=1))
     return PlanSummary(
-        operations=operations,
+        operations=operations_by_device(plan),
         device_flops_fraction=np.divide(
             device_flops[0],
             device_flops[1],
             out=np.full(num_devices, np.nan),
             where=device_flops[1] > 0,
         ),
-        num_subnets=held,
+        num_subnets=held_by_device(plan)[0],
         totals=step_totals(workload, plan.replicas, plan.schedule),
         dense_totals=step_totals(workload, plan.replicas, dense),
     )
+
+
+def device_names(plan: Plan) -> tuple[tuple[str, ...], ...]:
+    """Names of each replica's devices."""
+    names = [device.name for device in plan.cluster.devices]
+    return tuple(tuple(names[d] for d in replica.devices) for replica in plan.replicas)
+
+
+def held_by_device(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Subnets that each device holds and micro-batches that it owns, int ``[num_devices]``."""
+    held, owned = np.zeros((2, len(plan.cluster.devices)), dtype=int)
+    for replica in plan.replicas:
+        np.add.at(held, list(replica.placement.subnet_device), 1)
+        np.add.at(owned, list(replica.placement.owner), 1)
+    return held, owned
+
+
+def operations_by_device(plan: Plan) -> np.ndarray:
+    """How many of each operation, in the order of `Operation`, int ``[num_devices, 4]``."""
+    operations = np.zeros((len(plan.cluster.devices), len(Operation)), dtype=int)
+    for part in plan.parts:
+        for op in Operation:
+            number = (part.schedule == op).sum(axis=1)
+            np.add.at(operations[:, op], list(part.placement.subnet_device), number)
+    return operations
 
 
 def summary_dict(plan: Plan) -> dict[str, Any]:

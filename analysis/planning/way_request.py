@@ -3,20 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sim.ways.target import plan_for_target_on_ways
+from sim.ways.way_plan import WayPlan
+
 from analysis.names.way_names import RestingName, WayName
 from analysis.planning.plan_request import check_target_alone
 from analysis.planning.request import Request
-from d2ft_sched.errors import InputError
+from d2ft_sched.plan.plan import Plan
 from d2ft_sched.problem.starved import starved_text
 from sim.target.target_search import parse_target
-from sim.ways.fewer import fewest
-from sim.ways.plans import WayPlan, plan_on_ways
+from sim.ways.plans import plan_on_ways
 from sim.ways.search import WaySearch, best_dense, search_ways
 
 REST = "rest"
 """Method of plans in which blocks rest."""
-PROBES = 4
-"""Plans of more samples that are tried for a step time, where rest makes room for them."""
+WAYS = "ways"
+"""Solver's name in plans that are no schedule by scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,69 +76,30 @@ def plan_on_way(
     )
     stage("planning on them")
 
-    def planned(compute: float | None = None) -> WayPlan:
-        budget = request.budget
-        if compute is not None:
-            budget = replace(budget, compute=compute)
-        return plan_on_ways(
-            request.workload,
-            request.cluster,
-            request.scores,
-            budget,
-            solver=solver,
-            seed=seed,
-            time_limit_s=time_limit_s,
-            search=search,
-        )
-
+    common = {
+        "solver": solver, "seed": seed, "time_limit_s": time_limit_s, "search": search,
+    }  # fmt: skip
+    inputs = (request.workload, request.cluster, request.scores)
     if target_step_time is None:
-        return PlannedOnWay(_with_budget(planned(), resting, None), search)
+        found = plan_on_ways(*inputs, request.budget, **common)
+        return PlannedOnWay(_recorded(found, resting), search)
     value, is_fraction = parse_target(target_step_time)
     dense = best_dense(search)
     target_s = value * dense.dense_step_s if is_fraction else value
-    found = _within(search, planned, target_s)
+    found = plan_for_target_on_ways(*inputs, target_s, **common)
     said = f"{target_s:.4g} s"
     if is_fraction:
         said += f" ({value:g} of the best dense step of {dense.dense_step_s:.4g} s)"
-    return PlannedOnWay(_with_budget(found, resting, target_s), search, said)
+    return PlannedOnWay(_recorded(found, resting), search, said)
 
 
-def _with_budget(
-    found: WayPlan, resting: RestingName | None, target_step_s: float | None
-) -> WayPlan:
+def _recorded(found: WayPlan, resting: RestingName | None) -> WayPlan:
+    """With what a training lets rest in the plan's budget."""
     chosen = (resting or RestingName.DRAWN).value if found.method == REST else None
-    budget = replace(found.plan.budget, resting=chosen, target_step_s=target_step_s)
+    budget = replace(found.plan.budget, resting=chosen)
     return replace(found, plan=replace(found.plan, budget=budget))
 
 
-def _within(search: WaySearch, planned: Callable[[float], WayPlan], target_s: float) -> WayPlan:
-    """The plan of most samples whose step takes at most so long."""
-    total = search.steps.num_samples
-    low, high = 0, total
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fewest(search, middle).dense_step_s <= target_s:
-            low = middle
-        else:
-            high = middle - 1
-    found = planned(max(low, 1) / total)
-    if found.step_s > target_s:
-        raise InputError(
-            f"the target step time is {target_s:.4g} s; a step of "
-            f"{_counted(sum(found.samples), 'sample')} takes {found.step_s:.4g} s: ask for more"
-        )
-    best, low, high = found, max(low, 1), total
-    for _ in range(PROBES if found.method == REST else 0):
-        middle = (low + high + 1) // 2
-        if middle == low:
-            break
-        more = planned(middle / total)
-        if more.step_s <= target_s:
-            best, low = more, middle
-        else:
-            high = middle - 1
-    return best
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def is_on_way(plan: Plan) -> bool:
+    """Whether a plan was made on the best way, not placed by name: by its replicas and record."""
+    return plan.solver.name == WAYS or len(plan.replicas) > 1

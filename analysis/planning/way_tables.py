@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sim.ways.table import WayRow
+
 from analysis.console.formatting import beside
 from analysis.console.output import amount, percent, print_columns, print_table, seconds
+from analysis.planning.dense_baselines import way_record, way_totals
 from analysis.planning.plan_summary import summarize
-from analysis.planning.step_totals import StepTotals, step_totals
 from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_words import command, sentence
-from analysis.planning.dense_baselines import way_record
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.ways.plans import WayRow
-from sim.ways.way import Way
 
 MOST_NAMES = 3
+"""Of a row's names; the JSON has all."""
 
 
 def ways_dict(planned: PlannedOnWay, file: Path) -> dict[str, Any]:
@@ -48,14 +47,6 @@ def _row_dict(row: WayRow) -> dict[str, Any]:
         "fits": row.fits,
         "chosen": row.chosen,
     }
-
-
-def way_totals(way: Way) -> StepTotals:
-    """Of its dense step."""
-    dense = uniform_schedule(
-        way.workload.num_subnets, way.workload.num_microbatches, Operation.FULL
-    )
-    return step_totals(way.workload, way.replicas, dense)
 
 
 def print_operations(plan: Plan, samples: Sequence[int]) -> None:
@@ -112,9 +103,10 @@ def print_step(planned: PlannedOnWay) -> None:
             fewer.gradient_bytes,
         ),
     ]  # fmt: skip
+    fewer_of = "in as short a step" if planned.target else "of the same compute"
     print_table(
-        "One step: the plan beside the best dense way and fewer samples of the same compute",
-        ["", "plan", "best dense", "plan: ", "fewer samples", "plan: "],
+        f"One step: the plan beside the best dense way and fewer samples {fewer_of}",
+        ["", "plan", "best dense", "plan beside it", "fewer samples", "plan beside it"],
         rows,
     )
 
@@ -133,23 +125,17 @@ def _byte(value: float) -> str:
 
 def print_ways(planned: PlannedOnWay) -> None:
     """The table of ways."""
-    known = {
-        (way.device_names, way.samples): way_totals(way).exchange_bytes
-        for way in planned.search.ways
-    }
-    plan = planned.found.plan
-    own = summarize(plan).dense_totals.exchange_bytes
     print_columns(
         "Ways: the dense step of each, and the plan's load on it (predicted)",
         ["", "on", "samples", "dense step", "planned step", "bytes", "peak memory", "fits", ""],
         [
             [
                 str(row.name),
-                _names(row.replicas),
-                _samples(row.samples),
+                names_text(row.replicas),
+                samples_text(row.samples),
                 seconds(row.dense_step_s),
                 "-" if row.plan_step_s is None else seconds(row.plan_step_s),
-                _byte(known.get((row.replicas, row.samples), own)),
+                _byte(row.plan_exchange_bytes),
                 _byte(row.peak_memory_bytes),
                 "yes" if row.fits else "no",
                 "chosen" if row.chosen else "",
@@ -159,7 +145,8 @@ def print_ways(planned: PlannedOnWay) -> None:
     )
 
 
-def _names(replicas: Sequence[Sequence[str]]) -> str:
+def names_text(replicas: Sequence[Sequence[str]]) -> str:
+    """Devices of replicas, short."""
     joined = ["+".join(_cut(names)) for names in replicas]
     return ", ".join(_cut(joined))
 
@@ -170,6 +157,7 @@ def _cut(names: Sequence[str]) -> list[str]:
     return [*names[: MOST_NAMES - 1], f"{len(names) - MOST_NAMES + 1} more"]
 
 
-def _samples(samples: Sequence[int]) -> str:
+def samples_text(samples: Sequence[int]) -> str:
+    """Samples of replicas, short."""
     few, many = min(samples), max(samples)
     return str(few) if few == many else f"{few} to {many}"

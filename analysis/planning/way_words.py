@@ -5,8 +5,8 @@ from pathlib import Path
 
 from analysis.console.formatting import beside, quantity
 from analysis.names.way_names import RestingName
-from analysis.planning.way_request import REST, PlannedOnWay
 from analysis.planning.dense_baselines import Baselines
+from analysis.planning.way_request import REST, PlannedOnWay
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from sim.ways.way import Way, WayKind, kind_of
@@ -24,7 +24,12 @@ def counted(number: int, what: str) -> str:
 
 def way_text(way: Way) -> str:
     """A way by kind and devices."""
-    return f"{way.name} on {_listed([' + '.join(names) for names in way.device_names])}"
+    names = [" + ".join(names) for names in way.device_names]
+    if way.name == WayKind.ONE_DEVICE:
+        return f"{names[0]} alone"
+    if way.name == WayKind.CUT:
+        return f"one model cut over {names[0]}"
+    return f"{way.name} on {_listed(names)}"
 
 
 def is_shorter(step_s: float, other_s: float) -> bool:
@@ -60,11 +65,18 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
             "With the whole budget the plan is the best dense way itself: nothing is faster "
             "without leaving something out (--budget-compute, --budget-comm)"
         )
+    run, fewer_run = sum(found.samples), sum(found.fewer.samples)
+    text = (
+        f"A step of the plan takes {quantity(found.step_s, 's')} (predicted), "
+        f"{_beside_time(found.step_s, dense_s)} that of the best dense way "
+        f"({quantity(dense_s, 's')})"
+    )
+    if pays(planned) and planned.target:
+        return f"{text}, and runs {run:,} samples where as short a dense step runs {fewer_run:,}"
     if pays(planned):
         return (
-            f"A step of the plan takes {_beside_time(found.step_s, dense_s)} that of the best "
-            f"dense way, and {_beside_time(found.step_s, fewer_s)} that of fewer samples of the "
-            f"same compute (predicted)"
+            f"{text}, and {_beside_time(found.step_s, fewer_s)} that of fewer samples of the same "
+            f"compute ({quantity(fewer_s, 's')})"
         )
     what = (
         "Nothing beats leaving samples out here"
@@ -72,9 +84,7 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
         else "Nothing beats the best dense way here"
     )
     would = f"a plan would pay {change}" if change else "no change that was tried makes a plan pay"
-    return (
-        f"{what}: the plan is {counted(sum(found.samples), 'sample')} through everything; {would}"
-    )
+    return f"{what}: the plan is {counted(run, 'sample')} through everything; {would}"
 
 
 def beside_dense(step_s: float, held: Baselines) -> str:
@@ -100,7 +110,9 @@ def beside_dense(step_s: float, held: Baselines) -> str:
 
 def _beside_time(step_s: float, other_s: float) -> str:
     told = beside(step_s, other_s)
-    return "as long as" if told == "as much" else f"{told} time than"
+    if told.endswith("as much"):
+        return f"{told.removesuffix('as much')}as long as"
+    return f"{told} time than"
 
 
 def sentence(planned: PlannedOnWay, file: Path) -> str:
@@ -122,10 +134,11 @@ def sentence(planned: PlannedOnWay, file: Path) -> str:
     else:
         shares = [f"{name} ({n:,})" for name, n in zip(names, found.samples, strict=True)]
         who = f"{kind} with {of_all} on {_listed(shares)}"
+    fewer_of = "in as short a step" if planned.target else "of the same compute"
     return (
         f"Run {who}{_resting_text(plan)}: a predicted step of {quantity(found.step_s, 's')}; the "
         f"best dense way takes {quantity(found.best_dense.dense_step_s, 's')} "
-        f"({way_text(found.best_dense)}), fewer samples of the same compute "
+        f"({way_text(found.best_dense)}), fewer samples {fewer_of} "
         f"{quantity(found.fewer.dense_step_s, 's')} "
         f"({sum(found.fewer.samples):,} samples, {way_text(found.fewer)}): {command(plan, file)}"
     )

@@ -7,9 +7,11 @@ from itertools import pairwise
 import numpy as np
 
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, first_microbatches
+from d2ft_sched.schedule.schedule import schedule_to_rows
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,17 @@ def running(workload: Workload, replicas: Sequence[Replica], schedule: np.ndarra
     left = replace(workload, microbatch_samples=tuple(workload.samples[kept].tolist()))
     in_running = np.repeat(runs, workload.samples)
     return Running(left, tuple(parts), schedule[:, kept], kept, np.flatnonzero(in_running))
+
+
+def running_plan(plan: Plan) -> Plan:
+    """The plan of what runs alone."""
+    run = running(plan.workload, plan.replicas, plan.schedule)
+    return replace(
+        plan,
+        workload=run.workload,
+        replicas=run.replicas,
+        schedule_rows=tuple(schedule_to_rows(run.schedule)),
+    )
 
 
 def without_microbatches(
