@@ -152,6 +152,13 @@ class Prediction:
         computes, moves = under_way.cumsum(axis=1) > 0
         return float(np.diff(moment)[(moves & ~computes)[:-1]].sum())
 
+    @property
+    def exposed_sums_s(self) -> float:
+        """Seconds that the update waits for sums of gradients when backward has ended."""
+        sums = [p.end_s for p in self.phases if p.is_sum]
+        others = [p.end_s for p in self.phases if not p.is_sum and p.replica != TOGETHER]
+        return max(0.0, max(sums, default=0.0) - max(others, default=0.0))
+
     @cached_property
     def pair_bytes(self) -> np.ndarray:
         """Bytes of the step from row to column device, ``[num_devices, num_devices]``."""

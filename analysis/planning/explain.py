@@ -268,9 +268,14 @@ def _message_bytes(part: ReplicaPart) -> np.ndarray:
 
 
 def _phase_seconds(prediction: Prediction) -> dict[str, float]:
-    """Seconds of the step by kind of phase: sub-layers together."""
+    """Seconds of the step by kind of phase: sub-layers together, of sums of gradients what backward
+    does not hide."""
     total: dict[str, float] = {}
+    if exposed_s := prediction.exposed_sums_s:
+        total["gradient sums"] = exposed_s
     for phase in prediction.phases:
+        if phase.is_sum:
+            continue
         kind = phase.name.split()[-1] if phase.block >= 0 else phase.name
         total[kind] = total.get(kind, 0.0) + phase.duration_s
     return total

@@ -117,8 +117,8 @@ class Measured:
 def rank_phase_seconds(prediction: Prediction) -> dict[str, np.ndarray]:
     """Seconds that each device spends in the phases of `runtime.measure.rank_step_times.PHASES`.
 
-    As a rank's clock sees them: an exchange includes the wait for those who reach it later, float
-    ``[num_devices]`` each.
+    As a rank's clock sees them: an exchange includes the wait for those who reach it later, and the
+    all-reduce is what it waits for sums of gradients after backward; float ``[num_devices]`` each.
     """
     num_devices = len(prediction.cluster.devices)
     seconds = {
@@ -127,7 +127,12 @@ def rank_phase_seconds(prediction: Prediction) -> dict[str, np.ndarray]:
     }
     waiting = np.zeros(num_devices)
     for phase in prediction.phases:
+        if phase.is_sum:
+            continue
         name = next(n for n in seconds if phase.name.endswith(n))
+        if name == "optimizer":
+            seconds["all-reduce"] += waiting + prediction.exposed_sums_s
+            waiting = np.zeros(num_devices)
         if phase.device_s is not None:
             seconds[name] += phase.device_s
             waiting += phase.duration_s - phase.device_s

@@ -75,7 +75,8 @@ def step_bounds(prediction: Prediction) -> tuple[Bound, ...]:
     """What each part of the critical path waits for, in order of time.
 
     Computation waits for its slowest device. Messages wait for the link that is busiest in either
-    direction; what they take longer than that is put down to latency: the latencies of routes, and
+    direction, sums of gradients for exchanges to leave it to them, too; what they take longer than
+    that is put down to latency: the latencies of routes, and
     time in which fair sharing leaves the busiest link partly idle.
     """
     return tuple(
@@ -103,8 +104,8 @@ def _moving(cluster: Cluster, segment: Segment) -> list[Bound]:
     assert phase.pair_bytes is not None
     carried = link_loads(cluster, phase.pair_bytes)
     link_s = channel_seconds(cluster, carried).reshape(-1, 2).max(axis=1)
-    transfer_s = float(link_s.max())
-    busiest = np.flatnonzero(link_s >= transfer_s * (1 - TIE))
+    transfer_s = min(seconds, float(link_s.max()) + phase.yielded_s)
+    busiest = np.flatnonzero(link_s >= link_s.max() * (1 - TIE))
     links = Bottleneck(ResourceKind.LINK, tuple(busiest.tolist()))
     rest_s = seconds - transfer_s
     if rest_s <= TIE * seconds:

@@ -31,12 +31,13 @@ def critical_path(prediction: Prediction) -> tuple[Segment, ...]:
     """The segments from the start of the step to its end, without a gap, in order of time.
 
     A walk back from what ends last: before a segment comes what ended when it began. Where several
-    did, the same wave is preferred, then the same device (or the network after the network). In a
-    bulk-synchronous step this is every phase that takes time, with its slowest devices.
+    did, the same wave of the same replica is preferred, then the same device (or the network after
+    the network). In a bulk-synchronous step of one replica this is every phase that takes time,
+    with its slowest devices, but for sums of gradients that backward hides.
     """
     phase, device, start_s, end_s = _intervals(prediction)
     tolerance_s = TIME_TOLERANCE * float(end_s[-1])
-    wave = np.array([p.wave for p in prediction.phases])[phase]
+    chain_of = np.array([(p.replica, p.wave) for p in prediction.phases])[phase]
     chain = [len(end_s) - 1]
     while True:
         current = chain[-1]
@@ -46,7 +47,11 @@ def critical_path(prediction: Prediction) -> tuple[Segment, ...]:
             break
         before = before[end_s[before] >= end_s[before[-1]] - tolerance_s]
         preferred = np.lexsort(
-            (before, device[before] == device[current], wave[before] == wave[current])
+            (
+                before,
+                device[before] == device[current],
+                (chain_of[before] == chain_of[current]).all(axis=1),
+            )
         )
         chain.append(int(before[preferred[-1]]))
     return tuple(

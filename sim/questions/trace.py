@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.lanes import LANES
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import runs_backward
 from d2ft_sched.schedule.waves import wave_microbatches
 from sim.network.exchange_time import link_loads
 from sim.prediction import Phase, Prediction
@@ -111,15 +112,17 @@ def _computing(prediction: Prediction, plan: Plan | None) -> Iterator[Event]:
 
 
 def _operations(plan: Plan, phase: Phase, device: int) -> Event:
-    """Numbers of FULL and FORWARD_ONLY operations of a device's lanes in one phase."""
+    """Numbers of operations by kind of a device's lanes in one phase."""
     if not phase.name.endswith("lanes"):
         return {}
-    waves = wave_microbatches(plan.workload.num_microbatches, plan.num_waves)
+    part = plan.parts[phase.replica]
+    waves = wave_microbatches(part.workload.num_microbatches, part.num_waves)
     held = (plan.workload.partition.block == phase.block) & (
-        np.array(plan.placement.subnet_device) == device
+        np.array(part.placement.subnet_device) == device
     )
-    chosen = plan.schedule[np.ix_(held, waves[phase.wave])]
-    run = [Operation.FULL] if phase.direction == "backward" else list(LANES)
+    schedule = executed_schedule(part.workload, part.schedule)
+    chosen = schedule[np.ix_(held, waves[phase.wave])]
+    run = [op for op in LANES if phase.direction == "forward" or runs_backward(np.array(op))]
     return {operation.name: int((chosen == operation).sum()) for operation in run}
 
 

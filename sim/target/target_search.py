@@ -95,10 +95,11 @@ class TargetSearch:
     @cached_property
     def besides_lanes_s(self) -> float:
         """Seconds of the dense step in which neither lanes nor their messages run."""
-        return sum(
-            phase.end_s - phase.start_s
-            for phase in self._uniform(Operation.FULL).phases
-            if not phase.name.startswith(SUBLAYERS)
+        dense = self._uniform(Operation.FULL)
+        return dense.exposed_sums_s + sum(
+            phase.duration_s
+            for phase in dense.phases
+            if not phase.is_sum and not phase.name.startswith(SUBLAYERS)
         )
 
     def _uniform_s(self, operation: Operation) -> float:

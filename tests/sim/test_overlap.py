@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.schedule.operations import Operation
 from sim.prediction import Phase
 from sim.timetable import interleaved, timetable
 
+PAIR = Cluster(
+    "pair",
+    (Device("a", 1e9, 1, 1e9), Device("b", 1e9, 1, 1e9)),
+    (Link("a", "b", 1e9, 0.0),),
+)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -30,8 +37,12 @@ def wave_of(wave: int, trunk_s: list[float], lanes_s: list[float], exchange_s: f
     ]
 
 
+def timed(*phases: Phase) -> tuple[Phase, ...]:
+    return timetable(PAIR, phases, overlap=True)
+
+
 def test_two_waves_by_hand():
-    phases = timetable(list(interleaved([wave_of(w, [1, 0], [3, 3], 2) for w in (0, 1)])), True)
+    phases = timed(*interleaved([wave_of(w, [1, 0], [3, 3], 2) for w in (0, 1)]))
     spans = {(p.wave, p.name): (p.start_s, p.end_s) for p in phases}
     assert spans == {
         (0, "trunk"): (0, 1),
@@ -46,17 +57,17 @@ def test_two_waves_by_hand():
 
 
 def test_devices_of_unequal_speed_start_the_next_wave_apart():
-    phases = timetable(list(interleaved([wave_of(w, [1, 0], [2, 6], 1) for w in (0, 1)])), True)
+    phases = timed(*interleaved([wave_of(w, [1, 0], [2, 6], 1) for w in (0, 1)]))
     (lanes,) = (p for p in phases if p.wave == 1 and p.name == "lanes")
     np.testing.assert_array_equal(lanes.device_start_s, [4, 8])
     assert (lanes.start_s, lanes.end_s) == (4, 14)
-    in_turn = timetable([p for w in (0, 1) for p in wave_of(w, [1, 0], [2, 6], 1)], False)
+    in_turn = timetable(PAIR, [p for w in (0, 1) for p in wave_of(w, [1, 0], [2, 6], 1)], False)
     assert in_turn[-1].end_s == 18
 
 
 def test_a_wave_without_messages_runs_on_between_those_of_another():
     silent = [p for p in wave_of(1, [1, 0], [2, 0], 0) if p.pair_bytes is None]
-    phases = timetable(list(interleaved([wave_of(0, [1, 0], [3, 3], 4), silent])), True)
+    phases = timed(*interleaved([wave_of(0, [1, 0], [3, 3], 4), silent]))
     spans = {(p.wave, p.name): (p.start_s, p.end_s) for p in phases}
     assert [(p.wave, p.name) for p in phases[:4]] == [
         (0, "trunk"),
@@ -96,9 +107,15 @@ def test_bounds(random_step, seed, num_waves):
     overlapped = step.predicted(overlap=True)
     step_s = overlapped.step_s * (1 + 1e-9)
     assert step_s >= overlapped.device_busy_s.max()
-    assert step_s >= sum(p.duration_s for p in overlapped.phases if p.pair_bytes is not None)
+    for sums in (False, True):
+        moving = [p for p in overlapped.phases if p.pair_bytes is not None and p.is_sum == sums]
+        assert step_s >= sum(p.alone_s for p in moving)
     for wave in range(num_waves):
-        chain = [p for p in overlapped.phases if p.wave == wave or p.direction == "update"]
+        chain = [
+            p
+            for p in overlapped.phases
+            if not p.is_sum and (p.wave == wave or p.direction == "update")
+        ]
         assert step_s >= sum(
             p.duration_s if p.device_s is None else p.device_s.max() for p in chain
         )
@@ -118,11 +135,13 @@ def test_devices_and_network_do_one_thing_at_a_time_and_waves_go_in_order(
     step = replace(random_step(seed), num_waves=num_waves)
     prediction = step.predicted(overlap=True)
     rows = prediction.timeline()
-    for _, used in rows.groupby("resource"):
+    rows["is_sum"] = rows["phase"] == "gradient sum"
+    for _, used in rows.groupby(["resource", "is_sum"]):
         spans = used.sort_values(["start_s", "end_s"])[["start_s", "end_s"]].to_numpy()
         assert (spans[1:, 0] >= spans[:-1, 1] * (1 - 1e-12)).all()
     for wave in range(num_waves):
-        for earlier, later in pairwise([p for p in prediction.phases if p.wave == wave]):
+        of_wave = [p for p in prediction.phases if p.wave == wave and not p.is_sum]
+        for earlier, later in pairwise(of_wave):
             assert later.start_s >= earlier.end_s * (1 - 1e-12)
     update = next(p for p in prediction.phases if p.direction == "update")
     before = [p.end_s for p in prediction.phases if p.direction != "update"]

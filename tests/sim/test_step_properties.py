@@ -70,7 +70,7 @@ def test_lower_bounds_and_conservation(step_on, kind, seed, overlap):
     np.testing.assert_allclose(total, link_loads(cluster, prediction.pair_bytes))
     exchanged = plan_exchange(step.workload, step.placement, step.schedule).pair_bytes()
     dispatched = sum(
-        (p.pair_bytes for p in prediction.phases if p.pair_bytes is not None and p.block >= 0),
+        (p.pair_bytes for p in prediction.phases if p.pair_bytes is not None and not p.is_sum),
         start=np.zeros_like(exchanged),
     )
     np.testing.assert_array_equal(dispatched, exchanged)
@@ -108,7 +108,7 @@ def test_elsewhere_what_the_links_have_to_carry_never_takes_longer(step_on, kind
         return sum(
             exchange_bounds(prediction.cluster, p.pair_bytes)[0]
             for p in prediction.phases
-            if p.pair_bytes is not None and p.pair_bytes.any() and p.block >= 0
+            if p.pair_bytes is not None and not p.is_sum
         )
 
     before = step.predicted()
@@ -127,14 +127,14 @@ def test_more_bandwidth_everywhere_shortens_all_messages_alike(step_on, kind, se
     here = replace(step.cluster, links=links)
     before, after = step.on(here), step.on(wider(here, np.full(len(links), factor)))
     for p, q in zip(before.phases, after.phases, strict=True):
-        expected_s = p.duration_s / (1 if p.pair_bytes is None else factor)
-        assert q.duration_s == pytest.approx(expected_s, rel=1e-9)
+        expected_s = p.alone_s / (1 if p.pair_bytes is None else factor)
+        assert q.alone_s == pytest.approx(expected_s, rel=1e-9)
 
 
 def test_with_endless_bandwidth_only_latencies_are_left(step_on):
     step = step_on("half_duplex", 5)
     here = wider(step.cluster, np.full(len(step.cluster.links), 1e15))
     for phase in step.on(here).phases:
-        if phase.pair_bytes is not None and phase.block >= 0:
+        if phase.pair_bytes is not None and not phase.is_sum:
             expected_s = 2e-4 if phase.pair_bytes.any() else 0.0
             assert phase.duration_s == pytest.approx(expected_s, rel=1e-6)

@@ -81,11 +81,11 @@ def test_level_shares_end_as_early_as_any(num_devices, total, seed, ties):
 @pytest.mark.parametrize("lora", [None, Lora(4, 8.0)])
 def test_buckets_hold_every_gradient_once(lora):
     workload = replace(WORKLOAD, lora=lora)
-    buckets = gradient_buckets(workload)
-    assert len(buckets) == SHAPE.num_blocks + 1
-    assert buckets.sum() == trained_parameters(workload) * 4
-    assert buckets[0] - buckets[1] == 480 * 4
-    assert buckets[-1] == (0 if lora else (4321 - 480) * 4)
+    buckets = dict(gradient_buckets(workload))
+    assert list(buckets) == [3, 2, 1, 0] + ([] if lora else [-1])
+    assert sum(buckets.values()) == trained_parameters(workload) * 4
+    assert buckets[2] == buckets[1] == buckets[0]
+    assert buckets[3] == (480 if lora else SHAPE.end_trunk_parameters) * 4
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 3, 4])
@@ -98,9 +98,10 @@ def test_sums_start_block_by_block_and_one_after_another(num_devices, bandwidth)
     runs = [device_alone(WORKLOAD, d, n) for d, n in zip(cluster.devices, shares, strict=True)]
     done_s = np.array([run.passes.forward_s[0] for run in runs])
     summed_s, times = 0.0, ExchangeTimes(cluster)
-    for number, size in enumerate(gradient_buckets(WORKLOAD).tolist()):
-        if number < 3:
-            done_s = done_s + [run.passes.backward_block_s(0)[2 - number] for run in runs]
+    for block, size in gradient_buckets(WORKLOAD):
+        through = {3: 2, 1: 1, 0: 0}.get(block)  # the classifier's sum waits for the last block
+        if through is not None:
+            done_s = done_s + [run.passes.backward_block_s(0)[through] for run in runs]
         one_s = all_reduce(times, range(num_devices), size).seconds
         summed_s = max(summed_s, done_s.max()) + one_s
     expected_s = summed_s + max(run.update_s for run in runs)
@@ -119,8 +120,10 @@ def test_sums_start_block_by_block_and_one_after_another(num_devices, bandwidth)
 def test_sums_hide_behind_backward_but_for_what_comes_last():
     steps = DataParallelSteps(WORKLOAD, switch_of([1e-3, 1e-3], bandwidth=1e8))
     found = steps.step((0, 1), (8, 8)).prediction
-    last_s = all_reduce(ExchangeTimes(steps.cluster), (0, 1), gradient_buckets(WORKLOAD)[-1])
-    first_s = all_reduce(ExchangeTimes(steps.cluster), (0, 1), gradient_buckets(WORKLOAD)[-2])
+    last_s, first_s = (
+        all_reduce(ExchangeTimes(steps.cluster), (0, 1), size)
+        for _, size in gradient_buckets(WORKLOAD)[:-3:-1]
+    )
     assert found.exchange_s == pytest.approx(last_s.seconds + first_s.seconds)
 
 
@@ -192,7 +195,7 @@ def test_slow_links_leave_it_to_one_device_and_fast_ones_use_all():
 def test_a_device_accumulates_as_its_own_memory_asks():
     wide, narrow = switch_of([1.0, 1.0], 1e12).devices
     of_three = float(PassMemory(WORKLOAD).of(3, is_one_of_several=True).total[0])
-    needed = of_three + gradient_buckets(WORKLOAD).max()
+    needed = of_three + max(size for _, size in gradient_buckets(WORKLOAD))
     small = replace(narrow, memory_bytes=int(needed))
     cluster = switch_of([1.0, 1.0], 1e12)
     workload = replace(WORKLOAD, microbatch_samples=(64,))
