@@ -17,7 +17,7 @@ from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.solvers.registry import solve
-from sim.prediction import Prediction
+from sim.prediction import TOGETHER, Prediction
 from sim.step import simulate_plan, simulate_replicas
 
 UNITS = {"compute_s": "ms", "communication_bytes": "MB", "activation_bytes": "MB"}
@@ -268,14 +268,16 @@ def _message_bytes(part: ReplicaPart) -> np.ndarray:
 
 
 def _phase_seconds(prediction: Prediction) -> dict[str, float]:
-    """Seconds of the step by kind of phase: sub-layers together, of sums of gradients what backward
-    does not hide."""
+    """Seconds of the step by kind of phase, sub-layers together: of the replica that ends last, of
+    sums of gradients what backward does not hide."""
+    own = [p for p in prediction.phases if p.replica != TOGETHER]
+    last = max(own, key=lambda p: p.end_s).replica
     total: dict[str, float] = {}
-    if exposed_s := prediction.exposed_sums_s:
-        total["gradient sums"] = exposed_s
     for phase in prediction.phases:
-        if phase.is_sum:
+        if phase.is_sum or phase.replica not in (last, TOGETHER):
             continue
         kind = phase.name.split()[-1] if phase.block >= 0 else phase.name
         total[kind] = total.get(kind, 0.0) + phase.duration_s
+    if exposed_s := prediction.exposed_sums_s:
+        total["gradient sums"] = exposed_s
     return total
