@@ -57,15 +57,16 @@ class PassSeconds:
         forward_s: of the whole model.
         first_block_s: backward of the first block, with its share of the trunk.
         other_block_s: backward of any other block, with its share of the trunk.
-        first_rest_s, other_rest_s: the same where the block rests.
+        other_rest_s: the same where it rests.
+        trunk_s: a block's share of the trunk's backward.
         num_blocks: of the model.
     """
 
     forward_s: np.ndarray
     first_block_s: np.ndarray
     other_block_s: np.ndarray
-    first_rest_s: np.ndarray
     other_rest_s: np.ndarray
+    trunk_s: np.ndarray
     num_blocks: int
 
     @property
@@ -106,14 +107,14 @@ def pass_seconds(
         )
     )
     blocks = [_block_seconds(passes, device, block, is_trial) for block in (0, 1)]
-    (block_forward_s, first_s, first_rest_s), (_, other_s, other_rest_s) = blocks
+    (block_forward_s, first_s, _), (_, other_s, other_rest_s) = blocks
     trunk_s = backward_s / num_blocks
     return PassSeconds(
         forward_s + num_blocks * block_forward_s,
         first_s + trunk_s,
         other_s + trunk_s,
-        first_rest_s + trunk_s,
         other_rest_s + trunk_s,
+        trunk_s,
         num_blocks,
     )
 
@@ -122,24 +123,21 @@ def _block_seconds(
     passes: Workload, device: Device, block: int, is_trial: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Forward, backward and, where it rests, backward of a block's lanes, float ``[num_passes]``
-    each.
-
-    Of the bytes that backward moves, rest is taken to move as large a part as it does of the FLOPs.
-    """
+    each."""
     shape, tokens = passes.shape, passes.tokens
     needs_dx = hands_gradient_on(passes, np.array(block))
     heads, hidden = np.array(shape.num_heads), np.array(shape.mlp_hidden)
-    moved = lane_bytes_of(passes, heads, hidden, tokens)
+    moved, resting = (lane_bytes_of(passes, heads, hidden, tokens, on) for on in (True, False))
     sublayers = (
         (
             attention_flops_of(passes, heads, tokens, needs_dx),
-            (moved.attention_forward, moved.attention_backward),
+            (moved.attention_forward, moved.attention_backward, resting.attention_backward),
             (WorkKind.ATTENTION_FORWARD, WorkKind.ATTENTION_BACKWARD),
             needs_dx,
         ),
         (
             mlp_flops_of(passes, hidden, tokens),
-            (moved.mlp_forward, moved.mlp_backward),
+            (moved.mlp_forward, moved.mlp_backward, resting.mlp_backward),
             (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD),
             True,
         ),
@@ -148,21 +146,12 @@ def _block_seconds(
     for maps_in, (own, own_moved, kinds, needed) in zip(shape.num_maps_in, sublayers, strict=True):
         shared = shared_factor_flops(passes, maps_in, tokens, tokens, tokens * needed, tokens)
         shared_moved = shared_factor_bytes(passes, maps_in, tokens, tokens, tokens)
-        for flops, bytes_moved in ((own, own_moved), (shared, shared_moved)):
-            resting = np.divide(
-                flops.backward_input,
-                flops.backward,
-                out=np.zeros_like(flops.backward),
-                where=flops.backward > 0,
-            )
-            work = (
-                (flops.forward, bytes_moved[0]),
-                (flops.backward, bytes_moved[1]),
-                (flops.backward_input, resting * bytes_moved[1]),
-            )
-            for index, (amount, moving) in enumerate(work):
+        _, shared_rest = shared_factor_bytes(passes, maps_in, tokens, tokens, 0 * tokens)
+        for flops, of_each in ((own, own_moved), (shared, (*shared_moved, shared_rest))):
+            amounts = (flops.forward, flops.backward, flops.backward_input)
+            for index, (amount, bytes_moved) in enumerate(zip(amounts, of_each, strict=True)):
                 kind = kinds[min(index, 1)]
-                seconds[index] += device.seconds(kind, amount, moving, is_trial=is_trial)
+                seconds[index] += device.seconds(kind, amount, bytes_moved, is_trial=is_trial)
     return seconds[0], seconds[1], seconds[2]
 
 

@@ -6,12 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.replica import Replica
 from sim.ways.deal import load_schedule
 from sim.ways.load import Load
 from sim.ways.price import Priced, price
 from sim.ways.steps import Groups, Levelled, WaySteps
+
+MAX_CORRECTIONS = 5
+"""Times that samples are chosen anew by what was predicted for those chosen before."""
+CORRECTION = 1e-3
+"""Relative, of the estimate besides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +24,7 @@ class Candidate:
 
     Attributes:
         method: "dense", "fewer samples", "rest" or "scores".
+        load: samples that run and blocks that train; None of a schedule by scores.
         workload: with the micro-batches as dealt, those that are left out among them.
         replicas: copies of the model.
         schedule: int8 ``[num_subnets, num_microbatches]``.
@@ -28,6 +33,7 @@ class Candidate:
     """
 
     method: str
+    load: Load | None
     workload: Workload
     replicas: tuple[Replica, ...]
     schedule: np.ndarray
@@ -63,11 +69,12 @@ def candidate(steps: WaySteps, found: Levelled) -> Candidate:
     schedule = load_schedule(dealt, found.load)
     return Candidate(
         method=method_of(steps, found.load),
+        load=found.load,
         workload=dealt.workload,
         replicas=dealt.replicas,
         schedule=schedule,
         samples=found.shares,
-        priced=price(steps.cluster, dealt, schedule, found.step_s),
+        priced=price(dealt.workload, steps.cluster, dealt.replicas, schedule),
     )
 
 
@@ -87,33 +94,31 @@ def most_within(
         load: the blocks that train, and the most samples.
         at_least: samples below which no plan is of interest.
         limit_s: seconds of the predicted step.
+
+    Returns:
+        None where none was found; the search goes by the estimate, corrected by what is predicted.
     """
 
-    def at(number: int) -> Candidate | None:
+    def levelled(number: int, estimate_s: float) -> Levelled | None:
         found = steps.level(groups, replace(load, num_samples=number))
-        made = None if found is None else candidate(steps, found)
-        return made if made is not None and made.priced.fits and made.step_s <= limit_s else None
+        return found if found is not None and found.step_s <= estimate_s else None
 
-    best = at(load.num_samples)
-    if best is not None or load.num_samples <= at_least:
-        return best
-    low, high = at_least, load.num_samples - 1
-    while low <= high:
-        middle = (low + high + 1) // 2
-        made = at(middle)
-        if made is None:
-            high = middle - 1
-        else:
-            best, low = made, middle + 1
-    return best
-
-
-def kept_value(value: np.ndarray, schedule: np.ndarray) -> float:
-    """Value of a schedule; of what rests, that of its forward pass.
-
-    Args:
-        value: of every operation, float ``[num_subnets, num_microbatches, 3]``.
-        schedule: int ``[num_subnets, num_microbatches]``.
-    """
-    counted = np.where(schedule == Operation.REST, Operation.FORWARD_ONLY, schedule)
-    return float(np.take_along_axis(value, counted[..., None].astype(int), axis=2).sum())
+    estimate_s = limit_s
+    for _ in range(MAX_CORRECTIONS):
+        low, high = at_least, load.num_samples
+        while low < high:
+            middle = (low + high + 1) // 2
+            if levelled(middle, estimate_s) is None:
+                high = middle - 1
+            else:
+                low = middle
+        found = levelled(low, np.inf)
+        if found is None:
+            return None
+        made = candidate(steps, found)
+        if made.priced.fits and made.step_s <= limit_s:
+            return made
+        if low == at_least or not made.priced.fits:
+            return None
+        estimate_s = min(estimate_s, found.step_s) * limit_s / made.step_s * (1 - CORRECTION)
+    return None

@@ -13,7 +13,7 @@ from d2ft_sched.placement_search.layout import excess_bytes, fitted_layouts, spr
 from d2ft_sched.placement_search.local_search import devices_by_speed, search_layouts
 from sim.dense.passes import split_evenly
 from sim.ways.load import Load, sample_flops
-from sim.ways.runs import ReplicaRun
+from sim.ways.runs import ReplicaRun, input_bytes
 
 NUM_PRICED = 4
 """Numbers of samples that a cut replica is priced for; between them it is interpolated."""
@@ -135,9 +135,10 @@ class CutRuns:
         samples = tuple(n for size in wave[:priced_waves] for n in split_evenly(size, pieces))
         workload = replace(self.workload, microbatch_samples=samples)
         step = DenseStep(workload, self.cluster, self.group, priced_waves)
+        later = (num_samples - sum(samples)) * input_bytes(self.workload)
         scale, local = num_waves / priced_waves, {d: i for i, d in enumerate(self.group)}
         priced = []
-        for counts, owner in self._layouts(step, thorough):
+        for counts, owner in self._layouts(step, thorough, later):
             messages_s = _messages_s(step, counts, owner)
             update_s = step.update_s(counts, owner)
             compute_s = step.seconds(counts, owner) - messages_s - update_s
@@ -154,10 +155,12 @@ class CutRuns:
             )
             priced.append((layout, counts, owner))
         priced.sort(key=lambda found: found[0].total_s)
-        return next((v for v, counts, owner in priced if self._fits(step, counts, owner)), None)
+        return next(
+            (v for v, counts, owner in priced if self._fits(step, counts, owner, later)), None
+        )
 
     def _layouts(
-        self, step: DenseStep, thorough: bool
+        self, step: DenseStep, thorough: bool, later_bytes: float
     ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
         if thorough:
             for layout in search_layouts(step, every_device=False, kept_share=1.0):
@@ -167,13 +170,17 @@ class CutRuns:
         everyone = range(step.num_devices)
         counts = spread(step, everyone)
         for owner in _owners(step):
-            if counts is not None and self._fits(step, counts, owner):
+            if counts is not None and self._fits(step, counts, owner, later_bytes):
                 yield counts, owner
             else:
                 yield from ((v, owner) for v in fitted_layouts(step, everyone, owner, 1.0))
 
-    def _fits(self, step: DenseStep, counts: np.ndarray, owner: tuple[int, ...]) -> bool:
-        return bool((excess_bytes(step, counts, owner, 1.0) + self.reserved_bytes <= 0).all())
+    def _fits(
+        self, step: DenseStep, counts: np.ndarray, owner: tuple[int, ...], later_bytes: float
+    ) -> bool:
+        """Whether memory holds it and, on every device, inputs of the waves that are not priced."""
+        excess = excess_bytes(step, counts, owner, 1.0) + self.reserved_bytes + later_bytes
+        return bool((excess <= 0).all())
 
 
 def _owners(step: DenseStep) -> Iterator[tuple[int, ...]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.costs.flops import operation_flops, trunk_flops
+from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
@@ -32,6 +32,11 @@ class Load:
         return sum(self.trains)
 
     @property
+    def first_trained(self) -> int:
+        """The first block that trains; the number of blocks where none does."""
+        return self.trains.index(True) if any(self.trains) else len(self.trains)
+
+    @property
     def is_dense(self) -> bool:
         return all(self.trains)
 
@@ -47,28 +52,35 @@ class SampleFlops:
     """FLOPs of one sample through the whole model.
 
     Attributes:
-        rest: of every block where it rests, float ``[num_blocks]``.
+        forward: of every block, float ``[num_blocks]``.
+        rest: of every block where it rests.
         full: where it trains.
-        trunk: of embedding and classifier.
+        has_adapters: whether only these train; then nothing goes backward before the first block
+            that trains.
     """
 
+    forward: np.ndarray
     rest: np.ndarray
     full: np.ndarray
-    trunk: float
+    has_adapters: bool
 
     def subnets(self, load: Load) -> float:
         """Of all blocks, for every sample of a load."""
-        return load.num_samples * float(np.where(load.trains, self.full, self.rest).sum())
+        of_block = np.where(load.trains, self.full, self.rest)
+        if self.has_adapters:
+            first = load.first_trained
+            of_block[:first] = self.forward[:first]
+        return load.num_samples * float(of_block.sum())
 
 
 def sample_flops(workload: Workload) -> SampleFlops:
     """FLOPs by block and operation, as `operation_flops` has them."""
-    one = whole(workload, (1,))
-    flops, trunk = operation_flops(one)[:, 0], trunk_flops(one)
+    flops = operation_flops(whole(workload, (1,)))[:, 0]
     return SampleFlops(
+        forward=flops[:, Operation.FORWARD_ONLY],
         rest=flops[:, Operation.REST],
         full=flops[:, Operation.FULL],
-        trunk=float(trunk.forward[0] + trunk.backward[0]),
+        has_adapters=workload.lora is not None,
     )
 
 

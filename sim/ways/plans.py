@@ -2,89 +2,36 @@
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.resting import drawn
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.starved import starved_microbatches
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import schedule_to_rows
-from sim.ways.candidates import Candidate, candidate, kept_value, most_within
-from sim.ways.deal import Dealt
+from sim.ways.candidates import Candidate, candidate, most_within
 from sim.ways.fewer import fewest
 from sim.ways.load import Load, dense_load, most_samples
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown
-from sim.ways.steps import Groups
-from sim.ways.way import Way, WayKind, kind_of
+from sim.ways.way import Way, WayKind
+from sim.ways.way_plan import WayPlan, value_kept, way_plan
 
 SHORTER = 0.01
 """Part of the step that rest must save to be chosen where messages have no budget."""
-RESTING = (0.25, 0.5, 0.75)
-"""Fractions of the blocks that train, where messages have no budget."""
+RESTING = (0.75, 0.5, 0.25)
+"""Fractions of the blocks that train, where messages have no budget; a smaller one must save as
+much again."""
 BETTER = 0.01
 """Relative excess of kept score for which a schedule by scores is chosen."""
-
-
-@dataclass(frozen=True, eq=False)
-class WayRow:
-    """A line of the table of ways.
-
-    Attributes:
-        name: kind of the way.
-        replicas: names of each replica's devices.
-        samples: of the mini-batch that each replica is dealt in the dense step.
-        dense_step_s: predicted seconds with every operation FULL.
-        plan_step_s: of the plan on these replicas; None where memory does not suffice.
-        peak_memory_bytes: of the fullest device in the dense step.
-        fits: whether the dense step fits every device.
-        chosen: whether the plan is on this way.
-    """
-
-    name: WayKind
-    replicas: tuple[tuple[str, ...], ...]
-    samples: tuple[int, ...]
-    dense_step_s: float
-    plan_step_s: float | None
-    peak_memory_bytes: float
-    fits: bool
-    chosen: bool
-
-
-@dataclass(frozen=True, eq=False)
-class WayPlan:
-    """A plan and what it is held against.
-
-    Attributes:
-        plan: to be run.
-        method: "dense", "fewer samples", "rest" or "scores".
-        step_s: its predicted step.
-        samples: of the mini-batch that each replica runs.
-        kept_score: its value over that of the dense step, where rest counts as forward alone.
-        best_dense: the least dense step of any way.
-        fewer: fewer samples of the same compute, in their own best way.
-        table: ways, the fastest dense step first.
-        lower_bound_s: of any dense step.
-    """
-
-    plan: Plan
-    method: str
-    step_s: float
-    samples: tuple[int, ...]
-    kept_score: float
-    best_dense: Way
-    fewer: Way
-    table: tuple[WayRow, ...]
-    lower_bound_s: float
+MAX_TRIED = 2
+"""Ways of most promise on which a load is planned, besides that of fewer samples."""
 
 
 def plan_on_ways(
@@ -116,7 +63,7 @@ def plan_on_ways(
         solver: for a schedule by scores.
         seed: of what rests, and of solvers with random choices.
         time_limit_s: for the solver.
-        search: of the same workload and cluster, if there is one already.
+        search: of the same workload, cluster and kinds, if there is one already.
 
     Raises:
         InputError: an input does not fit, or memory does not suffice for any way.
@@ -124,88 +71,60 @@ def plan_on_ways(
     begin = time.perf_counter()
     known = search_ways(workload, cluster, kinds=kinds) if search is None else search
     dense = best_dense(known)
-    fewer = fewest(known, most_samples(workload, dense_load(workload).trains, budget.compute))
-    chosen = _chosen(known, dense, fewer, scores, budget, solver, seed, time_limit_s)
-    if chosen.step_s > fewer.dense_step_s:
-        raise AssertionError("a plan is slower than fewer samples")
-    values = redealt_scores(
-        scores, workload.microbatch_samples, chosen.workload.microbatch_samples
-    ).values()
-    every = np.full_like(chosen.schedule, Operation.FULL)
-    objective, most = kept_value(values, chosen.schedule), kept_value(values, every)
-    plan = Plan(
-        workload=chosen.workload,
-        cluster=cluster,
-        replicas=chosen.replicas,
-        budget=budget,
-        solver=SolverRecord(
-            name="ways" if chosen.method != "scores" else solver,
-            method=chosen.method,
-            status="FEASIBLE",
-            objective=objective,
-            upper_bound=None,
-            build_s=0.0,
-            solve_s=time.perf_counter() - begin,
-        ),
-        schedule_rows=tuple(schedule_to_rows(chosen.schedule)),
-        provenance=provenance(seed),
-    )
-    return WayPlan(
-        plan=plan,
-        method=chosen.method,
-        step_s=chosen.step_s,
-        samples=chosen.samples,
-        kept_score=objective / most if most else 1.0,
-        best_dense=dense,
-        fewer=fewer,
-        table=way_table(known, chosen),
-        lower_bound_s=known.lower_bound_s,
+    everything = dense_load(workload).trains
+    number = most_samples(workload, everything, budget.compute)
+    is_whole = number == known.steps.num_samples
+    fewer = dense if is_whole else fewest(known, number)
+    plain = as_candidate(known, fewer)
+    chosen = plain
+    if not is_whole or budget.communication < 1:
+        rested = _best_rest(known, fewer, budget, seed)
+        if rested is not None:
+            chosen = rested
+        else:
+            scored = _by_scores(known, dense, scores, budget, solver, seed, time_limit_s)
+            if scored is not None and _is_better(known, scores, scored, plain):
+                chosen = scored
+    assert chosen.step_s <= fewer.dense_step_s, "a plan is slower than fewer samples"
+    return way_plan(
+        known,
+        chosen,
+        chosen.load or Load(number, everything),
+        fewer,
+        scores,
+        budget,
+        solver=solver,
+        seed=seed,
+        solve_s=time.perf_counter() - begin,
     )
 
 
-def _chosen(
-    search: WaySearch,
-    dense: Way,
-    fewer: Way,
-    scores: Scores,
-    budget: Budget,
-    solver: str,
-    seed: int,
-    time_limit_s: float | None,
-) -> Candidate:
-    steps, limit_s = search.steps, fewer.dense_step_s
-    load = dense_load(search.workload, sum(fewer.samples))
-    plain = candidate(steps, steps.priced(fewer.groups, fewer.samples, load))
-    if budget.compute == 1 and budget.communication == 1:
-        return plain
-    rested = [
-        found
-        for fraction in (RESTING if budget.communication == 1 else (budget.communication,))
-        if (found := _rest(search, fewer, fraction, budget.compute, seed)) is not None
-    ]
-    if budget.communication == 1:
-        rested = [found for found in rested if found.step_s <= limit_s * (1 - SHORTER)]
-    if rested:
-        return min(rested, key=lambda found: found.step_s)
-    scored = None
-    if len(dense.replicas) == 1:
-        scored = _by_scores(search, dense, scores, budget, solver, seed, time_limit_s)
-    if scored is not None and scored.step_s <= limit_s:
-        values = redealt_scores(
-            scores, search.workload.microbatch_samples, scored.workload.microbatch_samples
-        ).values()
-        every = np.full_like(scored.schedule, Operation.FULL)
-        kept = kept_value(values, scored.schedule) / kept_value(values, every)
-        if kept > (1 + BETTER) * plain.num_samples / steps.num_samples:
-            return scored
-    return plain
+def as_candidate(search: WaySearch, way: Way) -> Candidate:
+    """The plan that runs the samples of a way dense and leaves out all others."""
+    load = dense_load(search.workload, sum(way.samples))
+    return candidate(search.steps, search.steps.priced(way.groups, way.samples, load))
 
 
-def trained_blocks(num_blocks: int, fraction: float, seed: int) -> tuple[bool, ...]:
-    """Which blocks train, drawn: so large a part of them, rounded down, at least one."""
-    number = max(1, int(fraction * num_blocks * (1 + 1e-12)))
-    drawn = np.random.default_rng(seed).permutation(num_blocks)[:number]
-    return tuple(np.isin(np.arange(num_blocks), drawn).tolist())
+def _best_rest(search: WaySearch, fewer: Way, budget: Budget, seed: int) -> Candidate | None:
+    """The best plan with rest that is not slower than fewer samples; where messages have no budget,
+    one that makes the step shorter."""
+    if budget.communication < 1:
+        return _rest(search, fewer, budget.communication, budget.compute, seed)
+    best, limit_s = None, fewer.dense_step_s * (1 - SHORTER)
+    for fraction in RESTING:
+        found = _rest(search, fewer, fraction, budget.compute, seed)
+        if found is not None and found.step_s <= limit_s:
+            best, limit_s = found, found.step_s * (1 - SHORTER)
+    return best
+
+
+def resting_load(workload: Workload, fraction: float, compute: float, seed: int) -> Load:
+    """The most samples within a part of the dense step's FLOPs where so large a part of the blocks
+    trains, drawn; at least one block."""
+    num_blocks = workload.shape.num_blocks
+    trains = drawn(0, seed, np.ones(num_blocks), max(fraction, 1 / num_blocks))
+    as_tuple = tuple(trains.tolist())
+    return Load(most_samples(workload, as_tuple, compute), as_tuple)
 
 
 def _rest(
@@ -213,17 +132,24 @@ def _rest(
 ) -> Candidate | None:
     """The plan of most samples with so large a part of the blocks trained, on its own best replicas
     or on those of fewer samples, not slower than these."""
-    steps, least = search.steps, sum(fewer.samples)
-    trains = trained_blocks(search.workload.shape.num_blocks, fraction, seed)
-    load = Load(most_samples(search.workload, trains, compute), trains)
+    steps, load = search.steps, resting_load(search.workload, fraction, compute, seed)
     own = shown(steps, best_replicas(steps, load, search.kinds))
-    tried = dict.fromkeys([*(found.groups for found in own[:2]), fewer.groups])
-    made = [
-        found
-        for groups in tried
-        if (found := most_within(steps, groups, load, least, fewer.dense_step_s)) is not None
-    ]
-    return max(made, key=lambda found: (found.num_samples, -found.step_s), default=None)
+    tried = dict.fromkeys([*(found.groups for found in own[:MAX_TRIED]), fewer.groups])
+    made = (
+        most_within(steps, groups, load, sum(fewer.samples), fewer.dense_step_s) for groups in tried
+    )
+    return max(
+        (found for found in made if found is not None),
+        key=lambda found: (found.num_samples, -found.step_s),
+        default=None,
+    )
+
+
+def _is_better(search: WaySearch, scores: Scores, scored: Candidate, plain: Candidate) -> bool:
+    """Whether a schedule by scores keeps clearly more than fewer samples, and is not slower."""
+    kept, most = value_kept(search, scores, scored)
+    share = plain.num_samples / search.steps.num_samples
+    return scored.step_s <= plain.step_s and kept > (1 + BETTER) * share * most
 
 
 def _by_scores(
@@ -235,75 +161,38 @@ def _by_scores(
     seed: int,
     time_limit_s: float | None,
 ) -> Candidate | None:
-    """A schedule by scores on the only replica of a way; None where there is none, or samples would
-    pass through nothing."""
-    given = search.workload.microbatch_samples
-    dealt = redealt_scores(scores, given, way.workload.microbatch_samples)
-    replica = way.replicas[0]
+    """A schedule by scores on the only replica of a way; None where it has several, where there is
+    no schedule, or samples would pass through nothing."""
+    if len(way.replicas) > 1:
+        return None
+    given, dealt = search.workload.microbatch_samples, way.workload.microbatch_samples
     try:
         plan = make_plan(
             way.workload,
             way.cluster,
-            dealt,
+            redealt_scores(scores, given, dealt),
             budget,
             solver=solver,
-            placement=replica.placement,
-            num_waves=replica.num_waves,
+            placement=way.replicas[0].placement,
+            num_waves=way.replicas[0].num_waves,
             seed=seed,
             time_limit_s=time_limit_s,
         )
     except InputError:
         return None
+    return scored_candidate(way, plan)
+
+
+def scored_candidate(way: Way, plan: Plan) -> Candidate | None:
+    """A plan by scores on a way of one replica; None where samples would pass through nothing."""
     if len(starved_microbatches(plan.schedule, way.workload.partition.block)):
         return None
-    runs = np.ones(way.workload.num_microbatches, dtype=bool)
-    priced = price(
-        way.cluster,
-        Dealt(way.workload, way.replicas, runs),
-        plan.schedule,
-        budget.compute * way.dense_step_s,
+    return Candidate(
+        method="scores",
+        load=None,
+        workload=way.workload,
+        replicas=way.replicas,
+        schedule=plan.schedule,
+        samples=way.samples,
+        priced=price(way.workload, way.cluster, way.replicas, plan.schedule),
     )
-    return Candidate("scores", way.workload, way.replicas, plan.schedule, way.samples, priced)
-
-
-def way_table(search: WaySearch, chosen: Candidate) -> tuple[WayRow, ...]:
-    """Every way of a search beside the plan that was chosen, and that plan's load on it."""
-    steps, trains = search.steps, _trains(chosen)
-    load = Load(chosen.num_samples, trains)
-    ways = list(search.ways)
-    if all(way.groups != chosen.groups for way in ways):
-        found = steps.level(chosen.groups, dense_load(search.workload))
-        if found is not None:
-            from sim.ways.search import way_of
-
-            ways.append(way_of(steps, found))
-    rows = []
-    for way in sorted(ways, key=lambda way: (not way.fits, way.dense_step_s)):
-        is_chosen = way.groups == chosen.groups
-        plan_step_s: float | None = chosen.step_s
-        if not is_chosen:
-            found = steps.level(way.groups, load)
-            plan_step_s = None if found is None else candidate(steps, found).step_s
-        rows.append(
-            WayRow(
-                name=kind_of(way.groups),
-                replicas=way.device_names,
-                samples=way.samples,
-                dense_step_s=way.dense_step_s,
-                plan_step_s=plan_step_s,
-                peak_memory_bytes=float(way.peak_memory_bytes.max()),
-                fits=way.fits,
-                chosen=is_chosen,
-            )
-        )
-    return tuple(rows)
-
-
-def _trains(chosen: Candidate) -> tuple[bool, ...]:
-    """Which blocks train in a plan."""
-    block = chosen.workload.partition.block
-    trained = (chosen.schedule == Operation.FULL).any(axis=1)
-    return tuple(bool(trained[block == b].any()) for b in range(block.max() + 1))
-
-
-__all__ = ["Groups", "WayPlan", "WayRow", "plan_on_ways", "way_table"]

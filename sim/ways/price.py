@@ -1,13 +1,15 @@
 """What a way or a plan takes, as the simulator predicts it: the last word after the search."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.costs.memory import device_memory
-from d2ft_sched.plan.plan import replica_parts
-from sim.ways.deal import Dealt
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.left_out import running
+from d2ft_sched.schedule.replica import Replica
+from sim.step import simulate_replicas
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,24 +20,28 @@ class Priced:
         step_s: its seconds.
         fits: whether it fits every device's memory.
         peak_memory_bytes: float ``[num_devices]``.
+        exchange_bytes: handed to the network.
     """
 
     step_s: float
     fits: bool
     peak_memory_bytes: np.ndarray
+    exchange_bytes: float
 
 
-def price(cluster: Cluster, dealt: Dealt, schedule: np.ndarray, estimate_s: float) -> Priced:
-    """Price a schedule on the replicas of a mini-batch; what it leaves out is not run at all.
+def price(
+    workload: Workload, cluster: Cluster, replicas: Sequence[Replica], schedule: np.ndarray
+) -> Priced:
+    """Simulate a schedule on some replicas; what it leaves out is not run at all.
 
     Args:
+        workload: with the micro-batches as dealt.
         cluster: devices and links.
-        dealt: the mini-batch, dealt to replicas.
+        replicas: copies of the model.
         schedule: int ``[num_subnets, num_microbatches]``.
-        estimate_s: of the search.
     """
-    needed = np.zeros(len(cluster.devices))
-    for part in replica_parts(dealt.workload, dealt.replicas, schedule):
-        needed += device_memory(part.workload, part.placement, part.schedule, part.num_waves).total
-    memory = np.array([device.memory_bytes for device in cluster.devices])
-    return Priced(estimate_s, bool((needed <= memory).all()), needed)
+    runs = running(workload, replicas, schedule)
+    found = simulate_replicas(runs.workload, cluster, runs.replicas, runs.schedule)
+    return Priced(
+        found.step_s, not found.out_of_memory, found.peak_memory_bytes, found.exchange_bytes
+    )

@@ -9,6 +9,9 @@ from d2ft_sched.model.workload import Workload
 from sim.dense.passes import PassMemory, PassSeconds, pass_seconds
 from sim.ways.load import Load
 
+NUM_SIZES = 16
+"""Of passes whose memory is computed."""
+
 
 @dataclass(frozen=True, eq=False)
 class ReplicaRun:
@@ -39,23 +42,28 @@ class DeviceRuns:
         update_s: of the update where every block trains.
         update_share: of that which each block and, at last, the trunk make, float
             ``[num_blocks + 1]``.
+        has_adapters: whether only these train; then nothing goes backward before the first block
+            that trains.
     """
 
     num_passes: np.ndarray
     passes: PassSeconds
     update_s: float
     update_share: np.ndarray
+    has_adapters: bool
 
     def of(self, load: Load) -> ReplicaRun:
         """Its run where some blocks rest; no more passes are needed for that."""
-        full, rest = load.num_trained, len(load.trains) - load.num_trained
-        first_s, other_s = self.passes.first_block_s, self.passes.other_block_s
-        first_rest_s, other_rest_s = self.passes.first_rest_s, self.passes.other_rest_s
-        full, rest = full - load.trains[0], rest - (not load.trains[0])
-        of_first_s = first_s if load.trains[0] else first_rest_s
-        of_pass_s = np.concatenate(
-            [[0.0], self.passes.forward_s + of_first_s + full * other_s + rest * other_rest_s]
+        seconds = self.passes
+        of_block_s = np.where(
+            load.trains, seconds.other_block_s[:, None], seconds.other_rest_s[:, None]
         )
+        if self.has_adapters:
+            first = load.first_trained
+            of_block_s[:, :first] = seconds.trunk_s[:, None]
+            of_block_s[:, first : first + 1] = seconds.first_block_s[:, None]
+        by_size = np.pad(of_block_s, ((1, 0), (0, 0)))
+        of_pass_s = np.pad(seconds.forward_s, (1, 0)) + by_size.sum(axis=1)
         samples = np.arange(load.num_samples + 1)
         num_passes = self.num_passes[: load.num_samples + 1]
         least, larger = np.divmod(samples, np.maximum(num_passes, 1))
@@ -64,9 +72,6 @@ class DeviceRuns:
         least = np.minimum(least, most)
         total_s = (num_passes - larger) * of_pass_s[least] + larger * of_pass_s[one_more]
         total_s = np.where((num_passes > 0) | (samples == 0), total_s, np.inf)
-        by_size = np.where(load.trains, other_s[:, None], other_rest_s[:, None])
-        by_size[:, 0] = of_first_s
-        by_size = np.concatenate([np.zeros((1, by_size.shape[1])), by_size])
         trained = np.append(load.trains, True)
         return ReplicaRun(
             num_passes,
@@ -96,8 +101,51 @@ def device_runs(
         update_s, update_share: as of `DeviceRuns`.
         memory: of passes of this workload, as far as it is known already.
     """
-    num_passes = memory.fewest_passes(device.memory_bytes - reserved_bytes, most)
+    num_passes = fewest_passes(memory, device.memory_bytes - reserved_bytes, most)
     samples = np.arange(most + 1)
     largest = int((-(-samples // np.maximum(num_passes, 1)))[num_passes > 0].max(initial=1))
     passes = pass_seconds(workload, device, range(1, largest + 1), is_trial=True)
-    return DeviceRuns(num_passes, passes, update_s, update_share)
+    return DeviceRuns(num_passes, passes, update_s, update_share, workload.lora is not None)
+
+
+def input_bytes(workload: Workload) -> float:
+    """Of one sample; those of a whole share are there from the beginning of a step."""
+    shape = workload.shape
+    return shape.embed_flops / (2 * shape.width) * workload.parameter_bytes
+
+
+def fewest_passes(memory: PassMemory, room_bytes: float, most: int) -> np.ndarray:
+    """Passes that 0 to `most` samples need on one device, int ``[most + 1]``; 0 where not even one
+    sample a pass fits.
+
+    Between some sizes of passes their memory is interpolated, which never makes it too small: it is
+    the largest of several linear functions.
+
+    Args:
+        memory: of passes.
+        room_bytes: for all of it.
+        most: samples.
+    """
+    num_passes = np.minimum(np.arange(most + 1), 1)
+    if memory.of(most, False).total[0] <= room_bytes:
+        return num_passes
+    sizes = np.unique(np.geomspace(1, most, NUM_SIZES).round().astype(int))
+    of_sample = input_bytes(memory.workload)
+    besides_inputs = []
+    for is_one_of_several in (False, True):
+        total = np.array([memory.of(n, is_one_of_several).total[0] for n in sizes.tolist()])
+        counted = (1 + is_one_of_several) * sizes
+        besides_inputs.append(np.interp(np.arange(most + 1), sizes, total - counted * of_sample))
+    passes = 1
+    for number in range(1, most + 1):
+        while True:
+            largest = -(-number // passes)
+            needed = besides_inputs[passes > 1][largest] + number * of_sample
+            if needed <= room_bytes:
+                break
+            if largest == 1:
+                num_passes[number:] = 0
+                return num_passes
+            passes += 1
+        num_passes[number] = passes
+    return num_passes

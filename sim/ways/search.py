@@ -82,15 +82,13 @@ def search_ways(
     begin = time.perf_counter()
     steps, wanted = WaySteps(workload, cluster), _kinds(kinds)
     found = best_replicas(steps, dense_load(workload), wanted)
-    shown = [
-        one for kind in wanted for one in [f for f in found if kind_of(f.groups) == kind][:MAX_WAYS]
-    ]
-    ways = sorted((way_of(steps, one) for one in shown), key=lambda w: (not w.fits, w.dense_step_s))
+    ways = (way_of(steps, one) for one in shown(steps, found))
+    ordered = sorted(ways, key=lambda way: (not way.fits, way.dense_step_s))
     return WaySearch(
         workload,
         cluster,
         wanted,
-        tuple(ways),
+        tuple(ordered),
         least_step_s(workload, cluster),
         time.perf_counter() - begin,
         steps,
@@ -119,7 +117,8 @@ def shown(steps: WaySteps, found: Sequence[Levelled]) -> list[Levelled]:
 def way_of(steps: WaySteps, found: Levelled) -> Way:
     """The way of some replicas, its dense step predicted."""
     dealt = steps.deal(found.groups, found.shares)
-    priced = price(steps.cluster, dealt, load_schedule(dealt, found.load), found.step_s)
+    schedule = load_schedule(dealt, found.load)
+    priced = price(dealt.workload, steps.cluster, dealt.replicas, schedule)
     return Way(
         name=kind_of(found.groups),
         workload=dealt.workload,

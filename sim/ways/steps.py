@@ -199,7 +199,7 @@ class WaySteps:
     ) -> Levelled:
         last_s = np.array([run.last_backward_s[n] for run, n in zip(runs, shares, strict=True)])
         total_s = np.array([run.total_s[n] for run, n in zip(runs, shares, strict=True)])
-        after_s = np.cumsum(np.pad(last_s, ((0, 0), (1, 0))), axis=1)
+        after_s = np.cumsum(np.pad(last_s[:, :-1], ((0, 0), (1, 0))), axis=1)
         done_s = (total_s[:, None] - after_s).max(axis=0)
         if all(len(group) == 1 for group in groups):
             members = tuple(group[0] for group in groups)

@@ -65,8 +65,8 @@ class GradientSumTimes:
         Args:
             members: the devices.
             trains: for every block, whether it trains.
-            done_s: when backward of every block has ended on all of them, and at last when it has
-                begun, float ``[num_blocks + 1]``.
+            done_s: when backward of every block has ended on all of them, float ``[num_blocks]``;
+                the classifier's sum starts with the last block's.
         """
         end_s = float(done_s.min())
         num_blocks = len(trains)
@@ -75,16 +75,25 @@ class GradientSumTimes:
             if 0 <= block < num_blocks and trains[block]:
                 values += self.block_values
             if values and len(members) > 1:
-                end_s = max(end_s, float(done_s[max(block, 0)])) + self.seconds(members, values)
+                end_s = max(
+                    end_s, float(done_s[min(max(block, 0), num_blocks - 1)])
+                ) + self.seconds(members, values)
         return max(end_s, float(done_s.max()))
 
     def end_s(self, sums: Sequence[GradientSum], done_s: np.ndarray) -> float:
-        """When the last of any sums ends; those that share a device wait for one another."""
+        """When the last of any sums ends; those that share a device wait for one another.
+
+        Args:
+            sums: in the order in which backward makes them.
+            done_s: as for `whole_copies_end_s`.
+        """
         free_s = np.zeros(len(self.cluster.devices))
         end_s = float(done_s.max())
         for one in sums:
             on = list(one.members)
-            start_s = max(float(free_s[on].max()), float(done_s[max(one.block, 0)]))
+            start_s = max(
+                float(free_s[on].max()), float(done_s[min(max(one.block, 0), len(done_s) - 1)])
+            )
             free_s[on] = start_s + self.seconds(one.members, one.num_values)
             end_s = max(end_s, float(free_s[on[0]]))
         return end_s

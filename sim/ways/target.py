@@ -1,0 +1,146 @@
+"""Plans for a step time on the ways where they keep most."""
+
+import time
+from collections.abc import Collection
+from dataclasses import replace
+
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.scores import Scores
+from sim.target.target_search import best_plan, target_searches
+from sim.ways.candidates import Candidate, most_within
+from sim.ways.load import Load, dense_load
+from sim.ways.plans import BETTER, RESTING, as_candidate, resting_load, scored_candidate
+from sim.ways.redeal import redealt_scores
+from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
+from sim.ways.steps import Groups
+from sim.ways.way import Way, WayKind
+from sim.ways.way_plan import WayPlan, value_kept, way_plan
+
+MORE_SAMPLES = 0.02
+"""Relative excess of samples for which more of the blocks rest."""
+PARTS = (1, 4, 16)
+"""Samples of the mini-batch over those for which ways are searched that may be short enough."""
+MAX_TRIED = 3
+"""Ways of each search on which a load is planned."""
+
+
+def plan_for_target_on_ways(
+    workload: Workload,
+    cluster: Cluster,
+    scores: Scores,
+    target_s: float,
+    *,
+    kinds: Collection[WayKind | str] | None = None,
+    communication: float = 1.0,
+    solver: str = "dp",
+    seed: int = 0,
+    time_limit_s: float | None = None,
+    search: WaySearch | None = None,
+) -> WayPlan:
+    """The plan that keeps most within a step time.
+
+    Dense where that is short enough. Else blocks rest, a quarter after another, as long as clearly
+    more samples run for it; and where the best dense way has one replica, a schedule by scores if
+    it keeps more than fewer samples and rest does not pay.
+
+    Args:
+        workload, cluster, scores, kinds, solver, seed, time_limit_s, search: as for `plan_on_ways`.
+        target_s: seconds of the predicted step.
+        communication: fraction of the bytes of the subnets' gradients that may be sent.
+
+    Returns:
+        A plan whose `fewer` is the dense step of the most samples in as short a step.
+
+    Raises:
+        InputError: not even one sample is that fast on any way, or memory does not suffice.
+    """
+    begin = time.perf_counter()
+    known = search_ways(workload, cluster, kinds=kinds) if search is None else search
+    dense, steps = best_dense(known), known.steps
+    if dense.dense_step_s <= target_s and communication == 1:
+        chosen, fewer = as_candidate(known, dense), dense
+    else:
+        plain = _most(known, dense_load(workload), target_s)
+        if plain is None:
+            raise InputError(
+                f"target step time is {target_s:.4g} s; not even one sample runs that fast on "
+                f"cluster {cluster.name!r}, on which the fastest dense step of all of them takes "
+                f"{dense.dense_step_s:.4g} s: ask for more"
+            )
+        load = dense_load(workload, plain.num_samples)
+        fewer = way_of(steps, steps.priced(plain.groups, plain.samples, load))
+        chosen = _rested(known, plain, target_s, communication, seed)
+        if chosen is plain and len(dense.replicas) == 1:
+            chosen = _scored(known, dense, scores, plain, target_s, solver, seed, time_limit_s)
+    return way_plan(
+        known,
+        chosen,
+        chosen.load or dense_load(workload, sum(fewer.samples)),
+        fewer,
+        scores,
+        Budget(communication=communication, target_step_s=target_s),
+        solver=solver,
+        seed=seed,
+        solve_s=time.perf_counter() - begin,
+    )
+
+
+def _most(search: WaySearch, load: Load, target_s: float) -> Candidate | None:
+    """The plan of most samples of a load whose step is short enough, on any way."""
+    tried: dict[Groups, None] = {}
+    for part in PARTS:
+        fewer = replace(load, num_samples=max(1, load.num_samples // part))
+        found = shown(search.steps, best_replicas(search.steps, fewer, search.kinds))
+        tried.update(dict.fromkeys(one.groups for one in found[:MAX_TRIED]))
+    made = (most_within(search.steps, groups, load, 1, target_s) for groups in tried)
+    return max(
+        (found for found in made if found is not None),
+        key=lambda found: (found.num_samples, -found.step_s),
+        default=None,
+    )
+
+
+def _rested(
+    search: WaySearch, plain: Candidate, target_s: float, communication: float, seed: int
+) -> Candidate:
+    """The plan in which as few blocks rest as clearly more samples ask for."""
+    best = plain
+    for fraction in RESTING if communication == 1 else (communication,):
+        found = _most(search, resting_load(search.workload, fraction, 1.0, seed), target_s)
+        enough = 0 if communication < 1 else (1 + MORE_SAMPLES) * best.num_samples
+        if found is not None and found.num_samples >= enough:
+            best = found
+    return best
+
+
+def _scored(
+    search: WaySearch,
+    way: Way,
+    scores: Scores,
+    plain: Candidate,
+    target_s: float,
+    solver: str,
+    seed: int,
+    time_limit_s: float | None,
+) -> Candidate:
+    """A schedule by scores on a way of one replica, where it keeps more than fewer samples."""
+    dealt = redealt_scores(
+        scores, search.workload.microbatch_samples, way.workload.microbatch_samples
+    )
+    replica = way.replicas[0]
+    searches = target_searches(
+        way.workload, way.cluster, dealt, [replica.placement], num_waves=replica.num_waves
+    )
+    try:
+        plan = best_plan(searches, target_s, solver=solver, seed=seed, time_limit_s=time_limit_s)
+    except InputError:
+        return plain
+    found = scored_candidate(way, plan)
+    if found is None or found.step_s > target_s:
+        return plain
+    kept, most = value_kept(search, scores, found)
+    share = plain.num_samples / search.steps.num_samples
+    return found if kept > (1 + BETTER) * share * most else plain
