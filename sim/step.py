@@ -26,12 +26,12 @@ from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
 from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.left_out import running
-from d2ft_sched.plan.plan import Plan, ReplicaPart, replica_parts
+from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
+from d2ft_sched.schedule.waves import schedule_waves
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.network.shared_links import replica_clusters
@@ -43,16 +43,13 @@ from sim.work import optimizer_seconds, wave_work
 def simulate_plan(plan: Plan, cluster: Cluster | None = None, overlap: bool = False) -> Prediction:
     """Simulate a plan on its own cluster, or on another with as many devices.
 
-    Micro-batches that pass no subnet are not run.
-
     Args:
         plan: what to execute.
         cluster: where; default the plan's own.
         overlap: whether the plan's waves are overlapped.
     """
-    run = running(plan.workload, plan.replicas, plan.schedule)
     return simulate_replicas(
-        run.workload, cluster or plan.cluster, run.replicas, run.schedule, overlap=overlap
+        plan.workload, cluster or plan.cluster, plan.replicas, plan.schedule, overlap=overlap
     )
 
 
@@ -171,9 +168,7 @@ def _replica_phases(
     """All phases of a replica in the order of issue."""
     waves = [
         list(_wave_phases(part, times, replica, wave, microbatches))
-        for wave, microbatches in enumerate(
-            wave_microbatches(part.workload.num_microbatches, part.num_waves)
-        )
+        for wave, microbatches in enumerate(schedule_waves(part.schedule, part.num_waves))
     ]
     return list(interleaved(waves) if overlap else chain.from_iterable(waves))
 

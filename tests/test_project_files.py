@@ -53,6 +53,15 @@ def test_the_public_api_is_typed_and_described(name: str) -> None:
         assert {*parameters, "return"} <= set(hints)
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_files_that_pages_name_are_there(page: str) -> None:
+    folders = "|".join((*PACKAGES, "bench", "tests", "examples", "docs"))
+    named = re.findall(rf"(?<![\w/.-])(?:{folders})/[a-z_/.0-9-]+\.\w+", (ROOT / page).read_text())
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_changelog_and_package_have_the_same_version() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest

@@ -94,7 +94,7 @@ def run(
     from d2ft_sched.model.shape_file import save_model_shape
     from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
     from d2ft_sched.problem.scores import save_scores
-    from runtime.data.load import load_data
+    from runtime.data.load_data import load_data
     from runtime.measure.device_profile import profile_device
     from runtime.models.build import build_model, input_format_of, shape_of
     from runtime.models.linear_probe import fit_classifier

@@ -131,7 +131,6 @@ def run(
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
-    from d2ft_sched.plan.left_out import running_plan
     from d2ft_sched.plan.plan_file import load_plan
     from d2ft_sched.problem.starved import starved_text
     from sim.questions.trace import save_trace
@@ -172,7 +171,6 @@ def run(
             "--overlap changes nothing for a plan of one wave; plan with --placement balanced "
             "--waves 2 or more"
         )
-    simulated = running_plan(simulated)
     starved = starved_text(simulated.schedule, simulated.workload.partition.block)
     if starved:
         warned.append(starved)

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class OnBadFileName(StrEnum):
-    """A value of ``--on-bad-file``; as `runtime.data.load.OnBadFile`."""
+    """A value of ``--on-bad-file``; as `runtime.data.load_data.OnBadFile`."""
 
     FAIL = "fail"
     SKIP = "skip"

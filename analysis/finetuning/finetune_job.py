@@ -32,7 +32,7 @@ from runtime.checkpoint.facts import Setting, TrainingState
 from runtime.checkpoint.going_on import check_goes_on
 from runtime.data.dataset import Dataset
 from runtime.data.input_format import InputFormat
-from runtime.data.load import load_data
+from runtime.data.load_data import load_data
 from runtime.data.minibatches import Minibatches, draw_minibatches
 from runtime.models.build import (
     build_model,

@@ -18,8 +18,8 @@ from runtime.data.minibatches import epoch_order
 from runtime.models.linear_probe import fit_classifier
 from runtime.ranks.agreement import sum_arrays, together
 from runtime.ranks.job import Ranks
-from runtime.scoring.kinds import weight_magnitude
 from runtime.scoring.score_file import load_minibatch_scores, save_minibatch_scores
+from runtime.scoring.score_kinds import weight_magnitude
 from runtime.scoring.seen_scores import SeenScores
 from runtime.scoring.training_scores import scoring_flops, training_scores
 from runtime.training.events import Event, Probed, Scored

@@ -11,11 +11,12 @@ import numpy as np
 
 from analysis.planning.plan_summary import held_by_device
 from d2ft_sched.costs.exchange import SUBLAYERS, plan_exchange
-from d2ft_sched.plan.plan import Plan, ReplicaPart, replica_parts
+from d2ft_sched.plan.plan import Plan
 from d2ft_sched.problem.formulate import RESOURCES, Formulation, formulate
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.solvers.registry import solve
 from sim.prediction import TOGETHER, Prediction
 from sim.step import simulate_plan, simulate_replicas

@@ -9,9 +9,8 @@ from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.left_out import running
-from d2ft_sched.plan.plan import replica_parts
 from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.replica_part import replica_parts
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,8 @@ def step_totals(
         replicas: that it is dealt to.
         schedule: int ``[num_subnets, num_microbatches]``.
     """
-    run = running(workload, replicas, schedule)
-    parts = replica_parts(run.workload, run.replicas, run.schedule)
-    summed = gradient_sums(run.workload, run.replicas, run.schedule)
+    parts = replica_parts(workload, replicas, schedule)
+    summed = gradient_sums(workload, replicas, schedule)
     return StepTotals(
         flops=sum(step_flops(p.workload, p.schedule, p.placement) for p in parts),
         message_bytes=sum(

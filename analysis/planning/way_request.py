@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sim.ways.target import plan_for_target_on_ways
-from sim.ways.way_plan import WayPlan
-
 from analysis.names.way_names import RestingName, WayName
 from analysis.planning.plan_request import check_target_alone
 from analysis.planning.request import Request
@@ -14,6 +11,8 @@ from d2ft_sched.problem.starved import starved_text
 from sim.target.target_search import parse_target
 from sim.ways.plans import plan_on_ways
 from sim.ways.search import WaySearch, best_dense, search_ways
+from sim.ways.target import plan_for_target_on_ways
+from sim.ways.way_plan import WayPlan
 
 REST = "rest"
 """Method of plans in which blocks rest."""
@@ -76,17 +75,31 @@ def plan_on_way(
     )
     stage("planning on them")
 
-    common = {
-        "solver": solver, "seed": seed, "time_limit_s": time_limit_s, "search": search,
-    }  # fmt: skip
-    inputs = (request.workload, request.cluster, request.scores)
     if target_step_time is None:
-        found = plan_on_ways(*inputs, request.budget, **common)
+        found = plan_on_ways(
+            request.workload,
+            request.cluster,
+            request.scores,
+            request.budget,
+            solver=solver,
+            seed=seed,
+            time_limit_s=time_limit_s,
+            search=search,
+        )
         return PlannedOnWay(_recorded(found, resting), search)
     value, is_fraction = parse_target(target_step_time)
     dense = best_dense(search)
     target_s = value * dense.dense_step_s if is_fraction else value
-    found = plan_for_target_on_ways(*inputs, target_s, **common)
+    found = plan_for_target_on_ways(
+        request.workload,
+        request.cluster,
+        request.scores,
+        target_s,
+        solver=solver,
+        seed=seed,
+        time_limit_s=time_limit_s,
+        search=search,
+    )
     said = f"{target_s:.4g} s"
     if is_fraction:
         said += f" ({value:g} of the best dense step of {dense.dense_step_s:.4g} s)"

@@ -41,7 +41,7 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.solvers.registry import required_options
 from runtime.peers.training import Start, score_start
-from runtime.scoring.kinds import score_kind
+from runtime.scoring.score_kinds import score_kind
 from sim.questions.what_if import drop_devices
 from sim.step import simulate_step
 

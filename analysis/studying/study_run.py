@@ -20,7 +20,7 @@ from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
-from runtime.data.load import load_data
+from runtime.data.load_data import load_data
 from runtime.models.build import build_model, input_format_of, shape_of
 from runtime.peers.training import Start, common_start, train_peer, with_adapters
 from runtime.scoring.training_scores import scoring_flops

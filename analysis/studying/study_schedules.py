@@ -34,7 +34,7 @@ from d2ft_sched.solvers.registry import required_options
 from runtime.peers.score_sources import RefreshedScores, ScoreSource, SeenInPassing
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.peers.training import Start, score_chosen, score_start
-from runtime.scoring.kinds import weight_magnitude
+from runtime.scoring.score_kinds import weight_magnitude
 from sim.target.target_search import plan_for_target
 
 MAX_CANDIDATES = 3

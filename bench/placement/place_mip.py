@@ -13,7 +13,7 @@ from ortools.linear_solver.python import model_builder
 from bench.placement.placement_program import PlacementProgram, build_program
 from d2ft_sched import Cluster, InputError, Workload
 from d2ft_sched.placement_search.balanced import PlacementResult
-from d2ft_sched.placement_search.bound import update_bound_s
+from d2ft_sched.placement_search.dense_bound import update_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import excess_bytes, has_ample_memory, to_placement
 from d2ft_sched.solvers.quiet_stdout import quiet_stdout

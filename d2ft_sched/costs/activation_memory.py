@@ -21,16 +21,17 @@ def operation_activation_bytes(workload: Workload) -> np.ndarray:
     Additive: queries, keys, values, their mix and one normaliser per head and token; hidden units
     before and, for dW, after the activation function. Only FULL and REST keep anything.
     """
-    return _kept_bytes_per_token(workload)[:, None] * workload.tokens[:, None]
+    return _kept_bytes_per_token(workload).sum(axis=0)[:, None] * workload.tokens[:, None]
 
 
 def _kept_bytes_per_token(workload: Workload) -> np.ndarray:
-    """Bytes that operations keep for each token, float ``[num_subnets, 4]``."""
+    """Bytes that operations keep for each token, float ``[2 sublayers, num_subnets, 4]``."""
     partition = workload.partition
-    kept = np.zeros((workload.num_subnets, len(Operation)))
+    kept = np.zeros((2, workload.num_subnets, len(Operation)))
     attention = partition.heads * (4 * workload.shape.head_dim + 1)
-    kept[:, Operation.FULL] = attention + 2 * partition.hidden
-    kept[:, Operation.REST] = attention + partition.hidden
+    kept[0][:, [Operation.FULL, Operation.REST]] = attention[:, None]
+    kept[1, :, Operation.FULL] = 2 * partition.hidden
+    kept[1, :, Operation.REST] = partition.hidden
     return kept * workload.element_bytes
 
 
@@ -38,8 +39,14 @@ def kept_by_operations(
     workload: Workload, placement: Placement, schedule: np.ndarray
 ) -> np.ndarray:
     """`operation_activation_bytes` of a schedule, float ``[num_blocks, num_devices]``."""
-    tokens = np.stack([(schedule == op) @ workload.tokens for op in Operation], axis=1)
-    of_subnet = (_kept_bytes_per_token(workload) * tokens).sum(axis=1)
+    needs_dx = needs_input_gradient(workload, schedule)[workload.partition.block]
+    of_subnet = np.zeros(workload.num_subnets)
+    for sublayer, of_operation in enumerate(_kept_bytes_per_token(workload)):
+        for operation in (Operation.FULL, Operation.REST):
+            cells = schedule == operation
+            if operation == Operation.REST:
+                cells = cells & needs_dx[:, sublayer]
+            of_subnet += of_operation[:, operation] * (cells @ workload.tokens)
     return held_sum(workload, placement, of_subnet)
 
 

@@ -13,6 +13,7 @@ from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.waves import running_microbatches
 
 FUSED_ATTENTION_BACKWARD = 2.5
 """Backward over forward FLOPs of fused attention: it recomputes the scores, so that five matrix
@@ -188,7 +189,7 @@ def step_flops(
     """
     partition, trunk = workload.partition, trunk_flops(workload)
     schedule = executed_schedule(workload, schedule)
-    total = trunk.forward.sum() + trunk.backward.sum()
+    total = (trunk.forward + trunk.backward)[running_microbatches(schedule)].sum()
     tokens = workload.tokens
     runs = np.einsum("sm,m->s", schedule != Operation.SHORTCUT, tokens)
     is_full, rests = schedule == Operation.FULL, schedule == Operation.REST

@@ -22,7 +22,7 @@ from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _memory(
     optimizer_state = (
         trained_device_parameters(workload, placement) * size * OPTIMIZER_STATES[workload.optimizer]
     )
-    inputs = _input_bytes(workload, placement)
+    inputs = _input_bytes(workload, placement, running_microbatches(schedule))
     block_gradients = _block_gradient_bytes(workload, placement, trains)
     trunk_gradients = on_owners(placement, trained_trunk_parameters(workload) * size)
     gradients = block_gradients.sum(axis=0) + trunk_gradients
@@ -111,7 +111,7 @@ def _memory(
     exchange_buffers = np.zeros(placement.num_devices)
     largest = gradients.copy()
     gradients_before = np.zeros_like(block_gradients)
-    for wave, microbatches in enumerate(wave_microbatches(workload.num_microbatches, num_waves)):
+    for wave, microbatches in enumerate(schedule_waves(schedule, num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
         exchange = plan_exchange(workload, placement, in_wave)
         in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))
@@ -226,13 +226,10 @@ def _block_gradient_bytes(
     return held * workload.parameter_bytes
 
 
-def _input_bytes(workload: Workload, placement: Placement) -> np.ndarray:
+def _input_bytes(workload: Workload, placement: Placement, running: np.ndarray) -> np.ndarray:
     image_elements = workload.shape.embed_flops / (2 * workload.shape.width)
-    return np.bincount(
-        placement.owner,
-        weights=workload.samples * image_elements * workload.parameter_bytes,
-        minlength=placement.num_devices,
-    )
+    of_each = workload.samples * image_elements * workload.parameter_bytes
+    return owned_sum(placement, running, of_each)
 
 
 def _exchange_buffers(exchange: Exchange) -> np.ndarray:

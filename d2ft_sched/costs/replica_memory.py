@@ -8,9 +8,9 @@ from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
 from d2ft_sched.costs.held import held_sum
 from d2ft_sched.costs.memory import DeviceMemory, device_memory
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import replica_parts
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.replica_part import replica_parts
 
 
 def replicas_memory(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.placement_search.bound import dense_lower_bound_s
+from d2ft_sched.placement_search.dense_bound import dense_lower_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import to_placement
 from d2ft_sched.placement_search.local_search import Layout, devices_by_speed, search_layouts

@@ -1,7 +1,6 @@
 """A plan: everything that simulator and runtime need to know about one training step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +10,8 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.replica import Replica, check_replicas, first_microbatches
+from d2ft_sched.schedule.replica import Replica, check_replicas
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.schedule.schedule import check_schedule, schedule_from_rows
 
 
@@ -44,25 +44,6 @@ class SolverRecord:
             return None
         difference = max(0.0, self.upper_bound - self.objective)
         return difference / abs(self.objective) if self.objective else difference
-
-
-@dataclass(frozen=True)
-class ReplicaPart:
-    """What one replica does in a step.
-
-    Attributes:
-        workload: the model with the replica's micro-batches alone.
-        placement: device of every subnet, owner of each of these micro-batches.
-        schedule: of these micro-batches, int8 ``[num_subnets, num_own_microbatches]``.
-        num_waves: groups of them that pass through the replica one after another.
-        microbatches: which of the mini-batch's they are.
-    """
-
-    workload: Workload
-    placement: Placement
-    schedule: np.ndarray
-    num_waves: int
-    microbatches: slice
 
 
 @dataclass(frozen=True)
@@ -136,24 +117,3 @@ class Plan:
                 f"the plan has {len(self.replicas)} replicas; this needs a plan of one"
             )
         return self.replicas[0]
-
-
-def replica_parts(
-    workload: Workload, replicas: Sequence[Replica], schedule: np.ndarray
-) -> tuple[ReplicaPart, ...]:
-    """What each of several replicas does under a schedule ``[num_subnets, num_microbatches]``."""
-    bounds = first_microbatches(replicas)
-    parts = []
-    for replica, first, stop in zip(replicas, bounds[:-1], bounds[1:], strict=True):
-        own = slice(int(first), int(stop))
-        samples = workload.microbatch_samples[own]
-        parts.append(
-            ReplicaPart(
-                workload=replace(workload, microbatch_samples=samples),
-                placement=replica.placement,
-                schedule=schedule[:, own],
-                num_waves=replica.num_waves,
-                microbatches=own,
-            )
-        )
-    return tuple(parts)

@@ -2,7 +2,28 @@
 
 import numpy as np
 
+from d2ft_sched.schedule.operations import Operation
+
 
 def wave_microbatches(num_microbatches: int, num_waves: int) -> list[np.ndarray]:
     """Indices of the micro-batches of each wave: neighbours, sizes that differ by at most one."""
     return np.array_split(np.arange(num_microbatches), num_waves)
+
+
+def running_microbatches(schedule: np.ndarray) -> np.ndarray:
+    """Those that pass a subnet, int, rising; the others are left out of the step whole.
+
+    A model would be trained on noise there: neither its trunk nor their loss is computed, and the
+    loss is the mean over the samples of the others. All of them where none passes any.
+
+    Args:
+        schedule: int ``[num_subnets, num_microbatches]``.
+    """
+    runs = (schedule != Operation.SHORTCUT).any(axis=0)
+    return np.flatnonzero(runs | ~runs.any())
+
+
+def schedule_waves(schedule: np.ndarray, num_waves: int) -> list[np.ndarray]:
+    """`wave_microbatches` of those that run; fewer waves where there are not so many."""
+    running = running_microbatches(schedule)
+    return np.array_split(running, min(num_waves, len(running)))

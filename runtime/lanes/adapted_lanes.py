@@ -75,8 +75,8 @@ def adapted_lanes_backward(
     """Add the FULL groups' dW of adapters; dX of all that run backward, ``[T, D]``, if needed.
 
     Args:
-        grad_branch: gradient of the results, ``[T, D]`` of the type that lanes compute in; only
-            tokens of groups that run backward count.
+        grad_branch: gradient of the results, ``[T, D]`` of the type that lanes compute in, or of
+            its first tokens; only those of groups that run backward count.
         linears: the frozen weights held.
         adapters: the factors held.
         graphs: what forward returned; emptied one by one, so that memory is freed early.
@@ -86,14 +86,14 @@ def adapted_lanes_backward(
             ``lanes.tokens_with_dx`` leaves out.
     """
     linears, adapters = linears.to(grad_branch.dtype), adapters.to(grad_branch.dtype)
-    num_tokens = len(grad_branch)
+    num_tokens = lanes.num_tokens
     grad_low_out = grad_branch.new_zeros(num_tokens, len(adapters.down_out))
     # Of the products with the shared A of the maps in, by whether they train it.
     grad_low = {
         trains: grad_branch.new_zeros(num_tokens, len(adapters.down_in))
         for trains in {group.trains for group in lanes.backward}
     }
-    grad_x = torch.zeros_like(grad_branch) if needs_dx else None
+    grad_x = grad_branch.new_zeros(num_tokens, grad_branch.shape[1]) if needs_dx else None
     with_backward = lanes.tokens_with_backward
     add_product_on_runs(grad_low_out, grad_branch, adapters.up_out, with_backward, keep=False)
     grad_low_out.mul_(adapters.scale)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import Operation, runs_backward
+from d2ft_sched.schedule.waves import running_microbatches
 from runtime.lanes.held_units import HeldUnits, all_units
 from runtime.lanes.slices import BlockLanes, LaneSlice, Run, ScheduleSlices, SublayerLanes
 from runtime.ranks.rank_slices import RankSlices
@@ -44,7 +45,7 @@ def hooked(slices: ScheduleSlices, workload: Workload, hook: SliceHook) -> Sched
     held = all_units(workload)
     waves = []
     for wave in slices.waves:
-        samples = np.arange(wave.samples.start, wave.samples.stop)
+        samples = np.concatenate([np.arange(*run) for run in wave.samples])
         blocks = tuple(
             _hooked_block(lanes, block, samples, held, workload, hook)
             for block, lanes in enumerate(wave.blocks)
@@ -111,7 +112,7 @@ def rescaled(
         schedule: int ``[num_subnets, num_microbatches]``.
         device: that the lanes run on.
     """
-    kept = np.isin(schedule, (Operation.FULL, Operation.REST)) @ workload.samples
+    kept = runs_backward(np.asarray(schedule)) @ workload.samples
     factor = workload.samples.sum() / np.maximum(kept, 1)
 
     def scale(group: LaneSlice, place: Place) -> LaneSlice:
@@ -143,7 +144,8 @@ def columns_to_subnets(workload: Workload, group: LaneSlice, place: Place) -> np
 
 
 class TaylorWatch:
-    """`runtime.scoring.kinds.taylor` of FULL and REST operations of a step, from its own backward.
+    """`runtime.scoring.score_kinds.taylor` of FULL and REST operations of a step, from its own
+    backward.
 
     What it reads is at hand in that pass, so it costs one product per activation and no FLOPs of a
     matrix; REST keeps its results for it. Values of samples are those of their own losses, whatever
@@ -173,14 +175,19 @@ class TaylorWatch:
 
         return replace(group, watch=watch)
 
-    def take(self) -> np.ndarray:
-        """Means over samples since it was asked last, float ``[num_subnets, num_microbatches]``;
-        0 where no gradient has passed here."""
+    def take(self, schedule: np.ndarray) -> np.ndarray:
+        """Means over samples of a step, float ``[num_subnets, num_microbatches]``; 0 where no
+        gradient has passed here.
+
+        Args:
+            schedule: of the step, the only one since it was asked last.
+        """
         workload = self._workload
         starts = np.cumsum([0, *workload.microbatch_samples[:-1]])
         sums = np.add.reduceat(self._total.double().cpu().numpy(), starts, axis=1)
         self._total.zero_()
-        return sums * workload.samples.sum() / workload.samples
+        num_running = workload.samples[running_microbatches(schedule)].sum()
+        return sums * num_running / workload.samples
 
 
 def where_seen(seen: np.ndarray, workload: Workload, schedule: np.ndarray) -> np.ndarray:

@@ -184,8 +184,8 @@ def lanes_backward(
     """Add the FULL groups' dW; dX of all that run backward, ``[T, D]``, zero on other tokens.
 
     Args:
-        grad_branch: gradient of the results, ``[T, D]`` of the type that lanes compute in; only
-            tokens of groups that run backward count.
+        grad_branch: gradient of the results, ``[T, D]`` of the type that lanes compute in, or of
+            its first tokens; only those of groups that run backward count.
         linears: as in forward.
         graphs: what forward returned; emptied one by one, so that memory is freed early.
         lanes: as in forward, with at least one group that runs backward.

@@ -119,11 +119,12 @@ def branch_buffer(x: Tensor, bias: Tensor | None) -> Tensor:
     return bias.to(x.dtype).expand(x.shape).contiguous()
 
 
-def input_gradient_buffer(like: Tensor, lanes: SublayerLanes) -> Tensor:
+def input_gradient_buffer(grad_branch: Tensor, lanes: SublayerLanes) -> Tensor:
     """What lane groups write dX to, or add it to unless ``lanes.backward_is_disjoint``."""
+    size = (lanes.num_tokens, grad_branch.shape[1])
     if not lanes.backward_is_disjoint:
-        return torch.zeros_like(like)
-    gradient = torch.empty_like(like)
+        return grad_branch.new_zeros(size)
+    gradient = grad_branch.new_empty(size)
     for start, stop in lanes.tokens_without_backward:
         gradient[start:stop].zero_()
     return gradient

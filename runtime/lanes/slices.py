@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import check_schedule
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.waves import schedule_waves
 from runtime.lanes.held_units import HeldUnits, all_units
 
 Run = tuple[int, int]
@@ -145,6 +145,7 @@ class SublayerLanes:
     """The lane groups of one sub-layer in one pass.
 
     Attributes:
+        num_tokens: of the pass, in any group or not.
         backward: groups that run forward and backward: FULL, then REST.
         forward_only: groups that run without autograd.
         backward_is_disjoint: whether no token is in two of the `backward` groups.
@@ -155,6 +156,7 @@ class SublayerLanes:
         tokens_active: runs of tokens in any group.
     """
 
+    num_tokens: int
     backward: tuple[LaneSlice, ...]
     forward_only: tuple[LaneSlice, ...]
     backward_is_disjoint: bool
@@ -185,15 +187,20 @@ class BlockLanes:
 
 @dataclass(frozen=True)
 class Wave:
-    """Neighbouring micro-batches that pass through the model together.
+    """Micro-batches that pass through the model together.
 
     Attributes:
-        samples: which samples of the mini-batch.
-        blocks: lane groups of every block, their samples counted from the wave's first.
+        samples: runs of samples of the mini-batch.
+        blocks: lane groups of every block, their samples counted in the wave.
     """
 
-    samples: slice
+    samples: tuple[Run, ...]
     blocks: tuple[BlockLanes, ...]
+
+    def take(self, values: Tensor) -> Tensor:
+        """The wave's part of one value, or row, per sample of the mini-batch; a view of one run."""
+        parts = [values[start:stop] for start, stop in self.samples]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,7 @@ class ScheduleSlices:
     """A schedule, ready to run.
 
     Attributes:
-        num_samples: samples of the mini-batch.
+        num_samples: samples of the mini-batch that run.
         waves: passes one after another, their gradients accumulated.
     """
 
@@ -226,24 +233,29 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
         raise ValueError(
             f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
         )
-    bounds = np.concatenate([[0], np.cumsum(workload.samples)])
+    schedule = executed_schedule(workload, schedule)
+    start = np.cumsum(workload.samples) - workload.samples
     units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
-    waves = []
-    for microbatches in wave_microbatches(workload.num_microbatches, num_waves):
-        first, stop = int(bounds[microbatches[0]]), int(bounds[microbatches[-1] + 1])
+    waves, num_samples = [], 0
+    for microbatches in schedule_waves(schedule, num_waves):
+        counts = workload.samples[microbatches]
+        first_of_pass = np.full(workload.num_microbatches, -1)
+        first_of_pass[microbatches] = np.cumsum(counts) - counts
+        num_samples += int(counts.sum())
         blocks = tuple(
             block_lanes(
                 workload,
                 lane_groups(workload.partition, schedule, block, microbatches=microbatches),
-                bounds[:-1] - first,
-                stop - first,
+                first_of_pass,
+                int(counts.sum()),
                 units,
                 needs_dx[block],
             )
             for block in range(workload.shape.num_blocks)
         )
-        waves.append(Wave(slice(first, stop), blocks))
-    return ScheduleSlices(int(bounds[-1]), tuple(waves))
+        samples = _samples_of(workload, start, microbatches)
+        waves.append(Wave(index_runs(samples), blocks))
+    return ScheduleSlices(num_samples, tuple(waves))
 
 
 def block_lanes(
@@ -306,8 +318,8 @@ class _Part:
 def _parts(
     workload: Workload, group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray
 ) -> list[_Part]:
-    """A group as one, or where REST hands on only some of its gradients as two, of which one runs
-    no backward; `needs_dx` is bool ``[num_microbatches]``."""
+    """A group as one; REST that hands on the gradients of some micro-batches alone as two, of which
+    one runs no backward. `needs_dx` is bool ``[num_microbatches]``."""
     microbatches = np.array(group.microbatches)
     needed = needs_dx[microbatches]
     parts = [(group.operation, microbatches, microbatches[needed])]
@@ -334,6 +346,7 @@ def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) ->
     num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in backward])
     num_groups = _num_covering(num_tokens, [lane.tokens for _, lane in groups])
     return SublayerLanes(
+        num_tokens=num_tokens,
         backward=backward,
         forward_only=tuple(
             lane for operation, lane in groups if operation == Operation.FORWARD_ONLY

@@ -78,7 +78,7 @@ def measure_steps(
     """
     inputs, labels = random_batch(model, workload, device)
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
-    _begin_state(optimizer)
+    begin_state(optimizer)
     shards = whole_shards(model)
     slices = {
         name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
@@ -136,7 +136,7 @@ def measure_steps(
     return measured
 
 
-def _begin_state(optimizer: torch.optim.Optimizer) -> None:
+def begin_state(optimizer: torch.optim.Optimizer) -> None:
     """Let it keep what it does in training, also for what no schedule trains here; rate 0."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -188,7 +188,7 @@ def _activation_bytes(
         with autocast(device, workload):
             if slices is None:
                 return model(inputs)
-            return forward(model, inputs[slices.waves[wave].samples], slices.waves[wave])
+            return forward(model, slices.waves[wave].take(inputs), slices.waves[wave])
 
     num_waves = 1 if slices is None else len(slices.waves)
     return max(kept_bytes(partial(run, wave), held, device) for wave in range(num_waves))

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2ft_sched.plan.plan import ReplicaPart
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica_part import ReplicaPart
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankWave, rank_waves

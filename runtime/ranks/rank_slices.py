@@ -15,13 +15,13 @@ from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import ReplicaPart, replica_parts
 from d2ft_sched.schedule.lanes import lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, microbatch_owners
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.schedule.schedule import check_schedule
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 from runtime.lanes.held_units import HeldUnits, held_units
 from runtime.lanes.slices import BlockLanes, Run, block_lanes
 
@@ -96,8 +96,8 @@ class RankSlices:
     """A schedule, ready to run on one rank.
 
     Attributes:
-        num_samples: samples of the whole mini-batch, whichever replica they are dealt to.
-        owned_samples: which of them the rank owns, int64, sorted.
+        num_samples: samples of the mini-batch that run, whichever replica they are dealt to.
+        owned_samples: which of the mini-batch's they are that the rank owns, int64, sorted.
         waves: passes of its replica, one after another or interleaved; none on a rank of no
             replica.
         sums: of gradients over ranks, in the order in which backward makes them.
@@ -128,12 +128,15 @@ def slice_rank_schedule(
     """
     schedule = check_schedule(schedule, workload.num_subnets, workload.num_microbatches)
     sums = gradient_sums(workload, replicas, schedule)
-    sample_owner = np.repeat(microbatch_owners(replicas), workload.samples)
+    runs = np.zeros(workload.num_microbatches, dtype=bool)
     waves: tuple[RankWave, ...] = ()
     for replica, part in zip(replicas, replica_parts(workload, replicas, schedule), strict=True):
+        runs[part.microbatches.start + running_microbatches(part.schedule)] = True
         if rank in replica.devices:
             waves = rank_waves(part, rank, int(workload.samples[: part.microbatches.start].sum()))
-    return RankSlices(len(sample_owner), np.flatnonzero(sample_owner == rank), waves, sums)
+    is_owned = runs & (np.array(microbatch_owners(replicas)) == rank)
+    owned_samples = np.flatnonzero(np.repeat(is_owned, workload.samples))
+    return RankSlices(int(workload.samples[runs].sum()), owned_samples, waves, sums)
 
 
 def rank_waves(part: ReplicaPart, rank: int, first_sample: int = 0) -> tuple[RankWave, ...]:
@@ -150,7 +153,7 @@ def rank_waves(part: ReplicaPart, rank: int, first_sample: int = 0) -> tuple[Ran
         for block in range(workload.shape.num_blocks)
     ]
     start = 0
-    for microbatches in wave_microbatches(workload.num_microbatches, part.num_waves):
+    for microbatches in schedule_waves(part.schedule, part.num_waves):
         wave = _rank_wave(
             workload,
             part.placement,

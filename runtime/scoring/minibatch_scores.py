@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.scores import Scores
-from runtime.scoring.kinds import score_kind
+from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.score_pass import trace_blocks
 
 
@@ -22,14 +22,14 @@ def score_samples(
     """Scores of every subnet on every sample, by name, float ``[num_subnets, num_samples]``.
 
     All come from one forward pass, and at most one backward pass without weight gradients; scores
-    of `runtime.scoring.kinds` that know no samples are left out.
+    of `runtime.scoring.score_kinds` that know no samples are left out.
 
     Args:
         model: its gradients stay as they are.
         inputs: as the model takes them, ``[num_samples, ...]``.
         labels: int64 ``[num_samples]``.
         workload: subnets.
-        names: of `runtime.scoring.kinds.score_names`.
+        names: of `runtime.scoring.score_kinds.score_names`.
     """
     kinds = {name: score_kind(name) for name in names}
     functions = {name: kind.of_samples for name, kind in kinds.items() if kind.of_samples}
@@ -72,7 +72,7 @@ def score_minibatch(
         inputs: as the model takes them, ``[num_samples, ...]``, micro-batch after micro-batch.
         labels: int64 ``[num_samples]``.
         workload: subnets and micro-batch sizes.
-        forward_score, backward_score: names of `runtime.scoring.kinds.score_names`.
+        forward_score, backward_score: names of `runtime.scoring.score_kinds.score_names`.
 
     Raises:
         InputError: an unknown name.

@@ -42,7 +42,7 @@ def training_scores(
         device: where the model is.
         num_minibatches: only the first of them; default all.
         chosen: only these of them, by index; default all.
-        forward_score, backward_score: names of `runtime.scoring.kinds.score_names`.
+        forward_score, backward_score: names of `runtime.scoring.score_kinds.score_names`.
     """
     family = family_of(model)
     minibatches = training_minibatches(data.train, workload, seed).of_epoch(1)[:num_minibatches]
@@ -67,7 +67,7 @@ def scoring_flops(
     Args:
         model: on any device.
         workload: subnets and micro-batches.
-        forward_score, backward_score: names of `runtime.scoring.kinds.score_names`.
+        forward_score, backward_score: names of `runtime.scoring.score_kinds.score_names`.
     """
     device = next(model.parameters()).device
     num_samples = int(workload.samples.sum())

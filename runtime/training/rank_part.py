@@ -134,7 +134,7 @@ class RankPart:
         if self._watch is not None:
             what = "the sharing of scores"
             seen = where_seen(
-                sum_arrays(self._model.ranks, self._watch.take(), what),
+                sum_arrays(self._model.ranks, self._watch.take(schedule), what),
                 self._model.workload,
                 schedule,
             )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import trains_in_step
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import units_of
@@ -68,7 +68,7 @@ def resting(
         schedule: of the whole mini-batch, int ``[num_subnets, num_microbatches]``.
     """
     family, parameters = family_of(model), dict(model.named_parameters())
-    trains = (np.asarray(schedule) == Operation.FULL).any(axis=1)
+    trains = trains_in_step(np.asarray(schedule))
     trained = [units_of(workload, trains, block) for block in range(workload.shape.num_blocks)]
     whole, rows = [], []
     for shard in shards:

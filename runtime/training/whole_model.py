@@ -74,7 +74,7 @@ class WholeModel:
         done = self._train_on(samples, self._known(schedule), lr)
         if self._watch is None:
             return done
-        return replace(done, seen=where_seen(self._watch.take(), self._workload, schedule))
+        return replace(done, seen=where_seen(self._watch.take(schedule), self._workload, schedule))
 
     def _train_on(self, samples: np.ndarray, prepared: "PreparedStep", lr: float) -> TrainedStep:
         watch = Stopwatch(self._device, self._clock)

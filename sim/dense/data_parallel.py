@@ -25,7 +25,7 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.device_alone import DeviceRun, device_alone, seconds_by_samples
-from sim.dense.passes import PassMemory, whole
+from sim.dense.memory_passes import PassMemory, whole
 from sim.dense.shares import level_shares
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes

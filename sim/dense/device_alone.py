@@ -13,7 +13,7 @@ from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.dense.passes import (
+from sim.dense.memory_passes import (
     PassMemory,
     PassSeconds,
     on_one_device,

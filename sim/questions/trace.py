@@ -16,12 +16,12 @@ from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.lanes import LANES
 from d2ft_sched.schedule.operations import runs_backward
-from d2ft_sched.schedule.waves import wave_microbatches
+from d2ft_sched.schedule.waves import schedule_waves
 from sim.network.exchange_time import link_loads
 from sim.prediction import Phase, Prediction
 from sim.questions.bounds import step_bounds
 
-DEVICES, LINKS, CRITICAL_PATH = 1, 2, 3
+DEVICES, LINKS, CRITICAL_PATH, SUMS = 1, 2, 3, 4
 """Process ids of the rows."""
 
 Event = dict[str, Any]
@@ -31,7 +31,8 @@ def trace(prediction: Prediction, plan: Plan | None = None) -> dict[str, Any]:
     """The content of a trace file.
 
     Rows: a thread per device; a thread per directed link that carries bytes, busy for
-    as long as its bytes take at full bandwidth; the critical path, each part named after what
+    as long as its bytes take at full bandwidth, and another for what it carries of sums of
+    gradients; the critical path, each part named after what
     bounds it; a counter of the bytes per second that all messages together move.
 
     Args:
@@ -41,7 +42,8 @@ def trace(prediction: Prediction, plan: Plan | None = None) -> dict[str, Any]:
     events = [
         *_rows(DEVICES, "devices (predicted)", [d.name for d in prediction.cluster.devices]),
         *_computing(prediction, plan),
-        *_moving(prediction),
+        *_moving(prediction, LINKS, "links (predicted)", is_sum=False),
+        *_moving(prediction, SUMS, "links: sums of gradients (predicted)", is_sum=True),
         *_rows(CRITICAL_PATH, "critical path: bound by", ["critical path"]),
         *_critical(prediction),
     ]
@@ -116,7 +118,7 @@ def _operations(plan: Plan, phase: Phase, device: int) -> Event:
     if not phase.name.endswith("lanes"):
         return {}
     part = plan.parts[phase.replica]
-    waves = wave_microbatches(part.workload.num_microbatches, part.num_waves)
+    waves = schedule_waves(part.schedule, part.num_waves)
     held = (plan.workload.partition.block == phase.block) & (
         np.array(part.placement.subnet_device) == device
     )
@@ -126,23 +128,27 @@ def _operations(plan: Plan, phase: Phase, device: int) -> Event:
     return {operation.name: int((chosen == operation).sum()) for operation in run}
 
 
-def _moving(prediction: Prediction) -> Iterator[Event]:
+def _moving(prediction: Prediction, process: int, title: str, is_sum: bool) -> Iterator[Event]:
     cluster = prediction.cluster
-    used = np.flatnonzero(link_loads(cluster, prediction.pair_bytes)).tolist()
+    phases = [p for p in prediction.phases if p.is_sum == is_sum and p.duration_s]
+    matrices = [p.pair_bytes for p in phases if p.pair_bytes is not None]
+    if not matrices:
+        return
+    used = np.flatnonzero(link_loads(cluster, np.sum(matrices, axis=0))).tolist()
     directed = cluster.links_directed
     thread = {link: row for row, link in enumerate(used)}
     yield from _rows(
-        LINKS,
-        "links (predicted)",
+        process,
+        title,
         [f"{directed[k].source} -> {directed[k].target}" for k in used],
     )
-    for phase in prediction.phases:
-        if phase.pair_bytes is None or not phase.duration_s:
+    for phase in phases:
+        if phase.pair_bytes is None:
             continue
         carried = link_loads(cluster, phase.pair_bytes)
         for link in np.flatnonzero(carried).tolist():
             yield _complete(
-                LINKS,
+                process,
                 thread[link],
                 phase.name,
                 phase.direction,
@@ -154,7 +160,7 @@ def _moving(prediction: Prediction) -> Iterator[Event]:
         for moment_s, rate in ((phase.start_s, total / phase.duration_s), (phase.end_s, 0.0)):
             yield {
                 "ph": "C",
-                "pid": LINKS,
+                "pid": process,
                 "tid": 0,
                 "name": "messages",
                 "ts": 1e6 * moment_s,

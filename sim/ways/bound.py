@@ -8,8 +8,8 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.flops import attention_flops, mlp_flops
 from d2ft_sched.costs.memory_traffic import lane_bytes_of
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.placement_search.bound import best_rate
-from sim.dense.passes import whole
+from d2ft_sched.placement_search.dense_bound import best_rate
+from sim.dense.memory_passes import whole
 from sim.ways.kinds import device_kinds
 
 

@@ -11,7 +11,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import excess_bytes, fitted_layouts, spread, to_placement
 from d2ft_sched.placement_search.local_search import devices_by_speed, search_layouts
-from sim.dense.passes import split_evenly
+from sim.dense.memory_passes import split_evenly
 from sim.ways.load import Load, sample_flops
 from sim.ways.runs import ReplicaRun, input_bytes
 

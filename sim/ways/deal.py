@@ -9,7 +9,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
-from sim.dense.passes import split_evenly
+from sim.dense.memory_passes import split_evenly
 from sim.ways.load import Load
 
 

@@ -8,7 +8,7 @@ from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
-from sim.dense.passes import whole
+from sim.dense.memory_passes import whole
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.left_out import running
 from d2ft_sched.schedule.replica import Replica
 from sim.step import simulate_replicas
 
@@ -40,8 +39,7 @@ def price(
         replicas: copies of the model.
         schedule: int ``[num_subnets, num_microbatches]``.
     """
-    runs = running(workload, replicas, schedule)
-    found = simulate_replicas(runs.workload, cluster, runs.replicas, runs.schedule)
+    found = simulate_replicas(workload, cluster, replicas, schedule)
     return Priced(
         found.step_s, not found.out_of_memory, found.peak_memory_bytes, found.exchange_bytes
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.model.workload import Workload
-from sim.dense.passes import PassMemory, PassSeconds, pass_seconds
+from sim.dense.memory_passes import PassMemory, PassSeconds, pass_seconds
 from sim.ways.load import Load
 
 NUM_SIZES = 16

@@ -12,7 +12,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.model.workload import Workload
-from sim.dense.passes import PassMemory, on_one_device, pass_seconds, split_evenly, whole
+from sim.dense.memory_passes import PassMemory, on_one_device, pass_seconds, split_evenly, whole
 from sim.dense.shares import level_shares
 from sim.ways.cut_runs import CutRuns
 from sim.ways.deal import Dealt, ReplicaLayout, deal, load_schedule

@@ -10,7 +10,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.gradient_sums import GradientSum, trained_trunk_values
 from d2ft_sched.costs.memory import shared_block_parameters, trained_subnet_parameters
 from d2ft_sched.model.workload import Workload
-from sim.dense.passes import whole
+from sim.dense.memory_passes import whole
 from sim.network.collectives import all_reduce
 from sim.network.exchange_time import ExchangeTimes
 

@@ -12,7 +12,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.placement_search.balanced import place_balanced, place_candidates
-from d2ft_sched.placement_search.bound import dense_lower_bound_s
+from d2ft_sched.placement_search.dense_bound import dense_lower_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import to_placement
 from d2ft_sched.schedule.operations import Operation

@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
 from runtime.checkpoint.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -63,8 +64,16 @@ def trainer_of(
 
 
 def schedule_of(workload: Workload) -> Callable[[int, int], np.ndarray]:
-    size = (workload.num_subnets, workload.num_microbatches)
-    return lambda step, minibatch: np.random.default_rng(minibatch).integers(3, size=size)
+    """Of all operations; half of the subnets rest, and one block as a whole but in later steps."""
+
+    def draw(step: int, minibatch: int) -> np.ndarray:
+        rng = np.random.default_rng(minibatch)
+        schedule = rng.integers(4, size=(workload.num_subnets, workload.num_microbatches))
+        rests = rng.random(workload.num_subnets) < 0.5
+        rests |= (workload.partition.block == 1) & (step < 5)
+        return np.where(rests[:, None] & (schedule == Operation.FULL), Operation.REST, schedule)
+
+    return draw
 
 
 def without_seconds(events: list[Event]) -> list[dict[str, object]]:

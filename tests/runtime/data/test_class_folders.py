@@ -14,7 +14,7 @@ from d2ft_sched.errors import InputError
 from runtime.data.class_folders import TEST_NAMES, TRAIN_NAMES, is_called
 from runtime.data.image_folder import image_folder
 from runtime.data.input_format import PictureFormat
-from runtime.data.load import load_data
+from runtime.data.load_data import load_data
 
 SIZE = PictureFormat(8)
 

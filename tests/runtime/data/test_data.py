@@ -16,7 +16,7 @@ from PIL import Image
 from d2ft_sched.errors import InputError
 from runtime.data.choice import choose_balanced, choose_samples
 from runtime.data.input_format import PictureFormat
-from runtime.data.load import load_data, picture_to_tensor
+from runtime.data.load_data import load_data, picture_to_tensor
 from runtime.data.minibatches import draw_minibatches
 from runtime.families.vit import normalize
 
@@ -139,7 +139,7 @@ def test_more_pictures_than_there_are_or_fit_are_refused(
     write_pictures(tmp_path, 3)
     with pytest.raises(InputError, match="8 samples for training are asked for; there are 7"):
         load_data(f"imagefolder:{tmp_path}", PictureFormat(8), num_train=8, num_test=2)
-    monkeypatch.setattr("runtime.data.load.memory_bytes", lambda device: 1000)
+    monkeypatch.setattr("runtime.data.load_data.memory_bytes", lambda device: 1000)
     with pytest.raises(InputError, match="choose fewer"):
         load_data(f"imagefolder:{tmp_path}", PictureFormat(8))
 

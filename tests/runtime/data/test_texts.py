@@ -13,7 +13,7 @@ import torch
 
 from d2ft_sched.errors import InputError
 from runtime.data.input_format import PictureFormat, TokenFormat
-from runtime.data.load import load_data
+from runtime.data.load_data import load_data
 from runtime.data.texts import text_source, tokenize
 
 Write = Callable[..., Path]

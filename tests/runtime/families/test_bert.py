@@ -233,7 +233,7 @@ def test_counted_flops_are_the_closed_form_and_those_of_the_untouched_model(
     model = small_bert(torch.float32)
     workload = workload_of(model, 2, lora=lora)
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    mixed = np.random.default_rng(0).integers(3, size=dense.shape)
+    mixed = np.random.default_rng(0).integers(4, size=dense.shape)
     schedules = {"untouched": None, "dense": dense, "mixed": mixed, "none": np.zeros_like(dense)}
     measured = measure_steps(model, workload, schedules, CPU, num_repeats=1)
     assert measured["untouched"].flops == measured["dense"].flops
@@ -349,21 +349,24 @@ def test_a_profile_covers_every_kind_of_work() -> None:
 @pytest.mark.parametrize(
     ("shares", "lora"),
     [
-        ((0, 0, 1), None),
-        ((0.4, 0.2, 0.4), None),
-        ((1, 0, 0), None),
-        ((0, 0, 1), LORA),
-        ((0.4, 0.2, 0.4), LORA),
-        ((0.8, 0, 0.2), LORA),
+        ((0, 0, 1, 0), None),
+        ((0.4, 0.2, 0.4, 0), None),
+        ((1, 0, 0, 0), None),
+        ((0, 0, 0, 1), None),
+        ((0.1, 0.1, 0.2, 0.6), None),
+        ((0, 0, 1, 0), LORA),
+        ((0.4, 0.2, 0.4, 0), LORA),
+        ((0.8, 0, 0.2, 0), LORA),
+        ((0, 0.1, 0.5, 0.4), LORA),
     ],
 )
 @pytest.mark.parametrize("num_waves", [1, 2])
 def test_predicted_memory_is_within_eight_percent(
-    shares: tuple[float, float, float], num_waves: int, lora: Lora | None
+    shares: tuple[float, ...], num_waves: int, lora: Lora | None
 ) -> None:
     model = small_bert(torch.float32, hidden_size=96, intermediate_size=320)
     workload = workload_of(model, 2, (48, 48, 48, 48), lora)
-    schedule = np.random.default_rng(0).choice(3, size=(workload.num_subnets, 4), p=shares)
+    schedule = random_schedule(np.random.default_rng(0), (workload.num_subnets, 4), shares)
     step = measure_steps(
         model, workload, {"step": schedule}, CPU, num_waves=num_waves, num_repeats=1
     )["step"]
@@ -375,12 +378,11 @@ def test_predicted_memory_is_within_eight_percent(
 
 def test_forward_and_backward_stay_on_meta() -> None:
     workload = workload_of(small_bert(), 2)
-    schedule = np.random.default_rng(3).integers(3, size=(workload.num_subnets, 4))
+    schedule = np.random.default_rng(3).integers(4, size=(workload.num_subnets, 4))
     slices = slice_schedule(workload, schedule, 2)
     model = small_bert(torch.float32).to("meta")
     ids, labels = batch(8)
     loss = forward_backward(model, ids.to("meta"), labels.to("meta"), slices)
     assert loss.device.type == "meta"
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.device.type == "meta"
+        assert parameter.grad is None or parameter.grad.device.type == "meta", name

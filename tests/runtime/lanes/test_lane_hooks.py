@@ -142,7 +142,7 @@ def test_watched_scores_are_the_taylor_scores(small_vit, workload_of):
     for num_waves in (1, 2):
         slices = hooked(slice_schedule(workload, dense, num_waves), workload, watch.hook)
         gradients(model, slices)
-        np.testing.assert_allclose(watch.take(), wanted, rtol=1e-5)
+        np.testing.assert_allclose(watch.take(dense), wanted, rtol=1e-5)
 
 
 def test_watching_knows_what_a_gradient_has_passed(small_vit, workload_of):
@@ -154,11 +154,11 @@ def test_watching_knows_what_a_gradient_has_passed(small_vit, workload_of):
     watched = gradients(model, hooked(plain, workload, watch.hook))
     for got, wanted in zip(watched, gradients(model, plain), strict=True):
         assert torch.equal(got, wanted)
-    scores = where_seen(watch.take(), workload, schedule)
+    scores = where_seen(watch.take(schedule), workload, schedule)
     seen = np.isin(schedule, [Operation.FULL, Operation.REST])
     assert np.array_equal(np.isfinite(scores), seen)
     assert (scores[seen] > 0).all()
-    assert watch.take().sum() == 0
+    assert watch.take(schedule).sum() == 0
 
 
 def test_what_rests_scores_as_what_trains(small_vit, workload_of):
@@ -170,7 +170,7 @@ def test_what_rests_scores_as_what_trains(small_vit, workload_of):
     taken = []
     for schedule in (dense, some):
         gradients(model, hooked(slice_schedule(workload, schedule), workload, watch.hook))
-        taken.append(where_seen(watch.take(), workload, schedule))
+        taken.append(where_seen(watch.take(schedule), workload, schedule))
     np.testing.assert_allclose(taken[1], taken[0], rtol=1e-9)
 
 
@@ -182,7 +182,7 @@ def test_adapters_that_rest_before_all_that_trains_are_not_seen(small_vit, workl
     schedule[2] = Operation.FULL
     watch = TaylorWatch(workload, CPU)
     gradients(model, hooked(slice_schedule(workload, schedule), workload, watch.hook))
-    seen = np.isfinite(where_seen(watch.take(), workload, schedule))
+    seen = np.isfinite(where_seen(watch.take(schedule), workload, schedule))
     assert seen.any(axis=1).tolist() == [False, False, True, False, True, True]
 
 

@@ -45,7 +45,7 @@ def test_random_plans_count_as_predicted(
     rng = np.random.default_rng(seed)
     model = small_vit(torch.float32)
     workload = workload_of(model, [1, 2, 3, (1, 2, 3)][seed % 4])
-    shares = rng.dirichlet(np.ones(3))
-    schedule = rng.choice(3, size=(workload.num_subnets, workload.num_microbatches), p=shares)
+    shares = rng.dirichlet(np.ones(4))
+    schedule = rng.choice(4, size=(workload.num_subnets, workload.num_microbatches), p=shares)
     num_waves = 1 + seed % 3
     assert counted(model, workload, schedule, num_waves) == step_flops(workload, schedule)

@@ -11,10 +11,14 @@ from torch import Tensor
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from masked_operations import random_schedule
 from runtime.lanes.slices import slice_schedule
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
+from runtime.measure.step_times import begin_state
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import forward, forward_backward
+from runtime.ranks.shards import whole_shards
+from runtime.training.resting_rows import resting, update
 
 CPU = torch.device("cpu")
 
@@ -33,14 +37,23 @@ def test_peak_counts_each_storage_once_and_forgets_the_freed() -> None:
 
 
 @pytest.mark.parametrize(
-    "shares", [(0, 0, 1), (0.5, 0, 0.5), (0.3, 0.4, 0.3), (0, 1, 0), (1, 0, 0)]
+    "shares",
+    [
+        (0, 0, 1, 0),
+        (0.5, 0, 0.5, 0),
+        (0.3, 0.4, 0.3, 0),
+        (0, 1, 0, 0),
+        (1, 0, 0, 0),
+        (0, 0, 0, 1),
+        (0.1, 0.2, 0.2, 0.5),
+    ],
 )
 @pytest.mark.parametrize("num_waves", [1, 3])
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
 def test_prediction_is_within_eight_percent(
     small_vit: Callable[..., VisionTransformer],
     workload_of: Callable[..., Workload],
-    shares: tuple[float, float, float],
+    shares: tuple[float, ...],
     num_waves: int,
     layer_scale: float | None,
 ) -> None:
@@ -48,16 +61,18 @@ def test_prediction_is_within_eight_percent(
     model = small_vit(torch.float32, **sizes)
     workload = workload_of(model, 2, (4, 4, 4, 4, 4))
     rng = np.random.default_rng(0)
-    schedule = rng.choice(3, size=(workload.num_subnets, 5), p=shares)
+    schedule = random_schedule(rng, (workload.num_subnets, 5), shares)
     slices = slice_schedule(workload, schedule, num_waves)
     images, labels = torch.randn(20, 3, 56, 56), torch.randint(5, (20,))
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
 
     def step() -> None:
         forward_backward(model, images, labels, slices)
-        optimizer.step()
+        update(optimizer, left)
         optimizer.zero_grad()
 
+    begin_state(optimizer)
+    left = resting(model, whole_shards(model), workload, schedule)
     step()
     state = [t for values in optimizer.state.values() for t in values.values()]
     held = [*model.parameters(), *state, images, labels]

@@ -16,7 +16,7 @@ from torch import Tensor
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.errors import InputError, RankError
-from d2ft_sched.plan.plan import replica_parts
+from d2ft_sched.schedule.replica_part import replica_parts
 from rank_cases import draw_case
 from rank_jobs import (
     LEARNING_RATE,

@@ -14,18 +14,18 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from runtime.scoring.kinds import (
-    ScoreKind,
-    fisher_of_microbatches,
-    register_score,
-    score_names,
-    weight_magnitude,
-)
 from runtime.scoring.minibatch_scores import (
     mean_over_microbatches,
     mean_scores,
     score_minibatch,
     score_samples,
+)
+from runtime.scoring.score_kinds import (
+    ScoreKind,
+    fisher_of_microbatches,
+    register_score,
+    score_names,
+    weight_magnitude,
 )
 from runtime.scoring.training_scores import scoring_flops
 

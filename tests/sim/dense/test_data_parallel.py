@@ -23,7 +23,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.data_parallel import DataParallelSteps, gradient_buckets
 from sim.dense.device_alone import device_alone
-from sim.dense.passes import PassMemory
+from sim.dense.memory_passes import PassMemory
 from sim.dense.shares import level_shares
 from sim.network.collectives import all_reduce
 from sim.network.exchange_time import ExchangeTimes

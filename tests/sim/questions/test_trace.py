@@ -13,7 +13,7 @@ from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.operations import Operation
-from sim.questions.trace import CRITICAL_PATH, DEVICES, LINKS, save_trace, trace
+from sim.questions.trace import CRITICAL_PATH, DEVICES, LINKS, SUMS, save_trace, trace
 from sim.questions.utilisation import link_utilisation
 from sim.step import simulate_plan
 
@@ -47,7 +47,7 @@ def test_events_are_valid_and_add_up(random_step, seed, overlap):
         assert NEEDED[event["ph"]] <= set(event)
         assert event.get("ts", 0) >= 0
         assert event.get("dur", 0) >= 0
-    for process in (DEVICES, LINKS, CRITICAL_PATH):
+    for process in (DEVICES, LINKS, CRITICAL_PATH, SUMS):
         for row in rows(events, process).values():
             row.sort(key=lambda e: e["ts"])
             for before, after in pairwise(row):
@@ -62,25 +62,32 @@ def test_events_are_valid_and_add_up(random_step, seed, overlap):
     assert list(devices) == [d.name for d in step.cluster.devices]
     np.testing.assert_allclose(list(devices.values()), step.device_busy_s, rtol=1e-9)
     table = link_utilisation(step).set_index("link")
-    assert set(busy_s(LINKS)) == set(table.index)
-    for name, seconds in busy_s(LINKS).items():
-        own_s = table.loc[name, "bytes"] / table.loc[name, "bandwidth_bytes_per_s"]
-        assert seconds == pytest.approx(own_s)
+    exchanges_s, sums_s = busy_s(LINKS), busy_s(SUMS)
+    assert set(exchanges_s) | set(sums_s) == set(table.index)
+    for name, row in table.iterrows():
+        seconds = exchanges_s.get(name, 0.0) + sums_s.get(name, 0.0)
+        assert seconds == pytest.approx(row["bytes"] / row["bandwidth_bytes_per_s"])
     assert sum(busy_s(CRITICAL_PATH).values()) == pytest.approx(step.step_s)
-    for name, row in rows(events, LINKS).items():
-        assert sum(e["args"]["bytes"] for e in row) == pytest.approx(table.loc[name, "bytes"])
+    carried = Counter()
+    for process in (LINKS, SUMS):
+        for name, row in rows(events, process).items():
+            carried[name] += sum(e["args"]["bytes"] for e in row)
+    assert dict(carried) == pytest.approx(table["bytes"].to_dict())
 
 
 def test_the_counter_holds_all_bytes(random_step):
     step = random_step(1).predicted()
-    counted = sorted(
-        (e for e in trace(step)["traceEvents"] if e["ph"] == "C"), key=lambda e: e["ts"]
-    )
-    assert counted[-1]["args"]["bytes_per_s"] == 0
-    moved = sum(
-        1e-6 * (after["ts"] - before["ts"]) * before["args"]["bytes_per_s"]
-        for before, after in pairwise(counted)
-    )
+    moved = 0.0
+    for process in (LINKS, SUMS):
+        counted = sorted(
+            (e for e in trace(step)["traceEvents"] if e["ph"] == "C" and e["pid"] == process),
+            key=lambda e: e["ts"],
+        )
+        assert counted[-1]["args"]["bytes_per_s"] == 0
+        moved += sum(
+            1e-6 * (after["ts"] - before["ts"]) * before["args"]["bytes_per_s"]
+            for before, after in pairwise(counted)
+        )
     assert moved == pytest.approx(step.exchange_bytes)
 
 
@@ -116,4 +123,9 @@ def test_a_file_says_that_it_is_a_prediction(random_step, tmp_path):
     assert content["otherData"]["kind"] == "prediction, not a measurement"
     assert content["otherData"]["step_s"] == step.step_s
     names = [e["args"]["name"] for e in content["traceEvents"] if e["name"] == "process_name"]
-    assert names == ["devices (predicted)", "links (predicted)", "critical path: bound by"]
+    assert names == [
+        "devices (predicted)",
+        "links (predicted)",
+        "links: sums of gradients (predicted)",
+        "critical path: bound by",
+    ]
