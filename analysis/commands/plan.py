@@ -8,9 +8,14 @@ import typer
 from analysis.commands import options
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
+from analysis.names.way_names import RestingName, WayName
+
+OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "aligned", "coverage")
+"""Parameters that only a plan of one replica, placed by name, knows."""
 
 
 def run(
+    ctx: typer.Context,
     cluster_file: options.ClusterFile,
     model: options.Model = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
@@ -32,7 +37,8 @@ def run(
         str | None,
         typer.Option(
             help="Instead of a budget: seconds of the predicted step (0.25, 250ms), or a fraction "
-            "of the dense step (0.4x). Keeps the most score within it.",
+            "of the best dense step (0.4x; with --placement of the dense step so placed). Keeps "
+            "the most within it.",
             rich_help_panel="Budget",
         ),
     ] = None,
@@ -54,14 +60,31 @@ def run(
             rich_help_panel="Budget",
         ),
     ] = None,
-    placement: Annotated[
-        PlacementName,
+    way: Annotated[
+        WayName | None,
         typer.Option(
-            help="balanced: the fastest dense step, devices may stay empty; every-device: the "
-            "fastest with all of them in every block; round-robin: equal shares in turn.",
+            help="The only kind of way to look at: the model on one device, on each of several, "
+            "cut over several, or several models of which some are cut; default all.",
+            rich_help_panel="Ways",
+        ),
+    ] = None,
+    resting: Annotated[
+        RestingName | None,
+        typer.Option(
+            help="Which blocks rest in a step, where the plan lets some: drawn (default) anew in "
+            "each, or in turns.",
+            rich_help_panel="Ways",
+        ),
+    ] = None,
+    placement: Annotated[
+        PlacementName | None,
+        typer.Option(
+            help="Instead of a search for ways, one model cut over the devices. balanced: the "
+            "fastest dense step, devices may stay empty; every-device: the fastest with all of "
+            "them in every block; round-robin: equal shares in turn.",
             rich_help_panel="Placement",
         ),
-    ] = PlacementName.BALANCED,
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -78,30 +101,42 @@ def run(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Make a plan: which subnet does what with which micro-batch, within a budget or a step time.
+    """Make a plan: which devices take how many samples, and which subnet does what with them.
 
-    Capacities are levelled over the cluster: slow devices and links are cut first. FLOPs and bytes
-    of the result are exact; 'd2ft simulate' predicts its time.
+    Searches the ways to run the model on the cluster (one device, data parallel, cut, hybrids) for
+    the one where a plan within the budget is fastest, and holds it against the best dense way and
+    against fewer samples. FLOPs and bytes are exact; step times are predictions.
     """
     from analysis.console.output import (
-        amount,
         messages,
         outside_calibration,
         percent,
         print_json,
         print_line,
-        print_table,
         print_warnings,
         seconds,
     )
     from analysis.console.signs_of_life import signs_of_life
+    from analysis.planning.answers import AnswerByPlacement, AnswerByWay
     from analysis.planning.plan_request import plan_request
-    from analysis.planning.plan_summary import summarize, summary_dict
+    from analysis.planning.plan_summary import summary_dict
     from analysis.planning.request import parse_heads, read_request
+    from analysis.planning.way_request import plan_on_way
+    from d2ft_sched.cluster.cluster_file import load_cluster
+    from d2ft_sched.errors import InputError
     from d2ft_sched.plan.plan_file import save_plan
     from d2ft_sched.problem.budget import Budget
-    from d2ft_sched.schedule.operations import Operation
 
+    if placement is None:
+        options.refuse_given(ctx, OF_PLACEMENTS, "ways are searched; it goes with --placement")
+    else:
+        options.refuse_given(ctx, ["resting"], "with --placement nothing rests")
+        if way not in (None, WayName.CUT):
+            raise InputError(
+                f"--way is {way} beside --placement, which cuts one model: leave one out"
+            )
+    if budget_compute == budget_comm == 1 and target_step_time is None:
+        options.refuse_given(ctx, ["resting"], "within the whole budget nothing rests")
     request = read_request(
         model=model,
         image_size=image_size,
@@ -123,93 +158,77 @@ def run(
         lora_alpha=lora_alpha,
         precision=precision,
     )
+    answer: AnswerByPlacement | AnswerByWay
     with outside_calibration() as warned, signs_of_life(messages) as stage:
-        planned = plan_request(
-            request,
-            placement,
-            target_step_time=target_step_time,
-            aligned=aligned,
-            solver=solver,
-            num_waves=waves,
-            seed=seed,
-            time_limit_s=time_limit,
-            may_starve=coverage is not None,
-            stage=stage,
-        )
-    if planned.starved:
-        warned.append(planned.starved)
+        if placement is None:
+            on_way = plan_on_way(
+                request,
+                way,
+                target_step_time=target_step_time,
+                resting=resting,
+                solver=solver,
+                seed=seed,
+                time_limit_s=time_limit,
+                stage=stage,
+            )
+            answer = AnswerByWay.of(
+                on_way,
+                out,
+                request,
+                way,
+                lambda other: load_cluster(cluster_file, other),
+                target_step_time=target_step_time,
+                seed=seed,
+            )
+        else:
+            placed = plan_request(
+                request,
+                placement,
+                target_step_time=target_step_time,
+                aligned=aligned,
+                solver=solver,
+                num_waves=waves,
+                seed=seed,
+                time_limit_s=time_limit,
+                may_starve=coverage is not None,
+                stage=stage,
+            )
+            answer = AnswerByPlacement.of(placed, out, placement, has_coverage=bool(coverage))
+    if answer.starved:
+        warned.append(answer.starved)
     print_warnings(warned)
-    plan, placed = planned.plan, planned.placed
+    plan = answer.plan
     save_plan(plan, out)
     explanation = None
     if explain:
         from analysis.planning.explain import explain as explain_plan
+        from analysis.planning.explain_tables import print_explanation
+        from sim.ways.redeal import redealt_scores
 
         with outside_calibration():  # of what was said already
-            explanation = explain_plan(plan, request.scores)
+            scored = redealt_scores(
+                request.scores,
+                request.workload.microbatch_samples,
+                plan.workload.microbatch_samples,
+            )
+            explanation = explain_plan(plan, scored)
     if json:
-        result = {"plan": str(out), **summary_dict(plan), "placement": placement.value}
-        result["dense_step_s"] = placed.dense_step_s
-        result["dense_step_lower_bound_s"] = placed.lower_bound_s
+        result = {"plan": str(out), **summary_dict(plan), **answer.as_dict()}
         if explanation:
             result["explanation"] = explanation.as_dict()
         print_json(result)
         return
-    summary = summarize(plan)
-    held = [plan.placement.subnet_device.count(d) for d in range(len(plan.cluster.devices))]
-    print_table(
-        f"{plan.workload.shape.name} on {plan.cluster.name}: operations of a mini-batch",
-        ["device", "REST", "FULL", "FORWARD_ONLY", "SHORTCUT", "of dense FLOPs"],
-        [
-            [
-                device.name,
-                *(str(summary.operations[d, op]) for op in reversed(Operation)),
-                percent(float(summary.device_flops_fraction[d])) if held[d] else "-",
-            ]
-            for d, device in enumerate(plan.cluster.devices)
-        ],
-    )
-    print_table(
-        "One step",
-        ["", "dense, placed alike", "plan", "of dense"],
-        [
-            [
-                "compute, trunk included",
-                amount(summary.dense_flops, "FLOP"),
-                amount(summary.flops, "FLOP"),
-                percent(summary.compute_fraction),
-            ],
-            [
-                "exchanged",
-                amount(summary.dense_exchange_bytes, "B"),
-                amount(summary.exchange_bytes, "B"),
-                percent(summary.communication_fraction if summary.dense_exchange_bytes else None),
-            ],
-        ],
-    )
+    print_line(answer.verdict)
+    answer.print_tables()
     if explanation:
-        from analysis.planning.explain_tables import print_explanation
-
         print_explanation(explanation)
-    print_line(
-        f"Placement {placement}: {placed.describe(len(plan.cluster.devices), plan.placement)}"
-    )
-    if len(set(plan.placement.subnet_device)) < len(plan.cluster.devices):
-        print_line(
-            "More devices were found to slow the dense step; --placement every-device uses all"
-        )
-    if plan.budget.coverage and not coverage:
-        print_line(
-            "Every micro-batch passes at least one subnet of every block, which the most score "
-            "alone would not give it; --coverage 0 leaves that out"
-        )
-    if planned.target:
-        print_line(f"Target step time: {planned.target}")
     record = plan.solver
+    for line in answer.notes():
+        print_line(line)
     print_line(
         f"{record.name}: {record.status}, objective {record.objective:.6g}, gap "
         f"{percent(record.gap)}, solved in {seconds(record.solve_s)} ({record.method})"
     )
     if scores is None:
         print_line("No --scores were given: every subnet and micro-batch counts alike.")
-    print_line(f"Wrote {out}; next: d2ft simulate {out}")
+    print_line(answer.last_line())

@@ -109,10 +109,10 @@ def run(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Predict a plan's step beside the dense one: time, bytes, memory, cost, and what bounds it.
+    """Predict a plan's step beside the best dense way and fewer samples, and what bounds it.
 
-    A step is synchronous: in every block each device waits for the slowest. All times are
-    predictions from the cluster file.
+    Time, bytes, memory and cost. A step is synchronous: in every block each device of a replica
+    waits for the slowest. All times are predictions from the cluster file.
     """
     import json as json_module
     from dataclasses import replace
@@ -166,9 +166,10 @@ def run(
             seed=seed,
             max_bottlenecks=top,
         )
-    if overlap and plan.num_waves == 1:
+    if overlap and all(replica.num_waves == 1 for replica in plan.replicas):
         warned.append(
-            "--overlap changes nothing for a plan of one wave; plan with --waves 2 or more"
+            "--overlap changes nothing for a plan of one wave; plan with --placement balanced "
+            "--waves 2 or more"
         )
     starved = starved_text(simulated.schedule, simulated.workload.partition.block)
     if starved:
@@ -176,9 +177,7 @@ def run(
     result = {
         "what_if": list(changes.describe()),
         "verdict": verdict(found),
-        "replanned": replanned.placed.describe(len(changed.devices), replanned.plan.placement)
-        if replanned
-        else None,
+        "replanned": replanned.text if replanned else None,
         "before": prediction_dict(before) if before else None,
         **found.as_dict(),
         "warnings": warned,

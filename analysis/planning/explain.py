@@ -1,19 +1,25 @@
-"""What stands behind a plan: which limits bind, what more is worth, where time and bytes go."""
+"""What stands behind a plan: which limits bind, what more is worth, where time and bytes go.
+
+Limits are those of the knapsacks that a plan of one replica was chosen in. What rests, and what
+several replicas do, was not: of such plans everything is free, and what is spent is predicted.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from analysis.planning.plan_summary import held_by_device
 from d2ft_sched.costs.exchange import SUBLAYERS, plan_exchange
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.problem.formulate import RESOURCES, Formulation, formulate
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.solvers.registry import solve
-from sim.prediction import Prediction
-from sim.step import simulate_plan
+from sim.prediction import TOGETHER, Prediction
+from sim.step import simulate_plan, simulate_replicas
 
 UNITS = {"compute_s": "ms", "communication_bytes": "MB", "activation_bytes": "MB"}
 """Unit in which marginal values are given."""
@@ -99,8 +105,63 @@ def explain(plan: Plan, scores: Scores) -> Explanation:
 
     Args:
         plan: with its budget; the schedule is taken as it is.
-        scores: those that it was made with; they are not part of a plan.
+        scores: those that it was made with, for its micro-batches; they are not part of a plan.
     """
+    prediction = simulate_plan(plan)
+    is_of_knapsacks = len(plan.replicas) == 1 and not (plan.schedule == Operation.REST).any()
+    devices = (_of_knapsacks if is_of_knapsacks else _of_replicas)(plan, scores, prediction)
+    value = scores.values()
+    dense_value = float(value[..., Operation.FULL].sum())
+    return Explanation(
+        devices=tuple(devices),
+        retained=_kept(value, plan.schedule) / dense_value if dense_value else 1.0,
+        phase_s=_phase_seconds(prediction),
+        step_s=prediction.step_s,
+        num_lane_phases=len(_slowest(prediction)),
+    )
+
+
+def _kept(value: np.ndarray, schedule: np.ndarray) -> float:
+    """Value of a schedule; of what rests, that of its forward pass."""
+    counted = np.where(schedule == Operation.REST, Operation.FORWARD_ONLY, schedule)
+    return float(np.take_along_axis(value, counted[..., None].astype(np.intp), axis=2).sum())
+
+
+def _of_replicas(plan: Plan, scores: Scores, prediction: Prediction) -> list[DeviceExplanation]:
+    """Devices of a plan that no knapsacks chose."""
+    dense = np.full_like(plan.schedule, Operation.FULL)
+    dense_step = simulate_replicas(plan.workload, plan.cluster, plan.replicas, dense)
+    spent = {
+        "compute_s": (prediction.device_busy_s, dense_step.device_busy_s),
+        "communication_bytes": tuple(
+            sum(
+                _message_bytes(part)
+                for part in replica_parts(plan.workload, plan.replicas, schedule)
+            )
+            for schedule in (plan.schedule, dense)
+        ),
+        "activation_bytes": (prediction.memory.activations, dense_step.memory.activations),
+    }
+    slowest = _slowest(prediction)
+    held, owned = held_by_device(plan)
+    return [
+        DeviceExplanation(
+            name=device.name,
+            num_knapsacks=0,
+            num_subnets=int(held[d]),
+            num_owned=int(owned[d]),
+            uses={
+                name: ResourceUse(float(now[d]), float(before[d]), 0, 0, 0.0)
+                for name, (now, before) in spent.items()
+            },
+            num_slowest=int(slowest[:, d].sum()),
+        )
+        for d, device in enumerate(plan.cluster.devices)
+    ]
+
+
+def _of_knapsacks(plan: Plan, scores: Scores, prediction: Prediction) -> list[DeviceExplanation]:
+    """Devices of a plan whose operations knapsacks chose."""
     formulation = formulate(
         plan.workload,
         plan.cluster,
@@ -109,12 +170,12 @@ def explain(plan: Plan, scores: Scores) -> Explanation:
         plan.budget,
         num_waves=plan.num_waves,
     )
-    prediction = simulate_plan(plan)
     chosen = _row_schedule(formulation, plan.schedule)
     spent = formulation.problem.spending(chosen)
     spent_bytes, dense_bytes = (
-        _message_bytes(plan, schedule)
+        _message_bytes(part)
         for schedule in (plan.schedule, np.full_like(plan.schedule, Operation.FULL))
+        for part in replica_parts(plan.workload, plan.replicas, schedule)
     )
     gain, size = _marginal(formulation)
     slowest = _slowest(prediction)
@@ -150,18 +211,7 @@ def explain(plan: Plan, scores: Scores) -> Explanation:
                 num_slowest=int(slowest[:, d].sum()),
             )
         )
-    value = scores.values()
-    dense_value = float(value[..., Operation.FULL].sum())
-    objective = float(
-        np.take_along_axis(value, plan.schedule[..., None].astype(np.intp), axis=2).sum()
-    )
-    return Explanation(
-        devices=tuple(devices),
-        retained=objective / dense_value if dense_value else 1.0,
-        phase_s=_phase_seconds(prediction),
-        step_s=prediction.step_s,
-        num_lane_phases=len(slowest),
-    )
+    return devices
 
 
 def _row_schedule(formulation: Formulation, schedule: np.ndarray) -> np.ndarray:
@@ -211,22 +261,24 @@ def _slowest(prediction: Prediction) -> np.ndarray:
     return device_s >= device_s.max(axis=1, keepdims=True) * (1 - ROUNDING)
 
 
-def _message_bytes(plan: Plan, schedule: np.ndarray) -> np.ndarray:
+def _message_bytes(part: ReplicaPart) -> np.ndarray:
     """Bytes that the subnets of each device receive and return in a step, int ``[num_devices]``;
     those of a block on one device share their messages."""
-    exchange = plan_exchange(plan.workload, plan.placement, schedule)
+    exchange = plan_exchange(part.workload, part.placement, part.schedule)
     return 2 * len(SUBLAYERS) * exchange.received_bytes().sum(axis=(0, 1))
 
 
 def _phase_seconds(prediction: Prediction) -> dict[str, float]:
-    """Seconds of the step by kind of phase: sub-layers together, of sums of gradients what backward
-    does not hide."""
+    """Seconds of the step by kind of phase, sub-layers together: of the replica that ends last, of
+    sums of gradients what backward does not hide."""
+    own = [p for p in prediction.phases if p.replica != TOGETHER]
+    last = max(own, key=lambda p: p.end_s).replica
     total: dict[str, float] = {}
-    if exposed_s := prediction.exposed_sums_s:
-        total["gradient sums"] = exposed_s
     for phase in prediction.phases:
-        if phase.is_sum:
+        if phase.is_sum or phase.replica not in (last, TOGETHER):
             continue
         kind = phase.name.split()[-1] if phase.block >= 0 else phase.name
         total[kind] = total.get(kind, 0.0) + phase.duration_s
+    if exposed_s := prediction.exposed_sums_s:
+        total["gradient sums"] = exposed_s
     return total

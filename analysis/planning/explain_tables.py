@@ -4,6 +4,7 @@ from analysis.console.output import amount, percent, print_table, seconds
 from analysis.planning.explain import UNITS, Explanation, ResourceUse
 from analysis.planning.plan_diff import PlanDiff
 from d2ft_sched.problem.budget import BlockLevels
+from d2ft_sched.schedule.operations import Operation
 
 TITLES = {
     "compute_s": "compute",
@@ -14,6 +15,12 @@ TITLES = {
 
 def print_explanation(explanation: Explanation) -> None:
     """What binds, what more is worth, where time and bytes go."""
+    if any(use.num_limited for device in explanation.devices for use in device.uses.values()):
+        _print_binding(explanation)
+    _print_spending(explanation)
+
+
+def _print_binding(explanation: Explanation) -> None:
     print_table(
         "What binds: in how many of the blocks with a limit would more of it alone keep more "
         "score, and how much for one more unit at best",
@@ -23,6 +30,9 @@ def print_explanation(explanation: Explanation) -> None:
             for device in explanation.devices
         ],
     )
+
+
+def _print_spending(explanation: Explanation) -> None:
     print_table(
         f"Where it goes: share of what dense would spend; phases of lanes, of "
         f"{explanation.num_lane_phases}, in which none takes longer",
@@ -71,8 +81,8 @@ def print_diff(diff: PlanDiff, first: str, second: str) -> None:
         [[name, _short(a), _short(b)] for name, (a, b) in diff.settings.items()],
     )
     print_table(
-        f"Devices; {diff.num_moved} subnets moved, {diff.num_reowned} micro-batches changed owner",
-        ["device", "subnets", "owns", "FULL", "FORWARD_ONLY", "SHORTCUT", "busy (predicted)"],
+        f"Devices; {diff.num_moved} subnets moved, {diff.num_reowned} samples changed owner",
+        ["device", "subnets", "owns", *(op.name for op in reversed(Operation)), "busy (predicted)"],
         [
             [
                 device.name,
@@ -80,7 +90,7 @@ def print_diff(diff: PlanDiff, first: str, second: str) -> None:
                 _change(*map(str, device.num_owned)),
                 *(
                     _change(str(device.operations[0][op]), str(device.operations[1][op]))
-                    for op in (2, 1, 0)
+                    for op in reversed(Operation)
                 ),
                 _change(*map(seconds, device.busy_s)),
             ]
@@ -90,7 +100,7 @@ def print_diff(diff: PlanDiff, first: str, second: str) -> None:
     if diff.changed:
         print_table(
             "Operations that changed",
-            ["before", "after", "number"],
+            ["before", "after", "subnets x samples"],
             [[before, after, str(number)] for (before, after), number in diff.changed.items()],
         )
     shown = {

@@ -1,10 +1,12 @@
 """Two plans side by side: what differs in budget, placement and operations, and what that does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from analysis.planning.plan_summary import device_names, held_by_device, operations_by_device
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import cluster_to_dict
 from d2ft_sched.errors import InputError
@@ -42,9 +44,10 @@ class PlanDiff:
 
     Attributes:
         settings: by name, the values that differ (budget, model, cluster, solver, waves).
-        num_moved: subnets on another device.
-        num_reowned: micro-batches with another owner.
-        changed: by (operation before, operation after), how many cells; only those that changed.
+        num_moved: subnets that other devices hold.
+        num_reowned: samples with another owner.
+        changed: by (operation before, operation after), of how many (subnet, sample); only those
+            that changed.
         devices: by device.
         effects: by quantity, its predicted value in both plans.
     """
@@ -69,21 +72,22 @@ class PlanDiff:
 
 
 def diff_plans(first: Plan, second: Plan) -> PlanDiff:
-    """Compare two plans of the same model, partition and number of micro-batches.
+    """Compare two plans of the same model, partition and number of samples, on any replicas.
 
     Raises:
         InputError: these differ, or the numbers of devices do.
     """
     _check_comparable(first, second)
     plans = (first, second)
+    counts = tuple((operations_by_device(plan), *held_by_device(plan)) for plan in plans)
     predictions = (simulate_plan(first), simulate_plan(second))
     return PlanDiff(
         settings=_settings(first, second),
-        num_moved=_num_different(first.placement.subnet_device, second.placement.subnet_device),
-        num_reowned=_num_different(first.placement.owner, second.placement.owner),
-        changed=_changed(first.schedule, second.schedule),
+        num_moved=sum(a != b for a, b in zip(*map(_holders, plans), strict=True)),
+        num_reowned=int((_owner_of_samples(first) != _owner_of_samples(second)).sum()),
+        changed=_changed(*map(_of_samples, plans)),
         devices=tuple(
-            _device_diff(d, device.name, plans, predictions)
+            _device_diff(d, device.name, counts, predictions)
             for d, device in enumerate(first.cluster.devices)
         ),
         effects=_effects(plans, predictions),
@@ -95,11 +99,7 @@ def _check_comparable(first: Plan, second: Plan) -> None:
         ("models", first.workload.shape.name, second.workload.shape.name),
         ("numbers of devices", len(first.cluster.devices), len(second.cluster.devices)),
         ("numbers of subnets", first.workload.num_subnets, second.workload.num_subnets),
-        (
-            "numbers of micro-batches",
-            first.workload.num_microbatches,
-            second.workload.num_microbatches,
-        ),
+        ("numbers of samples", *(int(plan.workload.samples.sum()) for plan in (first, second))),
     ):
         if a != b:
             raise InputError(f"the plans have different {what}, {a} and {b}; they must be equal")
@@ -125,7 +125,8 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
         ("bytes of a value sent", lambda plan: plan.workload.element_bytes),
         ("bytes of a parameter", lambda plan: plan.workload.parameter_bytes),
         ("adapters", lambda plan: _adapters(plan.workload.lora)),
-        ("waves", lambda plan: plan.num_waves),
+        ("replicas", _replicas_text),
+        ("waves", lambda plan: ", ".join(str(replica.num_waves) for replica in plan.replicas)),
         ("solver", lambda plan: plan.solver.name),
         ("method", lambda plan: plan.solver.method),
         ("status", lambda plan: plan.solver.status),
@@ -147,8 +148,25 @@ def _adapters(lora: Lora | None) -> str:
     return "none" if lora is None else f"rank {lora.rank}, alpha {lora.alpha:g}"
 
 
-def _num_different(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    return sum(a != b for a, b in zip(first, second, strict=True))
+def _replicas_text(plan: Plan) -> str:
+    return "; ".join(" + ".join(names) for names in device_names(plan))
+
+
+def _holders(plan: Plan) -> list[tuple[int, ...]]:
+    """Devices that hold each subnet, one of each replica."""
+    holders = zip(*(replica.placement.subnet_device for replica in plan.replicas), strict=True)
+    return [tuple(sorted(devices)) for devices in holders]
+
+
+def _owner_of_samples(plan: Plan) -> np.ndarray:
+    """Device that owns each sample, int ``[num_samples]``."""
+    owners = [owner for replica in plan.replicas for owner in replica.placement.owner]
+    return np.repeat(owners, plan.workload.samples)
+
+
+def _of_samples(plan: Plan) -> np.ndarray:
+    """Operation of every subnet on every sample, int8 ``[num_subnets, num_samples]``."""
+    return np.repeat(plan.schedule, plan.workload.samples, axis=1)
 
 
 def _changed(first: np.ndarray, second: np.ndarray) -> dict[tuple[str, str], int]:
@@ -162,20 +180,17 @@ def _changed(first: np.ndarray, second: np.ndarray) -> dict[tuple[str, str], int
 
 
 def _device_diff(
-    d: int, name: str, plans: tuple[Plan, Plan], predictions: tuple[Prediction, Prediction]
+    d: int,
+    name: str,
+    counts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    predictions: tuple[Prediction, Prediction],
 ) -> DeviceDiff:
-    counts = []
-    for plan in plans:
-        held = plan.schedule[np.array(plan.placement.subnet_device) == d]
-        counts.append(tuple(int((held == op).sum()) for op in Operation))
+    (first, first_held, first_owned), (second, second_held, second_owned) = counts
     return DeviceDiff(
         name=name,
-        operations=(counts[0], counts[1]),
-        num_subnets=(
-            plans[0].placement.subnet_device.count(d),
-            plans[1].placement.subnet_device.count(d),
-        ),
-        num_owned=(plans[0].placement.owner.count(d), plans[1].placement.owner.count(d)),
+        operations=(tuple(first[d].tolist()), tuple(second[d].tolist())),
+        num_subnets=(int(first_held[d]), int(second_held[d])),
+        num_owned=(int(first_owned[d]), int(second_owned[d])),
         busy_s=(float(predictions[0].device_busy_s[d]), float(predictions[1].device_busy_s[d])),
     )
 

@@ -70,12 +70,7 @@ def plan_request(
             `plan_for_target` refuse.
     """
     budget = request.budget
-    fractions = (budget.compute, budget.communication, budget.memory)
-    if target_step_time is not None and fractions != (1, 1, 1):
-        raise InputError(
-            "--target-step-time sets the capacities by itself; leave --budget-compute, "
-            "--budget-comm and --budget-memory out"
-        )
+    check_target_alone(budget, target_step_time)
     if target_step_time is not None and not budget.per_block:
         raise InputError("--target-step-time levels every block; leave --per-device out")
     stage("placing subnets and micro-batches")
@@ -105,6 +100,20 @@ def plan_request(
             f"{first.starved}, and no plan was found in which all of them pass every block "
             f"({error}); ask for more, for fewer micro-batches, or for this with --coverage 0"
         ) from None
+
+
+def check_target_alone(budget: Budget, target_step_time: str | None) -> None:
+    """Refuse a budget beside a step time.
+
+    Raises:
+        InputError: there are both.
+    """
+    fractions = (budget.compute, budget.communication, budget.memory)
+    if target_step_time is not None and fractions != (1, 1, 1):
+        raise InputError(
+            "--target-step-time sets the capacities by itself; leave --budget-compute, "
+            "--budget-comm and --budget-memory out"
+        )
 
 
 def _plan_placed(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from d2ft_sched.costs.exchange import plan_exchange
-from d2ft_sched.costs.flops import operation_flops, step_flops
+from analysis.planning.step_totals import StepTotals, step_totals
+from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
@@ -21,16 +21,34 @@ class PlanSummary:
             ``[num_devices, 4]``.
         device_flops_fraction: subnet FLOPs of each device over those of the dense run, float
             ``[num_devices]``, NaN for a device without subnets.
-        flops, dense_flops: of a step, trunk included.
-        exchange_bytes, dense_exchange_bytes: dispatched and combined in a step.
+        num_subnets: that each device holds, int ``[num_devices]``.
+        totals: of a step.
+        dense_totals: of the same with every operation FULL.
     """
 
     operations: np.ndarray
     device_flops_fraction: np.ndarray
-    flops: float
-    dense_flops: float
-    exchange_bytes: int
-    dense_exchange_bytes: int
+    num_subnets: np.ndarray
+    totals: StepTotals
+    dense_totals: StepTotals
+
+    @property
+    def flops(self) -> float:
+        """Of a step, trunk included."""
+        return self.totals.flops
+
+    @property
+    def dense_flops(self) -> float:
+        return self.dense_totals.flops
+
+    @property
+    def exchange_bytes(self) -> int:
+        """Dispatched and combined in a step."""
+        return self.totals.message_bytes
+
+    @property
+    def dense_exchange_bytes(self) -> int:
+        return self.dense_totals.message_bytes
 
     @property
     def compute_fraction(self) -> float:
@@ -44,29 +62,52 @@ class PlanSummary:
 
 def summarize(plan: Plan) -> PlanSummary:
     """Count a plan's operations, FLOPs and bytes."""
-    workload, placement, schedule = plan.workload, plan.placement, plan.schedule
+    workload, num_devices = plan.workload, len(plan.cluster.devices)
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    device = np.array(placement.subnet_device)
-    operations = np.zeros((placement.num_devices, len(Operation)), dtype=int)
-    flops = operation_flops(workload)
-    device_flops = np.zeros((2, placement.num_devices))
-    for op in Operation:
-        np.add.at(operations[:, op], device, (schedule == op).sum(axis=1))
-        np.add.at(device_flops[0], device, (flops[..., op] * (schedule == op)).sum(axis=1))
-    np.add.at(device_flops[1], device, flops[..., Operation.FULL].sum(axis=1))
+    device_flops = np.zeros((2, num_devices))
+    for part in plan.parts:
+        device, flops = np.array(part.placement.subnet_device), operation_flops(part.workload)
+        for op in Operation:
+            of_op = (flops[..., op] * (part.schedule == op)).sum(axis=1)
+            np.add.at(device_flops[0], device, of_op)
+        np.add.at(device_flops[1], device, flops[..., Operation.FULL].sum(axis=1))
     return PlanSummary(
-        operations=operations,
+        operations=operations_by_device(plan),
         device_flops_fraction=np.divide(
             device_flops[0],
             device_flops[1],
-            out=np.full(placement.num_devices, np.nan),
+            out=np.full(num_devices, np.nan),
             where=device_flops[1] > 0,
         ),
-        flops=step_flops(workload, schedule, placement),
-        dense_flops=step_flops(workload, dense, placement),
-        exchange_bytes=plan_exchange(workload, placement, schedule).total_bytes(),
-        dense_exchange_bytes=plan_exchange(workload, placement, dense).total_bytes(),
+        num_subnets=held_by_device(plan)[0],
+        totals=step_totals(workload, plan.replicas, plan.schedule),
+        dense_totals=step_totals(workload, plan.replicas, dense),
     )
+
+
+def device_names(plan: Plan) -> tuple[tuple[str, ...], ...]:
+    """Names of each replica's devices."""
+    names = [device.name for device in plan.cluster.devices]
+    return tuple(tuple(names[d] for d in replica.devices) for replica in plan.replicas)
+
+
+def held_by_device(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Subnets that each device holds and micro-batches that it owns, int ``[num_devices]``."""
+    held, owned = np.zeros((2, len(plan.cluster.devices)), dtype=int)
+    for replica in plan.replicas:
+        np.add.at(held, list(replica.placement.subnet_device), 1)
+        np.add.at(owned, list(replica.placement.owner), 1)
+    return held, owned
+
+
+def operations_by_device(plan: Plan) -> np.ndarray:
+    """How many of each operation, in the order of `Operation`, int ``[num_devices, 4]``."""
+    operations = np.zeros((len(plan.cluster.devices), len(Operation)), dtype=int)
+    for part in plan.parts:
+        for op in Operation:
+            number = (part.schedule == op).sum(axis=1)
+            np.add.at(operations[:, op], list(part.placement.subnet_device), number)
+    return operations
 
 
 def summary_dict(plan: Plan) -> dict[str, Any]:
@@ -85,10 +126,14 @@ def summary_dict(plan: Plan) -> dict[str, Any]:
         "compute_fraction": summary.compute_fraction,
         "exchange_bytes": summary.exchange_bytes,
         "communication_fraction": summary.communication_fraction,
+        "gradient_bytes": summary.totals.gradient_bytes,
+        "dense_gradient_bytes": summary.dense_totals.gradient_bytes,
+        "resting": plan.budget.resting,
         "devices": [
             {
                 "name": device.name,
                 "num_full": int(summary.operations[d, Operation.FULL]),
+                "num_rest": int(summary.operations[d, Operation.REST]),
                 "num_forward_only": int(summary.operations[d, Operation.FORWARD_ONLY]),
                 "num_shortcut": int(summary.operations[d, Operation.SHORTCUT]),
                 "flops_fraction": float(summary.device_flops_fraction[d]),

@@ -9,11 +9,18 @@ from matplotlib.patches import Patch
 from analysis.plots.style import GREY, OPERATION_COLOURS, new_figure, plot_style
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.replica import first_microbatches
 
 
 def schedule_heatmap(plan: Plan) -> Figure:
-    """Operation of every subnet (columns, by device and then block) and micro-batch (rows)."""
-    device = np.array(plan.placement.subnet_device)
+    """Operation of every subnet (columns, by device and then block) and micro-batch (rows).
+
+    Where there are several replicas, columns are in order of block, and lines part their rows.
+    """
+    several = len(plan.replicas) > 1
+    device = np.array(plan.replicas[0].placement.subnet_device)
+    if several:
+        device = np.zeros_like(device)
     order = np.lexsort((plan.workload.partition.block, device))
     num_subnets, num_microbatches = plan.schedule.shape
     with plot_style():
@@ -32,7 +39,10 @@ def schedule_heatmap(plan: Plan) -> Figure:
             axes.set_yticks(np.arange(num_microbatches + 1) - 0.5, minor=True)
             axes.grid(which="minor", color="white", linewidth=0.6)
         axes.tick_params(which="minor", length=0)
-        _label_devices(axes, plan, device[order])
+        if several:
+            _label_replicas(axes, plan)
+        else:
+            _label_devices(axes, plan, device[order])
         step = max(1, num_microbatches // 12)
         axes.set_yticks(range(0, num_microbatches, step))
         axes.set_ylabel("micro-batch (index)")
@@ -72,3 +82,23 @@ def _label_devices(axes: Axes, plan: Plan, device: np.ndarray) -> None:
     axes.set_xlabel(
         f"subnets of each device, in order of block (0 to {num_blocks - 1} from left to right)"
     )
+
+
+def _label_replicas(axes: Axes, plan: Plan) -> None:
+    bounds = first_microbatches(plan.replicas)
+    for bound in bounds[1:-1]:
+        axes.axhline(bound - 0.5, color="black", linewidth=1.5)
+    names = [device.name for device in plan.cluster.devices]
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(
+        (bounds[:-1] + bounds[1:] - 1) / 2,
+        [" + ".join(names[d] for d in replica.devices) for replica in plan.replicas],
+    )
+    beside.tick_params(axis="y", length=0)
+    beside.spines[:].set_visible(False)
+    block = plan.workload.partition.block
+    starts = np.flatnonzero(np.diff(block, prepend=-1))
+    middles = (starts + np.r_[starts[1:], len(block)] - 1) / 2
+    axes.set_xticks(middles, [str(b) for b in block[starts]])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("subnets of each block, which every replica holds")

@@ -5,8 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.names.placement_names import PlacementName
-from analysis.planning.plan_request import Planned, plan_request
+from analysis.names.way_names import RestingName
+from analysis.planning.plan_request import plan_request
+from analysis.planning.plan_summary import device_names
 from analysis.planning.request import Request
+from analysis.planning.way_request import is_on_way, plan_on_way
+from analysis.planning.way_tables import names_text
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
@@ -14,6 +18,7 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import load_scores, uniform_scores
 from d2ft_sched.schedule.placement import place_round_robin
 from sim.questions.what_if import drop_devices, scale_bandwidth, scale_compute, scale_latency
+from sim.ways.way import kind_of
 
 Scale = Callable[[Cluster, float, str | None], Cluster]
 
@@ -73,11 +78,25 @@ def _scaled(cluster: Cluster, option: str, scale: Scale, text: str) -> Cluster:
     return scale(cluster, factor, name or None)
 
 
-def plan_again(plan: Plan, cluster: Cluster, scores_file: Path | None, seed: int) -> Planned:
+@dataclass(frozen=True)
+class Replanned:
+    """A plan that was made anew.
+
+    Attributes:
+        plan: the plan.
+        text: where it runs.
+    """
+
+    plan: Plan
+    text: str
+
+
+def plan_again(plan: Plan, cluster: Cluster, scores_file: Path | None, seed: int) -> Replanned:
     """A plan of the same request on another cluster, with other devices.
 
-    Model, partition, mini-batch, budget or target step time, solver and waves are the plan's. It is
-    placed in turn if the plan was, else balanced.
+    Model, partition, mini-batch, budget or target step time, solver and waves are the plan's. One
+    that was made on the best way is made on the best way again; another is placed in turn if it
+    was, else balanced.
 
     Args:
         plan: that was made for more devices.
@@ -91,19 +110,29 @@ def plan_again(plan: Plan, cluster: Cluster, scores_file: Path | None, seed: int
     """
     workload, budget = plan.workload, plan.budget
     size = (workload.num_subnets, workload.num_microbatches)
-    in_turn = place_round_robin(workload.partition, size[1], len(plan.cluster.devices))
     target_s = budget.target_step_s
-    return plan_request(
-        Request(
-            workload,
-            cluster,
-            load_scores(scores_file, *size) if scores_file else uniform_scores(*size),
-            Budget() if target_s else replace(budget, levels=None),
-        ),
+    request = Request(
+        workload,
+        cluster,
+        load_scores(scores_file, *size) if scores_file else uniform_scores(*size),
+        Budget() if target_s else replace(budget, levels=None, resting=None),
+    )
+    target = repr(target_s) if target_s else None
+    if is_on_way(plan):
+        resting = RestingName(budget.resting) if budget.resting else None
+        on_way = plan_on_way(request, target_step_time=target, resting=resting, seed=seed)
+        made = on_way.found.plan
+        kind = kind_of(tuple(replica.devices for replica in made.replicas))
+        return Replanned(made, f"{kind} on {names_text(device_names(made))}")
+    in_turn = place_round_robin(workload.partition, size[1], len(plan.cluster.devices))
+    planned = plan_request(
+        request,
         PlacementName.ROUND_ROBIN if plan.placement == in_turn else PlacementName.BALANCED,
-        target_step_time=repr(target_s) if target_s else None,
+        target_step_time=target,
         aligned=budget.aligned,
         solver=plan.solver.name,
         num_waves=plan.num_waves,
         seed=seed,
     )
+    taken = planned.plan.placement
+    return Replanned(planned.plan, planned.placed.describe(len(cluster.devices), taken))

@@ -7,9 +7,10 @@ import pandas as pd
 
 from analysis.console.formatting import beside, three_digits
 from analysis.console.output import amount, percent, print_columns, seconds
-from analysis.simulating.simulation import FACTOR, Reference, Simulation
+from analysis.planning.way_tables import names_text, samples_text
+from analysis.planning.way_words import beside_dense
+from analysis.simulating.simulation import FACTOR, Simulation
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.schedule.placement import place_round_robin
 from sim.prediction import Prediction
 from sim.questions.bounds import Bottleneck, ResourceKind
 from sim.questions.cost import step_cost
@@ -35,36 +36,12 @@ def print_simulation(found: Simulation, before: Prediction | None = None) -> Non
 
 
 def verdict(found: Simulation) -> str:
-    """The plan beside the quickest dense way that fits, in one line."""
-    plan, cluster = found.planned, found.plan.cluster.name
-    ways = [way for way in found.references if not way.out_of_memory]
-    quickest = min(ways, key=lambda way: way.step_s, default=None)
-    if plan.out_of_memory:
-        full = ", ".join(device.device for device in plan.out_of_memory)
-        text = f"The plan does not fit the memory of {full}: a step would take"
-    else:
-        text = "A step of the plan takes"
-    text += f" {seconds(plan.step_s)} on {cluster} (predicted)"
-    if quickest is None:
-        return f"{text}; no dense way fits its memory"
-    told = f"{beside(plan.step_s, quickest.step_s)} time"
-    if told.startswith("as much"):
-        told = "as long"
-    else:
-        told = told.replace("times as much time", "times as long")
-    return (
-        f"{text}, {told} {'as' if 'as long' in told else 'than'} the quickest dense way, "
-        f"{quickest.name} ({seconds(quickest.step_s)})"
-    )
-
-
-def dense_title(found: Simulation) -> str:
-    """What the dense step that is placed as the plan is should be called."""
-    plan = found.plan
-    num_devices = len(plan.cluster.devices)
-    naive = place_round_robin(plan.workload.partition, plan.workload.num_microbatches, num_devices)
-    is_naive = num_devices > 1 and plan.placement == naive
-    return "dense, naively placed" if is_naive else "dense, placed alike"
+    """The plan beside the best dense way and fewer samples, in one line."""
+    text = beside_dense(found.planned.step_s, found.held)
+    if not found.planned.out_of_memory:
+        return text
+    full = ", ".join(device.device for device in found.planned.out_of_memory)
+    return f"The plan does not fit the memory of {full}. {text}"
 
 
 def heading(found: Simulation) -> str:
@@ -96,7 +73,12 @@ def notes(found: Simulation) -> Iterator[str]:
 
 
 def _print_summary(found: Simulation, before: Prediction | None) -> None:
-    others = {dense_title(found): found.dense} | ({"before": before} if before else {})
+    known = {
+        "best dense": found.best_dense and found.best_dense.prediction,
+        "fewer samples": found.as_short and found.as_short.prediction,
+        "before": before,
+    }
+    others = {name: other for name, other in known.items() if other}
     columns = ["", "plan", *(text for name in others for text in (name, "plan of it"))]
     rows = []
     for title, value, show in _metrics():
@@ -197,12 +179,16 @@ def _print_references(found: Simulation) -> None:
     plan = found.planned
     memory = float(plan.peak_memory_bytes.max())
     print_columns(
-        "Ways to do the dense step, and what the plan takes beside each",
-        ["", "on", "step", "bytes", "peak memory", "fits", "plan: time", "bytes", "memory"],
+        "Ways to do the dense step, naive placements last, and what the plan takes beside each",
+        [
+            "", "on", "samples", "step", "bytes", "peak memory", "fits",
+            "plan: time", "bytes", "memory",
+        ],
         [
             [
-                way.name,
-                _taking_part(way, len(found.plan.cluster.devices)),
+                f"naive: {way.name}" if way.is_naive else way.name,
+                names_text(way.replicas),
+                samples_text(way.samples),
                 seconds(way.step_s),
                 amount(way.exchange_bytes, "B"),
                 amount(way.peak_memory_bytes, "B"),
@@ -213,13 +199,7 @@ def _print_references(found: Simulation) -> None:
             ]
             for way in found.references
         ],
-    )
-
-
-def _taking_part(way: Reference, num_devices: int) -> str:
-    text = way.devices[0] if len(way.devices) == 1 else f"{len(way.devices)} of {num_devices}"
-    most = max(way.passes, default=1)
-    return f"{text}, {most} passes" if most > 1 else text
+    )  # fmt: skip
 
 
 def _print_devices(plan: Prediction) -> None:

@@ -1,4 +1,4 @@
-"""What `d2ft simulate` finds out: a plan's step beside dense ones, and what bounds it."""
+"""What `d2ft simulate` finds out: a step beside what needs no planner, and what bounds it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,12 +7,18 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.planning.dense_baselines import (
+    Baselines,
+    baselines,
+    dense_plan,
+    way_record,
+    way_totals,
+)
+from analysis.planning.plan_summary import device_names
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.dense.data_parallel import DataParallelSteps
-from sim.dense.device_alone import DeviceRun, fastest_alone
 from sim.dense_baselines import tensor_parallel_step
 from sim.prediction import Prediction
 from sim.questions.bounds import critical_path_table, what_bounds
@@ -20,7 +26,9 @@ from sim.questions.cost import device_cost, step_cost
 from sim.questions.jitter import Jitter, StepTimes, jittered_step_times
 from sim.questions.sensitivity import Sensitivity, sensitivities
 from sim.questions.utilisation import device_utilisation, link_utilisation
-from sim.step import simulate_plan, simulate_step
+from sim.step import simulate_plan, simulate_replicas
+from sim.ways.search import WaySearch
+from sim.ways.way import Way
 
 FACTOR = 2.0
 """Improvement that is tried of every bottleneck."""
@@ -28,13 +36,13 @@ FACTOR = 2.0
 
 @dataclass(frozen=True)
 class Reference:
-    """A way to do the dense step, to compare with.
+    """A dense step to compare with.
 
     Attributes:
-        name: of the way.
-        devices: names of those that take part.
-        samples: that each of them runs whole; none where they work on all samples together.
-        passes: that each of them runs its samples in.
+        name: of the way, or of a placement that nobody should run.
+        is_naive: whether it is such a placement.
+        replicas: names of the devices of each copy of the model.
+        samples: that each of them runs.
         step_s: seconds.
         exchange_bytes: moved between devices.
         peak_memory_bytes: of the fullest device.
@@ -42,13 +50,30 @@ class Reference:
     """
 
     name: str
-    devices: tuple[str, ...]
+    is_naive: bool
+    replicas: tuple[tuple[str, ...], ...]
     samples: tuple[int, ...]
-    passes: tuple[int, ...]
     step_s: float
     exchange_bytes: float
     peak_memory_bytes: float
     out_of_memory: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A dense step that needs no planner.
+
+    Attributes:
+        way: that it runs on.
+        prediction: of it.
+    """
+
+    way: Way
+    prediction: Prediction
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {**way_record(self.way), **prediction_dict(self.prediction)}
 
 
 @dataclass(frozen=True)
@@ -58,15 +83,19 @@ class Simulation:
     Attributes:
         plan: with the cluster that it was simulated on.
         planned: its step.
-        dense: the step with every operation FULL under the plan's placement.
-        references: ways to do the dense step: as placed, and without the plan's placement.
+        held: what every saving is held against.
+        best_dense: the least dense step of any way; None where none fits.
+        as_short: dense on the most samples in as short a step; None where there are none.
+        references: ways to do the dense step, the fastest first, and naive placements.
         sensitivities: what better resources would bring, the most important ones first.
-        jitter: step times of "dense" and "plan" with devices that are not always equally fast.
+        jitter: step times of "best dense" and "plan" with devices that are not always equally fast.
     """
 
     plan: Plan
     planned: Prediction
-    dense: Prediction
+    held: Baselines
+    best_dense: Baseline | None
+    as_short: Baseline | None
     references: tuple[Reference, ...]
     sensitivities: tuple[Sensitivity, ...]
     jitter: dict[str, StepTimes]
@@ -76,7 +105,9 @@ class Simulation:
         return {
             "cluster": self.plan.cluster.name,
             "overlap": self.planned.is_overlapped,
-            "dense": prediction_dict(self.dense),
+            "best_dense": self.best_dense.as_dict() if self.best_dense else None,
+            "fewer_samples": self.as_short.as_dict() if self.as_short else None,
+            "dense_step_lower_bound_s": self.held.search.lower_bound_s,
             "plan": {
                 **prediction_dict(self.planned),
                 "device_utilisation": _records(device_utilisation(self.planned)),
@@ -144,30 +175,32 @@ def simulate(
             two or three simulations. With 0 none is tried.
     """
     step = partial(simulate_plan, plan, overlap=overlap)
-    planned, dense = step(), dense_step(plan, overlap)
+    planned = step()
+    held = baselines(plan.workload, plan.cluster, planned.step_s)
+    dense, as_short = (
+        None if way is None else Baseline(way, simulate_plan(dense_plan(plan, way)))
+        for way in (held.best_dense, held.as_short)
+    )
     found: Sequence[Sensitivity] = ()
     if max_bottlenecks:
         found = sensitivities(planned, step, factor=FACTOR, max_bottlenecks=max_bottlenecks)
     times = {}
     if jitter is not None:
+        drawn = {"best dense": dense.prediction} if dense else {}
         times = {
             name: jittered_step_times(prediction, jitter, num_steps, seed)
-            for name, prediction in (("dense", dense), ("plan", planned))
+            for name, prediction in (drawn | {"plan": planned}).items()
         }
-    return Simulation(plan, planned, dense, _references(plan, dense), tuple(found), times)
+    references = (*_ways(held.search), *_naive(plan, overlap))
+    return Simulation(plan, planned, held, dense, as_short, references, tuple(found), times)
 
 
 def dense_step(plan: Plan, overlap: bool = False) -> Prediction:
-    """The step of a plan with every operation FULL."""
-    workload = plan.workload
-    return simulate_step(
-        workload,
-        plan.cluster,
-        plan.placement,
-        uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL),
-        plan.num_waves,
-        overlap=overlap,
+    """The step of a plan's replicas with every operation FULL on all samples."""
+    every = uniform_schedule(
+        plan.workload.num_subnets, plan.workload.num_microbatches, Operation.FULL
     )
+    return simulate_replicas(plan.workload, plan.cluster, plan.replicas, every, overlap)
 
 
 def prediction_dict(prediction: Prediction) -> dict[str, Any]:
@@ -183,51 +216,57 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _references(plan: Plan, dense: Prediction) -> tuple[Reference, ...]:
+def _ways(search: WaySearch) -> list[Reference]:
+    devices = search.cluster.devices
+    return [
+        Reference(
+            name=str(way.name),
+            is_naive=False,
+            replicas=way.device_names,
+            samples=way.samples,
+            step_s=way.dense_step_s,
+            exchange_bytes=way_totals(way).exchange_bytes,
+            peak_memory_bytes=float(way.peak_memory_bytes.max()),
+            out_of_memory=tuple(
+                device.name
+                for device, needed in zip(devices, way.peak_memory_bytes, strict=True)
+                if needed > device.memory_bytes
+            ),
+        )
+        for way in search.ways
+    ]
+
+
+def _naive(plan: Plan, overlap: bool) -> list[Reference]:
+    """Dense steps that nobody should run: placed as the plan is, and tensor parallel."""
     workload, cluster = plan.workload, plan.cluster
-    found = [_reference("as the plan is placed", dense)]
-    if len(cluster.devices) > 1:
-        if workload.shape.mlp_hidden >= workload.shape.num_heads:
-            found += [
-                _reference(
-                    f"tensor parallel, {algorithm}",
-                    tensor_parallel_step(workload, cluster, algorithm),
-                )
-                for algorithm in ("ring", "tree")
-            ]
-        parallel = DataParallelSteps(workload, cluster).best(least_members=2)
-        if parallel is not None:
-            found.append(_reference("data parallel, ring", parallel.prediction, parallel.runs))
-    alone = fastest_alone(workload, cluster)
-    if alone is not None:
-        name = alone.device.name
-        found.append(
+    found = {"placed as the plan is": dense_step(plan, overlap)}
+    if len(cluster.devices) > 1 and workload.shape.mlp_hidden >= workload.shape.num_heads:
+        for algorithm in ("ring", "tree"):
+            found[f"tensor parallel, {algorithm}"] = tensor_parallel_step(
+                workload, cluster, algorithm
+            )
+    samples = int(workload.samples.sum())
+    references = []
+    for name, prediction in found.items():
+        busy_s = zip(cluster.devices, prediction.device_busy_s, strict=True)
+        together = (tuple(device.name for device, s in busy_s if s > 0),)
+        is_own = name == "placed as the plan is"
+        references.append(
             Reference(
-                f"{name} alone",
-                (name,),
-                (sum(alone.pass_samples),),
-                (alone.num_passes,),
-                alone.step_s,
-                0.0,
-                alone.peak_memory_bytes,
-                (),
+                name=name,
+                is_naive=True,
+                replicas=device_names(plan) if is_own else together,
+                samples=tuple(int(part.workload.samples.sum()) for part in plan.parts)
+                if is_own
+                else (samples,),
+                step_s=prediction.step_s,
+                exchange_bytes=prediction.exchange_bytes,
+                peak_memory_bytes=float(prediction.peak_memory_bytes.max()),
+                out_of_memory=tuple(device.device for device in prediction.out_of_memory),
             )
         )
-    return tuple(found)
-
-
-def _reference(name: str, prediction: Prediction, runs: Sequence[DeviceRun] = ()) -> Reference:
-    devices = prediction.cluster.devices
-    return Reference(
-        name,
-        tuple(d.name for d, s in zip(devices, prediction.device_busy_s, strict=True) if s > 0),
-        tuple(sum(run.pass_samples) for run in runs),
-        tuple(run.num_passes for run in runs),
-        prediction.step_s,
-        prediction.exchange_bytes,
-        float(prediction.peak_memory_bytes.max()),
-        tuple(device.device for device in prediction.out_of_memory),
-    )
+    return references
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ class _BudgetSchema(_Strict):
     target_step_s: float | None
     coverage: Int64
     memory: float
+    resting: str | None = None
 
 
 class _SolverSchema(_Strict):

@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from d2ft_sched.problem.resting import drawn, in_turns
+from d2ft_sched.problem.resting import POLICIES
 from d2ft_sched.schedule.operations import Operation
-
-POLICIES = {"drawn": drawn, "turns": in_turns}
-"""Which blocks train in a step, by name."""
 
 
 IN_TURNS = "in turns"
@@ -46,7 +43,7 @@ def redrawn(
         block: block of each subnet, int ``[num_subnets]``.
         step: counted from 0.
         seed: of the training.
-        policy: a key of `POLICIES`.
+        policy: a key of `d2ft_sched.problem.resting.POLICIES`.
     """
     blocks, of_block = np.unique(block, return_inverse=True)
     trains = np.zeros(len(blocks), dtype=bool)

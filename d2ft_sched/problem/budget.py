@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.problem.resting import POLICIES
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,12 @@ class Budget:
             `aligned`, of the devices that do.
         memory: fraction of the activations that every knapsack keeps for backward in the dense run,
             above 0 and up to 1; what a device's memory holds bounds them besides.
+        resting: how a training chooses which blocks rest in each step, as many as in the schedule,
+            a key of `d2ft_sched.problem.resting.POLICIES`; None for those of the schedule, always.
 
     Raises:
-        InputError: a fraction or the coverage is out of range, or levels are given for whole
-            devices.
+        InputError: a fraction or the coverage is out of range, there is no such policy, or levels
+            are given for whole devices.
     """
 
     compute: float = 1.0
@@ -79,6 +82,7 @@ class Budget:
     target_step_s: float | None = None
     coverage: int = 0
     memory: float = 1.0
+    resting: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("compute", "communication", "memory"):
@@ -90,6 +94,10 @@ class Budget:
                 )
         if self.coverage < 0:
             raise InputError(f"the coverage is {self.coverage}; it must be at least 0")
+        if self.resting is not None and self.resting not in POLICIES:
+            raise InputError(
+                f"the budget's resting is {self.resting!r}; it must be one of {', '.join(POLICIES)}"
+            )
         if self.levels is not None and not self.per_block:
             raise InputError("levels are given per block; a budget per device cannot have them")
 

@@ -91,3 +91,7 @@ def _checked(step: int, setup_cost: np.ndarray, budget: float) -> np.ndarray:
     if not 0 <= budget <= 1:
         raise InputError(f"the budget of setups is {budget}; it is a fraction, from 0 to 1")
     return cost
+
+
+POLICIES = {"drawn": drawn, "turns": in_turns}
+"""Which groups train in a step, by the names that a budget and the command line take."""

@@ -3,10 +3,13 @@
 import numpy as np
 
 from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.waves import running_microbatches
 
 
 def starved_microbatches(schedule: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Micro-batches with a block of which no subnet runs them, int ``[num_starved]``.
+    """Micro-batches that run, with a block of which no subnet runs them, int ``[num_starved]``.
+
+    Those that pass no subnet at all are left out of the step, and not among them.
 
     Args:
         schedule: operations, int ``[num_subnets, num_microbatches]``.
@@ -15,7 +18,8 @@ def starved_microbatches(schedule: np.ndarray, block: np.ndarray) -> np.ndarray:
     active = np.zeros((int(block.max()) + 1, schedule.shape[1]), dtype=np.int64)
     np.add.at(active, block, schedule != Operation.SHORTCUT)
     present = np.bincount(block) > 0
-    return np.flatnonzero((active[present] == 0).any(axis=0))
+    running = running_microbatches(schedule)
+    return running[(active[present][:, running] == 0).any(axis=0)]
 
 
 def starved_text(schedule: np.ndarray, block: np.ndarray) -> str:

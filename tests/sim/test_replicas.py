@@ -17,10 +17,10 @@ from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import replica_parts
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.replica_part import replica_parts
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.data_parallel import DataParallelSteps
 from sim.dense.device_alone import device_alone

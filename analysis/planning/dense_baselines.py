@@ -1,0 +1,116 @@
+"""What every saving of a plan is held against: the best dense way, and fewer samples."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from analysis.planning.step_totals import StepTotals, step_totals
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.schedule import schedule_to_rows, uniform_schedule
+from sim.ways.candidates import most_within
+from sim.ways.load import dense_load
+from sim.ways.search import (
+    WaySearch,
+    best_dense,
+    best_replicas,
+    search_ways,
+    shown,
+    way_of,
+)
+from sim.ways.steps import Groups
+from sim.ways.way import Way
+
+PARTS = (4, 16)
+"""Samples of the mini-batch over those for which ways are searched that may be short enough."""
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """What needs no planner.
+
+    Attributes:
+        search: all ways.
+        best_dense: the least dense step that fits; None where none does.
+        as_short: dense on the most samples whose step is at most as long as the plan's, in their
+            own best way; None where one sample takes longer, or none fits.
+    """
+
+    search: WaySearch
+    best_dense: Way | None
+    as_short: Way | None
+
+
+def baselines(workload: Workload, cluster: Cluster, step_s: float) -> Baselines:
+    """Baselines of a plan.
+
+    Args:
+        workload: the whole mini-batch.
+        cluster: devices and links.
+        step_s: of the plan.
+    """
+    search = search_ways(workload, cluster)
+    return Baselines(search, fitting_dense(search), samples_within(search, step_s))
+
+
+def fitting_dense(search: WaySearch) -> Way | None:
+    """The least dense step that fits; None where none does."""
+    try:
+        return best_dense(search)
+    except InputError:
+        return None
+
+
+def samples_within(search: WaySearch, step_s: float) -> Way | None:
+    """Dense on the most samples in a step of at most so long; None where not even on one."""
+    steps, total = search.steps, search.steps.num_samples
+    tried: dict[Groups, None] = dict.fromkeys(way.groups for way in search.ways)
+    for part in PARTS:
+        load = dense_load(search.workload, max(1, total // part))
+        found = shown(steps, best_replicas(steps, load, search.kinds))
+        tried.update(dict.fromkeys(one.groups for one in found))
+    every = dense_load(search.workload)
+    made = [most_within(steps, groups, every, 1, step_s) for groups in tried]
+    best = max(
+        (found for found in made if found is not None),
+        key=lambda found: (found.num_samples, -found.step_s),
+        default=None,
+    )
+    if best is None:
+        return None
+    load = dense_load(search.workload, best.num_samples)
+    return way_of(steps, steps.priced(best.groups, best.samples, load))
+
+
+def dense_plan(plan: Plan, way: Way) -> Plan:
+    """The dense step of a way, on a plan's cluster, as a plan."""
+    workload = way.workload
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    return replace(
+        plan,
+        workload=workload,
+        replicas=way.replicas,
+        budget=Budget(),
+        schedule_rows=tuple(schedule_to_rows(dense)),
+    )
+
+
+def way_record(way: Way) -> dict[str, Any]:
+    """A way as plain values."""
+    return {
+        "name": str(way.name),
+        "replicas": [list(names) for names in way.device_names],
+        "samples": list(way.samples),
+        "dense_step_s": way.dense_step_s,
+        "fits": way.fits,
+    }
+
+
+def way_totals(way: Way) -> StepTotals:
+    """FLOPs and bytes of its dense step."""
+    workload = way.workload
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    return step_totals(workload, way.replicas, dense)

@@ -1,0 +1,163 @@
+"""A plan on the best way as tables and plain values."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sim.ways.table import WayRow
+
+from analysis.console.formatting import beside
+from analysis.console.output import amount, percent, print_columns, print_table, seconds
+from analysis.planning.dense_baselines import way_record, way_totals
+from analysis.planning.plan_summary import summarize
+from analysis.planning.way_request import PlannedOnWay
+from analysis.planning.way_words import command, sentence
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.schedule.operations import Operation
+
+MOST_NAMES = 3
+"""Of a row's names; the JSON has all."""
+
+
+def ways_dict(planned: PlannedOnWay, file: Path) -> dict[str, Any]:
+    """The plan beside the best dense way and fewer samples, and all ways, as plain values."""
+    found = planned.found
+    return {
+        "plan_step_s": found.step_s,
+        "kept_score_fraction": found.kept_score,
+        "samples": list(found.samples),
+        "best_dense_step_s": found.best_dense.dense_step_s,
+        "best_dense": way_record(found.best_dense),
+        "fewer_samples_step_s": found.fewer.dense_step_s,
+        "fewer_samples": way_record(found.fewer),
+        "dense_step_lower_bound_s": found.lower_bound_s,
+        "ways": [_row_dict(row) for row in found.table],
+        "sentence": sentence(planned, file),
+        "command": command(found.plan, file),
+    }
+
+
+def _row_dict(row: WayRow) -> dict[str, Any]:
+    return {
+        "name": str(row.name),
+        "replicas": [list(names) for names in row.replicas],
+        "samples": list(row.samples),
+        "dense_step_s": row.dense_step_s,
+        "plan_step_s": row.plan_step_s,
+        "fits": row.fits,
+        "chosen": row.chosen,
+    }
+
+
+def print_operations(plan: Plan, samples: Sequence[int]) -> None:
+    """What each device of a plan holds and does.
+
+    Args:
+        plan: of any replicas.
+        samples: that each replica runs.
+    """
+    summary = summarize(plan)
+    replica_of = {d: r for r, replica in enumerate(plan.replicas) for d in replica.devices}
+    several = len(plan.replicas) > 1
+    print_table(
+        f"{plan.workload.shape.name} on {plan.cluster.name}: operations of a mini-batch",
+        [
+            "device",
+            *(["replica"] if several else []),
+            "samples",
+            *(op.name for op in reversed(Operation)),
+            "of dense FLOPs",
+        ],
+        [
+            [
+                device.name,
+                *([str(replica_of.get(d, "-"))] if several else []),
+                str(samples[replica_of[d]]) if d in replica_of else "-",
+                *(str(summary.operations[d, op]) for op in reversed(Operation)),
+                percent(float(summary.device_flops_fraction[d])) if summary.num_subnets[d] else "-",
+            ]
+            for d, device in enumerate(plan.cluster.devices)
+        ],
+    )
+
+
+def print_step(planned: PlannedOnWay) -> None:
+    """One step of the plan beside the best dense way and fewer samples."""
+    found = planned.found
+    own = summarize(found.plan).totals
+    dense, fewer = way_totals(found.best_dense), way_totals(found.fewer)
+    rows = [
+        _beside_row(
+            "step time (predicted)",
+            seconds,
+            found.step_s,
+            found.best_dense.dense_step_s,
+            found.fewer.dense_step_s,
+        ),
+        _beside_row("compute", _flop, own.flops, dense.flops, fewer.flops),
+        _beside_row(
+            "messages", _byte, own.message_bytes, dense.message_bytes, fewer.message_bytes
+        ),
+        _beside_row(
+            "gradients summed", _byte, own.gradient_bytes, dense.gradient_bytes,
+            fewer.gradient_bytes,
+        ),
+    ]  # fmt: skip
+    fewer_of = "in as short a step" if planned.target else "of the same compute"
+    print_table(
+        f"One step: the plan beside the best dense way and fewer samples {fewer_of}",
+        ["", "plan", "best dense", "plan beside it", "fewer samples", "plan beside it"],
+        rows,
+    )
+
+
+def _beside_row(title: str, show: Any, own: float, dense: float, fewer: float) -> list[str]:
+    return [title, show(own), show(dense), beside(own, dense), show(fewer), beside(own, fewer)]
+
+
+def _flop(value: float) -> str:
+    return amount(value, "FLOP")
+
+
+def _byte(value: float) -> str:
+    return amount(value, "B")
+
+
+def print_ways(planned: PlannedOnWay) -> None:
+    """The table of ways."""
+    print_columns(
+        "Ways: the dense step of each, and the plan's load on it (predicted)",
+        ["", "on", "samples", "dense step", "planned step", "bytes", "peak memory", "fits", ""],
+        [
+            [
+                str(row.name),
+                names_text(row.replicas),
+                samples_text(row.samples),
+                seconds(row.dense_step_s),
+                "-" if row.plan_step_s is None else seconds(row.plan_step_s),
+                _byte(row.plan_exchange_bytes),
+                _byte(row.peak_memory_bytes),
+                "yes" if row.fits else "no",
+                "chosen" if row.chosen else "",
+            ]
+            for row in planned.found.table
+        ],
+    )
+
+
+def names_text(replicas: Sequence[Sequence[str]]) -> str:
+    """Devices of replicas, short."""
+    joined = ["+".join(_cut(names)) for names in replicas]
+    return ", ".join(_cut(joined))
+
+
+def _cut(names: Sequence[str]) -> list[str]:
+    if len(names) <= MOST_NAMES:
+        return list(names)
+    return [*names[: MOST_NAMES - 1], f"{len(names) - MOST_NAMES + 1} more"]
+
+
+def samples_text(samples: Sequence[int]) -> str:
+    """Samples of replicas, short."""
+    few, many = min(samples), max(samples)
+    return str(few) if few == many else f"{few} to {many}"

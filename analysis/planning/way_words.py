@@ -1,0 +1,169 @@
+"""A plan on the best way in words that a person can act on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.console.formatting import beside, quantity
+from analysis.names.way_names import RestingName
+from analysis.planning.dense_baselines import Baselines
+from analysis.planning.way_request import REST, PlannedOnWay
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.schedule.operations import Operation
+from sim.ways.way import Way, WayKind, kind_of
+
+MOST_NAMED = 8
+"""Replicas that a sentence names."""
+WORTH = 0.01
+"""Part of a step that a plan must save to be called shorter."""
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def way_text(way: Way) -> str:
+    """A way by kind and devices."""
+    names = [" + ".join(names) for names in way.device_names]
+    if way.name == WayKind.ONE_DEVICE:
+        return f"{names[0]} alone"
+    if way.name == WayKind.CUT:
+        return f"one model cut over {names[0]}"
+    return f"{way.name} on {_listed(names)}"
+
+
+def is_shorter(step_s: float, other_s: float) -> bool:
+    """Whether a step is shorter by more than rounding explains."""
+    return step_s < (1 - WORTH) * other_s
+
+
+def pays(planned: PlannedOnWay) -> bool:
+    """Whether a plan is better than what needs no planner: the best dense way, fewer samples."""
+    found = planned.found
+    return found.method not in ("dense", "fewer samples") and is_shorter(
+        found.step_s, found.best_dense.dense_step_s
+    )
+
+
+def is_whole(planned: PlannedOnWay) -> bool:
+    """Whether nothing was to be left out."""
+    budget = planned.found.plan.budget
+    return not planned.target and budget.compute == budget.communication == 1
+
+
+def verdict(planned: PlannedOnWay, change: str | None) -> str:
+    """The first line: the plan beside the best dense way and fewer samples.
+
+    Args:
+        planned: the plan.
+        change: what would make a plan pay where this one does not; None for nothing that was tried.
+    """
+    found = planned.found
+    dense_s, fewer_s = found.best_dense.dense_step_s, found.fewer.dense_step_s
+    if is_whole(planned):
+        return (
+            "With the whole budget the plan is the best dense way itself: nothing is faster "
+            "without leaving something out (--budget-compute, --budget-comm)"
+        )
+    run, fewer_run = sum(found.samples), sum(found.fewer.samples)
+    text = (
+        f"A step of the plan takes {quantity(found.step_s, 's')} (predicted), "
+        f"{_beside_time(found.step_s, dense_s)} that of the best dense way "
+        f"({quantity(dense_s, 's')})"
+    )
+    if pays(planned) and planned.target:
+        return f"{text}, and runs {run:,} samples where as short a dense step runs {fewer_run:,}"
+    if pays(planned):
+        return (
+            f"{text}, and {_beside_time(found.step_s, fewer_s)} that of fewer samples of the same "
+            f"compute ({quantity(fewer_s, 's')})"
+        )
+    what = (
+        "Nothing beats leaving samples out here"
+        if is_shorter(found.step_s, dense_s)
+        else "Nothing beats the best dense way here"
+    )
+    would = f"a plan would pay {change}" if change else "no change that was tried makes a plan pay"
+    return f"{what}: the plan is {counted(run, 'sample')} through everything; {would}"
+
+
+def beside_dense(step_s: float, held: Baselines) -> str:
+    """A plan's step beside the best dense way and fewer samples in steps as short, in one line."""
+    text = f"A step of the plan takes {quantity(step_s, 's')} (predicted)"
+    if held.best_dense is None:
+        return f"{text}; no dense way fits the memory"
+    dense, fewer = held.best_dense, held.as_short
+    text += (
+        f", {_beside_time(step_s, dense.dense_step_s)} that of the best dense way, "
+        f"{way_text(dense)} ({quantity(dense.dense_step_s, 's')}); "
+    )
+    total = held.search.steps.num_samples
+    if fewer is None:
+        return f"{text}in steps as short not one sample runs dense"
+    run = sum(fewer.samples)
+    of_all = f"all {run:,} samples run" if run == total else f"{run:,} of {total:,} samples run"
+    return (
+        f"{text}in steps as short {of_all} dense, {way_text(fewer)} "
+        f"({quantity(fewer.dense_step_s, 's')})"
+    )
+
+
+def _beside_time(step_s: float, other_s: float) -> str:
+    told = beside(step_s, other_s)
+    if told.endswith("as much"):
+        return f"{told.removesuffix('as much')}as long as"
+    return f"{told} time than"
+
+
+def sentence(planned: PlannedOnWay, file: Path) -> str:
+    """The last line: which devices, how many samples each, the step beside the best dense way and
+    fewer samples, and the command that runs it."""
+    found = planned.found
+    plan = found.plan
+    total, run = planned.search.steps.num_samples, sum(found.samples)
+    of_all = f"all {run:,} samples" if run == total else f"{run:,} of {total:,} samples"
+    names = [
+        " + ".join(plan.cluster.devices[d].name for d in replica.devices)
+        for replica in plan.replicas
+    ]
+    kind = kind_of(tuple(replica.devices for replica in plan.replicas))
+    if kind == WayKind.ONE_DEVICE:
+        who = f"{names[0]} alone with {of_all}"
+    elif kind == WayKind.CUT:
+        who = f"one model cut over {names[0]} with {of_all}"
+    else:
+        shares = [f"{name} ({n:,})" for name, n in zip(names, found.samples, strict=True)]
+        who = f"{kind} with {of_all} on {_listed(shares)}"
+    fewer_of = "in as short a step" if planned.target else "of the same compute"
+    return (
+        f"Run {who}{_resting_text(plan)}: a predicted step of {quantity(found.step_s, 's')}; the "
+        f"best dense way takes {quantity(found.best_dense.dense_step_s, 's')} "
+        f"({way_text(found.best_dense)}), fewer samples {fewer_of} "
+        f"{quantity(found.fewer.dense_step_s, 's')} "
+        f"({sum(found.fewer.samples):,} samples, {way_text(found.fewer)}): {command(plan, file)}"
+    )
+
+
+def command(plan: Plan, file: Path) -> str:
+    """What runs a plan."""
+    run = f"d2ft finetune {file}"
+    ranks = len(plan.devices)
+    return run if ranks == 1 else f"torchrun --no-python --nproc-per-node {ranks} {run}"
+
+
+def _resting_text(plan: Plan) -> str:
+    if plan.solver.method != REST:
+        return ""
+    block = plan.workload.partition.block
+    trained = len(set(block[(plan.schedule == Operation.FULL).any(axis=1)].tolist()))
+    how = "taken in turns" if plan.budget.resting == RestingName.TURNS else "drawn anew"
+    return (
+        f", {trained} of {plan.workload.shape.num_blocks} blocks training in each step ({how}) "
+        f"and the others passing the gradient on"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= MOST_NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[: MOST_NAMED - 1])} and {len(names) - MOST_NAMED + 1} more"
