@@ -134,9 +134,12 @@ def _of_replicas(plan: Plan, scores: Scores, prediction: Prediction) -> list[Dev
     spent = {
         "compute_s": (prediction.device_busy_s, dense_step.device_busy_s),
         "communication_bytes": tuple(
-            sum(
-                _message_bytes(part)
-                for part in replica_parts(plan.workload, plan.replicas, schedule)
+            np.sum(
+                [
+                    _message_bytes(part)
+                    for part in replica_parts(plan.workload, plan.replicas, schedule)
+                ],
+                axis=0,
             )
             for schedule in (plan.schedule, dense)
         ),

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.ways.table import WayRow
-
 from analysis.console.formatting import beside
 from analysis.console.output import amount, percent, print_columns, print_table, seconds
 from analysis.planning.dense_baselines import way_record, way_totals
@@ -14,6 +12,7 @@ from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_words import command, sentence
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
+from sim.ways.table import WayRow
 
 MOST_NAMES = 3
 """Of a row's names; the JSON has all."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.starved import starved_microbatches
 from sim.ways.candidates import Candidate, candidate, most_within
 from sim.ways.fewer import fewest
-from sim.ways.load import Load, dense_load, most_samples
+from sim.ways.load import Load, dense_load, most_samples, sample_flops
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown
@@ -24,7 +25,8 @@ from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan
 
 SHORTER = 0.01
-"""Part of the step that rest must save to be chosen where messages have no budget."""
+"""Part of the step, for as many FLOPs, that rest must save to be chosen where messages have no
+budget."""
 RESTING = (0.75, 0.5, 0.25)
 """Fractions of the blocks that train, where messages have no budget; a smaller one must save as
 much again."""
@@ -83,6 +85,10 @@ def plan_on_ways(
             chosen = rested
         else:
             scored = _by_scores(known, dense, scores, budget, solver, seed, time_limit_s)
+            if scored is not None and plain.step_s < scored.step_s:
+                less = budget.compute * plain.step_s / scored.step_s * (1 - SHORTER)
+                tighter = replace(budget, compute=less)
+                scored = _by_scores(known, dense, scores, tighter, solver, seed, time_limit_s)
             if scored is not None and _is_better(known, scores, scored, plain):
                 chosen = scored
     assert chosen.step_s <= fewer.dense_step_s, "a plan is slower than fewer samples"
@@ -110,11 +116,16 @@ def _best_rest(search: WaySearch, fewer: Way, budget: Budget, seed: int) -> Cand
     one that makes the step shorter."""
     if budget.communication < 1:
         return _rest(search, fewer, budget.communication, budget.compute, seed)
+    flops = sample_flops(search.workload)
+    every = flops.subnets(dense_load(search.workload, sum(fewer.samples)))
     best, limit_s = None, fewer.dense_step_s * (1 - SHORTER)
     for fraction in RESTING:
         found = _rest(search, fewer, fraction, budget.compute, seed)
-        if found is not None and found.step_s <= limit_s:
-            best, limit_s = found, found.step_s * (1 - SHORTER)
+        if found is None or found.load is None:
+            continue
+        as_much_s = found.step_s * max(1.0, every / flops.subnets(found.load))
+        if as_much_s <= limit_s:
+            best, limit_s = found, as_much_s * (1 - SHORTER)
     return best
 
 
