@@ -123,20 +123,20 @@ def _time_lanes(
     points: dict[WorkKind, Points],
 ) -> None:
     blocks = family_of(model).blocks(model)[:NUM_TIMED_BLOCKS]
+    workload = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
     num_samples, device = int(workload.samples.sum()), inputs.device
     dtype = next(model.parameters()).dtype
     size = (num_samples, workload.shape.num_tokens, workload.shape.width)
     x = torch.randn(size, device=device, dtype=dtype, requires_grad=True)
-    key_mask = family_of(model).key_mask(model, inputs)
+    key_mask = family_of(model).key_mask(model, inputs[:num_samples])
     grad = torch.randn(size, device=device, dtype=dtype)
     schedule = np.zeros((workload.num_subnets, workload.num_microbatches), dtype=np.int8)
     empty = slice_schedule(workload, schedule)
     members = workload.partition.of_block(0)[:num_members]
     for block in range(len(blocks)):
         of_block = workload.partition.of_block(block)[:num_members]
-        schedule[np.ix_(of_block, range(num_microbatches))] = Operation.FULL
+        schedule[of_block] = Operation.FULL
     slices = slice_schedule(workload, schedule)
-    cells = np.ix_(members, range(num_microbatches))
     for is_mlp, flops, kinds in (
         (
             False,
@@ -145,7 +145,7 @@ def _time_lanes(
         ),
         (True, mlp_flops(workload), (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD)),
     ):
-        work = float(flops.forward[cells].sum()), float(flops.backward[cells].sum())
+        work = float(flops.forward[members].sum()), float(flops.backward[members].sum())
         samples, num_runs = [], 1
         for repeat in range(num_repeats + 1):
             busy, idle = (

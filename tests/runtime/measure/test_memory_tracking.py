@@ -80,7 +80,7 @@ def test_prediction_is_within_eight_percent(
     predicted = device_memory(workload, placement, schedule, num_waves)
     assert peak_memory_bytes(step, held, CPU) == pytest.approx(predicted.total[0], rel=0.08)
     kept = max(
-        kept_bytes(lambda wave=wave: forward(model, images[wave.samples], wave), held, CPU)
+        kept_bytes(lambda wave=wave: forward(model, wave.take(images), wave), held, CPU)
         for wave in slices.waves
     )
     assert kept == pytest.approx(predicted.activations[0], rel=0.02)

@@ -262,7 +262,7 @@ def test_memory_is_within_eight_percent_of_the_closed_form(
     predicted = device_memory(workload, placement, schedule, num_waves)
     assert peak_memory_bytes(step, held, cpu) == pytest.approx(predicted.total[0], rel=0.08)
     kept = max(
-        kept_bytes(lambda wave=wave: forward(model, images[wave.samples], wave), held, cpu)
+        kept_bytes(lambda wave=wave: forward(model, wave.take(images), wave), held, cpu)
         for wave in slices.waves
     )
     assert kept == pytest.approx(predicted.activations[0], rel=0.02)
