@@ -7,6 +7,8 @@ from time import monotonic
 
 from rich.console import Console
 
+from analysis.console.output import print_note
+
 EVERY_S = 5.0
 """Seconds between lines; what takes less than that says nothing."""
 
@@ -23,7 +25,7 @@ def signs_of_life(console: Console, every_s: float = EVERY_S) -> Iterator[Callab
     def speak() -> None:
         while not ended.wait(every_s):
             title, since_s = begun[-1]
-            console.print(f"{title}: {monotonic() - since_s:.0f} s", markup=False, highlight=False)
+            print_note(f"{title}: {monotonic() - since_s:.0f} s", beside=console)
 
     thread = Thread(target=speak, daemon=True)
     thread.start()

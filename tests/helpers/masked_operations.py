@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 
 SHARES = (
@@ -82,3 +83,12 @@ def two_maps(
     """What each hidden unit makes of ``[B, N, D]``, ``[B, units, N, D]``."""
     hidden = activation(F.linear(x, weight_in, bias_in))
     return torch.einsum("bnu,wu->bunw", hidden, weight_out)
+
+
+def loss_of_running(
+    logits: Tensor, labels: Tensor, workload: Workload, schedule: np.ndarray
+) -> Tensor:
+    """Mean cross-entropy of the samples that pass a subnet; of all where none does."""
+    runs = (schedule != Operation.SHORTCUT).any(axis=0)
+    in_loss = torch.from_numpy(np.repeat(runs | ~runs.any(), workload.samples))
+    return F.cross_entropy(logits[in_loss], labels[in_loss])

@@ -16,7 +16,14 @@ from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from masked_operations import SHARES, attention, by_operation, random_schedule, two_maps
+from masked_operations import (
+    SHARES,
+    attention,
+    by_operation,
+    loss_of_running,
+    random_schedule,
+    two_maps,
+)
 from runtime.lanes.slices import slice_schedule
 from runtime.models.build import shape_of
 from runtime.partitioned_step import forward_backward
@@ -162,7 +169,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     loss, got = scheduled_step(model, workload, schedule, num_waves)
     images, labels = batch(workload)
     model.zero_grad()
-    wanted_loss = F.cross_entropy(reference_logits(model, images, workload, schedule), labels)
+    wanted_loss = loss_of_running(
+        reference_logits(model, images, workload, schedule), labels, workload, schedule
+    )
     wanted_loss.backward()
     assert float(loss) == pytest.approx(float(wanted_loss.detach()), rel=1e-6)
     assert_same_gradients(got, gradients(model))
@@ -190,7 +199,9 @@ def test_scattered_heads_and_empty_shares_equal_the_masked_reference(
     loss, got = scheduled_step(model, workload, schedule)
     images, labels = batch(workload)
     model.zero_grad()
-    wanted_loss = F.cross_entropy(reference_logits(model, images, workload, schedule), labels)
+    wanted_loss = loss_of_running(
+        reference_logits(model, images, workload, schedule), labels, workload, schedule
+    )
     wanted_loss.backward()
     assert float(loss) == pytest.approx(float(wanted_loss.detach()), rel=1e-6)
     assert_same_gradients(got, gradients(model))

@@ -81,7 +81,8 @@ def test_a_wave_without_messages_runs_on_between_those_of_another():
 def test_exchanges_in_which_nothing_moves_are_left_out(random_step):
     step = replace(random_step(0, num_devices=2), num_waves=3)
     schedule = step.schedule.copy()
-    schedule[:, 0] = Operation.SHORTCUT
+    held = np.array(step.placement.subnet_device) == step.placement.owner[0]
+    schedule[:, 0] = np.where(held, Operation.FORWARD_ONLY, Operation.SHORTCUT)
     phases = replace(step, schedule=schedule).predicted(overlap=True).phases
     moving = [p for p in phases if p.pair_bytes is not None]
     assert moving
@@ -119,7 +120,8 @@ def test_bounds(random_step, seed, num_waves):
         assert step_s >= sum(
             p.duration_s if p.device_s is None else p.device_s.max() for p in chain
         )
-    assert overlapped.step_s <= step.predicted().step_s * (1 + 1e-9)
+    bulk_s = step.predicted().step_s * (1 + 1e-9)
+    assert overlapped.step_s <= bulk_s + overlapped.exposed_sums_s
     whole = replace(step, num_waves=1).predicted()
     assert overlapped.exchange_bytes == pytest.approx(whole.exchange_bytes)
     assert overlapped.flops == whole.flops

@@ -23,7 +23,14 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
-from masked_operations import SHARES, attention, by_operation, random_schedule, two_maps
+from masked_operations import (
+    SHARES,
+    attention,
+    by_operation,
+    loss_of_running,
+    random_schedule,
+    two_maps,
+)
 from runtime.data.dataset import Split
 from runtime.families.bert_classifier import BertClassifier, mean_of_tokens
 from runtime.lanes.slices import slice_schedule
@@ -188,7 +195,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     loss, got = scheduled_step(model, workload, schedule, num_waves)
     ids, labels = batch(sum(samples))
     model.zero_grad()
-    wanted = F.cross_entropy(reference_logits(model, ids, workload, schedule), labels)
+    wanted = loss_of_running(
+        reference_logits(model, ids, workload, schedule), labels, workload, schedule
+    )
     wanted.backward()
     assert float(loss) == pytest.approx(float(wanted.detach()), rel=1e-6)
     assert_same_gradients(got, gradients(model))

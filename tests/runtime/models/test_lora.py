@@ -22,7 +22,14 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
-from masked_operations import SHARES, attention, by_operation, random_schedule, two_maps
+from masked_operations import (
+    SHARES,
+    attention,
+    by_operation,
+    loss_of_running,
+    random_schedule,
+    two_maps,
+)
 from runtime.lanes.slices import slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
@@ -186,7 +193,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     rests = resting(model, whole_shards(model), workload, schedule).whole
     assert all(parameter.grad is None for parameter in rests)
     model.zero_grad()
-    wanted = F.cross_entropy(reference_logits(model, images, workload, schedule), labels)
+    wanted = loss_of_running(
+        reference_logits(model, images, workload, schedule), labels, workload, schedule
+    )
     wanted.backward()
     assert float(loss) == pytest.approx(float(wanted.detach()), rel=1e-9)
     for name, parameter in model.named_parameters():

@@ -13,6 +13,7 @@ from d2ft_sched.model.partition import Partition, Subnet
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from masked_operations import SHARES, random_schedule
 from rank_cases import LORA, small_bert, small_model
 from runtime.families.known_families import family_of
@@ -185,7 +186,7 @@ def test_parts_of_devices_rest_where_the_whole_does(family: str) -> None:
     trains = (schedule == Operation.FULL).any(axis=1)
     parameters = dict(model.named_parameters())
     for rank in range(2):
-        shards = rank_shards(model, workload, placement, rank)
+        shards = rank_shards(model, workload, (Replica(placement),), rank)
         left = resting(model, shards, workload, schedule)
         rows = {id(part.parameter): part for part in left.rows}
         for shard in shards:
