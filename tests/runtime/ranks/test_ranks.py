@@ -13,6 +13,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
+from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.errors import InputError, RankError
@@ -39,6 +41,7 @@ from runtime.ranks.rank_wave import WavePass
 from runtime.ranks.shards import rank_shards, whole_shards
 from runtime.torch_device import rank_device
 from runtime.training.resting_rows import resting, update
+from sim.step import simulate_replicas
 
 SEEDS = list(range(22))
 WORLDS = [2, 3, 4]
@@ -84,6 +87,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         return [load_file(path) for path in paths]
 
     return of
+
+
+def any_cluster(num_devices: int) -> Cluster:
+    names = [f"d{i}" for i in range(num_devices)]
+    devices = tuple(Device(name, 1e11, 2**33, 1e10) for name in names)
+    links = tuple(Link(name, "switch", 1e9, 0.0) for name in names)
+    return Cluster("equal", devices, links, ("switch",))
 
 
 def assert_close(got: Tensor, wanted: Tensor, name: str) -> None:
@@ -180,6 +190,10 @@ def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int
             following = one.members[(place + 1) % num_members]
             ring[member, following] += 16 * (num_members - 1) * one.num_values / num_members
     assert_close(counted("all_reduce"), ring, "bytes of sums")
+    predicted = simulate_replicas(
+        case.workload, any_cluster(num_ranks), case.replicas, case.schedules[0]
+    )
+    assert_close(total + ring, torch.from_numpy(predicted.pair_bytes), "the simulator's bytes")
 
 
 @pytest.mark.parametrize(
