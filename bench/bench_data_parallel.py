@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from runtime.steady_process import steady_process
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,6 +37,7 @@ from runtime.ranks.rank_model import scatter_rank_model
 from runtime.ranks.rank_slices import slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
 from runtime.ranks.rank_wave import RankBatch
+from runtime.steady_settings import steady_process
 
 TARGET = 1.05
 MICROBATCHES_OF_A_RANK = 2
