@@ -93,14 +93,22 @@ def test_ranks_train_as_one_process_and_resume_under_another_way(d2ft, plan_in, 
     shutil.copy(parallel / "metrics.jsonl", again)
     resumed = [*options, "--resume", "latest", "--out", again]
     d2ft_on_ranks(3, tmp_path, "finetune", hybrid, *resumed)
-    assert numbers(again) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+    one, checkpoint = tmp_path / "one", parallel / "checkpoints/step-000006"
+    assert d2ft("finetune", hybrid, *options, "--resume", checkpoint, "--out", one)[0] == 0
+    after = numbers(one)
+    assert len(after) == 8 + 3
+    assert {key: numbers(again)[key] for key in after} == pytest.approx(after, rel=1e-5, abs=1e-5)
 
 
 def test_what_ranks_of_replicas_cannot_do_is_refused(plan_in, options, tmp_path):
     plan = plan_in("three", 4, ((0,), 2), ((1, 2), 3))
     for num_ranks, more, said in (
         (2, (), "for 4 devices and uses 3 of them; this job has 2 ranks: start 3 with torchrun"),
-        (3, ("--replan-every", 2), "--replan-every needs a plan of one replica, and this one has"),
+        (
+            3,
+            ("--schedule", "fixed", "--replan-every", 2),
+            "--replan-every needs a plan of one replica, and this one has 2",
+        ),
     ):
         given = ["finetune", plan, *options, *more, "--out", tmp_path / f"out{num_ranks}"]
         codes = codes_of_ranks(num_ranks, tmp_path, *given)
