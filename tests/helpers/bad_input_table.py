@@ -33,7 +33,7 @@ GOOD = {
     "a-file": "not a folder\n",
 }
 SMALL = "--model vit_tiny_patch16_224 --image-size 32 --microbatch-size 2"
-PLAN = f"plan --placement balanced --cluster cluster.yaml {SMALL}"
+PLAN = f"plan --cluster cluster.yaml {SMALL}"
 SWEEP = "sweep --cluster cluster.yaml --model vit_tiny_patch16_224 --image-size 32 --jobs 1"
 COMPARE = f"compare --cluster cluster.yaml {SMALL}"
 FINETUNE = "finetune plan.json --data imagefolder:pictures --epochs 1"
