@@ -111,7 +111,7 @@ def test_directions_on_one_device_add_up_to_the_step():
 
 def memory_errors(plans):
     """Of plans that need nearly as much memory as any: in a step that trains little, what the
-    optimizer holds for a moment, which no prediction counts, is a large part of so small a model."""
+    optimizer holds for a moment, which no prediction counts, is much of so small a model."""
     predicted = plans["predicted_peak_memory_bytes"]
     return plans["error_peak_memory_bytes"][predicted > 0.9 * predicted.max()].abs()
 
