@@ -172,10 +172,27 @@ def _by_scores(
     seed: int,
     time_limit_s: float | None,
 ) -> Candidate | None:
-    """A schedule by scores on the only replica of a way; None where it has several, where there is
-    no schedule, or samples would pass through nothing."""
+    """A schedule by scores on the only replica of a way, with a coverage where samples would else
+    pass through nothing; None where it has several replicas, or there is no schedule."""
     if len(way.replicas) > 1:
         return None
+    for coverage in dict.fromkeys((budget.coverage, max(1, budget.coverage))):
+        covered = replace(budget, coverage=coverage)
+        found = _covered_by_scores(search, way, scores, covered, solver, seed, time_limit_s)
+        if found is not None:
+            return found
+    return None
+
+
+def _covered_by_scores(
+    search: WaySearch,
+    way: Way,
+    scores: Scores,
+    budget: Budget,
+    solver: str,
+    seed: int,
+    time_limit_s: float | None,
+) -> Candidate | None:
     given, dealt = search.workload.microbatch_samples, way.workload.microbatch_samples
     try:
         plan = make_plan(

@@ -29,7 +29,16 @@ def cluster(tmp_path):
 def plan(d2ft, cluster, tmp_path):
     path = tmp_path / "plan.json"
     code, _, err = d2ft(
-        "plan", "--cluster", cluster, *SMALL, "--budget-compute", 0.6, "--out", path
+        "plan",
+        "--placement",
+        "balanced",
+        "--cluster",
+        cluster,
+        *SMALL,
+        "--budget-compute",
+        0.6,
+        "--out",
+        path,
     )
     assert code == 0, err
     return path
@@ -51,7 +60,18 @@ def test_a_target_is_held_against_the_dense_step_that_is_simulated(
     d2ft, cluster, tmp_path, placement, lora
 ):
     path, given = tmp_path / "plan.json", ["--placement", placement, *lora]
-    code, printed, err = d2ft("plan", "--cluster", cluster, *SMALL, *given, "--out", path, "--json")
+    code, printed, err = d2ft(
+        "plan",
+        "--placement",
+        "balanced",
+        "--cluster",
+        cluster,
+        *SMALL,
+        *given,
+        "--out",
+        path,
+        "--json",
+    )
     assert code == 0, err
     _, simulated, _ = d2ft("simulate", path, "--json")
     dense_s = json.loads(simulated)["dense"]["step_s"]
@@ -80,7 +100,7 @@ def test_compare_plans_as_plan_does(d2ft, cluster, tmp_path):
         given = ["--cluster", cluster, *SMALL, "--budget-compute", 0.6, *options]
         _, compared, _ = d2ft("compare", *given, "--solvers", "dp", "--json")
         path = tmp_path / "same.json"
-        _, planned, _ = d2ft("plan", *given, "--out", path, "--json")
+        _, planned, _ = d2ft("plan", "--placement", "balanced", *given, "--out", path, "--json")
         _, simulated, _ = d2ft("simulate", path, "--top", 0, "--json")
         row, plan = json.loads(compared)["solvers"][0], json.loads(planned)
         assert row["objective"] == pytest.approx(plan["objective"])
@@ -92,7 +112,9 @@ def test_where_dense_exchanges_nothing_no_share_of_it_is_given(d2ft, tmp_path):
     path = tmp_path / "one.yaml"
     network = "{kind: star, bandwidth_bytes_per_s: 1 GB/s, latency_s: 1 us}"
     path.write_text(f"name: one\ndevices: [{{name: only, preset: t4}}]\nnetwork: {network}\n")
-    _, out, _ = d2ft("plan", "--cluster", path, *SMALL, "--out", tmp_path / "p.json")
+    _, out, _ = d2ft(
+        "plan", "--placement", "balanced", "--cluster", path, *SMALL, "--out", tmp_path / "p.json"
+    )
     (line,) = [line for line in out.splitlines() if "exchanged" in line]
     assert "%" not in line
     _, out, _ = d2ft("compare", "--cluster", path, *SMALL, "--solvers", "dp", "--json")
@@ -118,7 +140,10 @@ def test_help_and_planning_need_no_torch(cluster, tmp_path):
         "heavy = {'torch', 'timm', 'ortools', 'pandas', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    for arguments in (["--help"], ["plan", "--cluster", cluster, *SMALL, "--out", out]):
+    for arguments in (
+        ["--help"],
+        ["plan", "--placement", "balanced", "--cluster", cluster, *SMALL, "--out", out],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
         )

@@ -60,7 +60,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = CLUSTER.format(flops=1e12, memory="8 GB", rate="1e9", latency="1e-5")
     (folder / "two.yaml").write_text(text)
     path = folder / "plan.json"
-    code, _ = run("plan", "--cluster", folder / "two.yaml", *MODEL, "--out", path)
+    code, _ = run(
+        "plan", "--placement", "balanced", "--cluster", folder / "two.yaml", *MODEL, "--out", path
+    )
     assert code == 0
     return path
 

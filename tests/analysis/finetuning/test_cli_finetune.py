@@ -38,7 +38,8 @@ def make_plan(d2ft, tiny_vit, tmp_path):
         cluster, path = tmp_path / "c.yaml", tmp_path / "plan.json"
         cluster.write_text(CLUSTER)
         code, _, err = d2ft(
-            "plan", "--cluster", cluster, "--model", tiny_vit, "--microbatches", 4,
+            "plan", "--placement", "balanced", "--cluster", cluster,
+            "--model", tiny_vit, "--microbatches", 4,
             "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *more,
         )  # fmt: skip
         assert code == 0, err

@@ -33,7 +33,8 @@ def plan_for(d2ft, tiny_vit, tmp_path):
         cluster, path = tmp_path / "cluster.yaml", tmp_path / f"plan{len(rates)}.json"
         cluster.write_text(f"name: test\ndevices: [{', '.join(devices)}]\n{NETWORK}\n")
         code, _, err = d2ft(
-            "plan", "--cluster", cluster, "--model", tiny_vit, "--microbatches", 5,
+            "plan", "--placement", "balanced", "--cluster", cluster,
+            "--model", tiny_vit, "--microbatches", 5,
             "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *options,
         )  # fmt: skip
         assert code == 0, err

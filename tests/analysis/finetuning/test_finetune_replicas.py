@@ -34,7 +34,8 @@ def plan_in(d2ft, tiny_vit, tmp_path):
         devices = "\n".join(DEVICE.format(i=i) for i in range(num_devices))
         cluster.write_text(CLUSTER.format(devices=devices))
         code, _, err = d2ft(
-            "plan", "--cluster", cluster, "--model", tiny_vit, "--microbatches", 5,
+            "plan", "--placement", "balanced", "--cluster", cluster,
+            "--model", tiny_vit, "--microbatches", 5,
             "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
         )  # fmt: skip
         assert code == 0, err

@@ -31,7 +31,8 @@ def options(noise_pictures) -> list[object]:
 def plan(d2ft_code, two_equal, tiny_vit, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     code = d2ft_code(
-        "plan", "--cluster", two_equal, "--model", tiny_vit, "--microbatches", 5,
+        "plan", "--placement", "balanced", "--cluster", two_equal,
+            "--model", tiny_vit, "--microbatches", 5,
         "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
     )  # fmt: skip
     assert code == 0

@@ -46,7 +46,15 @@ def make_plan(d2ft, tmp_path):
         out = tmp_path / "plan.json"
         arguments = arguments or ("--budget-compute", 0.6, "--placement", "every-device")
         code, _, err = d2ft(
-            "plan", "--cluster", tmp_path / "lab.yaml", *SMALL, *arguments, "--out", out
+            "plan",
+            "--placement",
+            "balanced",
+            "--cluster",
+            tmp_path / "lab.yaml",
+            *SMALL,
+            *arguments,
+            "--out",
+            out,
         )
         assert code == 0, err
         return out
