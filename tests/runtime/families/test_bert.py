@@ -123,7 +123,7 @@ def scheduled_step(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
     slices = slice_schedule(workload, schedule, num_waves)
-    loss = forward_backward(model, *batch(slices.num_samples), slices)
+    loss = forward_backward(model, *batch(int(workload.samples.sum())), slices)
     return loss, gradients(model)
 
 
