@@ -15,12 +15,8 @@ from d2ft_sched.costs.flops import (
     trunk_flops,
 )
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.memory_traffic import (
-    lane_bytes_of,
-    optimizer_bytes_moved,
-    shared_factor_bytes,
-    trunk_bytes_moved,
-)
+from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lane_sizes import lane_sizes

@@ -12,6 +12,16 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.files.quantity import Dimension, parse_quantity
 
 
+ASSUMED_DEVICE = Device(
+    name="assumed",
+    compute_flops_per_s=5e10,
+    memory_bytes=10**12,
+    memory_bandwidth_bytes_per_s=1e10,
+    launch_s=30e-6,
+    source="a core of a server, where nobody says what a device costs",
+)
+
+
 class OtherPrecisionWarning(OutOfCalibrationWarning):
     """A preset stands in with figures of another precision than was asked for."""
 

@@ -5,15 +5,10 @@ import numpy as np
 from d2ft_sched.costs.exchange import Exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, owned_sum
 from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.lane_groups import LaneGroups
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.lane_sizes import lane_sizes
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
-
-_HIDDEN_IN_FORWARD = np.array([0, 2, 0, 1])
-_HIDDEN_IN_BACKWARD = np.array([0, 0, 2, 2])
-"""Values of each hidden unit that a group needs besides what it keeps, by operation."""
-
 
 def operation_activation_bytes(workload: Workload) -> np.ndarray:
     """Bytes that an operation keeps for backward, float ``[num_subnets, num_microbatches, 4]``.
@@ -35,19 +30,22 @@ def _kept_bytes_per_token(workload: Workload) -> np.ndarray:
     return kept * workload.element_bytes
 
 
-def kept_by_operations(
-    workload: Workload, placement: Placement, schedule: np.ndarray
+def kept_by_groups(
+    workload: Workload, placement: Placement, schedule: np.ndarray, groups: LaneGroups
 ) -> np.ndarray:
-    """`operation_activation_bytes` of a schedule, float ``[num_blocks, num_devices]``."""
-    needs_dx = needs_input_gradient(workload, schedule)[workload.partition.block]
-    of_subnet = np.zeros(workload.num_subnets)
-    for sublayer, of_operation in enumerate(_kept_bytes_per_token(workload)):
-        for operation in (Operation.FULL, Operation.REST):
-            cells = schedule == operation
-            if operation == Operation.REST:
-                cells = cells & needs_dx[:, sublayer]
-            of_subnet += of_operation[:, operation] * (cells @ workload.tokens)
-    return held_sum(workload, placement, of_subnet)
+    """`operation_activation_bytes` of all that the groups of a wave compute, float
+    ``[num_blocks, num_devices]``: of groups that train all cells, whatever the schedule asks for,
+    of others that run backward the micro-batches whose gradient is handed on."""
+    needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
+    rests = (groups.cells == Operation.REST).any(axis=1)[:, None] & needs_dx
+    tokens = workload.tokens[groups.microbatches]
+    sizes = groups.sizes
+    runs_tokens = np.where(sizes.trains[:, None], sizes.tokens[:, None], rests @ tokens)
+    kept = runs_tokens[:, 0] * sizes.heads * (4 * workload.shape.head_dim + 1)
+    kept += runs_tokens[:, 1] * sizes.hidden * (1 + sizes.trains)
+    total = np.zeros((workload.shape.num_blocks, placement.num_devices))
+    np.add.at(total, (groups.block, groups.device), kept * float(workload.element_bytes))
+    return total
 
 
 def kept_per_block(
@@ -86,25 +84,23 @@ def kept_per_block(
 
 
 def workspace_per_block(
-    workload: Workload,
-    placement: Placement,
-    schedule: np.ndarray,
-    stream: np.ndarray,
-    microbatches: np.ndarray,
+    workload: Workload, placement: Placement, groups: LaneGroups, stream: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bytes that each block needs besides what it keeps, float ``[num_blocks, num_devices]``.
 
     Forward: normed activations, branch and scaled branch, and the hidden units of the largest group
-    that are not kept: of FORWARD_ONLY before and after the activation function, of REST after it.
+    that are not kept: of FORWARD_ONLY before and after the activation function, of REST after it;
+    and what is masked.
     Backward: the gradients of the residual stream, of the branch and of its input, and those of the
     hidden units of the largest group that has a backward pass.
     """
-    groups = lane_sizes(workload, placement, schedule, microbatches)
     tensors = (2 + int(workload.shape.layer_scale)) * stream
     fullest = []
-    for of_operation in (_HIDDEN_IN_FORWARD, _HIDDEN_IN_BACKWARD):
+    sizes = groups.sizes
+    in_forward = np.where(sizes.runs_backward, sizes.is_masked + ~sizes.trains, 2)
+    for of_group in (in_forward, 2 * sizes.runs_backward):
         hidden = np.zeros((workload.shape.num_blocks, placement.num_devices))
-        needed = groups.hidden * groups.tokens * of_operation[groups.operation]
-        np.maximum.at(hidden, (groups.block, groups.device), needed)
+        of_each = sizes.hidden * sizes.tokens * of_group
+        np.maximum.at(hidden, (groups.block, groups.device), of_each)
         fullest.append(tensors + workload.element_bytes * hidden)
     return fullest[0], fullest[1]

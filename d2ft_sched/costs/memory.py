@@ -6,18 +6,21 @@ or the parameter update, when all gradients are there. What a device holds of a 
 its gradients together, none where all of them rest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.activation_memory import (
-    kept_by_operations,
+    kept_by_groups,
     kept_per_block,
     workspace_per_block,
 )
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
+from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
@@ -56,6 +59,7 @@ def device_memory(
     schedule: np.ndarray,
     num_waves: int = 1,
     trains: np.ndarray | None = None,
+    devices: Sequence[Device | None] | None = None,
 ) -> DeviceMemory:
     """Memory of a step under a schedule.
 
@@ -66,11 +70,12 @@ def device_memory(
         num_waves: groups of micro-batches.
         trains: which subnets train in the step, in other replicas if not here, bool
             ``[num_subnets]``; default those that the schedule trains.
+        devices: whose prices say what runs together, see `d2ft_sched.costs.lane_groups`.
     """
     if trains is None:
         trains = trains_in_step(schedule)
     executed = executed_schedule(workload, schedule)
-    return _memory(workload, placement, executed, num_waves, trains)
+    return _memory(workload, placement, executed, num_waves, trains, devices)
 
 
 def memory_besides_operations(
@@ -86,12 +91,29 @@ def memory_besides_operations(
     return _memory(workload, placement, dense, num_waves, every, besides_operations=True).total
 
 
+def merging_devices(
+    workload: Workload, placement: Placement, devices: Sequence[Device], num_waves: int = 1
+) -> tuple[Device | None, ...]:
+    """The devices, None for those whose memory the dense step would not fit.
+
+    Groups of these compute what the schedule asks for and nothing else, for what they computed
+    besides would be kept for backward.
+    """
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    needed = device_memory(workload, placement, dense, num_waves).total
+    return tuple(
+        device if total <= device.memory_bytes else None
+        for device, total in zip(devices, needed, strict=True)
+    )
+
+
 def _memory(
     workload: Workload,
     placement: Placement,
     schedule: np.ndarray,
     num_waves: int,
     trains: np.ndarray,
+    devices: Sequence[Device | None] | None = None,
     *,
     besides_operations: bool = False,
 ) -> DeviceMemory:
@@ -116,14 +138,15 @@ def _memory(
         exchange = plan_exchange(workload, placement, in_wave)
         in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))
         gradients_made = np.where(in_wave_trains, block_gradients, 0)
+        groups = lane_groups(workload, placement, schedule, microbatches, devices)
         kept = kept_per_block(workload, placement, in_wave, exchange, microbatches)
         if not besides_operations:
-            kept += kept_by_operations(workload, placement, in_wave)
+            kept += kept_by_groups(workload, placement, in_wave, groups)
         kept_up_to = np.cumsum(kept, axis=0)
         stream = owned_sum(placement, microbatches, workload.stream_bytes)
         last_norm = workload.shape.norm_first and (workload.lora is None or gradients_made.any())
         at_ends = (1 + int(last_norm)) * stream  # at the embedding, and in a last norm
-        forward, backward = workspace_per_block(workload, placement, in_wave, stream, microbatches)
+        forward, backward = workspace_per_block(workload, placement, groups, stream)
         if besides_operations:
             forward = np.maximum(forward, backward)
 

@@ -13,7 +13,7 @@ from d2ft_sched.costs.memory import (
     device_memory,
     memory_besides_operations,
 )
-from d2ft_sched.costs.memory_traffic import lane_bytes_of
+from d2ft_sched.costs.lane_traffic import lane_bytes_of
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget, level_capacity

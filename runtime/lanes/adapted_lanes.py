@@ -89,9 +89,10 @@ def adapted_lanes_backward(
     num_tokens = lanes.num_tokens
     grad_low_out = grad_branch.new_zeros(num_tokens, len(adapters.down_out))
     # Of the products with the shared A of the maps in, by whether they train it.
+    kinds = {group.trains for group in lanes.backward}
+    kinds |= {group.masks.train_what_passes for group in lanes.backward if group.trains}
     grad_low = {
-        trains: grad_branch.new_zeros(num_tokens, len(adapters.down_in))
-        for trains in {group.trains for group in lanes.backward}
+        trains: grad_branch.new_zeros(num_tokens, len(adapters.down_in)) for trains in kinds
     }
     grad_x = grad_branch.new_zeros(num_tokens, grad_branch.shape[1]) if needs_dx else None
     with_backward = lanes.tokens_with_backward
@@ -106,26 +107,32 @@ def adapted_lanes_backward(
         grad_result = product_of_all(grad_branch, group.columns.take(linears.weight_out, 1), group)
         down_out = group.columns.take(adapters.down_out, 1)
         add_product_of_all(grad_result, grad_low_out, down_out, group)
+        grad_result = group.passing(grad_result)
         if group.watch is not None:
             group.watch(graph.result, grad_result)
         grad_result = group.scaled(grad_result)
         if trained is not None and group.trains:
-            result, into = group.scaled(graph.result), trained.gradients.down_out
+            result, into = group.training(graph.result), trained.gradients.down_out
             add_output_weight_gradient(into, grad_low_out, result, group, overwrite=False)
             del result
         grad_projected = graph.backward(grad_result)
         del graph, grad_result
+        grad_training = group.training_rows(grad_projected)
         if trained is not None and group.trains:
             of_map = group.of_one_map(adapters.num_maps_in)
             for own, low, into in adapters.map_by_map(
-                (grad_projected, 1), (trained.sums.low_in, 1), (trained.gradients.up_in, 0)
+                (grad_training, 1), (trained.sums.low_in, 1), (trained.gradients.up_in, 0)
             ):
                 add_input_weight_gradient(into, own, low, of_map, overwrite=False)
         up_in = group.rows.take(adapters.up_in, 0)
-        for own, up, into in adapters.map_by_map(
-            (grad_projected, 1), (up_in, 0), (grad_low[group.trains], 1)
-        ):
-            add_product_of_own(into, own, up, group)
+        parts = [(group.trains, grad_training if group.trains else grad_projected)]
+        if group.trains and grad_training is not grad_projected:
+            parts.append((False, grad_projected - grad_training))
+        for trains, of_part in parts:
+            for own, up, into in adapters.map_by_map(
+                (of_part, 1), (up_in, 0), (grad_low[trains], 1)
+            ):
+                add_product_of_own(into, own, up, group)
         if grad_x is not None:
             rows = group.rows.take(linears.weight_in, 0)
             for of_all, of_own in group.dx_runs:

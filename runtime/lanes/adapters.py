@@ -64,7 +64,8 @@ class AdapterSums:
     Attributes:
         low_in: ``scale x A^T`` of the maps in, ``[T, m r]``.
         low_out: what the FULL groups give to A of the map out, summed; scaled by `finish`.
-        low_trained: the same, with every group's result times its ``gradient_scale``.
+        low_trained: the same of what trains, with every group's result times its
+            ``gradient_scale``.
     """
 
     def __init__(self, x: Tensor, adapters: Adapters, lanes: SublayerLanes) -> None:
@@ -75,8 +76,8 @@ class AdapterSums:
         self.low_out = x.new_zeros(size)
         groups = (*lanes.backward, *lanes.forward_only)
         self._low_constant = None if all(g.trains for g in groups) else x.new_zeros(size)
-        is_rescaled = any(g.trains and g.gradient_scale is not None for g in groups)
-        self.low_trained = x.new_zeros(size) if is_rescaled else self.low_out
+        differs = any(g.trains and not g.trains_what_runs for g in groups)
+        self.low_trained = x.new_zeros(size) if differs else self.low_out
         down = self._adapters.down_in.t()
         add_product_on_runs(self.low_in, x, down, lanes.tokens_active, keep=False)
         self.low_in.mul_(adapters.scale)
@@ -89,14 +90,16 @@ class AdapterSums:
         ):
             add_product_of_all(part, low, up.t(), group)
 
-    def add_result(self, result: Tensor, group: LaneSlice) -> None:
-        """Take in what a group gives to the map out, ``[own T, own columns]``."""
+    def add_result(self, result: Tensor, given: Tensor, group: LaneSlice) -> None:
+        """Take in a group's result and what of it is given to the map out, ``[own T, own columns]``
+        each."""
         low = self.low_out if group.trains else self._low_constant
         assert low is not None
         down = group.columns.take(self._adapters.down_out, 1).t()
-        add_product_of_own(low, result, down, group)
+        add_product_of_own(low, given, down, group)
         if group.trains and self.low_trained is not self.low_out:
-            add_product_of_own(self.low_trained, group.scaled(result), down, group)
+            trained = given if group.trains_what_runs else group.training(result)
+            add_product_of_own(self.low_trained, trained, down, group)
 
     def finish(self, out: Tensor) -> None:
         """Add the map out's adapter to `out`, ``[T, D]``, after all groups have run."""

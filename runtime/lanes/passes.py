@@ -196,16 +196,16 @@ def lanes_backward(
     for i, group in enumerate(lanes.backward):
         graph = graphs.pop(0)
         columns = group.columns.take(linears.weight_out, 1)
-        grad_result = product_of_all(grad_branch, columns, group)
+        grad_result = group.passing(product_of_all(grad_branch, columns, group))
         if group.watch is not None:
             group.watch(graph.result, grad_result)
         grad_result = group.scaled(grad_result)
         if trained is not None and group.trains:
-            trained.add_output(grad_branch, group.scaled(graph.result), group, i)
+            trained.add_output(grad_branch, group.training(graph.result), group, i)
         grad_projected = graph.backward(grad_result)
         del graph, grad_result
         if trained is not None and group.trains:
-            trained.add_input(grad_projected, group, i)
+            trained.add_input(group.training_rows(grad_projected), group, i)
         rows = group.rows.take(linears.weight_in, 0)
         keep = not lanes.backward_is_disjoint
         add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
@@ -238,9 +238,10 @@ def _forward(
         result = core(projected, key_mask)
     columns = group.columns.take(linears.weight_out, 1)
     own_result = result.detach().flatten(0, 1)
-    add_product_of_own(out, own_result, columns.t(), group)
+    given = group.running(own_result, in_place=not keep_graph)
+    add_product_of_own(out, given, columns.t(), group)
     if adapters is not None:
-        adapters.add_result(own_result, group)
+        adapters.add_result(own_result, given, group)
     if not keep_graph:
         return None
     kept = own_result if group.keeps_result else None

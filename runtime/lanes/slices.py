@@ -12,13 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.cluster.device_presets import ASSUMED_DEVICE
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
+from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.lanes import LaneGroup
+from d2ft_sched.schedule.operations import Operation, runs_backward
+from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import schedule_waves
 from runtime.lanes.held_units import HeldUnits, all_units
+from runtime.lanes.masks import Masks, masks_of
 
 Run = tuple[int, int]
 """First index, and one past the last, of neighbours."""
@@ -84,6 +89,7 @@ class LaneSlice:
         columns: its columns of the output weight: channels of its heads, or its hidden units.
         tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
         trains: whether its weights get a gradient; else it hands it on alone, or has none.
+        masks: what of it counts.
         gradient_scale: what the gradient of its result is multiplied by, per column or for all;
             None for 1.
         watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
@@ -95,6 +101,7 @@ class LaneSlice:
     columns: Units
     tokens_with_dx: tuple[Run, ...]
     trains: bool
+    masks: Masks = Masks()
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
 
@@ -126,6 +133,33 @@ class LaneSlice:
         """The same where each of the maps that the input weight is stacked of stands alone."""
         rows = replace(self.rows, num_parts=self.rows.num_parts // num_maps)
         return self if num_maps == 1 else replace(self, rows=rows)
+
+    @property
+    def trains_what_runs(self) -> bool:
+        """Whether dW is made of its results as they are."""
+        return self.gradient_scale is None and self.masks.train_what_runs
+
+    def running(self, result: Tensor, *, in_place: bool) -> Tensor:
+        """What it gives to the map out, of its results ``[own T, c]``."""
+        mask = self.masks.runs
+        return result if mask is None else mask.apply(result, in_place=in_place)
+
+    def passing(self, grad_result: Tensor) -> Tensor:
+        """Gradients of its results, ``[own T, c]``, in place, where they are passed on."""
+        mask = self.masks.passes
+        return grad_result if mask is None else mask.apply(grad_result, in_place=True)
+
+    def training(self, result: Tensor) -> Tensor:
+        """What of its results ``[own T, c]`` dW of the map out is made of."""
+        mask = self.masks.trains
+        return self.scaled(result if mask is None else mask.apply(result))
+
+    def training_rows(self, grad_projected: Tensor) -> Tensor:
+        """What of gradients ``[own T, r]`` dW of the map in is made of."""
+        mask = self.masks.trains
+        if mask is None or self.masks.train_what_passes:
+            return grad_projected
+        return mask.apply(grad_projected, self.rows.num_parts)
 
     def scaled(self, values: Tensor) -> Tensor:
         """Values ``[own T, c]`` times `gradient_scale`, in their own type."""
@@ -216,13 +250,20 @@ class ScheduleSlices:
     waves: tuple[Wave, ...]
 
 
-def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1) -> ScheduleSlices:
+def slice_schedule(
+    workload: Workload,
+    schedule: np.ndarray,
+    num_waves: int = 1,
+    device: Device | None = ASSUMED_DEVICE,
+) -> ScheduleSlices:
     """Cut a mini-batch into waves, and every block of a wave into lane groups.
 
     Args:
         workload: the model, its subnets and the micro-batches.
         schedule: int ``[num_subnets, num_microbatches]``.
         num_waves: passes through the model, from 1 to num_microbatches.
+        device: what things cost, which says what runs together; None for nothing that the schedule
+            does not ask for.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.
@@ -236,16 +277,18 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
     schedule = executed_schedule(workload, schedule)
     start = np.cumsum(workload.samples) - workload.samples
     units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
+    here = Placement(1, (0,) * workload.num_subnets, (0,) * workload.num_microbatches)
     waves, num_samples = [], 0
     for microbatches in schedule_waves(schedule, num_waves):
         counts = workload.samples[microbatches]
         first_of_pass = np.full(workload.num_microbatches, -1)
         first_of_pass[microbatches] = np.cumsum(counts) - counts
         num_samples += int(counts.sum())
+        groups = lane_groups(workload, here, schedule, microbatches, [device])
         blocks = tuple(
             block_lanes(
                 workload,
-                lane_groups(workload.partition, schedule, block, microbatches=microbatches),
+                groups.at(0, block),
                 first_of_pass,
                 int(counts.sum()),
                 units,
@@ -282,65 +325,104 @@ def block_lanes(
     attention, mlp = [], []
     for group in groups:
         members = [partition.subnets[s] for s in group.subnets]
-        of_attention, of_mlp = (
-            _parts(workload, group, first_sample, needed) for needed in needs_dx
-        )
-        heads = np.array([head for m in members for head in m.heads], dtype=np.int64)
-        heads = np.searchsorted(held.heads, np.sort(heads))
+        of_attention, of_mlp = (_parts(group, first_sample, needed) for needed in needs_dx)
+        heads, subnet_of_head = _units_of([m.heads for m in members], held.heads)
         channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
         if len(channels):
             columns = _units(channels, len(held.heads) * head_dim)
             rows = replace(columns, num_parts=3)
-            attention += [part.lane(rows, columns) for part in of_attention]
-        hidden = np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
-        hidden = np.searchsorted(held.hidden, np.sort(hidden))
+            attention += [
+                (
+                    part.runs_backward,
+                    part.lane(workload, first_sample, subnet_of_head, head_dim, rows, columns),
+                )
+                for part in of_attention
+            ]
+        hidden, subnet_of_hidden = _units_of(
+            [range(m.hidden_start, m.hidden_stop) for m in members], held.hidden
+        )
         if len(hidden):
             units = _units(hidden, len(held.hidden))
-            mlp += [part.lane(units, units) for part in of_mlp]
+            mlp += [
+                (
+                    part.runs_backward,
+                    part.lane(workload, first_sample, subnet_of_hidden, 1, units, units),
+                )
+                for part in of_mlp
+            ]
     return BlockLanes(_sublayer(attention, num_tokens), _sublayer(mlp, num_tokens))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Samples of a lane group, and what a sub-layer does with them; as in `LaneSlice`."""
+    """A lane group, or some samples of it, in one sub-layer.
 
-    operation: Operation
-    num_samples: int
-    tokens: tuple[Run, ...]
-    tokens_with_dx: tuple[Run, ...]
+    Attributes:
+        cells: operations there, int8 ``[subnets, micro-batches]``.
+        microbatches: in the order of the pass.
+        with_dx: those of them whose gradient goes on to the sub-layer's input.
+    """
 
-    def lane(self, rows: Units, columns: Units) -> tuple[Operation, LaneSlice]:
-        trains = self.operation == Operation.FULL
-        sizes = self.num_samples, self.tokens, rows, columns
-        return self.operation, LaneSlice(*sizes, self.tokens_with_dx, trains)
+    cells: np.ndarray
+    microbatches: np.ndarray
+    with_dx: np.ndarray
+
+    @property
+    def runs_backward(self) -> bool:
+        return bool(runs_backward(self.cells).any())
+
+    def lane(
+        self,
+        workload: Workload,
+        first_sample: np.ndarray,
+        subnet_of_unit: np.ndarray,
+        unit_width: int,
+        rows: Units,
+        columns: Units,
+    ) -> LaneSlice:
+        num_tokens = workload.shape.num_tokens
+        samples = _samples_of(workload, first_sample, self.microbatches)
+        dx_samples = _samples_of(workload, first_sample, self.with_dx)
+        of_sample = np.repeat(self.cells, workload.samples[self.microbatches], axis=1)
+        operations = of_sample[subnet_of_unit].T
+        trains = operations == Operation.FULL
+        masks = masks_of(
+            operations != Operation.SHORTCUT, runs_backward(operations), trains, unit_width
+        )
+        return LaneSlice(
+            len(samples),
+            _token_runs(samples, num_tokens),
+            rows,
+            columns,
+            _token_runs(dx_samples, num_tokens),
+            bool(trains.any()),
+            masks,
+        )
 
 
-def _parts(
-    workload: Workload, group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray
-) -> list[_Part]:
-    """A group as one; REST that hands on the gradients of some micro-batches alone as two, of which
-    one runs no backward. `needs_dx` is bool ``[num_microbatches]``."""
+def _parts(group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray) -> list[_Part]:
+    """A group as one; one that trains nothing and hands on the gradients of some micro-batches
+    alone as two, of which one runs no backward. `needs_dx` is bool ``[num_microbatches]``."""
     microbatches = np.array(group.microbatches)
+    order = np.argsort(first_sample[microbatches])
+    microbatches, cells = microbatches[order], group.cells[:, order]
     needed = needs_dx[microbatches]
-    parts = [(group.operation, microbatches, microbatches[needed])]
-    if group.operation == Operation.REST and not needed.all():
-        parts = [
-            (Operation.REST, microbatches[needed], microbatches[needed]),
-            (Operation.FORWARD_ONLY, microbatches[~needed], microbatches[:0]),
-        ]
-    num_tokens = workload.shape.num_tokens
-    made = []
-    for operation, own, with_dx in parts:
-        if len(own):
-            samples = _samples_of(workload, first_sample, own)
-            dx_samples = _samples_of(workload, first_sample, with_dx)
-            runs = _token_runs(samples, num_tokens), _token_runs(dx_samples, num_tokens)
-            made.append(_Part(operation, len(samples), *runs))
-    return made
+    rests = (cells == Operation.REST) & ~needed
+    cells = np.where(rests, np.int8(Operation.FORWARD_ONLY), cells)
+    apart = [np.ones(len(microbatches), dtype=bool)]
+    if rests.any() and not (cells == Operation.FULL).any():
+        passes = runs_backward(cells).any(axis=0)
+        apart = [passes, ~passes]
+    return [
+        _Part(cells[:, own], microbatches[own], microbatches[own & needed])
+        for own in apart
+        if own.any()
+    ]
 
 
-def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) -> SublayerLanes:
-    backward = tuple(lane for operation, lane in groups if operation != Operation.FORWARD_ONLY)
+def _sublayer(groups: Sequence[tuple[bool, LaneSlice]], num_tokens: int) -> SublayerLanes:
+    """From groups, and whether they run backward."""
+    backward = tuple(sorted((lane for runs, lane in groups if runs), key=lambda lane: not lane.trains))
     num_backward = _num_covering(num_tokens, [lane.tokens for lane in backward])
     num_trained = _num_covering(num_tokens, [lane.tokens for lane in backward if lane.trains])
     num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in backward])
@@ -348,9 +430,7 @@ def _sublayer(groups: Sequence[tuple[Operation, LaneSlice]], num_tokens: int) ->
     return SublayerLanes(
         num_tokens=num_tokens,
         backward=backward,
-        forward_only=tuple(
-            lane for operation, lane in groups if operation == Operation.FORWARD_ONLY
-        ),
+        forward_only=tuple(lane for runs, lane in groups if not runs),
         backward_is_disjoint=bool((num_backward <= 1).all()),
         tokens_without_backward=index_runs(np.flatnonzero(num_backward == 0)),
         tokens_with_backward=index_runs(np.flatnonzero(num_backward)),
@@ -379,6 +459,17 @@ def _samples_of(
 
 def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
     return tuple((start * num_tokens, stop * num_tokens) for start, stop in index_runs(samples))
+
+
+def _units_of(
+    of_subnets: Sequence[Sequence[int]], held: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heads or hidden units of some subnets among those held, int, sorted; and which of the subnets
+    each belongs to."""
+    units = np.concatenate([np.asarray(own, dtype=np.int64) for own in of_subnets])
+    subnet = np.repeat(np.arange(len(of_subnets)), [len(own) for own in of_subnets])
+    order = np.argsort(units)
+    return np.searchsorted(held, units[order]), subnet[order]
 
 
 def _units(indices: np.ndarray, num_all: int) -> Units:

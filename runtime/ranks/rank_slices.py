@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.cluster.device_presets import ASSUMED_DEVICE
 from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums, trains_in_step
 from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.lanes import lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, microbatch_owners
@@ -116,6 +118,7 @@ def slice_rank_schedule(
     replicas: Sequence[Replica],
     schedule: np.ndarray,
     rank: int,
+    devices: Sequence[Device | None] | None = None,
 ) -> RankSlices:
     """Cut a replica's micro-batches into waves, each block of a wave into lane groups and routes.
 
@@ -124,6 +127,7 @@ def slice_rank_schedule(
         replicas: whose devices are the ranks.
         schedule: int ``[num_subnets, num_microbatches]``.
         rank: 0 to num_devices - 1.
+        devices: what things cost on every rank, as in `runtime.lanes.slices.slice_schedule`.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.
@@ -135,7 +139,8 @@ def slice_rank_schedule(
     waves: tuple[RankWave, ...] = ()
     for replica, part in zip(replicas, replica_parts(workload, replicas, schedule), strict=True):
         if rank in replica.devices and runs[part.microbatches].any():
-            waves = rank_waves(part, rank, int(workload.samples[: part.microbatches.start].sum()))
+            first_sample = int(workload.samples[: part.microbatches.start].sum())
+            waves = rank_waves(part, rank, first_sample, devices)
     is_owned = runs & (np.array(microbatch_owners(replicas)) == rank)
     owned = np.flatnonzero(np.repeat(is_owned, workload.samples))
     trains = trains_in_step(schedule)
@@ -143,14 +148,22 @@ def slice_rank_schedule(
     return RankSlices(int(workload.samples[runs].sum()), owned, waves, sums, trained)
 
 
-def rank_waves(part: ReplicaPart, rank: int, first_sample: int = 0) -> tuple[RankWave, ...]:
+def rank_waves(
+    part: ReplicaPart,
+    rank: int,
+    first_sample: int = 0,
+    devices: Sequence[Device | None] | None = None,
+) -> tuple[RankWave, ...]:
     """What a rank of a replica computes and exchanges in each of its waves.
 
     Args:
         part: of the replica.
         rank: one that may hold nothing and own nothing of it.
         first_sample: of the replica's in the mini-batch.
+        devices: as in `slice_rank_schedule`.
     """
+    if devices is None:
+        devices = [ASSUMED_DEVICE] * part.placement.num_devices
     workload, waves = part.workload, list[RankWave]()
     units = [
         held_units(workload, part.placement, rank, block)
@@ -167,6 +180,7 @@ def rank_waves(part: ReplicaPart, rank: int, first_sample: int = 0) -> tuple[Ran
             units,
             start,
             first_sample,
+            devices,
         )
         start = wave.samples.stop
         waves.append(wave)
@@ -182,6 +196,7 @@ def _rank_wave(
     units: Sequence[HeldUnits],
     start: int,
     first_sample: int,
+    devices: Sequence[Device | None],
 ) -> RankWave:
     owner = np.array(placement.owner)
     in_wave = np.isin(np.arange(workload.num_microbatches), microbatches)
@@ -190,7 +205,8 @@ def _rank_wave(
     own = microbatches[owner[microbatches] == rank]
     foreign = microbatches[owner[microbatches] != rank]
     foreign = foreign[np.argsort(owner[foreign], kind="stable")]
-    held = np.array(placement.subnet_device) == rank
+    held = np.flatnonzero(np.array(placement.subnet_device) == rank)
+    made = lane_groups(workload, placement, schedule, microbatches, devices, held)
     needs_dx = needs_input_gradient(workload, schedule)
     num_own = int(workload.samples[own].sum())
     first_of_all = first_sample + np.cumsum(workload.samples) - workload.samples
@@ -206,7 +222,7 @@ def _rank_wave(
             _route(workload, owner, active[d, block], rank, own, foreign, first_of_pass)
             for d in range(len(DIRECTIONS))
         ]
-        groups = lane_groups(workload.partition, schedule, block, held, microbatches)
+        groups = made.at(rank, block)
         is_backward = active[1, block].any(axis=0)
         reached = (needs_dx[block] | is_backward)[:, own].any(axis=1)
         handed_on = (needs_dx[block] & is_backward)[:, own].any(axis=1)

@@ -9,9 +9,9 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS, Exchange
 from d2ft_sched.costs.flops import attention_flops_of, mlp_flops_of, shared_factor_flops
-from d2ft_sched.costs.memory_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
+XX
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.waves import wave_microbatches

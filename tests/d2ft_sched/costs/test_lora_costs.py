@@ -17,7 +17,8 @@ from d2ft_sched.costs.memory import (
     trained_device_parameters,
     trained_parameters,
 )
-from d2ft_sched.costs.memory_traffic import lane_bytes_of, optimizer_bytes_moved
+from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads

@@ -14,11 +14,8 @@ from d2ft_sched.costs.memory import (
     memory_besides_operations,
     subnet_parameters,
 )
-from d2ft_sched.costs.memory_traffic import (
-    lane_bytes_of,
-    optimizer_bytes_moved,
-    trunk_bytes_moved,
-)
+from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape

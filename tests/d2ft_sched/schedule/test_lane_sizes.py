@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.costs.flops import attention_flops, attention_flops_of
-from d2ft_sched.costs.memory_traffic import lane_bytes_of
+from d2ft_sched.costs.lane_traffic import lane_bytes_of
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload

@@ -1,0 +1,250 @@
+"""How a schedule becomes batched work: the lane groups of every block on every device.
+
+The runtime executes these groups and the simulator prices them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.cutting.lane_rectangles import Rectangles
+from d2ft_sched.cutting.lane_search import Cut, Price, cheapest_cut
+from d2ft_sched.costs.lane_seconds import LaneSizes, lane_seconds
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lanes import LaneGroup
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.placement import Placement
+
+_MASK_S = 1e9
+"""What a mask costs where groups stay apart, beside 1 for a group."""
+
+
+@dataclass(frozen=True)
+class _Sites:
+    """Blocks on devices, ordered by device.
+
+    Attributes:
+        device, block: int ``[S]``.
+        rows: subnets of each, in order, -1 beyond the last, int ``[S, R]``.
+        heads, hidden: of them, 0 beyond the last, int ``[S, R]``.
+    """
+
+    device: np.ndarray
+    block: np.ndarray
+    rows: np.ndarray
+    heads: np.ndarray
+    hidden: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LaneGroups:
+    """The groups of one wave, ordered by device.
+
+    Attributes:
+        device, block: of each group, int ``[num_groups]``.
+        sizes: of each.
+        subnets: of each group's site, -1 beyond the last, int ``[num_groups, R]``.
+        microbatches: of the wave, int ``[C]``.
+        cells: bool ``[num_groups, R]`` and ``[num_groups, C]``, what each group has of them, and
+            its operations there, int8 ``[num_groups, R, C]``.
+    """
+
+    device: np.ndarray
+    block: np.ndarray
+    sizes: LaneSizes
+    subnets: np.ndarray
+    microbatches: np.ndarray
+    has_subnet: np.ndarray
+    has_microbatch: np.ndarray
+    cells: np.ndarray
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[int, int], list[int]]:
+        numbers: dict[tuple[int, int], list[int]] = {}
+        for number, site in enumerate(zip(self.device.tolist(), self.block.tolist(), strict=True)):
+            numbers.setdefault(site, []).append(number)
+        return numbers
+
+    def at(self, device: int, block: int) -> tuple[LaneGroup, ...]:
+        """Those of a block on a device."""
+        return tuple(self._group(number) for number in self._numbers.get((device, block), []))
+
+    def _group(self, number: int) -> LaneGroup:
+        rows, columns = self.has_subnet[number], self.has_microbatch[number]
+        return LaneGroup(
+            tuple(self.subnets[number][rows].tolist()),
+            tuple(self.microbatches[columns].tolist()),
+            self.cells[number][np.ix_(rows, columns)],
+        )
+
+
+def lane_groups(
+    workload: Workload,
+    placement: Placement,
+    schedule: np.ndarray,
+    microbatches: np.ndarray,
+    devices: Sequence[Device | None] | None = None,
+    subnets: np.ndarray | None = None,
+) -> LaneGroups:
+    """The groups that take each device the fewest seconds.
+
+    Groups may compute cells that the schedule leaves out, where that is cheaper than another group.
+
+    Args:
+        workload: model, partition and mini-batch.
+        placement: device of every subnet.
+        schedule: as it is executed, int ``[num_subnets, num_microbatches]``.
+        microbatches: indices of the wave's micro-batches, sorted.
+        devices: what things cost there; None, for all or one, for the fewest groups that compute
+            nothing else and mask nothing.
+        subnets: indices of those that count, sorted; default all.
+    """
+    if subnets is None:
+        subnets = np.arange(workload.num_subnets)
+    sites = _sites(workload, placement, subnets)
+    operations = np.where(
+        sites.rows[:, :, None] < 0,
+        np.int8(Operation.SHORTCUT),
+        schedule[sites.rows][:, :, microbatches],
+    )
+    runs = (operations != Operation.SHORTCUT).any(axis=(1, 2))
+    sites = _Sites(*(values[runs] for values in vars(sites).values()))
+    price = _price(workload, sites, schedule, microbatches, devices or [None] * placement.num_devices)
+    if not runs.any():
+        empty = np.zeros((0, *operations.shape[1:]), dtype=np.int8)
+        return _groups(workload, sites, microbatches, _no_cut(empty))
+    return _groups(workload, sites, microbatches, cheapest_cut(operations[runs], price))
+
+
+def _sites(workload: Workload, placement: Placement, subnets: np.ndarray) -> _Sites:
+    partition = workload.partition
+    device = np.array(placement.subnet_device, dtype=np.int64)[subnets]
+    site = device * partition.num_blocks + partition.block[subnets]
+    order = np.argsort(site, kind="stable")
+    numbers, first, held = np.unique(site[order], return_index=True, return_counts=True)
+    rows = np.full((len(numbers), held.max(initial=1)), -1)
+    rank = np.arange(len(order)) - np.repeat(first, held)
+    rows[np.repeat(np.arange(len(numbers)), held), rank] = subnets[order]
+    return _Sites(
+        numbers // partition.num_blocks,
+        numbers % partition.num_blocks,
+        rows,
+        np.where(rows < 0, 0, partition.heads[rows]),
+        np.where(rows < 0, 0, partition.hidden[rows]),
+    )
+
+
+def _price(
+    workload: Workload,
+    sites: _Sites,
+    schedule: np.ndarray,
+    microbatches: np.ndarray,
+    devices: Sequence[Device | None],
+) -> Price:
+    tokens = workload.tokens[microbatches]
+    needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
+    stays_apart = np.array([device is None for device in devices])
+    known = [device for device in devices if device is not None]
+    known_index = np.cumsum(~stays_apart) - 1
+
+    def price(
+        which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Rectangles
+    ) -> np.ndarray:
+        apart = stays_apart[sites.device[which]]
+        seconds = np.where(made.is_masked, _MASK_S, 1.0)
+        merges = ~apart
+        if not merges.any():
+            return seconds
+        own = which[merges]
+        sizes = _sizes(
+            sites,
+            own,
+            subnets[merges],
+            columns[merges] @ tokens,
+            *(values[merges] for values in (made.runs_backward, made.trains, made.is_masked)),
+        )
+        shape = sizes.heads.shape
+        flat = LaneSizes(
+            **{
+                name: values.reshape(2, -1) if name == "is_copied" else values.ravel()
+                for name, values in vars(sizes).items()
+            }
+        )
+        flat = replace(flat, device=known_index[flat.device])
+        needed = np.repeat(needs_dx[sites.block[own]], shape[1], axis=0).T
+        of_each = lane_seconds(workload, known, flat, needed, is_trial=True)
+        seconds[merges] = of_each.sum(axis=(0, 1)).reshape(shape)
+        return seconds
+
+    return price
+
+
+def _sizes(
+    sites: _Sites,
+    which: np.ndarray,
+    subnets: np.ndarray,
+    tokens: np.ndarray,
+    runs_backward: np.ndarray,
+    trains: np.ndarray,
+    is_masked: np.ndarray,
+) -> LaneSizes:
+    """Of rectangles of some sites, ``[n, K]`` each; `subnets` is bool ``[n, K, R]``."""
+    heads = np.einsum("nkr,nr->nk", subnets, sites.heads[which])
+    hidden = np.einsum("nkr,nr->nk", subnets, sites.hidden[which])
+    all_heads, all_hidden = sites.heads[which].sum(axis=1), sites.hidden[which].sum(axis=1)
+    has_hidden = subnets & (sites.hidden[which] > 0)[:, None, :]
+    starts = has_hidden.copy()
+    starts[..., 1:] &= ~has_hidden[..., :-1]
+    return LaneSizes(
+        device=np.broadcast_to(sites.device[which][:, None], heads.shape),
+        heads=heads,
+        hidden=hidden,
+        tokens=tokens,
+        runs_backward=runs_backward,
+        trains=trains,
+        is_masked=is_masked,
+        is_copied=np.stack(
+            [
+                (heads > 0) & (heads < all_heads[:, None]),
+                (hidden < all_hidden[:, None]) & (starts.sum(axis=2) > 1),
+            ]
+        ),
+    )
+
+
+def _groups(
+    workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cut
+) -> LaneGroups:
+    number = [
+        ((cut.cells == operation) & cut.subnets[:, :, None]).sum(axis=(1, 2))
+        for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
+    ]
+    size = cut.subnets.sum(axis=1) * cut.microbatches.sum(axis=1)
+    sizes = _sizes(
+        sites,
+        cut.site,
+        cut.subnets[:, None],
+        (cut.microbatches @ workload.tokens[microbatches])[:, None],
+        (number[0] + number[1] > 0)[:, None],
+        (number[0] > 0)[:, None],
+        (np.max(number, axis=0) < size)[:, None],
+    )
+    return LaneGroups(
+        device=sites.device[cut.site],
+        block=sites.block[cut.site],
+        sizes=LaneSizes(**{name: values[..., 0] for name, values in vars(sizes).items()}),
+        subnets=sites.rows[cut.site],
+        microbatches=microbatches,
+        has_subnet=cut.subnets,
+        has_microbatch=cut.microbatches,
+        cells=cut.cells,
+    )
+
+
+def _no_cut(cells: np.ndarray) -> Cut:
+    none = np.zeros(0, dtype=np.int64)
+    return Cut(none, cells.any(axis=2), cells.any(axis=1), cells, none.astype(float))

@@ -1,0 +1,122 @@
+"""Seconds of lane groups on their devices: the products, the weights copied for them, their masks.
+
+Runtime and simulator decide by these what runs together, and the simulator prices what runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.cluster.compute_curve import WorkKind
+from d2ft_sched.cluster.device import Device, roofline_seconds
+from d2ft_sched.costs.flops import attention_flops_of, mlp_flops_of
+from d2ft_sched.costs.lane_traffic import copied_bytes_of, lane_bytes_of, mask_bytes_of
+from d2ft_sched.model.workload import Workload
+
+FORWARD, BACKWARD = 0, 1
+LANE_KINDS = (
+    (WorkKind.ATTENTION_FORWARD, WorkKind.MLP_FORWARD),
+    (WorkKind.ATTENTION_BACKWARD, WorkKind.MLP_BACKWARD),
+)
+"""Kind of lane work by direction (forward, backward) and sub-layer (attention, MLP)."""
+
+
+@dataclass(frozen=True)
+class LaneSizes:
+    """What lane groups are, arrays of one shape; ordered by device.
+
+    Attributes:
+        device: which runs them.
+        heads, hidden: of their subnets together.
+        tokens: of their micro-batches together.
+        runs_backward: FULL or REST is among their operations.
+        trains: FULL is.
+        is_masked: not all cells of the rectangle have one operation.
+        is_copied: attention's, then MLP's weights are copied together for them, bool
+            ``[2, num_groups]``.
+    """
+
+    device: np.ndarray
+    heads: np.ndarray
+    hidden: np.ndarray
+    tokens: np.ndarray
+    runs_backward: np.ndarray
+    trains: np.ndarray
+    is_masked: np.ndarray
+    is_copied: np.ndarray
+
+
+def lane_seconds(
+    workload: Workload,
+    devices: Sequence[Device],
+    sizes: LaneSizes,
+    needs_dx: np.ndarray | bool = True,
+    *,
+    is_trial: bool = False,
+) -> np.ndarray:
+    """Seconds of each group, float ``[2 directions, 2 sub-layers, num_groups]``.
+
+    Args:
+        workload: the model, and what trains.
+        devices: by index.
+        sizes: of the groups.
+        needs_dx: whether their gradient goes on to the sub-layer's input, bool that broadcasts to
+            ``[2 sub-layers, num_groups]``.
+        is_trial: whether groups are only tried, so that no size is warned of.
+    """
+    needed = np.broadcast_to(np.asarray(needs_dx), (2, len(sizes.device)))
+    moved = lane_bytes_of(workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.trains)
+    copied = copied_bytes_of(workload, sizes.heads, sizes.hidden, sizes.trains, sizes.is_copied)
+    masks = mask_bytes_of(workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.is_masked)
+    of_sublayer = (
+        (attention_flops_of, sizes.heads, (moved.attention_forward, moved.attention_backward)),
+        (mlp_flops_of, sizes.hidden, (moved.mlp_forward, moved.mlp_backward)),
+    )
+    seconds = np.zeros((2, 2, len(sizes.device)))
+    for sublayer, (flops_of, units, bytes_moved) in enumerate(of_sublayer):
+        flops = flops_of(workload, units, sizes.tokens, needed[sublayer])
+        of_direction = flops.forward, flops.backward_input + flops.backward_weight * sizes.trains
+        for direction in (FORWARD, BACKWARD):
+            runs = np.where(direction == FORWARD, True, sizes.runs_backward)
+            seconds[direction, sublayer] = work_seconds(
+                devices,
+                LANE_KINDS[direction][sublayer],
+                sizes.device,
+                of_direction[direction] * runs,
+                bytes_moved[direction] * runs,
+                (copied[direction, sublayer] + masks[direction, sublayer]) * runs,
+                is_trial=is_trial,
+            )
+    return seconds
+
+
+def work_seconds(
+    devices: Sequence[Device],
+    kind: WorkKind,
+    device: np.ndarray,
+    flops: np.ndarray,
+    moved: np.ndarray,
+    besides: np.ndarray | float = 0.0,
+    *,
+    is_trial: bool = False,
+) -> np.ndarray:
+    """Seconds of pieces of work, ``[num_pieces]``, ordered by device.
+
+    Args:
+        devices: by index.
+        kind: of the work.
+        device: of each piece.
+        flops, moved: of each piece, and bytes that it moves.
+        besides: bytes moved before and after it: copies and masks.
+        is_trial: as in `lane_seconds`.
+    """
+    facts = ("compute_flops_per_s", "memory_bandwidth_bytes_per_s", "launch_s")
+    flops_per_s, bytes_per_s, launch_s = (
+        np.array([getattr(d, name) for d in devices])[device] for name in facts
+    )
+    seconds = roofline_seconds(flops, moved, flops_per_s, bytes_per_s, launch_s)
+    for index in (i for i, d in enumerate(devices) if d.is_calibrated(kind)):
+        own = slice(*np.searchsorted(device, [index, index + 1]).tolist())
+        seconds[own] = devices[index].seconds(kind, flops[own], moved[own], is_trial=is_trial)
+    return seconds + besides / bytes_per_s

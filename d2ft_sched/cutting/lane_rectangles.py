@@ -1,0 +1,88 @@
+"""Rectangles of subnets and micro-batches that sets of one axis would run as.
+
+Arrays over sites (a block on a device), S; a set names some of the items of the last axis of cells
+``[S, other, items]``, bool ``[S, K, items]`` for K sets of every site. Its cells run in tiers: the
+first tier has all of the other axis in which the set has one of its operations, and computes all
+their cells of the set, whatever they are; the next has what is left.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from d2ft_sched.schedule.operations import Operation
+
+Tiers = tuple[tuple[Operation, ...], ...]
+"""Operations that open a rectangle, tier after tier."""
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """One tier of all sets.
+
+    Attributes:
+        others: of the other axis, bool ``[S, K, other]``.
+        items: of the sets, those with a cell in it, bool ``[S, K, items]``.
+        runs_backward, trains: FULL or REST, and FULL, is among its cells, bool ``[S, K]``.
+        is_masked: not all cells have one operation, bool ``[S, K]``.
+    """
+
+    others: np.ndarray
+    items: np.ndarray
+    runs_backward: np.ndarray
+    trains: np.ndarray
+    is_masked: np.ndarray
+
+
+def rectangles(cells: np.ndarray, sets: np.ndarray, tiers: Tiers) -> Iterator[Rectangles]:
+    """Every tier of all sets.
+
+    Args:
+        cells: operations, int8 ``[S, other, items]``.
+        sets: bool ``[S, K, items]``.
+        tiers: which operations open which.
+    """
+    of_operation = {
+        operation: (cells == operation).astype(np.float32)
+        for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
+    }
+    chosen = sets.astype(np.float32)
+    covered = np.zeros((*sets.shape[:2], cells.shape[1]), dtype=bool)
+    active = (cells != Operation.SHORTCUT).astype(np.float32)
+    for tier in tiers:
+        opens = np.isin(cells, tier).astype(np.float32)
+        others = (chosen @ opens.transpose(0, 2, 1) > 0) & ~covered
+        covered |= others
+        rows = others.astype(np.float32)
+        items = (rows @ active > 0) & sets
+        columns = items.astype(np.float32)
+        number = {
+            operation: ((rows @ own) * columns).sum(axis=2)
+            for operation, own in of_operation.items()
+        }
+        size = rows.sum(axis=2) * columns.sum(axis=2)
+        trains = number[Operation.FULL] > 0
+        yield Rectangles(
+            others,
+            items,
+            trains | (number[Operation.REST] > 0),
+            trains,
+            np.max(list(number.values()), axis=0) < size,
+        )
+
+
+def tierings(present: Sequence[Operation]) -> list[Tiers]:
+    """All ways to open tiers with some operations, those with more backward first.
+
+    Where FORWARD_ONLY is among them it may also be left out, to be cut anew.
+    """
+    ways: list[Tiers] = [((present[0],),)] if present else []
+    for operation in present[1:]:
+        left_out = ways if operation == Operation.FORWARD_ONLY else []
+        ways = [
+            *[(*way, (operation,)) for way in ways],
+            *[(*way[:-1], (*way[-1], operation)) for way in ways],
+            *left_out,
+        ]
+    return ways
