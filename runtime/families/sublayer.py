@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from runtime.families.low_rank import LowRank, low_rank_of
 from runtime.lanes.adapters import Adapters
 from runtime.lanes.passes import Core, Linears
+from runtime.lanes.slices import SublayerLanes
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +93,13 @@ class Sublayer:
         """Those of the maps, the output bias included."""
         return [p for linear in (*self.maps_in, self.map_out) for p in linear.parameters()]
 
-    def new_gradients(self, *, overwrite: bool) -> Linears:
+    def new_gradients(self, lanes: SublayerLanes) -> Linears:
         """New gradients of the weights held, made as `Linears.gradient_buffers` makes them.
 
         Those of several maps are parts of one tensor, so that lanes add to all of them at once.
         """
         with torch.no_grad():
-            made = self.linears().gradient_buffers(overwrite=overwrite)
+            made = self.linears().gradient_buffers(lanes)
         sizes = [linear.weight.shape[0] for linear in self.maps_in]
         for linear, part in zip(self.maps_in, made.weight_in.split(sizes), strict=True):
             linear.weight.grad = part

@@ -113,7 +113,7 @@ def adapted_lanes_backward(
         grad_result = group.scaled(grad_result)
         if trained is not None and group.trains:
             result, into = group.training(graph.result), trained.gradients.down_out
-            add_output_weight_gradient(into, grad_low_out, result, group, overwrite=False)
+            add_output_weight_gradient(into, grad_low_out, result, group, is_new=False)
             del result
         grad_projected = graph.backward(grad_result)
         del graph, grad_result
@@ -123,7 +123,7 @@ def adapted_lanes_backward(
             for own, low, into in adapters.map_by_map(
                 (grad_training, 1), (trained.sums.low_in, 1), (trained.gradients.up_in, 0)
             ):
-                add_input_weight_gradient(into, own, low, of_map, overwrite=False)
+                add_input_weight_gradient(into, own, low, of_map, is_new=False)
         up_in = group.rows.take(adapters.up_in, 0)
         parts = [(group.trains, grad_training if group.trains else grad_projected)]
         if group.trains and grad_training is not grad_projected:
@@ -169,10 +169,18 @@ class _AdaptedLanes(torch.autograd.Function):
         adapters = Adapters(down_in, up_in, down_out, up_out, ctx.scale, ctx.num_maps_in)
         x = x.to(compute_dtype(x)).flatten(0, 1)
         with without_autocast(x):
-            out = branch_buffer(x, maps.bias_out)
+            out = branch_buffer(x, maps.bias_out, lanes)
             ctx.sums = AdapterSums(x, adapters, lanes)
             ctx.graphs = lanes_forward(
-                x, maps.linears, maps.core, lanes, ctx.shape[1], key_mask, out, ctx.sums
+                x,
+                maps.linears,
+                maps.core,
+                lanes,
+                ctx.shape[1],
+                key_mask,
+                out,
+                maps.bias_out,
+                ctx.sums,
             )
         if not lanes.train:
             ctx.sums = None

@@ -10,7 +10,6 @@ from runtime.lanes.passes import (
     Core,
     Linears,
     Trained,
-    can_overwrite,
     lanes_backward,
     lanes_forward,
 )
@@ -62,9 +61,11 @@ class _SublayerLanes(torch.autograd.Function):
         ctx.lanes, ctx.shape, ctx.dtype = lanes, x.shape, x.dtype
         x = x.to(compute_dtype(x)).flatten(0, 1)
         with without_autocast(x):
-            out = branch_buffer(x, bias_out)
+            out = branch_buffer(x, bias_out, lanes)
             linears = Linears(weight_in, bias_in, weight_out)
-            ctx.graphs = lanes_forward(x, linears, core, lanes, ctx.shape[1], key_mask, out)
+            ctx.graphs = lanes_forward(
+                x, linears, core, lanes, ctx.shape[1], key_mask, out, bias_out
+            )
         ctx.compute_dtype = x.dtype
         ctx.save_for_backward(x if lanes.train else None, weight_in, bias_in, weight_out, bias_out)
         return out.view(ctx.shape)
@@ -81,8 +82,7 @@ class _SublayerLanes(torch.autograd.Function):
             return None, None, None, None, grad_bias_out, None, None, None
         linears, trained = Linears(weight_in, bias_in, weight_out), None
         if lanes.train:
-            overwrite = can_overwrite(lanes)
-            trained = Trained(x, linears.gradient_buffers(overwrite=overwrite), overwrite)
+            trained = Trained(x, linears.gradient_buffers(lanes), are_new=True)
         with without_autocast(grad_branch):
             grad_branch = grad_branch.to(ctx.compute_dtype).contiguous().flatten(0, 1)
             grad_x = lanes_backward(grad_branch, linears, ctx.graphs, lanes, trained)

@@ -18,9 +18,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from runtime.lanes.adapters import AdapterSums
 from runtime.lanes.products import (
+    add_bias_gradient,
     add_input_weight_gradient,
     add_output_weight_gradient,
     add_product_of_own,
+    begin_branch,
+    clear_gradient,
     input_gradient_buffer,
     parameter_gradient_buffer,
     product_of_all,
@@ -66,13 +69,22 @@ class Linears:
         bias_in = None if self.bias_in is None else self.bias_in.to(dtype)
         return Linears(self.weight_in.to(dtype), bias_in, self.weight_out.to(dtype))
 
-    def gradient_buffers(self, *, overwrite: bool) -> "Linears":
-        """What `lanes_backward` adds to: zeros, or anything if it is told to overwrite."""
+    def gradient_buffers(self, lanes: SublayerLanes) -> "Linears":
+        """What `lanes_backward` writes to, and adds to."""
+        rows, columns = lanes.untrained or (None, None)
         return Linears(
-            parameter_gradient_buffer(self.weight_in, overwrite),
-            None if self.bias_in is None else torch.zeros_like(self.bias_in),
-            parameter_gradient_buffer(self.weight_out, overwrite),
+            parameter_gradient_buffer(self.weight_in, rows, 0),
+            None if self.bias_in is None else parameter_gradient_buffer(self.bias_in, rows, 0),
+            parameter_gradient_buffer(self.weight_out, columns, 1),
         )
+
+    def clear(self, lanes: SublayerLanes) -> None:
+        """Make gradients that hold anything what `gradient_buffers` makes."""
+        rows, columns = lanes.untrained or (None, None)
+        clear_gradient(self.weight_in, rows, 0)
+        if self.bias_in is not None:
+            clear_gradient(self.bias_in, rows, 0)
+        clear_gradient(self.weight_out, columns, 1)
 
 
 @dataclass(frozen=True)
@@ -109,35 +121,24 @@ class Trained:
     Attributes:
         x: as in forward.
         gradients: of the weights held, in the weights' type.
-        overwrite: they hold nothing yet; only where `can_overwrite` says so.
+        are_new: they hold nothing yet, made by `Linears.gradient_buffers`.
     """
 
     x: Tensor
     gradients: Linears
-    overwrite: bool
+    are_new: bool
 
-    def add_output(self, grad_branch: Tensor, result: Tensor, group: LaneSlice, i: int) -> None:
-        """For the map out, of the i-th group."""
-        add_output_weight_gradient(
-            self.gradients.weight_out,
-            grad_branch,
-            result,
-            group,
-            overwrite=self.overwrite and i == 0,
-        )
+    def add_output(self, grad_branch: Tensor, result: Tensor, group: LaneSlice) -> None:
+        """For the map out, of a group."""
+        weight = self.gradients.weight_out
+        add_output_weight_gradient(weight, grad_branch, result, group, is_new=self.are_new)
 
-    def add_input(self, grad_projected: Tensor, group: LaneSlice, i: int) -> None:
-        """For the map in, of the i-th group."""
+    def add_input(self, grad_projected: Tensor, group: LaneSlice) -> None:
+        """For the map in, of a group."""
         weight, bias = self.gradients.weight_in, self.gradients.bias_in
-        overwrite = self.overwrite and i == 0
-        add_input_weight_gradient(weight, grad_projected, self.x, group, overwrite=overwrite)
+        add_input_weight_gradient(weight, grad_projected, self.x, group, is_new=self.are_new)
         if bias is not None:
-            group.rows.add_to(bias, 0, grad_projected.sum(0, dtype=bias.dtype))
-
-
-def can_overwrite(lanes: SublayerLanes) -> bool:
-    """Whether the first group fills the whole gradient of the weights held."""
-    return lanes.train and lanes.backward[0].columns.is_all
+            add_bias_gradient(bias, grad_projected, group, is_new=self.are_new)
 
 
 @torch.no_grad()
@@ -149,6 +150,7 @@ def lanes_forward(
     num_tokens: int,
     key_mask: Tensor | None,
     out: Tensor,
+    bias_out: Tensor | None = None,
     adapters: AdapterSums | None = None,
 ) -> list[CoreGraph]:
     """Add the results of all groups to `out`; what those that run backward keep for it.
@@ -160,14 +162,20 @@ def lanes_forward(
         lanes: who runs on which samples.
         num_tokens: N.
         key_mask: which tokens attention may look at, bool ``[B, N]``; None for all.
-        out: ``[T, D]`` of the type of `x`.
+        out: ``[T, D]`` of the type of `x`; `branch_buffer`.
+        bias_out: that it holds, or would hold if ``lanes.begins`` did not leave it empty.
         adapters: begun with `x`; filled for backward.
     """
     linears = linears.to(x.dtype)
     run = partial(_forward, x, linears, core, adapters)
+    begin = partial(begin_branch, bias=bias_out) if lanes.begins else None
     for group in lanes.forward_only:
-        run(group, num_tokens, key_mask, out, keep_graph=False)
-    graphs = [run(group, num_tokens, key_mask, out, keep_graph=True) for group in lanes.backward]
+        run(group, num_tokens, key_mask, out, begin, keep_graph=False)
+        begin = None
+    graphs = []
+    for group in lanes.backward:
+        graphs.append(run(group, num_tokens, key_mask, out, begin, keep_graph=True))
+        begin = None
     if adapters is not None:
         adapters.finish(out)
     return [graph for graph in graphs if graph is not None]
@@ -193,7 +201,7 @@ def lanes_backward(
     """
     linears = linears.to(grad_branch.dtype)
     grad_x = input_gradient_buffer(grad_branch, lanes)
-    for i, group in enumerate(lanes.backward):
+    for group in lanes.backward:
         graph = graphs.pop(0)
         columns = group.columns.take(linears.weight_out, 1)
         grad_result = group.passing(product_of_all(grad_branch, columns, group))
@@ -201,11 +209,11 @@ def lanes_backward(
             group.watch(graph.result, grad_result)
         grad_result = group.scaled(grad_result)
         if trained is not None and group.trains:
-            trained.add_output(grad_branch, group.training(graph.result), group, i)
+            trained.add_output(grad_branch, group.training(graph.result), group)
         grad_projected = graph.backward(grad_result)
         del graph, grad_result
         if trained is not None and group.trains:
-            trained.add_input(group.training_rows(grad_projected), group, i)
+            trained.add_input(group.training_rows(grad_projected), group)
         rows = group.rows.take(linears.weight_in, 0)
         keep = not lanes.backward_is_disjoint
         add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
@@ -222,10 +230,12 @@ def _forward(
     num_tokens: int,
     key_mask: Tensor | None,
     out: Tensor,
+    begin: Callable[[Tensor, Tensor, Tensor], None] | None,
     *,
     keep_graph: bool,
 ) -> CoreGraph | None:
-    """Add the group's output to `out`; `x` and `out` are ``[T, D]`` of all tokens."""
+    """Add the group's output to `out`, or `begin` it; `x` and `out` are ``[T, D]`` of all
+    tokens."""
     rows = group.rows.take(linears.weight_in, 0)
     bias = None if linears.bias_in is None else group.rows.take(linears.bias_in, 0)
     projected = product_of_all(x, rows.t(), group, bias)
@@ -239,7 +249,10 @@ def _forward(
     columns = group.columns.take(linears.weight_out, 1)
     own_result = result.detach().flatten(0, 1)
     given = group.running(own_result, in_place=not keep_graph)
-    add_product_of_own(out, given, columns.t(), group)
+    if begin is None:
+        add_product_of_own(out, given, columns.t(), group)
+    else:
+        begin(out, given, columns.t())
     if adapters is not None:
         adapters.add_result(own_result, given, group)
     if not keep_graph:

@@ -80,43 +80,84 @@ def add_product_of_all(y_own: Tensor, x_all: Tensor, matrix: Tensor, group: Lane
 
 
 def add_input_weight_gradient(
-    gradient: Tensor, grad_own: Tensor, x_all: Tensor, group: LaneSlice, *, overwrite: bool
+    gradient: Tensor, grad_own: Tensor, x_all: Tensor, group: LaneSlice, *, is_new: bool
 ) -> None:
     """Add the dW of a linear map from all tokens to the group's rows of `gradient`.
 
-    With `overwrite` the group has all rows, and what `gradient` holds is of no account.
+    If `is_new`, nothing is there yet but where a group before this one has written.
     """
     pairs = [(grad_own[of_own].t(), x_all[of_all]) for of_all, of_own in group.token_runs]
-    _add_weight_gradient(gradient, 0, group.rows, pairs, overwrite)
+    _add_weight_gradient(gradient, 0, group, pairs, is_new)
 
 
 def add_output_weight_gradient(
-    gradient: Tensor, grad_all: Tensor, y_own: Tensor, group: LaneSlice, *, overwrite: bool
+    gradient: Tensor, grad_all: Tensor, y_own: Tensor, group: LaneSlice, *, is_new: bool
 ) -> None:
     """The same for a linear map from the group's tokens, and columns of `gradient`."""
     pairs = [(grad_all[of_all].t(), y_own[of_own]) for of_all, of_own in group.token_runs]
-    _add_weight_gradient(gradient, 1, group.columns, pairs, overwrite)
+    _add_weight_gradient(gradient, 1, group, pairs, is_new)
+
+
+def add_bias_gradient(
+    gradient: Tensor, grad_own: Tensor, group: LaneSlice, *, is_new: bool
+) -> None:
+    """The same for the bias of a linear map from all tokens."""
+    places = group.rows.places(gradient, 0)
+    parts = grad_own.split([len(place) for place in places], 1)
+    for place, part, keeps in zip(places, parts, _keeps(group, places, is_new), strict=True):
+        if keeps:
+            place.add_(part.sum(0, dtype=place.dtype))
+        else:
+            torch.sum(part, 0, dtype=place.dtype, out=place)
 
 
 def _add_weight_gradient(
-    gradient: Tensor, dim: int, units: Units, pairs: list[tuple[Tensor, Tensor]], overwrite: bool
+    gradient: Tensor,
+    dim: int,
+    group: LaneSlice,
+    pairs: list[tuple[Tensor, Tensor]],
+    is_new: bool,
 ) -> None:
-    if units.is_one_run:
-        target = units.take(gradient, dim)
-        for i, (left, right) in enumerate(pairs):
-            add_product(target, left, right, keep=not overwrite or i > 0)
+    places = (group.rows, group.columns)[dim].places(gradient, dim)
+    sizes = [place.shape[dim] for place in places]
+    keeps = _keeps(group, places, is_new)
+    if len(pairs) > 1 and len(places) > 2:
+        product = pairs[0][0] @ pairs[0][1]
+        for left, right in pairs[1:]:
+            add_product(product, left, right)
+        for place, part, keep in zip(places, product.split(sizes, dim), keeps, strict=True):
+            (place.add_ if keep else place.copy_)(part)
         return
-    product = pairs[0][0] @ pairs[0][1]
-    for left, right in pairs[1:]:
-        add_product(product, left, right)
-    units.add_to(gradient, dim, product)
+    for i, pair in enumerate(pairs):
+        parts = list(pair)
+        split = parts[dim].split(sizes, dim)
+        for place, part, keep in zip(places, split, keeps, strict=True):
+            parts[dim] = part
+            add_product(place, *parts, keep=keep or i > 0)
 
 
-def branch_buffer(x: Tensor, bias: Tensor | None) -> Tensor:
-    """What lane groups add their results to: the output bias on every token, or zeros."""
+def _keeps(group: LaneSlice, places: list[Tensor], is_new: bool) -> list[bool]:
+    """Whether each place holds what is added to."""
+    first = group.is_first if is_new else [False] * len(group.is_first)
+    return [not one for one in first] * (len(places) // len(first))
+
+
+def branch_buffer(x: Tensor, bias: Tensor | None, lanes: SublayerLanes) -> Tensor:
+    """What lane groups add their results to: the output bias on every token, or zeros; anything
+    where the first of them fills all of it."""
+    if lanes.begins:
+        return torch.empty_like(x)
     if bias is None:
         return torch.zeros_like(x)
     return bias.to(x.dtype).expand(x.shape).contiguous()
+
+
+def begin_branch(out: Tensor, y: Tensor, matrix: Tensor, bias: Tensor | None) -> None:
+    """``out = y @ matrix + bias`` on all tokens."""
+    if bias is None:
+        torch.mm(y, matrix, out=out)
+    else:
+        torch.addmm(bias.to(y.dtype), y, matrix, out=out)
 
 
 def input_gradient_buffer(grad_branch: Tensor, lanes: SublayerLanes) -> Tensor:
@@ -130,6 +171,15 @@ def input_gradient_buffer(grad_branch: Tensor, lanes: SublayerLanes) -> Tensor:
     return gradient
 
 
-def parameter_gradient_buffer(parameter: Tensor, overwrite: bool) -> Tensor:
-    """What lane groups add dW to; with `overwrite` the first of them fills all of it."""
-    return torch.empty_like(parameter) if overwrite else torch.zeros_like(parameter)
+def parameter_gradient_buffer(parameter: Tensor, untrained: Units | None, dim: int) -> Tensor:
+    """What lane groups write dW to: zeros where they do not, or add to it."""
+    gradient = torch.empty_like(parameter)
+    clear_gradient(gradient, untrained, dim)
+    return gradient
+
+
+def clear_gradient(gradient: Tensor, untrained: Units | None, dim: int) -> None:
+    """Zeros where lane groups do not write, or add to what is there."""
+    if untrained is not None:
+        for place in untrained.places(gradient, dim):
+            place.zero_()

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.cluster.device_presets import ASSUMED_DEVICE
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.model.workload import Workload
@@ -58,16 +57,15 @@ class Units:
             dim, dim + 1
         )
 
-    def add_to(self, tensor: Tensor, dim: int, own: Tensor) -> None:
-        """Add `own` to their part of `tensor` along `dim`, in place."""
-        if self.num_parts > 1:
-            tensor = tensor.unflatten(dim, (self.num_parts, -1))
-            own = own.unflatten(dim, (self.num_parts, -1))
-            dim += 1
-        views = self._views(tensor, dim)
-        pieces = own.split([view.shape[dim] for view in views], dim)
-        for view, piece in zip(views, pieces, strict=True):
-            view.add_(piece)
+    def places(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        """Views of all that they have of `tensor` along `dim`, run by run in every part."""
+        if self.is_all:
+            return [tensor]
+        return [
+            view
+            for part in tensor.chunk(self.num_parts, dim)
+            for view in self._views(part, dim)
+        ]
 
     def _join(self, tensor: Tensor, dim: int) -> Tensor:
         views = self._views(tensor, dim)
@@ -90,6 +88,8 @@ class LaneSlice:
         tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
         trains: whether its weights get a gradient; else it hands it on alone, or has none.
         masks: what of it counts.
+        is_first: of every run of its columns, and of its rows in each part, whether no group before
+            it in the pass trains any of it.
         gradient_scale: what the gradient of its result is multiplied by, per column or for all;
             None for 1.
         watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
@@ -102,6 +102,7 @@ class LaneSlice:
     tokens_with_dx: tuple[Run, ...]
     trains: bool
     masks: Masks = Masks()
+    is_first: tuple[bool, ...] = ()
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
 
@@ -188,6 +189,9 @@ class SublayerLanes:
         tokens_trained: runs of tokens in FULL groups.
         tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
         tokens_active: runs of tokens in any group.
+        begins: whether the first group that runs forward has all tokens.
+        untrained: rows and columns of the weights that no group writes a gradient to without
+            reading it; None for none.
     """
 
     num_tokens: int
@@ -199,6 +203,8 @@ class SublayerLanes:
     tokens_trained: tuple[Run, ...]
     tokens_with_dx: tuple[Run, ...]
     tokens_active: tuple[Run, ...]
+    begins: bool = False
+    untrained: tuple[Units, Units] | None = None
 
     @property
     def train(self) -> bool:
@@ -254,7 +260,7 @@ def slice_schedule(
     workload: Workload,
     schedule: np.ndarray,
     num_waves: int = 1,
-    device: Device | None = ASSUMED_DEVICE,
+    device: Device | None = None,
 ) -> ScheduleSlices:
     """Cut a mini-batch into waves, and every block of a wave into lane groups.
 
@@ -262,8 +268,8 @@ def slice_schedule(
         workload: the model, its subnets and the micro-batches.
         schedule: int ``[num_subnets, num_microbatches]``.
         num_waves: passes through the model, from 1 to num_microbatches.
-        device: what things cost, which says what runs together; None for nothing that the schedule
-            does not ask for.
+        device: what things cost, which says what runs together; default what the schedule asks for
+            and nothing else.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.
@@ -332,10 +338,7 @@ def block_lanes(
             columns = _units(channels, len(held.heads) * head_dim)
             rows = replace(columns, num_parts=3)
             attention += [
-                (
-                    part.runs_backward,
-                    part.lane(workload, first_sample, subnet_of_head, head_dim, rows, columns),
-                )
+                part.placed(workload, first_sample, subnet_of_head, head_dim, rows, columns)
                 for part in of_attention
             ]
         hidden, subnet_of_hidden = _units_of(
@@ -344,13 +347,27 @@ def block_lanes(
         if len(hidden):
             units = _units(hidden, len(held.hidden))
             mlp += [
-                (
-                    part.runs_backward,
-                    part.lane(workload, first_sample, subnet_of_hidden, 1, units, units),
-                )
+                part.placed(workload, first_sample, subnet_of_hidden, 1, units, units)
                 for part in of_mlp
             ]
-    return BlockLanes(_sublayer(attention, num_tokens), _sublayer(mlp, num_tokens))
+    channels, hidden = (
+        Units(((0, number),), is_all=True)
+        for number in (len(held.heads) * head_dim, len(held.hidden))
+    )
+    return BlockLanes(
+        _sublayer(attention, num_tokens, replace(channels, num_parts=3), channels),
+        _sublayer(mlp, num_tokens, hidden, hidden),
+    )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A lane group of a sub-layer, and runs of its tokens on which it passes a gradient on, and on
+    which it trains."""
+
+    lane: LaneSlice
+    passes: tuple[Run, ...]
+    trains: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
@@ -360,18 +377,14 @@ class _Part:
     Attributes:
         cells: operations there, int8 ``[subnets, micro-batches]``.
         microbatches: in the order of the pass.
-        with_dx: those of them whose gradient goes on to the sub-layer's input.
+        needs_dx: whether the gradient of each goes on to the sub-layer's input, bool.
     """
 
     cells: np.ndarray
     microbatches: np.ndarray
-    with_dx: np.ndarray
+    needs_dx: np.ndarray
 
-    @property
-    def runs_backward(self) -> bool:
-        return bool(runs_backward(self.cells).any())
-
-    def lane(
+    def placed(
         self,
         workload: Workload,
         first_sample: np.ndarray,
@@ -379,24 +392,30 @@ class _Part:
         unit_width: int,
         rows: Units,
         columns: Units,
-    ) -> LaneSlice:
-        num_tokens = workload.shape.num_tokens
-        samples = _samples_of(workload, first_sample, self.microbatches)
-        dx_samples = _samples_of(workload, first_sample, self.with_dx)
+    ) -> _Placed:
+        def tokens(microbatches: np.ndarray) -> tuple[Run, ...]:
+            samples = _samples_of(workload, first_sample, microbatches)
+            return _token_runs(samples, workload.shape.num_tokens)
+
         of_sample = np.repeat(self.cells, workload.samples[self.microbatches], axis=1)
         operations = of_sample[subnet_of_unit].T
         trains = operations == Operation.FULL
         masks = masks_of(
             operations != Operation.SHORTCUT, runs_backward(operations), trains, unit_width
         )
-        return LaneSlice(
-            len(samples),
-            _token_runs(samples, num_tokens),
+        passing = runs_backward(self.cells).any(axis=0)
+        training = (self.cells == Operation.FULL).any(axis=0)
+        lane = LaneSlice(
+            len(of_sample[0]),
+            tokens(self.microbatches),
             rows,
             columns,
-            _token_runs(dx_samples, num_tokens),
+            tokens(self.microbatches[passing & self.needs_dx]),
             bool(trains.any()),
             masks,
+        )
+        return _Placed(
+            lane, tokens(self.microbatches[passing]), tokens(self.microbatches[training])
         )
 
 
@@ -414,30 +433,64 @@ def _parts(group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray) -> 
         passes = runs_backward(cells).any(axis=0)
         apart = [passes, ~passes]
     return [
-        _Part(cells[:, own], microbatches[own], microbatches[own & needed])
+        _Part(cells[:, own], microbatches[own], needed[own])
         for own in apart
         if own.any()
     ]
 
 
-def _sublayer(groups: Sequence[tuple[bool, LaneSlice]], num_tokens: int) -> SublayerLanes:
-    """From groups, and whether they run backward."""
-    backward = tuple(sorted((lane for runs, lane in groups if runs), key=lambda lane: not lane.trains))
+def _sublayer(
+    groups: Sequence[_Placed], num_tokens: int, rows: Units, columns: Units
+) -> SublayerLanes:
+    """`rows` and `columns` are all of the weights held."""
+    backward = _in_order([one.lane for one in groups if one.passes], columns)
+    forward_only = [one.lane for one in groups if not one.passes]
+    written = [run for lane in backward for run, own in _trained_runs(lane) if own]
+    untrained = index_runs(np.flatnonzero(_num_covering(columns.runs[0][1], [tuple(written)]) == 0))
     num_backward = _num_covering(num_tokens, [lane.tokens for lane in backward])
-    num_trained = _num_covering(num_tokens, [lane.tokens for lane in backward if lane.trains])
-    num_with_dx = _num_covering(num_tokens, [lane.tokens_with_dx for lane in backward])
-    num_groups = _num_covering(num_tokens, [lane.tokens for _, lane in groups])
+
+    def covered(runs_of: Sequence[tuple[Run, ...]]) -> tuple[Run, ...]:
+        return index_runs(np.flatnonzero(_num_covering(num_tokens, runs_of)))
+
     return SublayerLanes(
         num_tokens=num_tokens,
-        backward=backward,
-        forward_only=tuple(lane for runs, lane in groups if not runs),
+        backward=tuple(backward),
+        forward_only=tuple(forward_only),
         backward_is_disjoint=bool((num_backward <= 1).all()),
         tokens_without_backward=index_runs(np.flatnonzero(num_backward == 0)),
-        tokens_with_backward=index_runs(np.flatnonzero(num_backward)),
-        tokens_trained=index_runs(np.flatnonzero(num_trained)),
-        tokens_with_dx=index_runs(np.flatnonzero(num_with_dx)),
-        tokens_active=index_runs(np.flatnonzero(num_groups)),
+        tokens_with_backward=covered([one.passes for one in groups]),
+        tokens_trained=covered([one.trains for one in groups]),
+        tokens_with_dx=covered([lane.tokens_with_dx for lane in backward]),
+        tokens_active=covered([one.lane.tokens for one in groups]),
+        begins=[lane.tokens for lane in (*forward_only, *backward)][:1] == [((0, num_tokens),)],
+        untrained=(
+            (replace(rows, runs=untrained, is_all=False), replace(columns, runs=untrained, is_all=False))
+            if untrained
+            else None
+        ),
     )
+
+
+def _in_order(lanes: Sequence[LaneSlice], columns: Units) -> list[LaneSlice]:
+    """Those that train first, the largest before others, each told which runs it trains first."""
+    written = np.zeros(columns.runs[0][1], dtype=bool)
+    made = []
+    for lane in sorted(lanes, key=lambda lane: -lane.trains * _num_units(lane.columns)):
+        is_first = tuple(not written[slice(*run)].any() for run in lane.columns.runs)
+        made.append(replace(lane, is_first=is_first))
+        if lane.trains:
+            for run in lane.columns.runs:
+                written[slice(*run)] = True
+    return made
+
+
+def _num_units(units: Units) -> int:
+    return sum(stop - start for start, stop in units.runs)
+
+
+def _trained_runs(lane: LaneSlice) -> list[tuple[Run, bool]]:
+    """Runs of columns, and whether the group writes their gradient without reading it."""
+    return [(run, lane.trains and own) for run, own in zip(lane.columns.runs, lane.is_first)]
 
 
 def _num_covering(num_tokens: int, runs_of: Sequence[tuple[Run, ...]]) -> np.ndarray:

@@ -23,7 +23,7 @@ def rank_lanes_forward(
     out: Tensor,
     kept: Kept,
 ) -> None:
-    """Add the lanes' results to `out`, ``[T, D]``; `kept` gets what they need for backward.
+    """Put the sum of the lanes' results into `out`, ``[T, D]``, zeros or ``lanes.begins``; `kept` gets what they need for backward.
 
     Args:
         x: what the lanes see, ``[T, D]``.
@@ -38,7 +38,7 @@ def rank_lanes_forward(
     with without_autocast(x):
         sums = None if adapters is None else AdapterSums(x, adapters, lanes)
         kept.graphs = lanes_forward(
-            x, sublayer.linears(), sublayer.core, lanes, num_tokens, key_mask, out, sums
+            x, sublayer.linears(), sublayer.core, lanes, num_tokens, key_mask, out, None, sums
         )
     if lanes.train:
         kept.sums = sums

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.cluster.device_presets import ASSUMED_DEVICE
 from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums, trains_in_step
 from d2ft_sched.costs.input_gradients import needs_input_gradient
@@ -162,8 +161,6 @@ def rank_waves(
         first_sample: of the replica's in the mini-batch.
         devices: as in `slice_rank_schedule`.
     """
-    if devices is None:
-        devices = [ASSUMED_DEVICE] * part.placement.num_devices
     workload, waves = part.workload, list[RankWave]()
     units = [
         held_units(workload, part.placement, rank, block)
@@ -196,7 +193,7 @@ def _rank_wave(
     units: Sequence[HeldUnits],
     start: int,
     first_sample: int,
-    devices: Sequence[Device | None],
+    devices: Sequence[Device | None] | None,
 ) -> RankWave:
     owner = np.array(placement.owner)
     in_wave = np.isin(np.arange(workload.num_microbatches), microbatches)

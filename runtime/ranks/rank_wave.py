@@ -167,7 +167,7 @@ class WavePass:
 
         if lanes.train:
             kept.lane_input = x
-        out = torch.zeros_like(x)
+        out = torch.empty_like(x) if lanes.begins else torch.zeros_like(x)
         if sublayer.is_held and lanes.run:
             key_mask = self._key_mask(block)
             rank_lanes_forward(x, sublayer, lanes, self._num_tokens, key_mask, out, kept)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.costs.gradient_sums import EMBEDDING
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.passes import Linears, can_overwrite
+from runtime.lanes.passes import Linears
 from runtime.lanes.slices import SublayerLanes
 from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.gradient_buckets import Bucket
@@ -78,13 +78,12 @@ class StepGradients:
 
     def of_lanes(self, sublayer: Sublayer, lanes: SublayerLanes) -> tuple[Linears, bool]:
         """Gradients of the weights held, for lanes to add to, where these train; and whether they
-        hold nothing yet and the first FULL group fills all of them."""
+        hold nothing yet."""
         made = self._made.get(sublayer)
         if made is not None:
             return made, False
-        overwrite = can_overwrite(lanes)
-        made = self._made[sublayer] = self._new(sublayer, overwrite)
-        return made, overwrite
+        made = self._made[sublayer] = self._new(sublayer, lanes)
+        return made, True
 
     def end(self, block: int) -> None:
         """A wave has been through a block; after the last one its sums start."""
@@ -133,7 +132,7 @@ class StepGradients:
         place = self._places.get(parameter)
         parameter.grad = torch.zeros_like(parameter) if place is None else place.zero_()
 
-    def _new(self, sublayer: Sublayer, overwrite: bool) -> Linears:
+    def _new(self, sublayer: Sublayer, lanes: SublayerLanes) -> Linears:
         """In their buckets where all of them have places there, one after another."""
         maps, out = sublayer.maps_in, sublayer.map_out.weight
         weight_in = self._joined_places([linear.weight for linear in maps])
@@ -145,18 +144,15 @@ class StepGradients:
             or out not in self._places
             or (bias_in is None and maps[0].bias is not None)
         ):
-            return sublayer.new_gradients(overwrite=overwrite)
+            return sublayer.new_gradients(lanes)
         for linear in maps:
             linear.weight.grad = self._places[linear.weight]
             if bias_in is not None:
                 linear.bias.grad = self._places[linear.bias]
         out.grad = self._places[out]
-        if not overwrite:
-            weight_in.zero_()
-            out.grad.zero_()
-        if bias_in is not None:
-            bias_in.zero_()
-        return Linears(weight_in, bias_in, out.grad)
+        made = Linears(weight_in, bias_in, out.grad)
+        made.clear(lanes)
+        return made
 
     def _joined_places(self, parameters: Sequence[Tensor]) -> Tensor | None:
         """The places of several as one tensor, stacked; None if they do not neighbour."""

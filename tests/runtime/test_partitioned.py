@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
+from lane_devices import MERGING_DEVICES
 from masked_operations import (
     SHARES,
     attention,
@@ -59,11 +61,16 @@ def plain_step(model: VisionTransformer, images: Tensor, labels: Tensor) -> tupl
 
 
 def scheduled_step(
-    model: VisionTransformer, workload: Workload, schedule: np.ndarray, num_waves: int = 1
+    model: VisionTransformer,
+    workload: Workload,
+    schedule: np.ndarray,
+    num_waves: int = 1,
+    device: Device | None = None,
 ) -> tuple[Tensor, dict]:
     images, labels = batch(workload)
     model.zero_grad()
-    loss = forward_backward(model, images, labels, slice_schedule(workload, schedule, num_waves))
+    slices = slice_schedule(workload, schedule, num_waves, device)
+    loss = forward_backward(model, images, labels, slices)
     return loss, gradients(model)
 
 
@@ -165,8 +172,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     size = (workload.num_subnets, workload.num_microbatches)
     schedule = random_schedule(rng, size, data.draw(st.sampled_from(SHARES)))
     num_waves = data.draw(st.integers(1, workload.num_microbatches))
+    device = data.draw(st.sampled_from(MERGING_DEVICES))
 
-    loss, got = scheduled_step(model, workload, schedule, num_waves)
+    loss, got = scheduled_step(model, workload, schedule, num_waves, device)
     images, labels = batch(workload)
     model.zero_grad()
     wanted_loss = loss_of_running(

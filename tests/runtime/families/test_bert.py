@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.memory import device_memory, subnet_parameters
 from d2ft_sched.errors import InputError
@@ -23,6 +24,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
+from lane_devices import MERGING_DEVICES
 from masked_operations import (
     SHARES,
     attention,
@@ -119,10 +121,14 @@ def assert_same_gradients(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> 
 
 
 def scheduled_step(
-    model: BertClassifier, workload: Workload, schedule: np.ndarray, num_waves: int = 1
+    model: BertClassifier,
+    workload: Workload,
+    schedule: np.ndarray,
+    num_waves: int = 1,
+    device: Device | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
-    slices = slice_schedule(workload, schedule, num_waves)
+    slices = slice_schedule(workload, schedule, num_waves, device)
     loss = forward_backward(model, *batch(int(workload.samples.sum())), slices)
     return loss, gradients(model)
 
@@ -192,7 +198,8 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     cells = (workload.num_subnets, workload.num_microbatches)
     schedule = random_schedule(rng, cells, data.draw(st.sampled_from(SHARES)))
     num_waves = data.draw(st.integers(1, workload.num_microbatches))
-    loss, got = scheduled_step(model, workload, schedule, num_waves)
+    device = data.draw(st.sampled_from(MERGING_DEVICES))
+    loss, got = scheduled_step(model, workload, schedule, num_waves, device)
     ids, labels = batch(sum(samples))
     model.zero_grad()
     wanted = loss_of_running(

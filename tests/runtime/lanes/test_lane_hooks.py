@@ -11,6 +11,7 @@ from torch import Tensor
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
+from lane_devices import LAUNCH_BOUND
 from runtime.lanes.hooks import TaylorWatch, hooked, rescaled, where_seen
 from runtime.lanes.slices import slice_schedule
 from runtime.models.peft_adapters import add_adapters
@@ -88,13 +89,15 @@ def masked_reference(model, workload, schedule) -> list[Tensor]:
 
 @pytest.mark.parametrize("heads_per_subnet", [1, (4, 2)])
 @pytest.mark.parametrize("num_waves", [1, 2])
+@pytest.mark.parametrize("device", [None, LAUNCH_BOUND])
 def test_rescaled_gradients_equal_a_masked_reference(
-    small_vit, workload_of, heads_per_subnet, num_waves
+    small_vit, workload_of, heads_per_subnet, num_waves, device
 ):
     model = small_vit()
     workload = workload_of(model, heads_per_subnet, SIZES)
     schedule = random_schedule(workload, [Operation.FULL, Operation.FORWARD_ONLY, 0, 2])
-    slices = rescaled(slice_schedule(workload, schedule, num_waves), workload, schedule, CPU)
+    slices = slice_schedule(workload, schedule, num_waves, device)
+    slices = rescaled(slices, workload, schedule, CPU)
     wanted = masked_reference(model, workload, schedule)
     for got, reference in zip(gradients(model, slices), wanted, strict=True):
         torch.testing.assert_close(got, reference, rtol=1e-5, atol=1e-7)
@@ -145,11 +148,12 @@ def test_watched_scores_are_the_taylor_scores(small_vit, workload_of):
         np.testing.assert_allclose(watch.take(dense), wanted, rtol=1e-5)
 
 
-def test_watching_knows_what_a_gradient_has_passed(small_vit, workload_of):
+@pytest.mark.parametrize("device", [None, LAUNCH_BOUND])
+def test_watching_knows_what_a_gradient_has_passed(small_vit, workload_of, device):
     model = small_vit()
     workload = workload_of(model, 1, SIZES)
     schedule = random_schedule(workload, [*Operation])
-    plain = slice_schedule(workload, schedule)
+    plain = slice_schedule(workload, schedule, device=device)
     watch = TaylorWatch(workload, CPU)
     watched = gradients(model, hooked(plain, workload, watch.hook))
     for got, wanted in zip(watched, gradients(model, plain), strict=True):
@@ -161,7 +165,8 @@ def test_watching_knows_what_a_gradient_has_passed(small_vit, workload_of):
     assert watch.take(schedule).sum() == 0
 
 
-def test_what_rests_scores_as_what_trains(small_vit, workload_of):
+@pytest.mark.parametrize("device", [None, LAUNCH_BOUND])
+def test_what_rests_scores_as_what_trains(small_vit, workload_of, device):
     model = small_vit()
     workload = workload_of(model, 2, SIZES)
     dense = uniform_schedule(workload.num_subnets, len(SIZES), Operation.FULL)
@@ -169,7 +174,8 @@ def test_what_rests_scores_as_what_trains(small_vit, workload_of):
     watch = TaylorWatch(workload, CPU)
     taken = []
     for schedule in (dense, some):
-        gradients(model, hooked(slice_schedule(workload, schedule), workload, watch.hook))
+        slices = slice_schedule(workload, schedule, device=device)
+        gradients(model, hooked(slices, workload, watch.hook))
         taken.append(where_seen(watch.take(schedule), workload, schedule))
     np.testing.assert_allclose(taken[1], taken[0], rtol=1e-9)
 

@@ -22,6 +22,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
+from lane_devices import MERGING_DEVICES
 from masked_operations import (
     SHARES,
     attention,
@@ -188,7 +189,9 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     schedule = random_schedule(rng, size, data.draw(st.sampled_from(SHARES)))
     num_waves = data.draw(st.integers(1, workload.num_microbatches))
     images, labels = batch(sum(samples))
-    loss = forward_backward(model, images, labels, slice_schedule(workload, schedule, num_waves))
+    device = data.draw(st.sampled_from(MERGING_DEVICES))
+    slices = slice_schedule(workload, schedule, num_waves, device)
+    loss = forward_backward(model, images, labels, slices)
     got = gradients(model)
     rests = resting(model, whole_shards(model), workload, schedule).whole
     assert all(parameter.grad is None for parameter in rests)
