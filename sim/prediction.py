@@ -102,9 +102,10 @@ class Prediction:
         cluster: the devices and links.
         phases: every phase in the order of issue; those of different replicas, and of different
             waves, may overlap in time, and sums of gradients all others but the update.
-        flops: of the whole step, trunk included.
+        flops: that the plan asks for in the whole step, trunk included.
         memory: peak bytes of each device by purpose.
         is_overlapped: whether the waves' phases overlap.
+        wasted_flops: computed besides, and masked, where that is cheaper than another lane group.
     """
 
     cluster: Cluster
@@ -112,6 +113,7 @@ class Prediction:
     flops: float
     memory: DeviceMemory
     is_overlapped: bool = False
+    wasted_flops: float = 0.0
 
     @property
     def step_s(self) -> float:

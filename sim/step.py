@@ -20,10 +20,14 @@ from math import isfinite
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
+from d2ft_sched.costs.executed_flops import wasted_flops
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
-from d2ft_sched.costs.replica_memory import replicas_memory
+from d2ft_sched.costs.input_gradients import executed_schedule
+from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.replica_memory import part_devices, replicas_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan
@@ -100,11 +104,12 @@ def simulate_replicas(
     """
     parts = replica_parts(workload, replicas, schedule)
     sums = gradient_sums(workload, replicas, schedule)
+    devices = [part_devices(part, cluster.devices, overlap=overlap) for part in parts]
     with np.errstate(over="ignore", invalid="ignore"):
         chains = [
-            _replica_phases(part, ExchangeTimes(own), index, overlap)
-            for index, (part, own) in enumerate(
-                zip(parts, replica_clusters(cluster, replicas), strict=True)
+            _replica_phases(part, ExchangeTimes(own), index, overlap, merging)
+            for index, (part, own, merging) in enumerate(
+                zip(parts, replica_clusters(cluster, replicas), devices, strict=True)
             )
         ]
         phases = _with_sums(workload, cluster, chains, sums)
@@ -123,7 +128,10 @@ def simulate_replicas(
         cluster=cluster,
         phases=timed,
         flops=sum(step_flops(part.workload, part.schedule, part.placement) for part in parts),
-        memory=replicas_memory(workload, replicas, schedule, sums, overlap=overlap),
+        wasted_flops=sum(map(_wasted_flops, parts, devices)),
+        memory=replicas_memory(
+            workload, replicas, schedule, sums, overlap=overlap, devices=cluster.devices
+        ),
         is_overlapped=overlap and any(replica.num_waves > 1 for replica in replicas),
     )
 
@@ -162,12 +170,25 @@ class _Place:
         )
 
 
+Devices = tuple[Device | None, ...]
+"""As `d2ft_sched.costs.lane_groups.lane_groups` takes them."""
+
+
+def _wasted_flops(part: ReplicaPart, devices: Devices) -> float:
+    workload, placement = part.workload, part.placement
+    schedule = executed_schedule(workload, part.schedule)
+    return sum(
+        wasted_flops(workload, schedule, lane_groups(workload, placement, schedule, wave, devices))
+        for wave in schedule_waves(part.schedule, part.num_waves)
+    )
+
+
 def _replica_phases(
-    part: ReplicaPart, times: ExchangeTimes, replica: int, overlap: bool
+    part: ReplicaPart, times: ExchangeTimes, replica: int, overlap: bool, devices: Devices
 ) -> list[Phase]:
     """All phases of a replica in the order of issue."""
     waves = [
-        list(_wave_phases(part, times, replica, wave, microbatches))
+        list(_wave_phases(part, times, replica, wave, microbatches, devices))
         for wave, microbatches in enumerate(schedule_waves(part.schedule, part.num_waves))
     ]
     return list(interleaved(waves) if overlap else chain.from_iterable(waves))
@@ -222,6 +243,7 @@ def _wave_phases(
     replica: int,
     wave: int,
     microbatches: np.ndarray,
+    devices: Devices,
 ) -> Iterator[Phase]:
     workload, placement, schedule = part.workload, part.placement, part.schedule
     in_wave = schedule
@@ -229,7 +251,7 @@ def _wave_phases(
         in_wave = np.zeros_like(schedule)
         in_wave[:, microbatches] = schedule[:, microbatches]
     exchange = plan_exchange(workload, placement, in_wave)
-    work = wave_work(workload, times.cluster, placement, schedule, microbatches)
+    work = wave_work(workload, times.cluster, placement, schedule, microbatches, devices)
     num_blocks = workload.shape.num_blocks
     sublayer_trunk_s = work.trunk_s / (num_blocks * len(SUBLAYERS))
     for direction, name in enumerate(DIRECTIONS):

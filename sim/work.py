@@ -7,28 +7,17 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
-from d2ft_sched.cluster.device import roofline_seconds
-from d2ft_sched.costs.flops import (
-    attention_flops_of,
-    mlp_flops_of,
-    shared_factor_flops,
-    trunk_flops,
-)
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.flops import shared_factor_flops, trunk_flops
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds, work_seconds
+from d2ft_sched.costs.lane_traffic import shared_factor_bytes
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.lane_sizes import lane_sizes
-from d2ft_sched.schedule.operations import Operation, runs_backward
+from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
-
-FORWARD, BACKWARD = 0, 1
-LANE_KINDS = (
-    (WorkKind.ATTENTION_FORWARD, WorkKind.MLP_FORWARD),
-    (WorkKind.ATTENTION_BACKWARD, WorkKind.MLP_BACKWARD),
-)
-"""Kind of lane work by direction (forward, backward) and sub-layer (attention, MLP)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,7 @@ def wave_work(
     placement: Placement,
     schedule: np.ndarray,
     microbatches: np.ndarray,
+    devices: Sequence[Device | None] | None = None,
 ) -> StepWork:
     """Price the lane groups and the trunk of one wave on each device.
 
@@ -60,29 +50,17 @@ def wave_work(
         placement: device of every subnet, owner of every micro-batch.
         schedule: int ``[num_subnets, num_microbatches]``.
         microbatches: indices of the wave's micro-batches.
+        devices: as `lane_groups` takes them; default those of the cluster.
     """
     num_blocks, num_devices = workload.shape.num_blocks, len(cluster.devices)
     lanes_s = np.zeros((2, num_blocks, 2, num_devices))
     schedule = executed_schedule(workload, schedule)
-    groups = lane_sizes(workload, placement, schedule, microbatches)
+    groups = lane_groups(workload, placement, schedule, microbatches, devices or cluster.devices)
     needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
-    for direction, kinds in enumerate(LANE_KINDS):
-        run = groups if direction == FORWARD else groups.select(runs_backward(groups.operation))
-        trains = run.operation == Operation.FULL
-        moved = lane_bytes_of(workload, run.heads, run.hidden, run.tokens, trains)
-        sublayers = (
-            (attention_flops_of, run.heads, (moved.attention_forward, moved.attention_backward)),
-            (mlp_flops_of, run.hidden, (moved.mlp_forward, moved.mlp_backward)),
-        )
-        for sublayer, (flops_of, units, bytes_moved) in enumerate(sublayers):
-            flops = flops_of(workload, units, run.tokens, needs_dx[run.block, sublayer])
-            of_direction = flops.forward
-            if direction == BACKWARD:
-                of_direction = flops.backward_input + flops.backward_weight * trains
-            seconds = _seconds(
-                cluster, kinds[sublayer], run.device, of_direction, bytes_moved[direction]
-            )
-            np.add.at(lanes_s[direction, :, sublayer], (run.block, run.device), seconds)
+    seconds = lane_seconds(workload, cluster.devices, groups.sizes, needs_dx[groups.block].T)
+    np.add.at(
+        lanes_s.transpose(1, 3, 0, 2), (groups.block, groups.device), seconds.transpose(2, 0, 1)
+    )
     if workload.lora is not None:
         lanes_s += _shared_factor_seconds(workload, cluster, placement, schedule, microbatches)
     trunk_s = _trunk_seconds(workload, cluster, placement, schedule, microbatches)
@@ -112,7 +90,9 @@ def _shared_factor_seconds(
         for sublayer, kind in enumerate(LANE_KINDS[direction]):
             device, block = np.nonzero(of_all[:, sublayer].T)
             at = (block, sublayer, device)
-            seconds[(direction, *at)] = _seconds(cluster, kind, device, of_all[at], moved[at])
+            seconds[(direction, *at)] = work_seconds(
+                cluster.devices, kind, device, of_all[at], moved[at]
+            )
     return seconds
 
 
@@ -140,7 +120,9 @@ def _trunk_seconds(
     ):
         owned_flops = np.bincount(owner, flops[microbatches])[owners]
         owned_bytes = np.bincount(owner, bytes_moved[microbatches])[owners]
-        seconds[direction, owners] = _seconds(cluster, kind, owners, owned_flops, owned_bytes)
+        seconds[direction, owners] = work_seconds(
+            cluster.devices, kind, owners, owned_flops, owned_bytes
+        )
     return seconds
 
 
@@ -160,20 +142,4 @@ def optimizer_seconds(
     """
     moved = np.sum([optimizer_bytes_moved(workload, p, trains) for p in placements], axis=0)
     every = np.arange(len(cluster.devices))
-    return _seconds(cluster, WorkKind.OPTIMIZER, every, np.zeros(len(every)), moved)
-
-
-def _seconds(
-    cluster: Cluster, kind: WorkKind, device: np.ndarray, flops: np.ndarray, moved: np.ndarray
-) -> np.ndarray:
-    """Seconds of pieces of work, ``[num_pieces]``, ordered by device."""
-    devices = cluster.devices
-    facts = ("compute_flops_per_s", "memory_bandwidth_bytes_per_s", "launch_s")
-    flops_per_s, bytes_per_s, launch_s = (
-        np.array([getattr(d, name) for d in devices])[device] for name in facts
-    )
-    seconds = roofline_seconds(flops, moved, flops_per_s, bytes_per_s, launch_s)
-    for index in (i for i, d in enumerate(devices) if d.is_calibrated(kind)):
-        own = slice(*np.searchsorted(device, [index, index + 1]).tolist())
-        seconds[own] = devices[index].seconds(kind, flops[own], moved[own])
-    return seconds
+    return work_seconds(cluster.devices, WorkKind.OPTIMIZER, every, np.zeros(len(every)), moved)

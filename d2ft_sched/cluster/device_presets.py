@@ -11,7 +11,6 @@ from d2ft_sched.cluster.device import Device, OutOfCalibrationWarning
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.quantity import Dimension, parse_quantity
 
-
 ASSUMED_DEVICE = Device(
     name="assumed",
     compute_flops_per_s=5e10,

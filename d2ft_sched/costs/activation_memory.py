@@ -3,12 +3,13 @@
 import numpy as np
 
 from d2ft_sched.costs.exchange import Exchange
-from d2ft_sched.costs.held import held_by_any, held_sum, owned_sum
+from d2ft_sched.costs.held import held_by_any, owned_sum
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.costs.lane_groups import LaneGroups
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
+
 
 def operation_activation_bytes(workload: Workload) -> np.ndarray:
     """Bytes that an operation keeps for backward, float ``[num_subnets, num_microbatches, 4]``.
@@ -37,12 +38,15 @@ def kept_by_groups(
     ``[num_blocks, num_devices]``: of groups that train all cells, whatever the schedule asks for,
     of others that run backward the micro-batches whose gradient is handed on."""
     needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
-    rests = (groups.cells == Operation.REST).any(axis=1)[:, None] & needs_dx
-    tokens = workload.tokens[groups.microbatches]
     sizes = groups.sizes
-    runs_tokens = np.where(sizes.trains[:, None], sizes.tokens[:, None], rests @ tokens)
-    kept = runs_tokens[:, 0] * sizes.heads * (4 * workload.shape.head_dim + 1)
-    kept += runs_tokens[:, 1] * sizes.hidden * (1 + sizes.trains)
+    runs_tokens = (
+        np.stack(
+            [groups.runs_backward_on(of_sublayer) for of_sublayer in needs_dx.transpose(1, 0, 2)]
+        )
+        @ workload.tokens[groups.microbatches]
+    )
+    kept = runs_tokens[0] * sizes.heads * (4 * workload.shape.head_dim + 1)
+    kept += runs_tokens[1] * sizes.hidden * (1 + sizes.trains)
     total = np.zeros((workload.shape.num_blocks, placement.num_devices))
     np.add.at(total, (groups.block, groups.device), kept * float(workload.element_bytes))
     return total

@@ -5,19 +5,21 @@ The runtime executes these groups and the simulator prices them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.lane_seconds import LaneSizes, lane_seconds
 from d2ft_sched.cutting.lane_rectangles import Rectangles
 from d2ft_sched.cutting.lane_search import Cut, Price, cheapest_cut
-from d2ft_sched.costs.lane_seconds import LaneSizes, lane_seconds
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import LaneGroup
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.placement import Placement
+
+MOST_REMEMBERED = 16
 
 _MASK_S = 1e9
 """What a mask costs where groups stay apart, beside 1 for a group."""
@@ -62,6 +64,26 @@ class LaneGroups:
     has_microbatch: np.ndarray
     cells: np.ndarray
 
+    def cells_in_sublayer(self, needs_dx: np.ndarray) -> np.ndarray:
+        """`cells` in a sub-layer that hands on gradients of some micro-batches alone, bool
+        ``[num_groups, C]``: without one to hand on, REST is FORWARD_ONLY."""
+        unneeded = (self.cells == Operation.REST) & ~needs_dx[:, None, :]
+        return np.where(unneeded, np.int8(Operation.FORWARD_ONLY), self.cells)
+
+    def runs_backward_on(self, needs_dx: np.ndarray) -> np.ndarray:
+        """On which of their micro-batches groups run backward in a sub-layer, bool
+        ``[num_groups, C]``; `needs_dx` as in `cells_in_sublayer`.
+
+        A group with REST and without FULL leaves out those on which it has nothing to hand on, if
+        it has REST there; any other runs on all or none.
+        """
+        cells = self.cells_in_sublayer(needs_dx)
+        passes = np.asarray(runs_backward(cells).any(axis=1))
+        changed = (cells != self.cells).any(axis=(1, 2))
+        trains = (cells == Operation.FULL).any(axis=(1, 2))
+        whole = passes.any(axis=1) & (trains | ~changed)
+        return self.has_microbatch & (whole[:, None] | passes)
+
     @cached_property
     def _numbers(self) -> dict[tuple[int, int], list[int]]:
         numbers: dict[tuple[int, int], list[int]] = {}
@@ -105,6 +127,31 @@ def lane_groups(
     """
     if subnets is None:
         subnets = np.arange(workload.num_subnets)
+    schedule = np.ascontiguousarray(schedule, dtype=np.int8)
+    return _remembered(
+        workload,
+        placement,
+        tuple(devices or [None] * placement.num_devices),
+        schedule.tobytes(),
+        np.asarray(microbatches, dtype=np.int64).tobytes(),
+        np.asarray(subnets, dtype=np.int64).tobytes(),
+    )
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def _remembered(
+    workload: Workload,
+    placement: Placement,
+    devices: tuple[Device | None, ...],
+    schedule_bytes: bytes,
+    microbatch_bytes: bytes,
+    subnet_bytes: bytes,
+) -> LaneGroups:
+    """Simulator and memory ask for the same groups, one after the other."""
+    size = (workload.num_subnets, -1)
+    schedule = np.frombuffer(schedule_bytes, dtype=np.int8).reshape(size)
+    microbatches = np.frombuffer(microbatch_bytes, dtype=np.int64)
+    subnets = np.frombuffer(subnet_bytes, dtype=np.int64)
     sites = _sites(workload, placement, subnets)
     operations = np.where(
         sites.rows[:, :, None] < 0,
@@ -113,7 +160,7 @@ def lane_groups(
     )
     runs = (operations != Operation.SHORTCUT).any(axis=(1, 2))
     sites = _Sites(*(values[runs] for values in vars(sites).values()))
-    price = _price(workload, sites, schedule, microbatches, devices or [None] * placement.num_devices)
+    price = _price(workload, sites, schedule, microbatches, devices)
     if not runs.any():
         empty = np.zeros((0, *operations.shape[1:]), dtype=np.int8)
         return _groups(workload, sites, microbatches, _no_cut(empty))
@@ -216,9 +263,7 @@ def _sizes(
     )
 
 
-def _groups(
-    workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cut
-) -> LaneGroups:
+def _groups(workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cut) -> LaneGroups:
     number = [
         ((cut.cells == operation) & cut.subnets[:, :, None]).sum(axis=(1, 2))
         for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
@@ -247,4 +292,5 @@ def _groups(
 
 def _no_cut(cells: np.ndarray) -> Cut:
     none = np.zeros(0, dtype=np.int64)
-    return Cut(none, cells.any(axis=2), cells.any(axis=1), cells, none.astype(float))
+    no_cells = cells.astype(bool)
+    return Cut(none, no_cells[:, :, 0], no_cells[:, 0], cells, none.astype(float))

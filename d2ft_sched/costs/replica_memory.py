@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
 from d2ft_sched.costs.held import held_sum
-from d2ft_sched.costs.memory import DeviceMemory, device_memory
+from d2ft_sched.costs.memory import DeviceMemory, device_memory, merging_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.replica_part import replica_parts
+from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 
 
 def replicas_memory(
@@ -20,6 +21,7 @@ def replicas_memory(
     sums: Sequence[GradientSum] | None = None,
     *,
     overlap: bool = False,
+    devices: Sequence[Device] | None = None,
 ) -> DeviceMemory:
     """Memory of a step of all replicas.
 
@@ -29,6 +31,7 @@ def replicas_memory(
         schedule: int ``[num_subnets, num_microbatches]``, of all replicas.
         sums: of the step, if they are known already.
         overlap: whether waves overlap, so that all of them keep their activations at once.
+        devices: what runs together there is kept together; default what the schedule asks for.
     """
     if sums is None:
         sums = gradient_sums(workload, replicas, schedule)
@@ -41,6 +44,7 @@ def replicas_memory(
                 part.schedule,
                 1 if overlap else part.num_waves,
                 trains,
+                part_devices(part, devices, overlap=overlap) if devices else None,
             )
         )
         for part in replica_parts(workload, replicas, schedule)
@@ -50,6 +54,14 @@ def replicas_memory(
     by_purpose["exchange_buffers"] = by_purpose["exchange_buffers"] + buffers
     by_purpose["total"] = by_purpose["total"] + buffers
     return DeviceMemory(**by_purpose)
+
+
+def part_devices(
+    part: ReplicaPart, devices: Sequence[Device], *, overlap: bool = False
+) -> tuple[Device | None, ...]:
+    """`merging_devices` of what a replica does in a step."""
+    num_waves = 1 if overlap else part.num_waves
+    return merging_devices(part.workload, part.placement, devices, num_waves)
 
 
 def bucket_bytes(

@@ -2,8 +2,8 @@
 
 A site is a block on a device. Its cells are cut along one axis, micro-batches or subnets: these are
 partitioned into sets, and each set runs as one rectangle, or as one for each kind of pass (see
-`d2ft_sched.cutting.lane_rectangles`). Of a few micro-batches or subnets every partition is tried, so
-that the cut is the cheapest along that axis; of more, those into stretches of an order in which
+`d2ft_sched.cutting.lane_rectangles`). Of a few micro-batches or subnets every partition is tried,
+so that the cut is the cheapest along that axis; of more, those into stretches of an order in which
 alike ones are neighbours. FORWARD_ONLY that no rectangle with a backward pass takes in may be cut
 anew, along either axis. Of all that, every site gets the cheapest.
 """
@@ -34,7 +34,7 @@ class Cut:
         subnets: bool ``[n, R]``.
         microbatches: bool ``[n, C]``.
         cells: operations that belong to it, SHORTCUT for others, int8 ``[n, R, C]``.
-        seconds: of each, float ``[n]``.
+        seconds: of each, float ``[n]``; 0 where there was nothing to choose.
     """
 
     site: np.ndarray
@@ -48,7 +48,10 @@ class Cut:
 
     def joined(self, other: "Cut") -> "Cut":
         return Cut(
-            *(np.concatenate(both) for both in zip(vars(self).values(), vars(other).values()))
+            *(
+                np.concatenate(both)
+                for both in zip(vars(self).values(), vars(other).values(), strict=True)
+            )
         )
 
 
@@ -56,19 +59,29 @@ def cheapest_cut(cells: np.ndarray, price: Price) -> Cut:
     """Cut the cells of every site.
 
     Args:
-        cells: operations, int8 ``[S, R, C]``.
+        cells: operations, int8 ``[S, R, C]``; each site has some that run.
         price: of rectangles.
     """
-    num_sites = len(cells)
+    is_one = _are_one_rectangle(cells)
+    whole = np.flatnonzero(is_one)
+    active = cells[whole] != Operation.SHORTCUT
+    cut = Cut(whole, active.any(axis=2), active.any(axis=1), cells[whole], np.zeros(len(whole)))
+    left = np.flatnonzero(~is_one)
     step = max(1, MOST_VALUES // (_num_sets(cells) * max(1, sum(cells.shape[1:]))))
-    cuts = [
-        _cut_part(cells[start : start + step], np.arange(start, min(start + step, num_sites)), price)
-        for start in range(0, num_sites, step)
-    ]
-    cut = cuts[0]
-    for other in cuts[1:]:
-        cut = cut.joined(other)
+    for start in range(0, len(left), step):
+        sites = left[start : start + step]
+        cut = cut.joined(_cut_part(cells[sites], sites, price))
     return cut.select(np.argsort(cut.site, kind="stable"))
+
+
+def _are_one_rectangle(cells: np.ndarray) -> np.ndarray:
+    """Whether the cells of each site that run have one operation, and are all of a rectangle: then
+    there is nothing to cut."""
+    active = cells != Operation.SHORTCUT
+    size = active.any(axis=2).sum(axis=1) * active.any(axis=1).sum(axis=1)
+    number = active.sum(axis=(1, 2))
+    alike = (cells == cells.max(axis=(1, 2))[:, None, None]).sum(axis=(1, 2))
+    return np.asarray((number == size) & (alike == number))
 
 
 def _num_sets(cells: np.ndarray) -> int:
@@ -176,9 +189,7 @@ def _left_over(cells: np.ndarray, sites: np.ndarray, cut: Cut) -> np.ndarray:
 
 def _cheaper(a: Cut, b: Cut, sites: np.ndarray) -> Cut:
     """Of each site the cheaper of two cuts."""
-    a_s, b_s = (
-        np.bincount(np.searchsorted(sites, c.site), c.seconds, len(sites)) for c in (a, b)
-    )
+    a_s, b_s = (np.bincount(np.searchsorted(sites, c.site), c.seconds, len(sites)) for c in (a, b))
     takes_b = b_s < a_s * (1 - 1e-9)
     if not takes_b.any():
         return a

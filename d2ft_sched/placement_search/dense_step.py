@@ -25,12 +25,12 @@ from d2ft_sched.costs.flops import (
     shared_factor_flops,
     trunk_flops,
 )
+from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.costs.memory import (
     shared_block_parameters,
     trained_subnet_parameters,
     trained_trunk_parameters,
 )
-from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.costs.memory_traffic import trunk_bytes_moved
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload

@@ -9,11 +9,11 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import attention_flops, mlp_flops, operation_flops
+from d2ft_sched.costs.lane_traffic import lane_bytes_of
 from d2ft_sched.costs.memory import (
     device_memory,
     memory_besides_operations,
 )
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget, level_capacity

@@ -63,9 +63,10 @@ class Masks:
         return self.trains is self.passes
 
 
-def masks_of(
-    runs: np.ndarray, passes: np.ndarray, trains: np.ndarray, unit_width: int
-) -> Masks:
+NO_MASKS = Masks()
+
+
+def masks_of(runs: np.ndarray, passes: np.ndarray, trains: np.ndarray, unit_width: int) -> Masks:
     """From what counts, bool ``[b, units]`` each; equal ones are one mask."""
     made: dict[bytes, Mask | None] = {np.ones_like(runs).tobytes(): None}
     for kept in (runs, passes, trains):

@@ -22,7 +22,7 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import schedule_waves
 from runtime.lanes.held_units import HeldUnits, all_units
-from runtime.lanes.masks import Masks, masks_of
+from runtime.lanes.masks import NO_MASKS, Masks, masks_of
 
 Run = tuple[int, int]
 """First index, and one past the last, of neighbours."""
@@ -62,9 +62,7 @@ class Units:
         if self.is_all:
             return [tensor]
         return [
-            view
-            for part in tensor.chunk(self.num_parts, dim)
-            for view in self._views(part, dim)
+            view for part in tensor.chunk(self.num_parts, dim) for view in self._views(part, dim)
         ]
 
     def _join(self, tensor: Tensor, dim: int) -> Tensor:
@@ -101,7 +99,7 @@ class LaneSlice:
     columns: Units
     tokens_with_dx: tuple[Run, ...]
     trains: bool
-    masks: Masks = Masks()
+    masks: Masks = NO_MASKS
     is_first: tuple[bool, ...] = ()
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
@@ -350,13 +348,13 @@ def block_lanes(
                 part.placed(workload, first_sample, subnet_of_hidden, 1, units, units)
                 for part in of_mlp
             ]
-    channels, hidden = (
+    all_channels, all_hidden = (
         Units(((0, number),), is_all=True)
         for number in (len(held.heads) * head_dim, len(held.hidden))
     )
     return BlockLanes(
-        _sublayer(attention, num_tokens, replace(channels, num_parts=3), channels),
-        _sublayer(mlp, num_tokens, hidden, hidden),
+        _sublayer(attention, num_tokens, replace(all_channels, num_parts=3), all_channels),
+        _sublayer(mlp, num_tokens, all_hidden, all_hidden),
     )
 
 
@@ -403,8 +401,8 @@ class _Part:
         masks = masks_of(
             operations != Operation.SHORTCUT, runs_backward(operations), trains, unit_width
         )
-        passing = runs_backward(self.cells).any(axis=0)
-        training = (self.cells == Operation.FULL).any(axis=0)
+        passing = np.asarray(runs_backward(self.cells).any(axis=0))
+        training = np.asarray((self.cells == Operation.FULL).any(axis=0))
         lane = LaneSlice(
             len(of_sample[0]),
             tokens(self.microbatches),
@@ -431,12 +429,8 @@ def _parts(group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray) -> 
     apart = [np.ones(len(microbatches), dtype=bool)]
     if rests.any() and not (cells == Operation.FULL).any():
         passes = runs_backward(cells).any(axis=0)
-        apart = [passes, ~passes]
-    return [
-        _Part(cells[:, own], microbatches[own], needed[own])
-        for own in apart
-        if own.any()
-    ]
+        apart = [np.asarray(passes), ~np.asarray(passes)]
+    return [_Part(cells[:, own], microbatches[own], needed[own]) for own in apart if own.any()]
 
 
 def _sublayer(
@@ -448,6 +442,9 @@ def _sublayer(
     written = [run for lane in backward for run, own in _trained_runs(lane) if own]
     untrained = index_runs(np.flatnonzero(_num_covering(columns.runs[0][1], [tuple(written)]) == 0))
     num_backward = _num_covering(num_tokens, [lane.tokens for lane in backward])
+
+    def some(units: Units) -> Units:
+        return replace(units, runs=untrained, is_all=False)
 
     def covered(runs_of: Sequence[tuple[Run, ...]]) -> tuple[Run, ...]:
         return index_runs(np.flatnonzero(_num_covering(num_tokens, runs_of)))
@@ -463,11 +460,7 @@ def _sublayer(
         tokens_with_dx=covered([lane.tokens_with_dx for lane in backward]),
         tokens_active=covered([one.lane.tokens for one in groups]),
         begins=[lane.tokens for lane in (*forward_only, *backward)][:1] == [((0, num_tokens),)],
-        untrained=(
-            (replace(rows, runs=untrained, is_all=False), replace(columns, runs=untrained, is_all=False))
-            if untrained
-            else None
-        ),
+        untrained=(some(rows), some(columns)) if untrained else None,
     )
 
 
@@ -490,7 +483,10 @@ def _num_units(units: Units) -> int:
 
 def _trained_runs(lane: LaneSlice) -> list[tuple[Run, bool]]:
     """Runs of columns, and whether the group writes their gradient without reading it."""
-    return [(run, lane.trains and own) for run, own in zip(lane.columns.runs, lane.is_first)]
+    return [
+        (run, lane.trains and own)
+        for run, own in zip(lane.columns.runs, lane.is_first, strict=True)
+    ]
 
 
 def _num_covering(num_tokens: int, runs_of: Sequence[tuple[Run, ...]]) -> np.ndarray:

@@ -23,7 +23,8 @@ def rank_lanes_forward(
     out: Tensor,
     kept: Kept,
 ) -> None:
-    """Put the sum of the lanes' results into `out`, ``[T, D]``, zeros or ``lanes.begins``; `kept` gets what they need for backward.
+    """Add the lanes' results to `out`, ``[T, D]``, or put them there where ``lanes.begins``;
+    `kept` gets what they need for backward.
 
     Args:
         x: what the lanes see, ``[T, D]``.

@@ -19,8 +19,8 @@ from d2ft_sched.costs.flops import (
     trunk_flops,
 )
 from d2ft_sched.costs.input_gradients import hands_gradient_on
-from d2ft_sched.costs.memory import DeviceMemory, device_memory
 from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.memory import DeviceMemory, device_memory
 from d2ft_sched.costs.memory_traffic import trunk_bytes_moved
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload

@@ -1,22 +1,23 @@
 """Simulated seconds of single blocks under many schedules, priced as a step of `sim` is."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import SUBLAYERS, Exchange
-from d2ft_sched.costs.flops import attention_flops_of, mlp_flops_of, shared_factor_flops
-from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.flops import shared_factor_flops
+from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds
+from d2ft_sched.costs.lane_traffic import shared_factor_bytes
+from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
-XX
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.waves import wave_microbatches
 from sim.network.exchange_time import exchange_seconds
-from sim.work import LANE_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,39 +40,12 @@ class BlockTimes:
         return np.array(self.placement.subnet_device)
 
     @cached_property
+    def _merging(self) -> tuple[Device | None, ...]:
+        return merging_devices(self.workload, self.placement, self.cluster.devices, self.num_waves)
+
+    @cached_property
     def _waves(self) -> list[np.ndarray]:
         return wave_microbatches(self.workload.num_microbatches, self.num_waves)
-
-    def _work(self, groups: Sequence[LaneGroup]) -> np.ndarray:
-        """FLOPs and bytes moved by lane groups, float ``[2, 2 sub-layers, 2 directions,
-        num_groups]``."""
-        workload, partition = self.workload, self.workload.partition
-        heads, hidden, tokens = (
-            np.array(
-                [
-                    [
-                        partition.heads[list(g.subnets)].sum(),
-                        partition.hidden[list(g.subnets)].sum(),
-                        workload.tokens[list(g.microbatches)].sum(),
-                    ]
-                    for g in groups
-                ],
-                dtype=np.int64,
-            )
-            .reshape(-1, 3)
-            .T
-        )
-        moved = lane_bytes_of(workload, heads, hidden, tokens)
-        sublayers = (
-            attention_flops_of(workload, heads, tokens),
-            mlp_flops_of(workload, hidden, tokens),
-        )
-        flops = [[f.forward, f.backward] for f in sublayers]
-        bytes_moved = [
-            [moved.attention_forward, moved.attention_backward],
-            [moved.mlp_forward, moved.mlp_backward],
-        ]
-        return np.array([flops, bytes_moved])
 
     def seconds(self, block: int, schedule: np.ndarray) -> float:
         """Lanes and messages of one block.
@@ -100,19 +74,13 @@ class BlockTimes:
         sizes = np.stack([partition.heads[held], partition.hidden[held]])
         key = (device, sizes.tobytes(), schedule[held].tobytes())
         if key not in self._lanes:
-            mask = np.zeros(self.workload.num_subnets, dtype=bool)
-            mask[held] = True
             seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
+            devices = self.cluster.devices
             for w, wave in enumerate(self._waves):
-                groups = lane_groups(partition, schedule, block, mask, wave)
-                work = self._work(groups)
-                trained = np.array([g.operation == Operation.FULL for g in groups], dtype=bool)
-                for direction in (0, 1):
-                    for sublayer, kind in enumerate(LANE_KINDS[direction]):
-                        flops, moved = work[:, sublayer, direction][:, trained | (direction == 0)]
-                        seconds[w, direction, sublayer] = (
-                            self.cluster.devices[device].seconds(kind, flops, moved).sum()
-                        )
+                groups = lane_groups(
+                    self.workload, self.placement, schedule, wave, self._merging, held
+                )
+                seconds[w] = lane_seconds(self.workload, devices, groups.sizes).sum(axis=2)
             if self.workload.lora is not None:
                 seconds += self._shared_s(device, schedule, held)
             self._lanes[key] = seconds

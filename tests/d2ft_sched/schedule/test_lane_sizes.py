@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+from d2ft_sched.schedule.lane_sizes import lane_sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,6 @@ from d2ft_sched.costs.lane_traffic import lane_bytes_of
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.lane_sizes import lane_sizes
 from d2ft_sched.schedule.lanes import lane_groups
 from d2ft_sched.schedule.placement import Placement
 

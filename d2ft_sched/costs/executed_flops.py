@@ -1,0 +1,50 @@
+"""FLOPs that lane groups execute besides those that the schedule asks for."""
+
+import numpy as np
+
+from d2ft_sched.costs.flops import SublayerFlops, attention_flops_of, mlp_flops_of
+from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.lane_groups import LaneGroups
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation, runs_backward
+
+
+def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -> float:
+    """FLOPs of a wave's groups that masks make nothing of.
+
+    Exact, but for adapters: what their narrow products are made apart for, because results run that
+    do not train or gradients pass that do not, is left out.
+
+    Args:
+        workload: model, partition, and what trains.
+        schedule: as it is executed, int ``[num_subnets, num_microbatches]``.
+        groups: of the wave.
+    """
+    tokens = workload.tokens[groups.microbatches]
+    needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
+    area = groups.has_subnet[:, :, None] & groups.has_microbatch[:, None, :]
+    partition, total = workload.partition, 0.0
+    for sublayer, (flops_of, units) in enumerate(
+        ((attention_flops_of, partition.heads), (mlp_flops_of, partition.hidden))
+    ):
+        own = np.where(groups.has_subnet, units[groups.subnets], 0)
+        cells = groups.cells_in_sublayer(needs_dx[:, sublayer])
+        trains = (cells == Operation.FULL).any(axis=(1, 2), keepdims=True)
+        passes = runs_backward(cells)
+        back = area & groups.runs_backward_on(needs_dx[:, sublayer])[:, None, :]
+        handed_on = back & needs_dx[:, sublayer][:, None, :]
+        if workload.lora is not None:
+            handed_on &= passes.any(axis=1, keepdims=True)
+
+        def flops(chosen: np.ndarray, needs_dx: bool) -> SublayerFlops:
+            unit_tokens = np.einsum("nr,nrc,c->", own, chosen, tokens, dtype=float)  # noqa: B023
+            return flops_of(workload, np.ones(()), np.array(unit_tokens), needs_dx)  # noqa: B023
+
+        map_in = flops(handed_on & ~passes, True), flops(handed_on & ~passes, False)
+        total += float(
+            flops(area & (cells == Operation.SHORTCUT), True).forward
+            + flops(back & ~passes, False).backward_input
+            + (map_in[0].backward_input - map_in[1].backward_input)
+            + flops(area & trains & (cells != Operation.FULL), True).backward_weight
+        )
+    return total
