@@ -6,12 +6,15 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.cluster.device_presets import ACCELERATOR, CPU_THREAD
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 
@@ -35,6 +38,13 @@ def select_device(name: str = "auto") -> torch.device:
             f"device {name!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices"
         )
     return device
+
+
+def assumed_device(device: torch.device) -> Device:
+    """What things cost on a device that nobody has profiled, to tell what should run together."""
+    if device.type == "cpu":
+        return replace(CPU_THREAD, compute_flops_per_s=5e10 * torch.get_num_threads())
+    return ACCELERATOR
 
 
 def rank_device(name: str, local_rank: int, num_local: int = 1) -> torch.device:

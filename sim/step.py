@@ -22,11 +22,9 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
-from d2ft_sched.costs.executed_flops import wasted_flops
+from d2ft_sched.costs.executed_flops import step_wasted_flops
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
-from d2ft_sched.costs.input_gradients import executed_schedule
-from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.costs.replica_memory import part_devices, replicas_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
@@ -104,7 +102,7 @@ def simulate_replicas(
     """
     parts = replica_parts(workload, replicas, schedule)
     sums = gradient_sums(workload, replicas, schedule)
-    devices = [part_devices(part, cluster.devices, overlap=overlap) for part in parts]
+    devices = [part_devices(part, cluster.devices) for part in parts]
     with np.errstate(over="ignore", invalid="ignore"):
         chains = [
             _replica_phases(part, ExchangeTimes(own), index, overlap, merging)
@@ -128,7 +126,10 @@ def simulate_replicas(
         cluster=cluster,
         phases=timed,
         flops=sum(step_flops(part.workload, part.schedule, part.placement) for part in parts),
-        wasted_flops=sum(map(_wasted_flops, parts, devices)),
+        wasted_flops=sum(
+            step_wasted_flops(part.workload, part.placement, part.schedule, part.num_waves, own)
+            for part, own in zip(parts, devices, strict=True)
+        ),
         memory=replicas_memory(
             workload, replicas, schedule, sums, overlap=overlap, devices=cluster.devices
         ),
@@ -170,17 +171,8 @@ class _Place:
         )
 
 
-Devices = tuple[Device | None, ...]
+Devices = tuple[Device | None, ...] | None
 """As `d2ft_sched.costs.lane_groups.lane_groups` takes them."""
-
-
-def _wasted_flops(part: ReplicaPart, devices: Devices) -> float:
-    workload, placement = part.workload, part.placement
-    schedule = executed_schedule(workload, part.schedule)
-    return sum(
-        wasted_flops(workload, schedule, lane_groups(workload, placement, schedule, wave, devices))
-        for wave in schedule_waves(part.schedule, part.num_waves)
-    )
 
 
 def _replica_phases(

@@ -274,14 +274,19 @@ def _scores_table(request: FineTuneRequest) -> str:
 def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:
     workload, replicas = request.plan.workload, inputs.replicas
     model, data, settings = inputs.model, inputs.data, inputs.settings
+    devices = request.plan.cluster.devices
     if ranks.num_ranks == 1:
-        return WholeModel(model.to(ranks.device), data, workload, settings, ranks.device)
+        costs = devices[0] if len(devices) == 1 else None
+        return WholeModel(
+            model.to(ranks.device), data, workload, settings, ranks.device, costs=costs
+        )
     if inputs.found:
         path = inputs.found.path / MODEL
         part = read_rank_model(model, path, workload, replicas, ranks)
     else:
         part = scatter_rank_model(model, workload, replicas, ranks)
-    return RankPart(part, data, inputs.minibatches, settings)
+    costs = devices if len(devices) == ranks.num_ranks else None
+    return RankPart(part, data, inputs.minibatches, settings, costs=costs)
 
 
 def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Setting]:

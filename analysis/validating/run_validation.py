@@ -182,6 +182,7 @@ def _validate_alone(
             num_waves=request.num_waves,
             num_repeats=request.num_repeats,
             progress=tell,
+            costs=cluster.devices[0],
         )
     num_threads = next(iter(steps.values())).num_threads
     measured = {
@@ -266,6 +267,7 @@ def _validate_ranks(
             overlap=request.overlap,
             num_repeats=request.num_repeats,
             progress=tell,
+            costs=cluster.devices,
         )
     del model, whole
     baselines = rank_baselines(

@@ -7,17 +7,26 @@ from typing import Any
 
 import yaml
 
-from d2ft_sched.cluster.device import Device, OutOfCalibrationWarning
+from d2ft_sched.cluster.device import MOST_MEMORY_BYTES, Device, OutOfCalibrationWarning
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.quantity import Dimension, parse_quantity
 
-ASSUMED_DEVICE = Device(
-    name="assumed",
+CPU_THREAD = Device(
+    name="a thread of a server's processor",
     compute_flops_per_s=5e10,
-    memory_bytes=10**12,
+    memory_bytes=MOST_MEMORY_BYTES,
     memory_bandwidth_bytes_per_s=1e10,
-    launch_s=30e-6,
-    source="a core of a server, where nobody says what a device costs",
+    launch_s=100e-6,
+    source="assumed, where nobody says what a device costs",
+)
+ACCELERATOR = Device(
+    name="an accelerator",
+    compute_flops_per_s=3e13,
+    memory_bytes=MOST_MEMORY_BYTES,
+    memory_bandwidth_bytes_per_s=1e12,
+    launch_s=60e-6,
+    source="assumed, where nobody says what a device costs; a launch of 5 us for each of a dozen "
+    "kernels",
 )
 
 

@@ -211,7 +211,8 @@ def _price(
             sites,
             own,
             subnets[merges],
-            columns[merges] @ tokens,
+            columns[merges],
+            tokens,
             *(values[merges] for values in (made.runs_backward, made.trains, made.is_masked)),
         )
         shape = sizes.heads.shape
@@ -234,33 +235,41 @@ def _sizes(
     sites: _Sites,
     which: np.ndarray,
     subnets: np.ndarray,
-    tokens: np.ndarray,
+    microbatches: np.ndarray,
+    tokens_of: np.ndarray,
     runs_backward: np.ndarray,
     trains: np.ndarray,
     is_masked: np.ndarray,
 ) -> LaneSizes:
-    """Of rectangles of some sites, ``[n, K]`` each; `subnets` is bool ``[n, K, R]``."""
+    """Of rectangles of some sites, ``[n, K]`` each; `subnets` is bool ``[n, K, R]``,
+    `microbatches` bool ``[n, K, C]``, `tokens_of` theirs, int ``[C]``."""
     heads = np.einsum("nkr,nr->nk", subnets, sites.heads[which])
     hidden = np.einsum("nkr,nr->nk", subnets, sites.hidden[which])
     all_heads, all_hidden = sites.heads[which].sum(axis=1), sites.hidden[which].sum(axis=1)
     has_hidden = subnets & (sites.hidden[which] > 0)[:, None, :]
-    starts = has_hidden.copy()
-    starts[..., 1:] &= ~has_hidden[..., :-1]
     return LaneSizes(
         device=np.broadcast_to(sites.device[which][:, None], heads.shape),
         heads=heads,
         hidden=hidden,
-        tokens=tokens,
+        tokens=microbatches @ tokens_of,
         runs_backward=runs_backward,
         trains=trains,
         is_masked=is_masked,
+        num_runs=_num_runs(microbatches),
         is_copied=np.stack(
             [
                 (heads > 0) & (heads < all_heads[:, None]),
-                (hidden < all_hidden[:, None]) & (starts.sum(axis=2) > 1),
+                (hidden < all_hidden[:, None]) & (_num_runs(has_hidden) > 1),
             ]
         ),
     )
+
+
+def _num_runs(chosen: np.ndarray) -> np.ndarray:
+    """Of neighbours among those chosen, bool ``[n, K, items]``; int ``[n, K]``."""
+    starts = chosen.copy()
+    starts[..., 1:] &= ~chosen[..., :-1]
+    return np.asarray(starts.sum(axis=2))
 
 
 def _groups(workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cut) -> LaneGroups:
@@ -273,7 +282,8 @@ def _groups(workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cu
         sites,
         cut.site,
         cut.subnets[:, None],
-        (cut.microbatches @ workload.tokens[microbatches])[:, None],
+        cut.microbatches[:, None],
+        workload.tokens[microbatches],
         (number[0] + number[1] > 0)[:, None],
         (number[0] > 0)[:, None],
         (np.max(number, axis=0) < size)[:, None],
@@ -293,4 +303,5 @@ def _groups(workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cu
 def _no_cut(cells: np.ndarray) -> Cut:
     none = np.zeros(0, dtype=np.int64)
     no_cells = cells.astype(bool)
-    return Cut(none, no_cells[:, :, 0], no_cells[:, 0], cells, none.astype(float))
+    sides = no_cells.any(axis=2), no_cells.any(axis=1)
+    return Cut(none, np.asarray(sides[0]), np.asarray(sides[1]), cells, none.astype(float))

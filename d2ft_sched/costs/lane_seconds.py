@@ -22,6 +22,10 @@ LANE_KINDS = (
 """Kind of lane work by direction (forward, backward) and sub-layer (attention, MLP)."""
 
 
+KERNELS_OF_A_LAUNCH = 5
+"""A device's `launch_s` is of a piece of work: two maps, a core, and what is around them."""
+
+
 @dataclass(frozen=True)
 class LaneSizes:
     """What lane groups are, arrays of one shape; ordered by device.
@@ -33,6 +37,7 @@ class LaneSizes:
         runs_backward: FULL or REST is among their operations.
         trains: FULL is.
         is_masked: not all cells of the rectangle have one operation.
+        num_runs: of neighbours that their micro-batches are in the wave.
         is_copied: attention's, then MLP's weights are copied together for them, bool
             ``[2, num_groups]``.
     """
@@ -44,6 +49,7 @@ class LaneSizes:
     runs_backward: np.ndarray
     trains: np.ndarray
     is_masked: np.ndarray
+    num_runs: np.ndarray
     is_copied: np.ndarray
 
 
@@ -69,6 +75,7 @@ def lane_seconds(
     moved = lane_bytes_of(workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.trains)
     copied = copied_bytes_of(workload, sizes.heads, sizes.hidden, sizes.trains, sizes.is_copied)
     masks = mask_bytes_of(workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.is_masked)
+    kernels = _kernels_besides(sizes)
     of_sublayer = (
         (attention_flops_of, sizes.heads, (moved.attention_forward, moved.attention_backward)),
         (mlp_flops_of, sizes.hidden, (moved.mlp_forward, moved.mlp_backward)),
@@ -86,9 +93,25 @@ def lane_seconds(
                 of_direction[direction] * runs,
                 bytes_moved[direction] * runs,
                 (copied[direction, sublayer] + masks[direction, sublayer]) * runs,
+                kernels[direction, sublayer] * runs * (units > 0),
                 is_trial=is_trial,
             )
     return seconds
+
+
+def _kernels_besides(sizes: LaneSizes) -> np.ndarray:
+    """Kernels that copies, masks, and each further run of micro-batches start, float
+    ``[2 directions, 2 sub-layers, num_groups]``.
+
+    A copy is one kernel for the rows and one for the columns, in either direction, and dW is added
+    to three parts of the rows and one of the columns. There is one mask forward and there are two
+    backward. A further run is a product more for each map forward, and two for each backward.
+    """
+    forward = 2 * sizes.is_copied + sizes.is_masked + 2 * (sizes.num_runs - 1)
+    backward = (
+        (2 + 4 * sizes.trains) * sizes.is_copied + 2 * sizes.is_masked + 4 * (sizes.num_runs - 1)
+    )
+    return np.stack([forward, backward])
 
 
 def work_seconds(
@@ -98,6 +121,7 @@ def work_seconds(
     flops: np.ndarray,
     moved: np.ndarray,
     besides: np.ndarray | float = 0.0,
+    kernels_besides: np.ndarray | float = 0.0,
     *,
     is_trial: bool = False,
 ) -> np.ndarray:
@@ -109,6 +133,7 @@ def work_seconds(
         device: of each piece.
         flops, moved: of each piece, and bytes that it moves.
         besides: bytes moved before and after it: copies and masks.
+        kernels_besides: kernels started besides those of a launch.
         is_trial: as in `lane_seconds`.
     """
     facts = ("compute_flops_per_s", "memory_bandwidth_bytes_per_s", "launch_s")
@@ -119,4 +144,4 @@ def work_seconds(
     for index in (i for i, d in enumerate(devices) if d.is_calibrated(kind)):
         own = slice(*np.searchsorted(device, [index, index + 1]).tolist())
         seconds[own] = devices[index].seconds(kind, flops[own], moved[own], is_trial=is_trial)
-    return seconds + besides / bytes_per_s
+    return seconds + besides / bytes_per_s + kernels_besides * launch_s / KERNELS_OF_A_LAUNCH

@@ -92,17 +92,17 @@ def memory_besides_operations(
 
 
 def merging_devices(
-    workload: Workload, placement: Placement, devices: Sequence[Device], num_waves: int = 1
+    workload: Workload, placement: Placement, devices: Sequence[Device | None]
 ) -> tuple[Device | None, ...]:
-    """The devices, None for those whose memory the dense step would not fit.
+    """The devices, None for those whose memory the dense step in one wave would not fit.
 
     Groups of these compute what the schedule asks for and nothing else, for what they computed
     besides would be kept for backward.
     """
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, placement, dense, num_waves).total
+    needed = device_memory(workload, placement, dense).total
     return tuple(
-        device if total <= device.memory_bytes else None
+        device if device is not None and total <= device.memory_bytes else None
         for device, total in zip(devices, needed, strict=True)
     )
 

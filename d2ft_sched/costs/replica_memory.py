@@ -44,7 +44,7 @@ def replicas_memory(
                 part.schedule,
                 1 if overlap else part.num_waves,
                 trains,
-                part_devices(part, devices, overlap=overlap) if devices else None,
+                part_devices(part, devices),
             )
         )
         for part in replica_parts(workload, replicas, schedule)
@@ -57,11 +57,12 @@ def replicas_memory(
 
 
 def part_devices(
-    part: ReplicaPart, devices: Sequence[Device], *, overlap: bool = False
-) -> tuple[Device | None, ...]:
+    part: ReplicaPart, devices: Sequence[Device | None] | None
+) -> tuple[Device | None, ...] | None:
     """`merging_devices` of what a replica does in a step."""
-    num_waves = 1 if overlap else part.num_waves
-    return merging_devices(part.workload, part.placement, devices, num_waves)
+    if devices is None:
+        return None
+    return merging_devices(part.workload, part.placement, devices)
 
 
 def bucket_bytes(

@@ -84,11 +84,11 @@ def _cheapest_stretches(prices: np.ndarray, num_items: int) -> np.ndarray:
         first[last] = sums.argmin(axis=0)
         best[last + 1] = sums.min(axis=0)
     chosen = np.zeros(prices.shape, dtype=bool)
-    last, sites = np.full(num_sites, num_items - 1), np.arange(num_sites)
+    left, sites = np.full(num_sites, num_items - 1), np.arange(num_sites)
     for _ in range(num_items):
-        going = last >= 0
-        at, site = last[going], sites[going]
+        going = left >= 0
+        at, site = left[going], sites[going]
         own = first[at, site]
         chosen[site, at * (at + 1) // 2 + own] = True
-        last[going] = own - 1
+        left[going] = own - 1
     return chosen

@@ -23,7 +23,8 @@ class Rectangles:
 
     Attributes:
         others: of the other axis, bool ``[S, K, other]``.
-        items: of the sets, those with a cell in it, bool ``[S, K, items]``.
+        items: of the sets, those with a cell in it, and in the first tier those of which nothing
+            runs at all if they are kept, so that the others may be neighbours, bool ``[S, K, items]``.
         runs_backward, trains: FULL or REST, and FULL, is among its cells, bool ``[S, K]``.
         is_masked: not all cells have one operation, bool ``[S, K]``.
     """
@@ -35,13 +36,16 @@ class Rectangles:
     is_masked: np.ndarray
 
 
-def rectangles(cells: np.ndarray, sets: np.ndarray, tiers: Tiers) -> Iterator[Rectangles]:
+def rectangles(
+    cells: np.ndarray, sets: np.ndarray, tiers: Tiers, *, fill: bool
+) -> Iterator[Rectangles]:
     """Every tier of all sets.
 
     Args:
         cells: operations, int8 ``[S, other, items]``.
         sets: bool ``[S, K, items]``.
         tiers: which operations open which.
+        fill: whether the first tier keeps items of the set of which nothing runs.
     """
     of_operation = {
         operation: (cells == operation).astype(np.float32)
@@ -50,12 +54,14 @@ def rectangles(cells: np.ndarray, sets: np.ndarray, tiers: Tiers) -> Iterator[Re
     chosen = sets.astype(np.float32)
     covered = np.zeros((*sets.shape[:2], cells.shape[1]), dtype=bool)
     active = (cells != Operation.SHORTCUT).astype(np.float32)
+    fills = fill & ~(cells != Operation.SHORTCUT).any(axis=1)[:, None]
     for tier in tiers:
         opens = np.isin(cells, tier).astype(np.float32)
         others = (chosen @ opens.transpose(0, 2, 1) > 0) & ~covered
         covered |= others
         rows = others.astype(np.float32)
-        items = (rows @ active > 0) & sets
+        items = ((rows @ active > 0) | fills) & sets & others.any(axis=2, keepdims=True)
+        fills = np.zeros_like(fills)
         columns = items.astype(np.float32)
         number = {
             operation: ((rows @ own) * columns).sum(axis=2)

@@ -8,7 +8,7 @@ alike ones are neighbours. FORWARD_ONLY that no rectangle with a backward pass t
 anew, along either axis. Of all that, every site gets the cheapest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,9 +133,11 @@ def _cut_along(
     def unordered(items: np.ndarray, which: np.ndarray) -> np.ndarray:
         return np.take_along_axis(items, back[which][:, None, :], axis=2)
 
-    def priced(which: np.ndarray, sets_of: np.ndarray, tiers: Tiers):
+    def priced(
+        which: np.ndarray, sets_of: np.ndarray, tiers: Tiers
+    ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
         """Each tier of sets ``[n, K, items]`` of sites, with prices ``[n, K]``."""
-        for tier in rectangles(ordered[which], sets_of, tiers):
+        for tier in rectangles(ordered[which], sets_of, tiers, fill=not by_subnet):
             items = unordered(tier.items, which)
             both = (items, tier.others) if by_subnet else (tier.others, items)
             seconds = price(sites[which], *both, tier)

@@ -15,6 +15,7 @@ from torch import Tensor
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import LaneGroup
 from d2ft_sched.schedule.operations import Operation, runs_backward
@@ -282,13 +283,14 @@ def slice_schedule(
     start = np.cumsum(workload.samples) - workload.samples
     units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
     here = Placement(1, (0,) * workload.num_subnets, (0,) * workload.num_microbatches)
+    devices = merging_devices(workload, here, [device])
     waves, num_samples = [], 0
     for microbatches in schedule_waves(schedule, num_waves):
         counts = workload.samples[microbatches]
         first_of_pass = np.full(workload.num_microbatches, -1)
         first_of_pass[microbatches] = np.cumsum(counts) - counts
         num_samples += int(counts.sum())
-        groups = lane_groups(workload, here, schedule, microbatches, [device])
+        groups = lane_groups(workload, here, schedule, microbatches, devices)
         blocks = tuple(
             block_lanes(
                 workload,

@@ -1,13 +1,17 @@
 """What a step really costs on partitioned ranks: seconds by phase, FLOPs, bytes and memory."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.executed_flops import step_wasted_flops
+from d2ft_sched.costs.replica_memory import part_devices
+from d2ft_sched.schedule.replica_part import replica_parts
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import peak_memory_bytes
 from runtime.models.optimizers import create_optimizer
@@ -18,7 +22,7 @@ from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
 from runtime.ranks.rank_wave import RankBatch
-from runtime.torch_device import Stopwatch, autocast
+from runtime.torch_device import Stopwatch, assumed_device, autocast
 from runtime.training.resting_rows import resting, update
 
 RankStep = Callable[[Stopwatch | None, SentBytes | None], None]
@@ -37,7 +41,9 @@ class RankStepMeasurement:
         step_spread_s: distance between the quartiles.
         phase_s: medians of each rank in each of `PHASES`, float ``[num_phases, num_ranks]``; an
             exchange includes the wait for those who come later.
-        flops: counted operator by operator on all ranks, without the optimizer.
+        flops: counted operator by operator on all ranks, without the optimizer and without
+            `wasted_flops`.
+        wasted_flops: that are masked, by `d2ft_sched.costs.executed_flops`.
         pair_bytes: handed to collectives from row to column rank, ``[num_ranks, num_ranks]``.
         peak_memory_bytes: the most that each rank's tensors take, float ``[num_ranks]``.
         num_repeats: steps timed.
@@ -47,6 +53,7 @@ class RankStepMeasurement:
     step_spread_s: float
     phase_s: np.ndarray
     flops: int
+    wasted_flops: int
     pair_bytes: np.ndarray
     peak_memory_bytes: np.ndarray
     num_repeats: int
@@ -59,6 +66,7 @@ def measure_rank_steps(
     overlap: bool = False,
     num_repeats: int = 5,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    costs: Sequence[Device] | None = None,
 ) -> dict[str, RankStepMeasurement]:
     """Measure several schedules side by side, in turns, so that a busy moment falls on all.
 
@@ -69,13 +77,15 @@ def measure_rank_steps(
         overlap: interleave the waves.
         num_repeats: timed steps of each schedule, after one that is not.
         progress: told how many of how many steps are done.
+        costs: of every rank, which say what runs together; default as assumed of this one's.
 
     Returns:
         The same on all ranks.
     """
     workload, ranks = model.workload, model.ranks
+    costs = costs or [assumed_device(ranks.device)] * ranks.num_ranks
     slices = {
-        name: slice_rank_schedule(workload, model.replicas, schedule, ranks.rank)
+        name: slice_rank_schedule(workload, model.replicas, schedule, ranks.rank, costs)
         for name, schedule in schedules.items()
     }
     rests = {
@@ -102,7 +112,24 @@ def measure_rank_steps(
 
     steps = {name: partial(step, name) for name in slices}
     held = [batch.inputs, batch.labels]
-    return measure_in_turns(ranks, steps, model.module, optimizer, held, num_repeats, progress)
+    measured = measure_in_turns(ranks, steps, model.module, optimizer, held, num_repeats, progress)
+    for name, schedule in schedules.items():
+        parts = replica_parts(workload, model.replicas, schedule)
+        wasted = round(
+            sum(
+                step_wasted_flops(
+                    part.workload,
+                    part.placement,
+                    part.schedule,
+                    part.num_waves,
+                    part_devices(part, costs),
+                )
+                for part in parts
+            )
+        )
+        counted = measured[name].flops
+        measured[name] = replace(measured[name], flops=counted - wasted, wasted_flops=wasted)
+    return measured
 
 
 def measure_in_turns(
@@ -113,6 +140,7 @@ def measure_in_turns(
     held: Sequence[Tensor],
     num_repeats: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    costs: Sequence[Device] | None = None,
 ) -> dict[str, RankStepMeasurement]:
     """Measure several kinds of step in turns.
 
@@ -156,6 +184,7 @@ def measure_in_turns(
             step_spread_s=float(quartiles[1] - quartiles[0]),
             phase_s=np.median(all_laps[:, :, :-1], axis=1).T,
             flops=int(facts[:, 0].sum()),
+            wasted_flops=0,
             pair_bytes=facts[:, 2:],
             peak_memory_bytes=facts[:, 1],
             num_repeats=num_repeats,

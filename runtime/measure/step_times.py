@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.costs.executed_flops import step_wasted_flops
+from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
 from runtime.families.known_families import family_of
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.measure.flop_counting import count_flops
@@ -18,7 +22,7 @@ from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import forward, forward_backward
 from runtime.ranks.shards import whole_shards
-from runtime.torch_device import Stopwatch, autocast, device_name
+from runtime.torch_device import Stopwatch, assumed_device, autocast, device_name
 from runtime.training.resting_rows import Resting, resting, update
 
 
@@ -30,7 +34,8 @@ class StepMeasurement:
         step_s: median seconds of a step.
         step_spread_s: distance between the quartiles of the repeats.
         forward_s, backward_s, optimizer_s: medians of its parts.
-        flops: counted operator by operator, without the optimizer.
+        flops: counted operator by operator, without the optimizer and without `wasted_flops`.
+        wasted_flops: that are masked, by `d2ft_sched.costs.executed_flops`.
         peak_memory_bytes: the most that tensors take, parameters and optimizer state included.
         activation_bytes: kept for backward after the fullest forward pass.
         exchange_bytes: sent between devices; there is one.
@@ -46,6 +51,7 @@ class StepMeasurement:
     backward_s: float
     optimizer_s: float
     flops: int
+    wasted_flops: int
     peak_memory_bytes: int
     activation_bytes: int
     exchange_bytes: int
@@ -64,6 +70,7 @@ def measure_steps(
     num_waves: int = 1,
     num_repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
+    costs: Device | None = None,
 ) -> dict[str, StepMeasurement]:
     """Measure several schedules side by side, in turns, so that a busy moment falls on all.
 
@@ -75,13 +82,17 @@ def measure_steps(
         num_waves: passes per step.
         num_repeats: timed steps of each schedule, after one that is not.
         progress: told how many of how many steps are done.
+        costs: what things cost, which says what runs together; default as assumed of `device`.
     """
+    costs = costs or assumed_device(device)
+    here = Placement(1, (0,) * workload.num_subnets, (0,) * workload.num_microbatches)
+    merging = merging_devices(workload, here, [costs])
     inputs, labels = random_batch(model, workload, device)
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
     begin_state(optimizer)
     shards = whole_shards(model)
     slices = {
-        name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
+        name: None if schedule is None else slice_schedule(workload, schedule, num_waves, costs)
         for name, schedule in schedules.items()
     }
     rests = {
@@ -116,6 +127,10 @@ def measure_steps(
     measured = {}
     for name in slices:
         seconds = [sum(parts.values()) for parts in laps[name]]
+        counted, schedule = count_flops(partial(step, name)), schedules[name]
+        wasted = 0
+        if schedule is not None:
+            wasted = round(step_wasted_flops(workload, here, schedule, num_waves, merging))
         quartiles = np.percentile(seconds, [25, 75])
         measured[name] = StepMeasurement(
             step_s=statistics.median(seconds),
@@ -124,7 +139,8 @@ def measure_steps(
                 f"{part}_s": statistics.median(parts[part] for parts in laps[name])
                 for part in ("forward", "backward", "optimizer")
             },
-            flops=count_flops(partial(step, name)),
+            flops=counted - wasted,
+            wasted_flops=wasted,
             peak_memory_bytes=peak_memory_bytes(partial(step, name), held, device),
             activation_bytes=_activation_bytes(model, workload, inputs, slices[name], held, device),
             exchange_bytes=0,

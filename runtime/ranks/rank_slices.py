@@ -16,6 +16,7 @@ from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums, trains_in_step
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
@@ -139,7 +140,7 @@ def slice_rank_schedule(
     for replica, part in zip(replicas, replica_parts(workload, replicas, schedule), strict=True):
         if rank in replica.devices and runs[part.microbatches].any():
             first_sample = int(workload.samples[: part.microbatches.start].sum())
-            waves = rank_waves(part, rank, first_sample, devices)
+            waves = rank_waves(part, rank, first_sample, part_devices(part, devices))
     is_owned = runs & (np.array(microbatch_owners(replicas)) == rank)
     owned = np.flatnonzero(np.repeat(is_owned, workload.samples))
     trains = trains_in_step(schedule)
@@ -159,7 +160,7 @@ def rank_waves(
         part: of the replica.
         rank: one that may hold nothing and own nothing of it.
         first_sample: of the replica's in the mini-batch.
-        devices: as in `slice_rank_schedule`.
+        devices: as `lane_groups` takes them.
     """
     workload, waves = part.workload, list[RankWave]()
     units = [

@@ -1,7 +1,7 @@
 """Training of one rank's part of a model, together with the other ranks."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.files.atomic_write import write_atomically
 from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.checkpoint.optimizer_state import (
@@ -36,7 +37,7 @@ from runtime.ranks.rank_step import rank_forward_backward
 from runtime.ranks.rank_wave import RankBatch
 from runtime.ranks.shards import read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
-from runtime.torch_device import Stopwatch, autocast
+from runtime.torch_device import Stopwatch, assumed_device, autocast
 from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
@@ -53,6 +54,7 @@ class RankPart:
         minibatches: Minibatches,
         settings: FineTuneSettings,
         clock: Callable[[], float] = time.perf_counter,
+        costs: Sequence[Device] | None = None,
     ) -> None:
         """Take a rank's part into training; of the samples it uses those that it owns.
 
@@ -86,6 +88,7 @@ class RankPart:
         self._watch = None
         if settings.watch_scores:
             self._watch = TaylorWatch(model.workload, self._device)
+        self._costs = costs or [assumed_device(self._device)] * model.ranks.num_ranks
         self._slices = ScheduleMemo(self._slice)
         self._resting = ScheduleMemo(self._what_rests)
 
@@ -203,7 +206,7 @@ class RankPart:
     def _slice(self, schedule: np.ndarray) -> RankSlices:
         model, replica = self._model, self._model.replica
         workload, rank = model.workload, self._rank
-        slices = slice_rank_schedule(workload, model.replicas, schedule, rank)
+        slices = slice_rank_schedule(workload, model.replicas, schedule, rank, self._costs)
         if self._watch is None or replica is None:
             return slices
         blocks = range(workload.shape.num_blocks)

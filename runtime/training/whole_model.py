@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
@@ -30,7 +31,7 @@ from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
 from runtime.models.weights import save_weights, write_class_names, write_companions
 from runtime.partitioned_step import forward_backward
 from runtime.ranks.shards import read_shards, whole_shards
-from runtime.torch_device import Stopwatch, autocast, synchronize
+from runtime.torch_device import Stopwatch, assumed_device, autocast, synchronize
 from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
@@ -47,11 +48,12 @@ class WholeModel:
         settings: FineTuneSettings,
         device: torch.device,
         clock: Callable[[], float] = time.perf_counter,
+        costs: Device | None = None,
     ) -> None:
         """Take `model`, which is on `device`, into training.
 
         The seconds of lanes are told from those of the trunk by their FLOPs: autograd runs both in
-        one piece.
+        one piece. `costs` say what runs together; default those assumed of `device`.
 
         Raises:
             InputError: the data have more classes than the model.
@@ -60,6 +62,7 @@ class WholeModel:
         check_classes(data, self._family.classifier(model).out_features)
         self._model, self._workload, self._class_names = model, workload, data.class_names
         self._settings, self._device, self._clock = settings, device, clock
+        self._costs = costs or assumed_device(device)
         self._train, self._test = data.train.to(device), data.test.to(device)
         self._optimizer = create_optimizer(
             model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
@@ -136,7 +139,7 @@ class WholeModel:
 
     def _prepared(self, workload: Workload, schedule: np.ndarray) -> "PreparedStep":
         return PreparedStep(
-            slice_schedule(workload, schedule, self._settings.num_waves),
+            slice_schedule(workload, schedule, self._settings.num_waves, self._costs),
             lane_share(workload, schedule),
             resting(self._model, whole_shards(self._model), workload, schedule),
         )

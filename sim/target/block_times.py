@@ -41,7 +41,7 @@ class BlockTimes:
 
     @cached_property
     def _merging(self) -> tuple[Device | None, ...]:
-        return merging_devices(self.workload, self.placement, self.cluster.devices, self.num_waves)
+        return merging_devices(self.workload, self.placement, self.cluster.devices)
 
     @cached_property
     def _waves(self) -> list[np.ndarray]:

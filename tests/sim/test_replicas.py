@@ -13,6 +13,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.costs.memory import device_memory, subnet_parameters, trained_parameters
+from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -305,7 +306,8 @@ def test_memory_is_that_of_each_replica_and_of_buckets(case, overlap: bool) -> N
     trains = (schedule == Operation.FULL).any(axis=1)
     for part in replica_parts(workload, replicas, schedule):
         waves = 1 if overlap else part.num_waves
-        own = device_memory(part.workload, part.placement, part.schedule, waves, trains)
+        merging = part_devices(part, cluster.devices)
+        own = device_memory(part.workload, part.placement, part.schedule, waves, trains, merging)
         devices = sorted({*part.placement.subnet_device, *part.placement.owner})
         assert (found.total[devices] >= own.total[devices]).all()
         for name in ("parameters", "gradients", "activations", "optimizer_state"):
