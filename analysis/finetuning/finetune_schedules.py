@@ -8,11 +8,12 @@ import numpy as np
 from analysis.console.output import outside_calibration
 from analysis.finetuning.finetune_request import FineTuneRequest
 from analysis.names.schedule_names import ScheduleName
+from analysis.names.way_names import RestingName
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.plan.plan import Plan
-from d2ft_sched.plan.redrawn import IN_TURNS, chooses, is_redrawable
+from d2ft_sched.plan.redrawn import chooses, is_redrawable
 from d2ft_sched.plan.replanning import (
     HeldLevels,
     ReplanState,
@@ -115,7 +116,7 @@ def _redrawn_schedules(request: FineTuneRequest) -> RedrawnSchedules:
         )
     if request.replan_every is not None:
         raise InputError(REDRAWN_STAYS)
-    policy = "turns" if IN_TURNS in plan.solver.method else "drawn"
+    policy = plan.budget.resting or RestingName.DRAWN
     return RedrawnSchedules(plan.schedule, block, policy, request.seed)
 
 
