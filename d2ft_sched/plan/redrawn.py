@@ -5,6 +5,7 @@ import numpy as np
 from d2ft_sched.problem.resting import POLICIES
 from d2ft_sched.schedule.operations import Operation
 
+
 def chooses(schedule: np.ndarray) -> bool:
     """Whether a schedule lets something rest, or leaves whole micro-batches out."""
     rests = (schedule == Operation.REST).any()
