@@ -126,4 +126,4 @@ def _values(workload: Workload, num_heads: int, num_hidden: int) -> int:
     shape, lora = workload.shape, workload.lora
     if lora is None:
         return num_heads * shape.head_parameters + num_hidden * shape.hidden_unit_parameters
-    return num_heads * lora.head_parameters(shape) + num_hidden * lora.hidden_unit_parameters
+    return num_heads * lora.head_parameters(shape) + num_hidden * lora.hidden_unit_parameters(shape)

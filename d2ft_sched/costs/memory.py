@@ -162,7 +162,7 @@ def trained_subnet_parameters(workload: Workload) -> np.ndarray:
         return subnet_parameters(workload)
     shape, partition, lora = workload.shape, workload.partition, workload.lora
     return partition.heads * lora.head_parameters(shape) + partition.hidden * (
-        lora.hidden_unit_parameters
+        lora.hidden_unit_parameters(shape)
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,6 +42,14 @@ class ShapeSchema(BaseModel):
     layer_scale: bool = False
     num_qkv_maps: int = 1
     norm_first: bool = True
+    queries_per_head: int = 1
+    gated_mlp: bool = False
+    norm: Literal["layer", "rms"] = "layer"
+    output_bias: bool = True
+    query_key_norm: bool = False
+    causal: bool = False
+    vocabulary_size: int = 0
+    tied_vocabulary: bool = False
 
     def to_shape(self) -> ModelShape:
         return ModelShape(**self.model_dump())
