@@ -117,6 +117,7 @@ def decoder_shape(
         norm="rms",
         output_bias=False,
         query_key_norm=sizes.model_type == "qwen3",
+        rotary=True,
         causal=True,
         vocabulary_size=sizes.vocab_size,
         tied_vocabulary=sizes.tie_word_embeddings,

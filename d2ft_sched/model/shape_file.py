@@ -48,6 +48,7 @@ class ShapeSchema(BaseModel):
     norm: Literal["layer", "rms"] = "layer"
     output_bias: bool = True
     query_key_norm: bool = False
+    rotary: bool = False
     causal: bool = False
     vocabulary_size: int = 0
     tied_vocabulary: bool = False
