@@ -143,6 +143,7 @@ def test_help_and_planning_need_no_torch(cluster, tmp_path):
     for arguments in (
         ["--help"],
         ["plan", "--placement", "balanced", "--cluster", cluster, *SMALL, "--out", out],
+        ["plan", "--budget-compute", 0.6, "--cluster", cluster, *SMALL, "--out", out],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True
