@@ -4,14 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.planning.step_totals import StepTotals, step_totals
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import schedule_to_rows, uniform_schedule
 from sim.ways.candidates import most_within
+from sim.ways.fewer import fewest
 from sim.ways.load import dense_load
 from sim.ways.search import (
     WaySearch,
@@ -26,6 +25,8 @@ from sim.ways.way import Way
 
 PARTS = (4, 16)
 """Samples of the mini-batch over those for which ways are searched that may be short enough."""
+ROUNDING = 1e-9
+"""Relative, by which FLOPs may be off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,31 +36,53 @@ class Baselines:
     Attributes:
         search: all ways.
         best_dense: the least dense step that fits; None where none does.
+        fewer: dense on the samples that the plan's FLOPs suffice for, in their own best way; None
+            where none fits.
         as_short: dense on the most samples whose step is at most as long as the plan's, in their
             own best way; None where one sample takes longer, or none fits.
     """
 
     search: WaySearch
     best_dense: Way | None
+    fewer: Way | None
     as_short: Way | None
 
 
-def baselines(workload: Workload, cluster: Cluster, step_s: float) -> Baselines:
-    """Baselines of a plan.
+def baselines(plan: Plan, step_s: float) -> Baselines:
+    """Baselines of a plan, on its cluster.
 
     Args:
-        workload: the whole mini-batch.
-        cluster: devices and links.
+        plan: whose mini-batch and FLOPs they have.
         step_s: of the plan.
     """
-    search = search_ways(workload, cluster)
-    return Baselines(search, fitting_dense(search), samples_within(search, step_s))
+    search = search_ways(plan.workload, plan.cluster)
+    return Baselines(
+        search,
+        fitting_dense(search),
+        samples_of_compute(search, plan),
+        samples_within(search, step_s),
+    )
 
 
 def fitting_dense(search: WaySearch) -> Way | None:
     """The least dense step that fits; None where none does."""
     try:
         return best_dense(search)
+    except InputError:
+        return None
+
+
+def samples_of_compute(search: WaySearch, plan: Plan) -> Way | None:
+    """Dense on the samples that a plan's FLOPs suffice for, one at the least, in their own best
+    way; None where memory does not suffice."""
+    workload = plan.workload
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    own, whole = (
+        step_totals(workload, plan.replicas, schedule).flops for schedule in (plan.schedule, dense)
+    )
+    number = int(own / whole * search.steps.num_samples * (1 + ROUNDING))
+    try:
+        return fewest(search, max(1, number))
     except InputError:
         return None
 

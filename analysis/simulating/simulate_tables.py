@@ -8,7 +8,8 @@ import pandas as pd
 from analysis.console.formatting import beside, three_digits
 from analysis.console.output import amount, percent, print_columns, seconds
 from analysis.planning.way_tables import names_text, samples_text
-from analysis.planning.way_words import beside_dense
+from analysis.planning.way_words import beside_dense, is_worth_planning
+from analysis.simulating.change_of_setting import is_less_than_dense
 from analysis.simulating.simulation import FACTOR, Simulation
 from d2ft_sched.cluster.cluster import Cluster
 from sim.prediction import Prediction
@@ -38,6 +39,10 @@ def print_simulation(found: Simulation, before: Prediction | None = None) -> Non
 def verdict(found: Simulation) -> str:
     """The plan beside the best dense way and fewer samples, in one line."""
     text = beside_dense(found.planned.step_s, found.held)
+    if found.change:
+        text += f"; a plan would pay {found.change}"
+    elif is_less_than_dense(found.plan) and not is_worth_planning(found.planned.step_s, found.held):
+        text += "; no change that was tried makes a plan pay"
     if not found.planned.out_of_memory:
         return text
     full = ", ".join(device.device for device in found.planned.out_of_memory)
@@ -73,9 +78,13 @@ def notes(found: Simulation) -> Iterator[str]:
 
 
 def _print_summary(found: Simulation, before: Prediction | None) -> None:
+    as_short = found.as_short and found.as_short.prediction
+    if found.as_short and sum(found.as_short.way.samples) == found.plan.workload.samples.sum():
+        as_short = None
     known = {
         "best dense": found.best_dense and found.best_dense.prediction,
-        "fewer samples": found.as_short and found.as_short.prediction,
+        "fewer samples": found.fewer and found.fewer.prediction,
+        "in steps as short": as_short,
         "before": before,
     }
     others = {name: other for name, other in known.items() if other}
