@@ -1,14 +1,18 @@
 """What every saving of a plan is held against: the best dense way, and fewer samples."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from analysis.planning.step_totals import StepTotals, step_totals
+from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan
-from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import schedule_to_rows, uniform_schedule
+from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.ways.candidates import most_within
 from sim.ways.fewer import fewest
 from sim.ways.load import dense_load
@@ -108,17 +112,11 @@ def samples_within(search: WaySearch, step_s: float) -> Way | None:
     return way_of(steps, steps.priced(best.groups, best.samples, load))
 
 
-def dense_plan(plan: Plan, way: Way) -> Plan:
-    """The dense step of a way, on a plan's cluster, as a plan."""
+def dense_step_of(way: Way) -> tuple[Workload, Cluster, tuple[Replica, ...], np.ndarray]:
+    """What `sim.step.simulate_replicas` takes of the dense step of a way."""
     workload = way.workload
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return replace(
-        plan,
-        workload=workload,
-        replicas=way.replicas,
-        budget=Budget(),
-        schedule_rows=tuple(schedule_to_rows(dense)),
-    )
+    return workload, way.cluster, way.replicas, dense
 
 
 def way_record(way: Way) -> dict[str, Any]:
@@ -128,12 +126,12 @@ def way_record(way: Way) -> dict[str, Any]:
         "replicas": [list(names) for names in way.device_names],
         "samples": list(way.samples),
         "dense_step_s": way.dense_step_s,
+        "exchange_bytes": way_totals(way).exchange_bytes,
         "fits": way.fits,
     }
 
 
 def way_totals(way: Way) -> StepTotals:
     """FLOPs and bytes of its dense step."""
-    workload = way.workload
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return step_totals(workload, way.replicas, dense)
+    workload, _, replicas, dense = dense_step_of(way)
+    return step_totals(workload, replicas, dense)

@@ -1,8 +1,9 @@
 """With what a plan would pay, where the one that is simulated does not."""
 
+from analysis.planning.dense_baselines import Baselines
 from analysis.planning.request import Request
 from analysis.planning.way_request import is_on_way, plan_on_way
-from analysis.planning.way_words import pays
+from analysis.planning.way_words import is_worth_planning, pays
 from analysis.planning.what_would_pay import MOST_DEVICES, change_that_pays
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
@@ -14,6 +15,23 @@ from d2ft_sched.schedule.operations import Operation
 def is_less_than_dense(plan: Plan) -> bool:
     """Whether a plan leaves anything out."""
     return bool((plan.schedule != Operation.FULL).any())
+
+
+def change_where_needed(plan: Plan, step_s: float, held: Baselines, seed: int) -> str | None:
+    """`change_for` a plan that leaves something out and yet does not beat what needs no planner;
+    None for another."""
+    if not is_less_than_dense(plan) or is_worth_planning(step_s, held):
+        return None
+    return change_for(plan, seed)
+
+
+def with_change(text: str, plan: Plan, step_s: float, held: Baselines, change: str | None) -> str:
+    """A verdict with the change from `change_where_needed`."""
+    if change:
+        return f"{text}; a plan would pay {change}"
+    if held.best_dense and is_less_than_dense(plan) and not is_worth_planning(step_s, held):
+        return f"{text}; no change that was tried makes a plan pay"
+    return text
 
 
 def change_for(plan: Plan, seed: int) -> str | None:

@@ -8,8 +8,8 @@ import pandas as pd
 from analysis.console.formatting import beside, three_digits
 from analysis.console.output import amount, percent, print_columns, seconds
 from analysis.planning.way_tables import names_text, samples_text
-from analysis.planning.way_words import beside_dense, is_worth_planning
-from analysis.simulating.change_of_setting import is_less_than_dense
+from analysis.planning.way_words import beside_dense
+from analysis.simulating.change_of_setting import with_change
 from analysis.simulating.simulation import FACTOR, Simulation
 from d2ft_sched.cluster.cluster import Cluster
 from sim.prediction import Prediction
@@ -38,11 +38,8 @@ def print_simulation(found: Simulation, before: Prediction | None = None) -> Non
 
 def verdict(found: Simulation) -> str:
     """The plan beside the best dense way and fewer samples, in one line."""
-    text = beside_dense(found.planned.step_s, found.held)
-    if found.change:
-        text += f"; a plan would pay {found.change}"
-    elif is_less_than_dense(found.plan) and not is_worth_planning(found.planned.step_s, found.held):
-        text += "; no change that was tried makes a plan pay"
+    step_s, held = found.planned.step_s, found.held
+    text = with_change(beside_dense(step_s, held), found.plan, step_s, held, found.change)
     if not found.planned.out_of_memory:
         return text
     full = ", ".join(device.device for device in found.planned.out_of_memory)

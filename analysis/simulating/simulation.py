@@ -10,14 +10,13 @@ import pandas as pd
 from analysis.planning.dense_baselines import (
     Baselines,
     baselines,
-    dense_plan,
+    dense_step_of,
     way_record,
     way_totals,
 )
 from analysis.planning.plan_summary import device_names
 from analysis.planning.way_request import is_on_way
-from analysis.planning.way_words import is_worth_planning
-from analysis.simulating.change_of_setting import change_for, is_less_than_dense
+from analysis.simulating.change_of_setting import change_where_needed
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
@@ -188,7 +187,7 @@ def simulate(
     planned = step()
     held = baselines(plan, planned.step_s)
     dense, fewer, as_short = (
-        None if way is None else Baseline(way, simulate_plan(dense_plan(plan, way)))
+        None if way is None else Baseline(way, simulate_replicas(*dense_step_of(way)))
         for way in (held.best_dense, held.fewer, held.as_short)
     )
     found: Sequence[Sensitivity] = ()
@@ -202,9 +201,7 @@ def simulate(
             for name, prediction in (drawn | {"plan": planned}).items()
         }
     references = (*_ways(held.search), *_naive(plan, held.search, overlap))
-    change = None
-    if is_less_than_dense(plan) and not is_worth_planning(planned.step_s, held):
-        change = change_for(plan, seed)
+    change = change_where_needed(plan, planned.step_s, held, seed)
     return Simulation(
         plan, planned, held, dense, fewer, as_short, change, references, tuple(found), times
     )
