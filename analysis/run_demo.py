@@ -202,7 +202,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
     with progress.stage("Write the report"):
         run = Run(
             plan=plan,
-            comparison=comparison_table(request, placement, answers),
+            comparison=comparison_table(request, answers),
             prediction=PredictionFile(
                 cluster=_summaries(on_cluster), this_device=_summaries(on_device)
             ),

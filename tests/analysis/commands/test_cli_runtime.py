@@ -67,7 +67,7 @@ def test_the_demo_does_the_whole_job(d2ft, cluster, pictures, tmp_path):
         "two_stage",
         "dp",
         "mip",
-        "fewer_microbatches at equal step",
+        "fewer samples, same compute",
     }
     assert (out / "report.html").stat().st_size > 100_000
     code, _, _ = d2ft("report", out)
