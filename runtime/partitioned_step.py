@@ -31,8 +31,7 @@ def run_lanes(
     if adapters is not None:
         maps = AdaptedMaps(linears, bias_out, sublayer.core)
         return adapted_lanes(x, maps, adapters, lanes, key_mask)
-    weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
-    return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)
+    return sublayer_lanes(x, linears, bias_out, sublayer.core, lanes, key_mask)
 
 
 def forward(model: nn.Module, inputs: Tensor, wave: Wave, run: RunLanes = run_lanes) -> Tensor:

@@ -29,21 +29,21 @@ from runtime.families.bert_files import (
 from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit, keep_classifier
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.passes import attention_core, elementwise_core
+from runtime.lanes.core_graph import attention_core, elementwise_core
 
 DEFAULT_NUM_TOKENS = 128
 
 _LAYERS = "bert.encoder.layer."
 _UNIT_AXES = {
     **{
-        f"attention.self.{part}.{kind}": UnitAxis(0, "heads", 0)
-        for part in ("query", "key", "value")
+        f"attention.self.{part}.{kind}": UnitAxis(0, "heads", 0, (rows,))
+        for part, rows in (("query", "queries"), ("key", "keys"), ("value", "values"))
         for kind in ("weight", "bias")
     },
-    "attention.output.dense.weight": UnitAxis(0, "heads", 1),
-    "intermediate.dense.weight": UnitAxis(0, "hidden", 0),
-    "intermediate.dense.bias": UnitAxis(0, "hidden", 0),
-    "output.dense.weight": UnitAxis(0, "hidden", 1),
+    "attention.output.dense.weight": UnitAxis(0, "heads", 1, ("queries",)),
+    "intermediate.dense.weight": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "intermediate.dense.bias": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "output.dense.weight": UnitAxis(0, "hidden", 1, ("hidden",)),
 }
 
 

@@ -24,13 +24,14 @@ class UnitAxis:
         block: which block.
         units: what is sliced.
         dim: along which dimension.
-        num_parts: equal parts that the dimension is stacked of: 3 for queries, keys and values.
+        parts: what the dimension is stacked of, as `runtime.lanes.held_units.unit_rows` calls it;
+            nothing where all units of the block share the parameter whole.
     """
 
     block: int
     units: Literal["heads", "hidden"]
     dim: int
-    num_parts: int = 1
+    parts: tuple[str, ...]
 
 
 class ModelFamily(Protocol):

@@ -21,16 +21,16 @@ from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.families.sublayer import Sublayer
 from runtime.families.timm_names import check_timm_name, current_name
 from runtime.families.vit_weights import load_vit_weights
-from runtime.lanes.passes import attention_core, elementwise_core
+from runtime.lanes.core_graph import attention_core, elementwise_core
 
 _NUM_CHANNELS = 3
 _UNIT_AXES = {
-    "attn.qkv.weight": UnitAxis(0, "heads", 0, num_parts=3),
-    "attn.qkv.bias": UnitAxis(0, "heads", 0, num_parts=3),
-    "attn.proj.weight": UnitAxis(0, "heads", 1),
-    "mlp.fc1.weight": UnitAxis(0, "hidden", 0),
-    "mlp.fc1.bias": UnitAxis(0, "hidden", 0),
-    "mlp.fc2.weight": UnitAxis(0, "hidden", 1),
+    "attn.qkv.weight": UnitAxis(0, "heads", 0, ("queries", "keys", "values")),
+    "attn.qkv.bias": UnitAxis(0, "heads", 0, ("queries", "keys", "values")),
+    "attn.proj.weight": UnitAxis(0, "heads", 1, ("queries",)),
+    "mlp.fc1.weight": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "mlp.fc1.bias": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "mlp.fc2.weight": UnitAxis(0, "hidden", 1, ("hidden",)),
 }
 
 

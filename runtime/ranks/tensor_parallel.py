@@ -147,7 +147,10 @@ def _sublayer(x: Tensor, sublayer: Sublayer, key_mask: Tensor | None, members: _
     normed = sublayer.norm(x) if sublayer.norm_first else x
     lane_input = _GradientSum.apply(normed.to(compute_dtype(normed)), members)
     linears = sublayer.linears()
-    projected = F.linear(lane_input, linears.weight_in, linears.bias_in)
+    projected = [
+        F.linear(lane_input, weight, bias)
+        for weight, bias in zip(linears.weights_in, linears.biases_in, strict=True)
+    ]
     part = F.linear(sublayer.core(projected, key_mask), linears.weight_out)
     delta = _OutputSum.apply(part, members)
     if sublayer.bias_out is not None:
