@@ -66,6 +66,7 @@ class ModelShape:
         output_bias: whether the last maps of attention and MLP have a bias (it belongs to trunk).
         query_key_norm: whether the queries and keys of every head pass a norm of width `head_dim`,
             whose scale all heads of a block share.
+        rotary: whether queries and keys are turned by their positions (arXiv 2104.09864).
         causal: whether tokens attend to those before them alone.
         vocabulary_size: tokens that a head over every position tells apart; 0 where one classifier
             looks at each sample.
@@ -93,6 +94,7 @@ class ModelShape:
     norm: Literal["layer", "rms"] = "layer"
     output_bias: bool = True
     query_key_norm: bool = False
+    rotary: bool = False
     causal: bool = False
     vocabulary_size: int = 0
     tied_vocabulary: bool = False

@@ -112,6 +112,14 @@ class Workload:
         return self.tokens * self.shape.width * size
 
     @property
+    def norm_bytes(self) -> np.ndarray:
+        """Bytes of what a norm of the trunk works in, ``[tokens, width]`` per micro-batch: RMS
+        norms in float32 whatever the stream is."""
+        if self.shape.norm == "rms":
+            return self.tokens * self.shape.width * ELEMENT_BYTES["float32"]
+        return self.stream_bytes
+
+    @property
     def head_trains(self) -> bool:
         """Whether the classifier does: beside adapters a head over a vocabulary is frozen."""
         return self.lora is None or not self.shape.vocabulary_size

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from d2ft_sched.cluster.cluster_file import cluster_from_dict, cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.schema import parse_json
+from d2ft_sched.files.schema import describe_first_error, parse_json
 from d2ft_sched.files.text_file import read_text
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet
-from d2ft_sched.model.shape_file import ShapeSchema, describe_first_error
+from d2ft_sched.model.shape_file import ShapeSchema
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import BlockLevels, Budget

@@ -19,14 +19,21 @@ for all, to ``[b, N, c]``: `attention_core`, an `elementwise_core`, or one of a 
 
 
 def attention_core(
-    projected: Sequence[Tensor], key_mask: Tensor | None, *, head_dim: int
+    projected: Sequence[Tensor],
+    key_mask: Tensor | None,
+    *,
+    head_dim: int,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Softmax attention of queries, keys and values, ``[b, N, heads * head_dim]`` each, of three
-    maps or stacked by one; `key_mask` is bool."""
+    maps or stacked by one.
+
+    `key_mask` is bool; `dropout` is the share of the weights of attention that is drawn to be zero.
+    """
     parts = projected if len(projected) > 1 else projected[0].chunk(3, -1)
     query, key, value = (part.unflatten(-1, (-1, head_dim)).transpose(1, 2) for part in parts)
     mask = None if key_mask is None else key_mask[:, None, None, :]
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -62,7 +69,8 @@ class CoreGraph:
         """From the gradient of the result, ``[T, c]``, to those of `projected`, ``[T, r]`` each,
         and of the core's `parameters`."""
         grad_result = grad_result.unflatten(0, (self.num_samples, -1))
-        made = torch.autograd.grad((self.end,), (*self.entries, *parameters), (grad_result,))
+        wanted: Any = (*self.entries, *parameters)
+        made = torch.autograd.grad((self.end,), wanted, (grad_result,))
         num_maps = len(self.entries)
         return [grad.flatten(0, 1) for grad in made[:num_maps]], list(made[num_maps:])
 

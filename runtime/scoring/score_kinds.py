@@ -25,7 +25,7 @@ from runtime.lanes.slices import Units, index_runs
 from runtime.scoring.score_pass import BlockTrace, LinearTrace
 
 SampleScore = Callable[[BlockTrace, Subnet, ModelShape], Tensor]
-"""From a block's trace, a subnet of the block and the model's sizes to a score per sample, ``[B]``."""
+"""From a block's trace, one of its subnets and the model's sizes to a score per sample, ``[B]``."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def sum_per_subnet(
             those of the maps themselves.
     """
     shape = workload.shape
-    per_head, per_unit = [], []
+    per_head, per_unit = list[Tensor](), list[Tensor]()
     for attention, mlp in family_of(model).blocks(model):
         for sublayer, sums, parts in (
             (attention, per_head, unit_rows(shape, *HEAD_PARTS)),
