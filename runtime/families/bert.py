@@ -26,6 +26,7 @@ from runtime.families.bert_files import (
     read_bert_weights,
     tokenizer_of,
 )
+from runtime.families.class_loss import ClassLoss
 from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit, keep_classifier
 from runtime.families.splice import (
@@ -54,7 +55,7 @@ _UNIT_AXES = {
 }
 
 
-class BertFamily:
+class BertFamily(ClassLoss):
     """A `runtime.families.family.ModelFamily`; texts are token numbers ``[B, N]``, int32 if stored.
 
     Padding is known by its number: it is masked in attention and left out of the mean of tokens.
@@ -171,6 +172,9 @@ class BertFamily:
 
     def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
         return mean_of_tokens(stream, cast(BertClassifier, model).mask(inputs))
+
+    def whole_features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return cast(BertClassifier, model).features(inputs)
 
     def classifier(self, model: nn.Module) -> nn.Linear:
         return cast(BertClassifier, model).classifier

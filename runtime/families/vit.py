@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, PictureFormat
+from runtime.families.class_loss import ClassLoss
 from runtime.families.family import UnitAxis
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.families.splice import Lanes, Splice, SplicedBlocks, only_module
@@ -36,7 +37,7 @@ _UNIT_AXES = {
 }
 
 
-class VitFamily:
+class VitFamily(ClassLoss):
     """A `runtime.families.family.ModelFamily`; stored pictures are uint8 ``[B, 3, H, W]``."""
 
     weight_names = (FOCUS_WEIGHTS,)
@@ -136,6 +137,10 @@ class VitFamily:
     def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
         vit: Any = model
         return vit.forward_head(vit.norm(stream), pre_logits=True)
+
+    def whole_features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        vit: Any = model
+        return vit.forward_head(vit.forward_features(inputs), pre_logits=True)
 
     def classifier(self, model: nn.Module) -> nn.Linear:
         return cast(nn.Linear, model.head)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
@@ -107,11 +106,12 @@ def fisher_of_microbatches(
     Returns:
         float ``[num_subnets, num_microbatches]``.
     """
-    columns = []
+    family, columns = family_of(model), []
     sizes = list(workload.microbatch_samples)
     for part, targets in zip(inputs.split(sizes), labels.split(sizes), strict=True):
         model.zero_grad()
-        F.cross_entropy(model(part), targets).backward()
+        total = family.loss(model, family.whole_features(model, part), targets)
+        (total / family.num_counted(targets).sum().clamp_min(1)).backward()
         columns.append(sum_per_subnet(model, workload, _squared_gradient, trained=True))
     model.zero_grad()
     return np.stack(columns, axis=1)

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.families.known_families import family_of
@@ -91,10 +90,11 @@ def trace_blocks(
     model.eval()
     try:
         with torch.set_grad_enabled(backward), _recorded(model) as records:
-            logits = model(inputs)
+            family = family_of(model)
+            features = family.whole_features(model, inputs)
             if not backward:
                 return _traces(records, {})
-            losses = F.cross_entropy(logits, labels, reduction="sum")
+            losses = family.loss(model, features, labels)
             wanted = _wanted(records)
             grads = torch.autograd.grad(losses, wanted)
             return _traces(records, dict(zip(map(id, wanted), grads, strict=True)))
