@@ -21,12 +21,12 @@ from d2ft_sched.problem.scores import uniform_scores
 from sim.ways.groups import MAX_EXHAUSTIVE_GROUPS, partitions
 from sim.ways.load import dense_load
 from sim.ways.plans import plan_on_ways
-from sim.ways.search import WaySearch, best_dense, search_ways
+from sim.ways.search import WaySearch, best_dense, search_ways, way_of
 
 
 def least_dense_s(search: WaySearch) -> float:
-    """The least estimate of a dense step over all ways to form replicas, of few devices; else that
-    of the search."""
+    """The least dense step over all ways to form replicas, of few devices, predicted where the
+    estimate is short enough; else that of the search."""
     steps, load = search.steps, dense_load(search.workload)
     everyone = range(len(search.cluster.devices))
     least = best_dense(search).dense_step_s
@@ -36,8 +36,9 @@ def least_dense_s(search: WaySearch) -> float:
     alone = [tuple((d,) for d in some) for k in everyone for some in combinations(everyone, k + 1)]
     for replicas in (*alone, *partitions(everyone, groups, everyone)):
         found = steps.level(replicas, load, below_s=least)
-        if found is not None:
-            least = min(least, found.step_s)
+        if found is not None and found.step_s < least:
+            way = way_of(steps, found)
+            least = min(least, way.dense_step_s) if way.fits else least
     return least
 
 

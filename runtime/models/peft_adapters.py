@@ -25,7 +25,7 @@ _PREFIX = "base_model.model."
 
 
 def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
-    """Put adapters on all linear maps of the blocks and freeze all else but the classifier.
+    """Put adapters on all linear maps of the blocks and freeze all else but a classifier.
 
     As `peft` draws them: A at random, B zero, so that the model's results stay as they are.
 
@@ -53,7 +53,8 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
-    family.classifier(model).requires_grad_(True)
+    if family.has_class_labels:
+        family.classifier(model).requires_grad_(True)
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -62,7 +63,7 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -> None:
-    """Write adapters and classifier so that ``peft.PeftModel.from_pretrained(base, folder)`` reads
+    """Write adapters, and a classifier that trains, so that ``peft.PeftModel.from_pretrained(base, folder)`` reads
     them, each file atomically.
 
     Args:
@@ -74,19 +75,22 @@ def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -
 
     own: Any = model
     (name,) = own.peft_config
-    classifier = family_of(model).classifier(model)
-    (classifier_name,) = (n for n, module in model.named_modules() if module is classifier)
+    family, classifiers = family_of(model), []
+    if family.has_class_labels:
+        classifier = family.classifier(model)
+        classifiers = [n for n, module in model.named_modules() if module is classifier]
     trained = get_peft_model_state_dict(
         model, dict(values), adapter_name=name, save_embedding_layers=False
     )
-    trained |= {key: t for key, t in values.items() if key.startswith(f"{classifier_name}.")}
+    of_classifiers = tuple(f"{name}." for name in classifiers)
+    trained |= {key: t for key, t in values.items() if key.startswith(of_classifiers)}
     state = {f"{_PREFIX}{key}": tensor for key, tensor in trained.items()}
     with tempfile.TemporaryDirectory() as temporary:
         own.peft_config[name].save_pretrained(temporary)
         content = json.loads((Path(temporary) / CONFIG).read_text())
     # Whole names: the shortened ones of `peft` would fit maps that other models have besides.
     adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
-    content |= {"target_modules": adapted, "modules_to_save": [classifier_name]}
+    content |= {"target_modules": adapted, "modules_to_save": classifiers or None}
     content["inference_mode"] = True
     write_atomically(folder / FACTORS, lambda path: write_state(path, state))
     write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")

@@ -16,7 +16,7 @@ CLASS_NAMES = "class_names.json"
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write all parameters as safetensors in the model's own layout, atomically."""
-    state = model.state_dict()
+    state = {name: p.detach() for name, p in model.named_parameters()}
     write_atomically(path, lambda temporary: write_state(temporary, state))
 
 
@@ -28,6 +28,8 @@ def write_companions(model: nn.Module, folder: Path, class_names: Sequence[str])
     files = family_of(model).companion_files(model, class_names)
     for name, text in files.items():
         write_text(folder / name, text)
+    if not family_of(model).has_class_labels:
+        return tuple(files)
     return *files, write_class_names(folder, class_names)
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
@@ -21,6 +20,7 @@ from runtime.checkpoint.optimizer_state import (
     state_by_name,
 )
 from runtime.data.dataset import Dataset, Split
+from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_seen
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
@@ -34,6 +34,10 @@ from runtime.torch_device import Stopwatch, autocast, synchronize
 from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
+
+
+_EVALUATED_SAMPLES, _EVALUATED_LABELS = 128, 16_384
+"""The most that pass forward together."""
 
 
 class WholeModel:
@@ -57,7 +61,7 @@ class WholeModel:
             InputError: the data have more classes than the model.
         """
         self._family = family_of(model)
-        check_classes(data, self._family.classifier(model).out_features)
+        check_classes(data, self._family, self._family.classifier(model).out_features)
         self._model, self._workload, self._class_names = model, workload, data.class_names
         self._settings, self._device, self._clock = settings, device, clock
         self._train, self._test = data.train.to(device), data.test.to(device)
@@ -163,13 +167,18 @@ def lane_share(workload: Workload, schedule: np.ndarray) -> float:
     return 1 - float((trunk.forward + trunk.backward).sum()) / step_flops(workload, schedule)
 
 
-def check_classes(data: Dataset, num_classes: int) -> None:
-    """Refuse data of more classes than a classifier has.
+def samples_at_once(labels: Tensor) -> int:
+    """Samples that pass forward together: 128, or fewer where each has many labels."""
+    return max(1, min(_EVALUATED_SAMPLES, _EVALUATED_LABELS * len(labels) // labels.numel()))
+
+
+def check_classes(data: Dataset, family: ModelFamily, num_classes: int) -> None:
+    """Refuse data of more classes than a classifier has, where labels are classes.
 
     Raises:
         InputError: naming both.
     """
-    if data.num_classes > num_classes:
+    if family.has_class_labels and data.num_classes > num_classes:
         raise InputError(
             f"data {data.name!r} have {data.num_classes} classes; "
             f"the model's classifier has {num_classes}"
@@ -177,24 +186,27 @@ def check_classes(data: Dataset, num_classes: int) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, test: Split, epoch: int = 0, batch_size: int = 128) -> Evaluated:
+def evaluate(model: nn.Module, test: Split, epoch: int = 0) -> Evaluated:
     """Top-1 accuracy and mean loss of the whole model, on the device of `test`."""
     start = time.perf_counter()
     model.eval()
     family = family_of(model)
     num_right = torch.zeros((), device=test.labels.device)
     loss = torch.zeros((), device=test.labels.device)
+    batch_size = samples_at_once(test.labels)
     for stored, labels in zip(
         test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
     ):
-        logits = model(family.to_inputs(model, stored))
-        num_right += logits.argmax(1).eq(labels).sum()
-        loss += F.cross_entropy(logits, labels, reduction="sum")
+        features = family.whole_features(model, family.to_inputs(model, stored))
+        outcome = family.outcome(model, features, labels)
+        num_right += outcome.num_right
+        loss += outcome.loss
     synchronize(test.labels.device)
+    num_counted = max(1, int(family.num_counted(test.labels).sum()))
     return Evaluated(
         epoch=epoch,
-        top1=float(num_right) / len(test),
-        loss=float(loss) / len(test),
+        top1=float(num_right) / num_counted,
+        loss=float(loss) / num_counted,
         num_samples=len(test),
         seconds=time.perf_counter() - start,
     )
