@@ -40,8 +40,6 @@ class ClassLoss:
         loss = F.cross_entropy(logits, labels, reduction="sum")
         return Outcome(loss, logits.argmax(1).eq(labels).sum())
 
-    def random_labels(
-        self, model: nn.Module, inputs: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def random_labels(self, model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
         num_classes = self.classifier(model).out_features
         return torch.randint(num_classes, (len(inputs),), generator=generator)

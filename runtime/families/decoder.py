@@ -169,9 +169,7 @@ class DecoderFamily:
     def outcome(self, model: nn.Module, features: Tensor, labels: Tensor) -> Outcome:
         return Outcome(*next_token_outcome(features, self.classifier(model).weight, labels))
 
-    def random_labels(
-        self, model: nn.Module, inputs: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def random_labels(self, model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
         return _tokens(inputs).clone()
 
     def key_mask(self, model: nn.Module, samples: Tensor) -> Tensor | None:

@@ -45,9 +45,7 @@ def rotary_attention(
     wide = torch.promote_types(value.dtype, torch.float32)
     cos, sin = rotary(value.new_empty(0, dtype=wide), position_ids=places)
     query, key = (part.to(value.dtype) for part in rotate(query, key, cos, sin))
-    mixed, _ = sdpa_attention_forward(
-        attention, query, key, value, mask, scaling=attention.scaling
-    )
+    mixed, _ = sdpa_attention_forward(attention, query, key, value, mask, scaling=attention.scaling)
     return mixed.flatten(2)
 
 

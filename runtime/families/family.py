@@ -133,9 +133,7 @@ class ModelFamily(Protocol):
         """The same without graph, and how often the highest logit is the label's."""
         ...
 
-    def random_labels(
-        self, model: nn.Module, inputs: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def random_labels(self, model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Labels of random inputs, to time a step with."""
         ...
 

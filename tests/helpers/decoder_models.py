@@ -41,9 +41,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Classes of transformers, and what their configuration has besides."""
 
 
-def small_decoder(
-    layout: str = "llama", dtype: torch.dtype = torch.float64, **options: Any
-) -> Any:
+def small_decoder(layout: str = "llama", dtype: torch.dtype = torch.float64, **options: Any) -> Any:
     """Two blocks with random values, the same every time."""
     import transformers
 

@@ -83,9 +83,7 @@ def transformers_loss(model: Any, inputs: Tensor, labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_all_full_is_transformers_own_training(
-    layout: str, batch: str, lora: Lora | None
-) -> None:
+def test_all_full_is_transformers_own_training(layout: str, batch: str, lora: Lora | None) -> None:
     model = small_decoder(layout)
     workload = workload_of(model, lora=lora)
     inputs, labels = BATCHES[batch](8)
