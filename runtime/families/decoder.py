@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.decoder_config import DEFAULT_NUM_TOKENS, decoder_shape
-from d2ft_sched.model.decoder_table import is_decoder, load_decoder_shape
+from d2ft_sched.model.decoder_table import decoder_config, is_decoder, load_decoder_shape
 from d2ft_sched.model.shape import ModelShape
-from runtime.data.input_format import InputFormat, TokenFormat
+from runtime.data.input_format import InputFormat, SequenceFormat
+from runtime.families.bert_files import DTYPE_KEYS, in_one_line
 from runtime.families.class_loss import Outcome
 from runtime.families.decoder_cores import gated_core, rotary_attention
 from runtime.families.decoder_files import (
+    SMOLLM2,
     default_decoder_weights,
     read_decoder_weights,
-    tokenizer_of,
-    transformers_config,
+    tokenizer_of_decoder,
 )
 from runtime.families.family import UnitAxis
 from runtime.families.next_token_loss import (
@@ -38,7 +39,7 @@ _CLASSES = {
     f"transformers.models.{kind.lower()}.modeling_{kind.lower()}": f"{kind}ForCausalLM"
     for kind in ("Llama", "Mistral", "Qwen2", "Qwen3")
 }
-_LAYERS = "model.layers."
+_LAYERS, _HEAD = "model.layers.", "lm_head.weight"
 _UNIT_AXES = {
     **{
         f"self_attn.{part[0]}_proj.{kind}": UnitAxis(0, "heads", 0, (part,))
@@ -63,7 +64,7 @@ class DecoderFamily:
     plain attributes ``name_or_path`` and ``num_tokens`` say what they were built as.
     """
 
-    weight_names: tuple[str, ...] = ()
+    weight_names = (SMOLLM2,)
     has_class_labels = False
 
     def owns(self, model: nn.Module) -> bool:
@@ -89,7 +90,7 @@ class DecoderFamily:
                 f"of tokens instead"
             )
         shape = load_decoder_shape(name, num_tokens)
-        config = transformers_config(name)
+        config = _config(name)
         if pretrained:
             model = _fetch(shape.name, config)
         elif weights is None:
@@ -97,8 +98,11 @@ class DecoderFamily:
         else:
             with torch.device("meta"):
                 model = _create(config, seed)
-            state = read_decoder_weights(weights, model)
-            check_fit(str(weights), state, dict(model.named_parameters()))
+            own = dict(model.named_parameters())
+            source, state = read_decoder_weights(weights)
+            if _HEAD not in own:
+                state.pop(_HEAD, None)
+            check_fit(source, state, own)
             state = {tensor: values.float() for tensor, values in state.items()}
             model.load_state_dict(state, strict=False, assign=True)
             model.tie_weights()
@@ -110,10 +114,8 @@ class DecoderFamily:
         return default_decoder_weights(name)
 
     def input_format(self, shape: ModelShape) -> InputFormat:
-        padding = transformers_config(shape.name).pad_token_id
-        return TokenFormat(
-            shape.num_tokens, tokenizer_of(shape.name), padding or 0, shape.vocabulary_size
-        )
+        tokenizer = tokenizer_of_decoder(shape.name)
+        return SequenceFormat(shape.num_tokens, tokenizer, shape.vocabulary_size)
 
     def model_name(self, model: nn.Module) -> str:
         return cast(Any, model).name_or_path or type(model).__name__
@@ -126,7 +128,7 @@ class DecoderFamily:
         except InputError as error:
             raise InputError(f"model {name!r}: {error}") from None
         for text, is_so in (
-            ("gradient checkpointing of its own", bool(decoder.is_gradient_checkpointing)),
+            ("gradient checkpointing of its own", bool(decoder.model.gradient_checkpointing)),
             ("a bias in its vocabulary head", decoder.lm_head.bias is not None),
         ):
             if is_so:
@@ -232,6 +234,22 @@ def _renew_positions(model: Any) -> None:
         model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
 
 
+def _config(name: str) -> Any:
+    """As transformers has it, whatever the weights are stored in."""
+    from transformers import AutoConfig
+
+    content = {k: v for k, v in decoder_config(name).items() if k not in DTYPE_KEYS}
+    kind = content.pop("model_type")
+    try:
+        config = AutoConfig.for_model(kind, **content)
+    except Exception as error:  # transformers has kinds of its own
+        raise InputError(
+            f"model {name!r}: its configuration is none of a {kind} ({in_one_line(error)})"
+        ) from None
+    config.use_cache = False
+    return config
+
+
 def _create(config: Any, seed: int) -> Any:
     from transformers import AutoModelForCausalLM
 
@@ -246,8 +264,7 @@ def _fetch(name: str, config: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
     except Exception as error:  # of many kinds, by what files or hub have wrong
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
-            f"model {name!r} cannot be had from the Hugging Face hub ({reason}); pretrained "
+            f"model {name!r} cannot be had from the Hugging Face hub ({in_one_line(error)}); pretrained "
             f"weights can also be given as a folder or a safetensors file"
         ) from None
