@@ -13,7 +13,7 @@ from d2ft_sched.cluster.cluster_file import cluster_to_dict, load_cluster
 from d2ft_sched.errors import InputError
 
 ANY_BUDGET = "dense"
-"""Budget of methods that spend what the dense run spends."""
+"""Budget of methods that need none: they spend what the dense run spends, or what they say."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,13 @@ def planned_runs(study: StudySchema, folder: Path) -> list[Run]:
     for seed in study.seeds:
         for cluster in clusters:
             for method in study.methods:
-                is_dense = method.kind in ("dense", "data_parallel")
-                for budget in study.budgets[:1] if is_dense else study.budgets:
+                for budget in study.budgets if method.has_budget else [BudgetSchema()]:
                     facts = settings_of(study, method) | {
                         "cluster": cluster_to_dict(cluster),
-                        "budget": None if is_dense else budget.model_dump(),
+                        "budget": budget.model_dump() if method.has_budget else None,
                         "seed": seed,
                     }
-                    name = ANY_BUDGET if is_dense else budget.name
+                    name = budget.name if method.has_budget else ANY_BUDGET
                     runs.append(Run(cluster, budget, name, method, seed, digest(facts)))
     return runs
 

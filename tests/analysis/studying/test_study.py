@@ -225,6 +225,8 @@ def test_methods_that_cannot_meet_a_budget_say_so(d2ft, study, tmp_path):
         ("kind: random_heads", "kind: random_heads, growth: 0.5", r"methods\[8\].growth is given"),
         ("solver: top_k", "solvr: top_k", "solvr is not a known field"),
         ("kind: random_heads", "kind: random_heads, select: score", r"methods\[8\].select is"),
+        ("kind: random_heads", "kind: random_heads, trains: 0.5", r"methods\[8\].trains is given"),
+        ("budgets: [{compute: 0.67}]", "budgets: []", r"budgets is empty; the kind fewer_micro"),
     ],
 )
 def test_a_wrong_study_file_is_one_line(study, tmp_path, old, new, message):
@@ -257,7 +259,9 @@ def test_steps_of_many_microbatches_have_costs():
     cluster = load_cluster(EXAMPLES / "cluster_equal.yaml")
     recipe = Recipe(np.zeros(0), 1, True, cluster, naive_placement(workload, cluster))
     schedule = uniform_schedule(workload.num_subnets, 300, Operation.FULL)
-    assert StepCosts(recipe, workload).of(schedule).flops == step_flops(workload, schedule)
+    assert StepCosts(recipe, workload, workload).of(schedule).flops == step_flops(
+        workload, schedule
+    )
 
 
 def test_the_summary_by_hand():
