@@ -13,7 +13,9 @@ from d2ft_sched.cluster.cluster_file import cluster_to_dict, load_cluster
 from d2ft_sched.errors import InputError
 
 ANY_BUDGET = "dense"
-"""Budget of methods that need none: they spend what the dense run spends, or what they say."""
+"""Budget of methods that spend what the dense run spends."""
+OWN_BUDGET = "its own"
+"""Of methods that say themselves what they spend."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,15 @@ def planned_runs(study: StudySchema, folder: Path) -> list[Run]:
                         "budget": budget.model_dump() if method.has_budget else None,
                         "seed": seed,
                     }
-                    name = budget.name if method.has_budget else ANY_BUDGET
+                    name = budget.name if method.has_budget else _own_budget(method)
                     runs.append(Run(cluster, budget, name, method, seed, digest(facts)))
     return runs
+
+
+def _own_budget(method: MethodSchema) -> str:
+    is_whole = method.samples == method.trains == method.accumulate == 1
+    is_dense = method.kind != "drawn" or (is_whole and method.lora_rank is None)
+    return ANY_BUDGET if is_dense else OWN_BUDGET
 
 
 def digest(facts: Any) -> str:

@@ -302,10 +302,10 @@ def rows(
     scoring_s = scoring_flops / dense.flops * dense.step_s
     step_s = np.array([p.step_s for p in predictions])
     flops = np.array([p.flops for p in predictions])
-    values = ScheduleMemo(partial(gradient_values, start.workload))
-    dense_values = gradient_values(
-        everything.workload, np.full_like(recipe.schedules[0], Operation.FULL)
-    )
+    values_of = ScheduleMemo(partial(gradient_values, start.workload))
+    values = np.array([values_of(schedule) for schedule in recipe.schedules])
+    every = np.full_like(recipe.schedules[0], Operation.FULL)
+    dense_values = dense_steps * gradient_values(everything.workload, every)
     exchanged = np.array([p.exchange_bytes for p in predictions])
     scoring_bytes = scoring_flops / dense.flops * dense.exchange_bytes
     busy_s = np.mean([p.device_busy_s for p in predictions], axis=0)
@@ -315,6 +315,7 @@ def rows(
         scored = scoring.share_spent[steps]
         spent = {
             "compute_fraction": (flops[:steps].sum() + scored * scoring_flops) / dense_flops,
+            "gradient_fraction": values[:steps].sum() / dense_values,
             "simulated_s": step_s[:steps].sum() + scored * scoring_s,
             "measured_train_s": seconds,
         }
@@ -331,7 +332,7 @@ def rows(
         "communication_fraction": (exchanged.sum() + scoring_bytes) / dense_bytes
         if dense_bytes
         else 0.0,
-        "gradient_fraction": sum(map(values, recipe.schedules)) / (dense_values * dense_steps),
+        "gradient_fraction": values.sum() / dense_values,
         "peak_memory_bytes": max(p.peak_memory_bytes.max() for p in predictions),
         "way": "" if recipe.way is None else described(recipe.way, recipe.cluster),
         "dense_step_s": dense.step_s,

@@ -223,6 +223,7 @@ def study_results(tmp_path: Path) -> Path:
             runs.append(head | row | {"simulated_total_s": seconds})
             for epoch in (0, 1, 2):
                 spent = {"compute_fraction": epoch / 2, "simulated_s": seconds * epoch / 2}
+                spent["gradient_fraction"] = spent["compute_fraction"]
                 spent["measured_train_s"] = 3 * spent["simulated_s"]
                 curves.append(head | {"epoch": epoch, "top1": top1 * (1 + epoch) / 3} | spent)
     runs.append(head | {"key": "x", "method": "too tight", "note": "not one micro-batch is done"})
