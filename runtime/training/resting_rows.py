@@ -6,7 +6,7 @@ of the optimizer's moments with them: neither weight decay nor a fading moment t
 the count of updates is one for the whole parameter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import trains_in_step
+from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import units_of
@@ -67,7 +68,18 @@ def resting(
         workload: whose partition says which heads and hidden units a subnet has.
         schedule: of the whole mini-batch, int ``[num_subnets, num_microbatches]``.
     """
-    family, parameters = family_of(model), dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
+    return resting_of(family_of(model), parameters, shards, workload, schedule)
+
+
+def resting_of(
+    family: ModelFamily,
+    parameters: Mapping[str, nn.Parameter],
+    shards: Sequence[Shard],
+    workload: Workload,
+    schedule: np.ndarray,
+) -> Resting:
+    """As `resting`, of parameters by the names that `family` gives them."""
     trains = trains_in_step(np.asarray(schedule))
     trained = [units_of(workload, trains, block) for block in range(workload.shape.num_blocks)]
     whole, rows = [], []
@@ -89,27 +101,52 @@ def resting(
     return Resting(tuple(whole), tuple(rows))
 
 
-@torch.no_grad()
 def update(optimizer: torch.optim.Optimizer, left: Resting) -> None:
     """A step of `optimizer` that leaves `left` as it is, moments included, bit by bit.
 
     Gradients of parameters that rest as a whole are dropped.
     """
+    held = hold(optimizer, left)
+    optimizer.step()
+    put_back(optimizer, held)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a step of an optimizer must not change.
+
+    Attributes:
+        values: views of parameters and moments, each with a copy.
+        new: parts of parameters that have no moments yet.
+    """
+
+    values: tuple[tuple[Tensor, Tensor], ...]
+    new: tuple[RestingRows, ...]
+
+
+@torch.no_grad()
+def hold(optimizer: torch.optim.Optimizer, left: Resting) -> Held:
+    """Before a step: drop gradients of parameters that rest whole, copy what rests of others."""
     for parameter in left.whole:
         parameter.grad = None
     _begin_momentum(optimizer)
-    kept = [
+    values = [
         (part, part.clone())
         for rows in left.rows
         for tensor in (rows.parameter, *_moments(optimizer, rows.parameter))
         for part in rows.of(tensor)
     ]
-    is_new = [not _moments(optimizer, rows.parameter) for rows in left.rows]
-    optimizer.step()
-    for part, values in kept:
+    new = [rows for rows in left.rows if not _moments(optimizer, rows.parameter)]
+    return Held(tuple(values), tuple(new))
+
+
+@torch.no_grad()
+def put_back(optimizer: torch.optim.Optimizer, held: Held) -> None:
+    """After the step: all that was held as it was; moments that are new there are zero."""
+    for part, values in held.values:
         part.copy_(values)
-    for rows, has_new in zip(left.rows, is_new, strict=True):
-        for moment in _moments(optimizer, rows.parameter) if has_new else ():
+    for rows in held.new:
+        for moment in _moments(optimizer, rows.parameter):
             for part in rows.of(moment):
                 part.zero_()
 
