@@ -191,7 +191,8 @@ class RankPart:
         values = dict(zip(names, self._whole_tensors(names), strict=True))
         if self._rank == 0:
             save_adapter(self._model.module, values, folder / ADAPTER)
-            write_class_names(folder / ADAPTER, self._class_names)
+            if self._class_names:
+                write_class_names(folder / ADAPTER, self._class_names)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
         written = self.save_model(folder / MODEL)

@@ -117,7 +117,8 @@ class WholeModel:
         if has_adapters(self._model):
             trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
             save_adapter(self._model, trained, folder / ADAPTER)
-            write_class_names(folder / ADAPTER, self._class_names)
+            if self._class_names:
+                write_class_names(folder / ADAPTER, self._class_names)
         else:
             self.save_model(folder / MODEL)
 
