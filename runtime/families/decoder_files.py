@@ -15,7 +15,7 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
@@ -29,6 +29,7 @@ SMOLLM2_VERSION = "0.1.2"
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TIED_HEAD = "lm_head.weight"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -124,7 +125,8 @@ def _convert(gguf: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     del model.config.quantization_config  # the weights are plain now
     model.config.save_pretrained(folder)
-    save_model(model, str(folder / _WEIGHTS), metadata={"format": "pt"})
+    state = {name: own for name, own in model.state_dict().items() if name != _TIED_HEAD}
+    save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
 def _indexed_files(index: Path) -> list[str]:

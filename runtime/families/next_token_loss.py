@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2ft_sched.costs.vocabulary_head import HEAD_CHUNK_TOKENS
-
-IGNORED = -100
-"""Label of a token that is not to be foretold: of a prompt, of padding, the first of a text."""
+from runtime.data.dataset import IGNORED
 
 
 def next_token_loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -68,8 +68,9 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -> None:
-    """Write adapters, and a classifier that trains, so that ``peft.PeftModel.from_pretrained(base, folder)`` reads
-    them, each file atomically.
+    """Write adapters, and a classifier that trains, each file atomically.
+
+    ``peft.PeftModel.from_pretrained(base, folder)`` reads them.
 
     Args:
         model: that `add_adapters` has changed; on a rank, its part.

@@ -37,7 +37,13 @@ from runtime.ranks.rank_wave import RankBatch
 from runtime.ranks.shards import read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.torch_device import Stopwatch, autocast
-from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.events import (
+    Evaluated,
+    FineTuneSettings,
+    StepTimes,
+    TrainedStep,
+    evaluated,
+)
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
 from runtime.training.whole_model import check_classes, samples_at_once
@@ -155,12 +161,13 @@ class RankPart:
             right_and_loss[1] += outcome.loss
         start_sum(self._model.ranks, right_and_loss, "the evaluation").wait()
         num_right, loss = right_and_loss.tolist()
-        num_counted = max(1, int(family.num_counted(self._test.labels).sum()))
-        return Evaluated(
-            epoch=epoch,
-            top1=num_right / num_counted,
-            loss=loss / num_counted,
+        return evaluated(
+            epoch,
+            num_right=num_right,
+            loss_sum=loss,
             num_samples=len(self._test_owner),
+            num_counted=int(family.num_counted(self._test.labels).sum()),
+            of_tokens=not family.has_class_labels,
             seconds=time.perf_counter() - start,
         )
 
@@ -184,7 +191,8 @@ class RankPart:
         values = dict(zip(names, self._whole_tensors(names), strict=True))
         if self._rank == 0:
             save_adapter(self._model.module, values, folder / ADAPTER)
-            write_class_names(folder / ADAPTER, self._class_names)
+            if self._class_names:
+                write_class_names(folder / ADAPTER, self._class_names)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
         written = self.save_model(folder / MODEL)

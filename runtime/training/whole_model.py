@@ -31,10 +31,15 @@ from runtime.models.weights import save_weights, write_class_names, write_compan
 from runtime.partitioned_step import forward_backward
 from runtime.ranks.shards import read_shards, trained_dtype, whole_shards
 from runtime.torch_device import Stopwatch, autocast, synchronize
-from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.events import (
+    Evaluated,
+    FineTuneSettings,
+    StepTimes,
+    TrainedStep,
+    evaluated,
+)
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
-
 
 _EVALUATED_SAMPLES, _EVALUATED_LABELS = 128, 16_384
 """The most that pass forward together."""
@@ -111,7 +116,8 @@ class WholeModel:
         if has_adapters(self._model):
             trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
             save_adapter(self._model, trained, folder / ADAPTER)
-            write_class_names(folder / ADAPTER, self._class_names)
+            if self._class_names:
+                write_class_names(folder / ADAPTER, self._class_names)
         else:
             self.save_model(folder / MODEL)
 
@@ -192,12 +198,12 @@ def check_classes(data: Dataset, family: ModelFamily, num_classes: int) -> None:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, test: Split, epoch: int = 0) -> Evaluated:
-    """Top-1 accuracy and mean loss of the whole model, on the device of `test`."""
+    """Accuracy and mean loss of the whole model, on the device of `test`."""
     start = time.perf_counter()
     model.eval()
     family = family_of(model)
-    num_right = torch.zeros((), device=test.labels.device)
-    loss = torch.zeros((), device=test.labels.device)
+    num_right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
+    loss = torch.zeros((), dtype=torch.float64, device=test.labels.device)
     batch_size = samples_at_once(test.labels)
     for stored, labels in zip(
         test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
@@ -207,11 +213,12 @@ def evaluate(model: nn.Module, test: Split, epoch: int = 0) -> Evaluated:
         num_right += outcome.num_right
         loss += outcome.loss
     synchronize(test.labels.device)
-    num_counted = max(1, int(family.num_counted(test.labels).sum()))
-    return Evaluated(
-        epoch=epoch,
-        top1=float(num_right) / num_counted,
-        loss=float(loss) / num_counted,
+    return evaluated(
+        epoch,
+        num_right=float(num_right),
+        loss_sum=float(loss),
         num_samples=len(test),
+        num_counted=int(family.num_counted(test.labels).sum()),
+        of_tokens=not family.has_class_labels,
         seconds=time.perf_counter() - start,
     )

@@ -26,7 +26,7 @@ from d2ft_sched.schedule.placement import Placement, place_round_robin
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import running_samples
-from decoder_models import LAYOUTS, NUM_TOKENS, packed, padded, small_decoder
+from decoder_models import LAYOUTS, packed, padded, small_decoder
 from masked_operations import SHARES, by_operation, random_schedule
 from runtime.families.known_families import family_of
 from runtime.lanes.slices import slice_schedule
@@ -191,7 +191,7 @@ def reference_loss(
         norms = [own.q_norm.weight, own.k_norm.weight] if hasattr(own, "q_norm") else [None] * 2
         normed = layer.input_layernorm(x)
 
-        def attend(*given: Tensor, x: Tensor = normed) -> Tensor:
+        def attend(*given: Tensor, x: Tensor = normed, eps: float = eps) -> Tensor:
             rows, more, (out, *scales) = given[:3], given[3:6], given[6:]
             normed_heads = None if scales[0] is None else (scales[0], scales[1])
             return grouped_attention(x, places, eps, rows, more, out, normed_heads, shape.head_dim)
@@ -366,7 +366,7 @@ def test_frozen_weights_are_narrow_under_adapters_that_are_not() -> None:
 
 
 def test_what_lanes_cannot_compute_is_named() -> None:
-    with pytest.raises(InputError, match="model 'small': .*dropout"):
+    with pytest.raises(InputError, match=r"model 'small': .*dropout"):
         check_supported(small_decoder("llama", attention_dropout=0.1))
     with pytest.raises(InputError, match="model 'small': sliding_window is 4"):
         check_supported(small_decoder("mistral", sliding_window=4))

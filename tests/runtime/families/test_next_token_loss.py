@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from d2ft_sched.costs.vocabulary_head import HEAD_CHUNK_TOKENS
+from runtime.data.dataset import IGNORED
 from runtime.families.next_token_loss import (
-    IGNORED,
     next_token_loss,
     next_token_outcome,
     num_counted_tokens,
