@@ -124,6 +124,7 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
         ("optimizer", lambda plan: plan.workload.optimizer),
         ("bytes of a value sent", lambda plan: plan.workload.element_bytes),
         ("bytes of a parameter", lambda plan: plan.workload.parameter_bytes),
+        ("bytes of a frozen parameter", lambda plan: plan.workload.frozen_bytes),
         ("adapters", lambda plan: _adapters(plan.workload.lora)),
         ("replicas", _replicas_text),
         ("waves", lambda plan: ", ".join(str(replica.num_waves) for replica in plan.replicas)),

@@ -66,7 +66,10 @@ def summarize(plan: Plan) -> PlanSummary:
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     device_flops = np.zeros((2, num_devices))
     for part in plan.parts:
-        device, flops = np.array(part.placement.subnet_device), operation_flops(part.workload)
+        device, flops = (
+            np.array(part.placement.subnet_device),
+            operation_flops(part.workload, part.placement),
+        )
         for op in Operation:
             of_op = (flops[..., op] * (part.schedule == op)).sum(axis=1)
             np.add.at(device_flops[0], device, of_op)

@@ -39,6 +39,11 @@ class Placement:
                     )
 
     @property
+    def recomputes(self) -> np.ndarray:
+        """Whether each device is one of `recomputing`, bool ``[num_devices]``."""
+        return np.isin(np.arange(self.num_devices), self.recomputing)
+
+    @property
     def owners(self) -> tuple[int, ...]:
         """Devices that own at least one micro-batch; these hold the trunk's parameters."""
         return tuple(sorted(set(self.owner)))

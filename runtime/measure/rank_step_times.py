@@ -171,13 +171,14 @@ def _by_phase(seconds: Mapping[str, float]) -> np.ndarray:
 def _random_batch(model: RankModel, slices: RankSlices) -> RankBatch:
     """A mini-batch drawn alike on every rank."""
     generator = torch.Generator().manual_seed(0)
-    num_samples, num_classes = slices.num_samples, model.num_classes
-    inputs = model.family.random_inputs(model.module, num_samples, generator)
-    labels = torch.randint(num_classes, (num_samples,), generator=generator)
-    key_mask = model.family.key_mask(model.module, inputs)
+    family, num_samples = model.family, int(model.workload.samples.sum())
+    inputs = family.random_inputs(model.module, num_samples, generator)
+    labels = family.random_labels(model.module, inputs, generator)
+    key_mask = family.key_mask(model.module, inputs)
     own, device = torch.from_numpy(slices.owned_samples), model.ranks.device
     return RankBatch(
         inputs[own].to(device),
         labels[own].to(device),
+        family.num_counted(labels[: slices.num_samples]).sum().to(device),
         None if key_mask is None else key_mask.to(device),
     )
