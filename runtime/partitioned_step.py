@@ -86,7 +86,8 @@ def forward_backward(
         loss = family.loss(model, seen, wave.take(labels)) / num_counted.clamp_min(1)
         if watch is not None:
             watch.lap("forward")
-        loss.backward()
+        if loss.requires_grad:  # not where nothing trains but adapters, and none in this wave
+            loss.backward()
         if watch is not None:
             watch.lap("backward")
         losses.append(loss.detach())

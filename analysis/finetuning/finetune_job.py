@@ -115,6 +115,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         num_epochs=request.num_epochs,
         lr=request.learning_rate,
         linear_probe=request.linear_probe and has_class_labels(plan.workload.shape.name),
+        recomputes=any(replica.placement.recomputing for replica in replicas),
         num_waves=sum(replica.num_waves for replica in replicas),
         watch_scores=request.schedule is ScheduleName.RUNNING,
         seed=request.seed,
@@ -159,7 +160,8 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         progress.note("Random weights to begin with: neither --weights nor --pretrained is given")
     _check_same_model(plan, shape_of(model))
     if plan.workload.lora is not None:
-        add_adapters(model, plan.workload.lora, request.seed)
+        lora, size = plan.workload.lora, plan.workload.frozen_bytes
+        add_adapters(model, lora, request.seed, frozen_bytes=size)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
     return _Inputs(found, settings, input_format, data, minibatches, model, replicas)
 

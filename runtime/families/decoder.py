@@ -265,6 +265,6 @@ def _fetch(name: str, config: Any) -> Any:
         return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
     except Exception as error:  # of many kinds, by what files or hub have wrong
         raise InputError(
-            f"model {name!r} cannot be had from the Hugging Face hub ({in_one_line(error)}); pretrained "
-            f"weights can also be given as a folder or a safetensors file"
+            f"model {name!r} cannot be had from the Hugging Face hub ({in_one_line(error)}); "
+            f"pretrained weights can also be given as a folder or a safetensors file"
         ) from None

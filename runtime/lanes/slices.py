@@ -195,6 +195,12 @@ class BlockLanes:
     attention: SublayerLanes
     mlp: SublayerLanes
 
+    def recomputing(self, recomputes: bool) -> "BlockLanes":
+        """The same, of which groups run forward again in backward, or not."""
+        return BlockLanes(
+            replace(self.attention, recomputes=recomputes), replace(self.mlp, recomputes=recomputes)
+        )
+
 
 @dataclass(frozen=True)
 class Wave:
@@ -227,13 +233,16 @@ class ScheduleSlices:
     waves: tuple[Wave, ...]
 
 
-def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1) -> ScheduleSlices:
+def slice_schedule(
+    workload: Workload, schedule: np.ndarray, num_waves: int = 1, *, recomputes: bool = False
+) -> ScheduleSlices:
     """Cut a mini-batch into waves, and every block of a wave into lane groups.
 
     Args:
         workload: the model, its subnets and the micro-batches.
         schedule: int ``[num_subnets, num_microbatches]``.
         num_waves: passes through the model, from 1 to num_microbatches.
+        recomputes: whether lanes run forward again in backward instead of keeping what they made.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.
@@ -261,7 +270,7 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
                 int(counts.sum()),
                 units,
                 needs_dx[block],
-            )
+            ).recomputing(recomputes)
             for block in range(workload.shape.num_blocks)
         )
         samples = _samples_of(workload, start, microbatches)

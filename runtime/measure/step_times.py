@@ -61,6 +61,7 @@ def measure_steps(
     device: torch.device,
     *,
     num_waves: int = 1,
+    recomputes: bool = False,
     num_repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, StepMeasurement]:
@@ -72,6 +73,7 @@ def measure_steps(
         schedules: by name; None is the untouched model.
         device: what to measure.
         num_waves: passes per step.
+        recomputes: whether lanes run forward again in backward.
         num_repeats: timed steps of each schedule, after one that is not.
         progress: told how many of how many steps are done.
     """
@@ -80,7 +82,9 @@ def measure_steps(
     begin_state(optimizer)
     shards = whole_shards(model)
     slices = {
-        name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
+        name: None
+        if schedule is None
+        else slice_schedule(workload, schedule, num_waves, recomputes=recomputes)
         for name, schedule in schedules.items()
     }
     rests = {

@@ -73,11 +73,12 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
 def pooled_features(model: nn.Module, split: Split, batch_size: int = 128) -> Tensor:
     """What the classifier sees, ``[num_samples, width]``."""
     was_training, family = model.training, family_of(model)
-    parts = []
     try:
         model.eval()
-        for stored in split.inputs.split(batch_size):
-            parts.append(family.whole_features(model, family.to_inputs(model, stored)))
+        parts = [
+            family.whole_features(model, family.to_inputs(model, stored))
+            for stored in split.inputs.split(batch_size)
+        ]
     finally:
         model.train(was_training)
     return torch.cat(parts)

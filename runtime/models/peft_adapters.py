@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.files.atomic_write import write_atomically, write_text
 from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.workload import ELEMENT_BYTES
 from runtime.families.known_families import family_of
 from runtime.tensor_file import write_state
 
@@ -24,7 +25,7 @@ _PREFIX = "base_model.model."
 """Of all names in `FACTORS`."""
 
 
-def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
+def add_adapters(model: nn.Module, lora: Lora, seed: int = 0, *, frozen_bytes: int = 4) -> None:
     """Put adapters on all linear maps of the blocks and freeze all else but a classifier.
 
     As `peft` draws them: A at random, B zero, so that the model's results stay as they are.
@@ -33,6 +34,7 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
         model: one that `runtime.models.build.check_supported` accepts; it is changed.
         lora: rank and alpha.
         seed: of A.
+        frozen_bytes: as of a workload; where they are 2, what does not train becomes bfloat16.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -55,6 +57,9 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
         inject_adapter_in_model(config, model)
     if family.has_class_labels:
         family.classifier(model).requires_grad_(True)
+    for parameter in model.parameters():
+        if frozen_bytes == ELEMENT_BYTES["bfloat16"] and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -63,8 +68,9 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -> None:
-    """Write adapters, and a classifier that trains, so that ``peft.PeftModel.from_pretrained(base, folder)`` reads
-    them, each file atomically.
+    """Write adapters, and a classifier that trains, each file atomically.
+
+    ``peft.PeftModel.from_pretrained(base, folder)`` reads them.
 
     Args:
         model: that `add_adapters` has changed; on a rank, its part.

@@ -45,8 +45,8 @@ class RankBatch:
         inputs: of the samples owned, as the model takes them, ``[num_owned, ...]``.
         labels: of these samples.
         num_counted: losses that count in the whole mini-batch, of the samples that run.
-        key_mask: what attention must know of tokens of all samples of the mini-batch, ``[num_samples,
-            N]``; None for nothing.
+        key_mask: what attention must know of tokens of all samples of the mini-batch,
+            ``[num_samples, N]``; None for nothing.
     """
 
     inputs: Tensor
@@ -76,7 +76,7 @@ class WavePass:
     """Runs one wave, forward and then backward.
 
     Attributes:
-        features: what the classifier sees of the samples owned, without graph, once forward is over.
+        features: what the classifier sees of the samples owned, without graph, after forward.
         loss: this rank's part of the mean loss of the mini-batch; 0 in a pass that is forward only.
     """
 

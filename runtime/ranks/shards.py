@@ -173,6 +173,12 @@ def _common_module(names: Sequence[str]) -> str:
     return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
+def trained_dtype(model: nn.Module) -> torch.dtype:
+    """Type of all parameters that train, of messages of parameters and of files; what is frozen may
+    be narrower."""
+    return next((p.dtype for p in model.parameters() if p.requires_grad), torch.float32)
+
+
 def read_shards(path: Path, shards: tuple[Shard, ...], dtype: torch.dtype) -> dict[str, Tensor]:
     """The parts held, read from a safetensors file in the model's layout; nothing else is read.
 

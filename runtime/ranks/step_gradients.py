@@ -59,10 +59,16 @@ class StepGradients:
             parameter.grad = None
 
     def begin(self, block: int) -> None:
-        """A wave comes to a block; -1 is the embedding, `num_blocks` the classifier."""
+        """A wave comes to a block; -1 is the embedding, `num_blocks` the classifier.
+
+        A head that is the embedding leaves its gradient where the embedding's is added to it.
+        """
+        model, shape = self._model, self._model.workload.shape
+        if block == shape.num_blocks and shape.tied_vocabulary:
+            self.begin(EMBEDDING)
         if block in self._opened:
             return
-        model, opened = self._model, self._opened.setdefault(block, [])
+        opened = self._opened.setdefault(block, [])
         parameters = model.held_of_block[block]
         for one in self._sums[block]:
             if model.ranks.rank not in one.members:

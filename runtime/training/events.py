@@ -23,6 +23,8 @@ class FineTuneSettings:
         lr_decay: ``cosine``, which would reach zero one step after the last, or ``constant``.
         warmup_steps: steps in which the learning rate rises linearly to its peak.
         linear_probe: fit the classifier on frozen features first.
+        recomputes: on one device, whether lanes run forward again in backward (gradient
+            checkpointing); ranks know it from the plan's placement.
         num_waves: passes of a mini-batch.
         watch_scores: whether each step tells the scores of its operations.
         seed: of the drawing of mini-batches and of their order.
@@ -34,6 +36,7 @@ class FineTuneSettings:
     lr_decay: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 5
     linear_probe: bool = True
+    recomputes: bool = False
     num_waves: int = 1
     watch_scores: bool = False
     seed: int = 0

@@ -262,10 +262,10 @@ class RankPart:
                     continue
                 shard = held[name]
                 if source == ranks.rank == 0:
-                    shard.put(parameters[name].detach(), whole)
+                    shard.put(parameters[name].detach().to(whole.dtype), whole)
                 elif source == ranks.rank:
                     with ranks.watched(what):
-                        dist.send(parameters[name].detach().contiguous(), 0)
+                        dist.send(parameters[name].detach().to(whole.dtype).contiguous(), 0)
                 elif ranks.rank == 0:
                     part = torch.empty(shard.shape, dtype=whole.dtype, device=ranks.device)
                     with ranks.watched(what):

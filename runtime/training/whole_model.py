@@ -29,7 +29,7 @@ from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rat
 from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
 from runtime.models.weights import save_weights, write_class_names, write_companions
 from runtime.partitioned_step import forward_backward
-from runtime.ranks.shards import read_shards, whole_shards
+from runtime.ranks.shards import read_shards, trained_dtype, whole_shards
 from runtime.torch_device import Stopwatch, autocast, synchronize
 from runtime.training.events import (
     Evaluated,
@@ -40,7 +40,6 @@ from runtime.training.events import (
 )
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
-
 
 _EVALUATED_SAMPLES, _EVALUATED_LABELS = 128, 16_384
 """The most that pass forward together."""
@@ -131,7 +130,7 @@ class WholeModel:
 
     def load_state(self, folder: Path) -> None:
         parameters, shards = dict(self._model.named_parameters()), whole_shards(self._model)
-        dtype = next(iter(parameters.values())).dtype
+        dtype = trained_dtype(self._model)
         for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
         values = VALUES[self._workload.optimizer]
@@ -147,7 +146,12 @@ class WholeModel:
 
     def _prepared(self, workload: Workload, schedule: np.ndarray) -> "PreparedStep":
         return PreparedStep(
-            slice_schedule(workload, schedule, self._settings.num_waves),
+            slice_schedule(
+                workload,
+                schedule,
+                self._settings.num_waves,
+                recomputes=self._settings.recomputes,
+            ),
             lane_share(workload, schedule),
             resting(self._model, whole_shards(self._model), workload, schedule),
         )

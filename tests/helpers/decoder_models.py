@@ -41,14 +41,21 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Classes of transformers, and what their configuration has besides."""
 
 
-def small_decoder(layout: str = "llama", dtype: torch.dtype = torch.float64, **options: Any) -> Any:
+def small_decoder(
+    layout: str = "llama",
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    **options: Any,
+) -> Any:
     """Two blocks with random values, the same every time."""
     import transformers
 
     kind, own = LAYOUTS[layout]
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**(_SIZES | own | options))
-    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    with torch.device(device):
+        model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     model.name_or_path, model.num_tokens = "small", NUM_TOKENS
