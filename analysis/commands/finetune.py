@@ -151,12 +151,13 @@ def run(
             ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
         )
     plan = load_plan(plan_file)
+    first_note = ""
     if schedule is None:
         schedule = ScheduleName.FIXED if dense else default_schedule(plan)
         if schedule is not ScheduleName.FIXED:
-            print_note(
-                "d2ft: what rests, and which samples are left out, is drawn anew in each step; "
-                "--schedule fixed keeps the plan's own"
+            first_note = (
+                f"d2ft: what rests, and which samples are left out, is chosen anew in each step; "
+                f"--schedule {ScheduleName.FIXED} keeps the plan's own"
             )
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
@@ -193,6 +194,7 @@ def run(
         ),
         out,
         TerminalProgress(messages),
+        first_note,
     )
     for note in result.notes:
         print_note(f"d2ft: {note}")

@@ -5,34 +5,55 @@ import numpy as np
 from d2ft_sched.costs.exchange import Exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, owned_sum
 from d2ft_sched.costs.input_gradients import needs_input_gradient
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.lane_sizes import lane_sizes
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 
-_HIDDEN_IN_FORWARD = np.array([0, 2, 0, 1])
-_HIDDEN_IN_BACKWARD = np.array([0, 0, 2, 2])
-"""Values of each hidden unit that a group needs besides what it keeps, by operation."""
+_HIDDEN_IN_FORWARD = {False: np.array([0, 2, 0, 1]), True: np.array([0, 4, 0, 1])}
+_HIDDEN_IN_BACKWARD = {False: np.array([0, 0, 2, 2]), True: np.array([0, 0, 4, 4])}
+"""Values of each hidden unit, gated or not, that a group needs besides what it keeps, by
+operation."""
+
+_RMS_TENSORS = 3
+"""In float32, there at once while an RMS norm is computed, forward or backward."""
 
 
 def operation_activation_bytes(workload: Workload) -> np.ndarray:
     """Bytes that an operation keeps for backward, float ``[num_subnets, num_microbatches, 4]``.
 
-    Additive: queries, keys, values, their mix and one normaliser per head and token; hidden units
-    before and, for dW, after the activation function. Only FULL and REST keep anything.
+    Additive: queries, keys, values, their mix and one normaliser per head of queries and token;
+    where queries and keys are normed, these before it in float32 and, for dW, after it; hidden
+    units before and, for dW, after the activation function, of gated ones gate, up and the
+    function's value and, for dW, their product. Only FULL and REST keep anything.
     """
     return _kept_bytes_per_token(workload).sum(axis=0)[:, None] * workload.tokens[:, None]
 
 
 def _kept_bytes_per_token(workload: Workload) -> np.ndarray:
     """Bytes that operations keep for each token, float ``[2 sublayers, num_subnets, 4]``."""
-    partition = workload.partition
+    partition, shape, size = workload.partition, workload.shape, workload.element_bytes
     kept = np.zeros((2, workload.num_subnets, len(Operation)))
-    attention = partition.heads * (4 * workload.shape.head_dim + 1)
-    kept[0][:, [Operation.FULL, Operation.REST]] = attention[:, None]
-    kept[1, :, Operation.FULL] = 2 * partition.hidden
-    kept[1, :, Operation.REST] = partition.hidden
-    return kept * workload.element_bytes
+    both = [Operation.FULL, Operation.REST]
+    of_head = shape.head_rows + shape.head_columns + shape.queries_per_head
+    kept[0][:, both] = (partition.heads * of_head * size)[:, None]
+    if shape.query_key_norm:
+        normed = (shape.queries_per_head + 1) * shape.head_dim * ELEMENT_BYTES["float32"]
+        kept[0][:, both] += (partition.heads * normed)[:, None]
+        kept[0][:, Operation.FULL] += partition.heads * normed * (workload.lora is None)
+    of_hidden = 3 if shape.gated_mlp else 1
+    kept[1, :, Operation.FULL] = (of_hidden + 1) * partition.hidden * size
+    kept[1, :, Operation.REST] = of_hidden * partition.hidden * size
+    return kept
+
+
+def norm_kept_bytes(
+    workload: Workload, placement: Placement, microbatches: np.ndarray
+) -> np.ndarray:
+    """Bytes that one norm of the trunk keeps on the owners of micro-batches, ``[num_devices]``: its
+    input and, of an RMS norm whose scale trains, what it is multiplied with."""
+    twice = workload.shape.norm == "rms" and workload.lora is None
+    return (1 + twice) * owned_sum(placement, microbatches, workload.norm_bytes)
 
 
 def kept_by_operations(
@@ -79,7 +100,7 @@ def kept_per_block(
         ).sum(axis=1)
     else:
         norms = 2 * (np.logical_or.accumulate(trains.any(axis=1)) | (workload.lora is None))
-    kept += norms[:, None] * owned_sum(placement, microbatches, workload.stream_bytes)
+    kept += norms[:, None] * norm_kept_bytes(workload, placement, microbatches)
     if workload.shape.layer_scale and workload.lora is None:
         kept += 2 * np.where(runs.any(axis=(1, 2)), 1, 0)[:, None] * owned
     return kept
@@ -97,14 +118,19 @@ def workspace_per_block(
     Forward: normed activations, branch and scaled branch, and the hidden units of the largest group
     that are not kept: of FORWARD_ONLY before and after the activation function, of REST after it.
     Backward: the gradients of the residual stream, of the branch and of its input, and those of the
-    hidden units of the largest group that has a backward pass.
+    hidden units of the largest group that has a backward pass. Or what an RMS norm needs, where
+    that is more.
     """
     groups = lane_sizes(workload, placement, schedule, microbatches)
     tensors = (2 + int(workload.shape.layer_scale)) * stream
+    norm = np.zeros(placement.num_devices)
+    if workload.shape.norm == "rms":
+        norm = stream + _RMS_TENSORS * owned_sum(placement, microbatches, workload.norm_bytes)
     fullest = []
-    for of_operation in (_HIDDEN_IN_FORWARD, _HIDDEN_IN_BACKWARD):
+    for of_gated in (_HIDDEN_IN_FORWARD, _HIDDEN_IN_BACKWARD):
+        of_operation = of_gated[workload.shape.gated_mlp]
         hidden = np.zeros((workload.shape.num_blocks, placement.num_devices))
         needed = groups.hidden * groups.tokens * of_operation[groups.operation]
         np.maximum.at(hidden, (groups.block, groups.device), needed)
-        fullest.append(tensors + workload.element_bytes * hidden)
+        fullest.append(np.maximum(tensors + workload.element_bytes * hidden, norm))
     return fullest[0], fullest[1]

@@ -73,6 +73,7 @@ def attention_flops_of(
 ) -> SublayerFlops:
     """Attention of so many heads on so many tokens, arrays that broadcast.
 
+    Where it is causal a token sees half of the others on average; fused kernels compute no more.
     Without the products with factors of adapters that heads share, see `shared_factor_flops`.
 
     Args:
@@ -82,9 +83,10 @@ def attention_flops_of(
         needs_dx: whether the gradient goes on to the sub-layer's input.
     """
     shape = workload.shape
-    head_width = heads * shape.head_dim
-    attention = 4.0 * tokens * shape.num_tokens * head_width
-    linears = _linear_flops(workload, tokens, 3 * head_width, head_width, needs_dx)
+    columns = heads * shape.head_columns
+    seen = (shape.num_tokens + 1) / 2 if shape.causal else shape.num_tokens
+    attention = 4.0 * tokens * seen * columns
+    linears = _linear_flops(workload, tokens, heads * shape.head_rows, columns, needs_dx)
     core = SublayerFlops(attention, FUSED_ATTENTION_BACKWARD * attention, np.zeros_like(attention))
     return linears + core
 
@@ -93,7 +95,7 @@ def mlp_flops_of(
     workload: Workload, hidden: np.ndarray, tokens: np.ndarray, needs_dx: np.ndarray | bool = True
 ) -> SublayerFlops:
     """The MLP of so many hidden units on so many tokens; as `attention_flops_of`."""
-    return _linear_flops(workload, tokens, hidden, hidden, needs_dx)
+    return _linear_flops(workload, tokens, hidden * workload.shape.hidden_rows, hidden, needs_dx)
 
 
 def _linear_flops(
@@ -157,19 +159,21 @@ def operation_flops(workload: Workload) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrunkFlops:
-    """FLOPs of embedding and classifier per micro-batch, float ``[num_microbatches]``."""
+    """FLOPs of embedding and classifier, or head over a vocabulary, per micro-batch, float
+    ``[num_microbatches]``."""
 
     forward: np.ndarray
     backward: np.ndarray
 
 
 def trunk_flops(workload: Workload) -> TrunkFlops:
-    """Embedding (its backward has dW only, and none where it is frozen) and classifier (dX, dW)."""
+    """Embedding (its backward has dW only, and none where it is frozen) and classifier (dX, and dW
+    where it trains)."""
     shape, samples = workload.shape, workload.samples.astype(float)
     embed_backward = shape.embed_flops if workload.lora is None else 0
     return TrunkFlops(
         forward=samples * (shape.embed_flops + shape.classifier_flops),
-        backward=samples * (embed_backward + 2 * shape.classifier_flops),
+        backward=samples * (embed_backward + (1 + workload.head_trains) * shape.classifier_flops),
     )
 
 

@@ -13,26 +13,43 @@ from d2ft_sched.costs.memory import trained_device_parameters
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.placement import Placement
 
-TRUNK_FORWARD_PASSES = 12
-"""Passes over ``[tokens, width]`` per block: in both sub-layers the norm reads and writes, the
-branch starts from its bias (1 write), the residual sum reads two and writes one."""
+BRANCH_FORWARD_PASSES = 8
+"""Passes over ``[tokens, width]`` per block besides its norms: in both sub-layers the branch starts
+from its bias, or zeros (1 write), the residual sum reads two and writes one."""
 
-TRUNK_BACKWARD_PASSES = 16
-"""In both sub-layers: norm (2 reads, 1 write), sum of the two paths' gradients (2 reads, 1 write),
-output bias (1 read), zeros where no group writes (1 write)."""
+BRANCH_BACKWARD_PASSES = 8
+"""In both sub-layers: sum of the two paths' gradients (2 reads, 1 write), zeros where no group
+writes (1 write)."""
+
+BIAS_BACKWARD_PASSES = 2
+"""Output bias (1 read), in both sub-layers, whether anything runs or not; nothing where only
+adapters train."""
 
 IDLE_FORWARD_PASSES = 4
 """Per block without an operation: in both sub-layers the output bias is added (1 read, 1 write)."""
 
-IDLE_BACKWARD_PASSES = 2
-"""There: output bias (1 read), in both sub-layers."""
+EMBEDDING_FORWARD_PASSES, EMBEDDING_BACKWARD_PASSES = 4, 3
+"""Embedding and position, without the norm that there is besides; backward only if they train."""
 
-EMBEDDING_PASSES = 6
-"""Embedding, position and last norm, in either direction."""
+NORM_FORWARD_PASSES = {"layer": 2, "rms": 7}
+"""LayerNorm is one kernel (1 read, 1 write). RMS norms are run as operators of their own: square (1
+read, 1 write), mean (1 read), product with its inverse root, and with the scale (1 read, 1 write
+each)."""
 
-NORM_PASSES = 3
-"""The last norm's backward (2 reads, 1 write), all that is left of them where only adapters train;
-nor is the gradient read for output biases then."""
+NORM_BACKWARD_PASSES = {"layer": 3, "rms": 14}
+"""LayerNorm: 2 reads, 1 write. RMS norms: scale (1 read, 1 write), the product's both factors (1
+read, 1 write, and 2 reads, 1 write, 1 read), mean (1 write), square (2 reads, 1 write), their sum
+(2 reads, 1 write)."""
+
+RMS_SCALE_PASSES = 4
+"""The gradient of an RMS norm's scale: 2 reads, 1 write, 1 read."""
+
+RMS_CAST_PASSES = 4
+"""Over a stream that is not in float32, in either direction, from it and back."""
+
+ROTARY_PASSES = 10
+"""Over queries and keys that are turned, in either direction: half of them negated and joined (2
+reads, 2 writes), two products and their sum (4 reads, 2 writes)."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +74,26 @@ def trunk_bytes_moved(workload: Workload, num_running: np.ndarray | None = None)
     if num_running is not None and shape.norm_first:
         running = num_running
     idle = shape.num_blocks - running
-    stream = workload.stream_bytes.astype(float)
+    stream, normed = workload.stream_bytes.astype(float), workload.norm_bytes.astype(float)
     image_elements = shape.embed_flops / (2 * shape.width)
     image = workload.samples * image_elements * workload.parameter_bytes
-    forward = TRUNK_FORWARD_PASSES * running + IDLE_FORWARD_PASSES * idle + EMBEDDING_PASSES
-    if workload.lora is not None:
-        backward = (TRUNK_BACKWARD_PASSES - 2) * running + NORM_PASSES
-        return TrunkBytes(stream * forward + image, stream * backward)
-    backward = TRUNK_BACKWARD_PASSES * running + IDLE_BACKWARD_PASSES * idle + EMBEDDING_PASSES
-    return TrunkBytes(stream * forward + image, stream * backward + image)
+    trains, is_rms = workload.lora is None, shape.norm == "rms"
+    norms = 2 * running + 1
+    of_scale = RMS_SCALE_PASSES if trains and is_rms else 0
+    casts = RMS_CAST_PASSES * norms * (is_rms and bool((normed > stream).any()))
+    forward = BRANCH_FORWARD_PASSES * running + EMBEDDING_FORWARD_PASSES + casts
+    backward = BRANCH_BACKWARD_PASSES * running + casts
+    if shape.output_bias:
+        forward = forward + IDLE_FORWARD_PASSES * idle
+        backward = backward + BIAS_BACKWARD_PASSES * shape.num_blocks * trains
+    if trains:
+        backward = backward + EMBEDDING_BACKWARD_PASSES
+    return TrunkBytes(
+        stream * forward + normed * NORM_FORWARD_PASSES[shape.norm] * norms + image,
+        stream * backward
+        + normed * (NORM_BACKWARD_PASSES[shape.norm] + of_scale) * norms
+        + image * trains,
+    )
 
 
 @dataclass(frozen=True)
@@ -94,34 +122,47 @@ def lane_bytes_of(
     however the model is cut.
     """
     shape = workload.shape
-    channels = heads * shape.head_dim
+    rows, columns = heads * shape.head_rows, heads * shape.head_columns
+    turned = heads * (shape.queries_per_head + 1) * shape.head_dim
+    hidden_rows = hidden * shape.hidden_rows
     attention_activation = 1.0 * tokens * shape.width * (heads > 0)
     mlp_activation = 1.0 * tokens * shape.width * (hidden > 0)
-    attention_weights = 4.0 * shape.width * channels * (tokens > 0)
-    mlp_weights = 2.0 * shape.width * hidden * (tokens > 0)
+    attention_weights = 1.0 * shape.width * (rows + columns) * (tokens > 0)
+    mlp_weights = 1.0 * shape.width * (hidden_rows + hidden) * (tokens > 0)
     # forward: read x, read and write the result; backward: read the gradient once for dX and read
     # and write dX, read the gradient and x once for dW; weights are read once forward, once
     # backward, and dW read and written where they train. With adapters only factors do, which are
-    # read and written beside the weights. Of channels and hidden units dW and the bias read those
-    # of the result and, twice, gradients of what was projected.
+    # read and written beside the weights. Of channels and hidden units dW reads those of the result
+    # and gradients of what was projected, and the bias these once more. What is turned or normed
+    # between the products is read and written by every operator of its own.
     rank = 0 if workload.lora is None else workload.lora.rank
     trained = np.where(trains, 1.0, 0.0)
     passes = 1 + (2 * trained if workload.lora is None else 0 * trained)
     of_factors = 1 + 2 * trained
     attention_factors = attention_weights / shape.width * rank
     mlp_factors = mlp_weights / shape.width * rank
+    turns = ROTARY_PASSES * int(shape.rotary)
+    norms = NORM_FORWARD_PASSES["rms"] * int(shape.query_key_norm)
+    norms_back = NORM_BACKWARD_PASSES["rms"] * int(shape.query_key_norm)
+    gate, gate_back = (2, 4) if shape.gated_mlp else (0, 0)
     elements = LaneBytes(
         attention_forward=3.0 * attention_activation
-        + 8.0 * tokens * channels
+        + 2.0 * tokens * (rows + columns)
+        + (turns + norms) * tokens * turned
         + attention_weights
         + attention_factors,
         attention_backward=(3 + 2 * trained) * attention_activation
-        + (13 + 7 * trained) * tokens * channels
+        + tokens * ((4 + trained) * columns + (3 + (1 + shape.qkv_bias) * trained) * rows)
+        + (turns + norms_back) * tokens * turned
         + passes * attention_weights
         + of_factors * attention_factors,
-        mlp_forward=3.0 * mlp_activation + 4.0 * tokens * hidden + mlp_weights + mlp_factors,
+        mlp_forward=3.0 * mlp_activation
+        + tokens * ((2.0 + gate) * hidden + 2.0 * hidden_rows)
+        + mlp_weights
+        + mlp_factors,
         mlp_backward=(3 + 2 * trained) * mlp_activation
-        + (5 + 3 * trained) * tokens * hidden
+        + tokens
+        * ((2 + gate_back + trained) * hidden + (3 + (1 + shape.mlp_bias) * trained) * hidden_rows)
         + passes * mlp_weights
         + of_factors * mlp_factors,
     )

@@ -23,18 +23,17 @@ from d2ft_sched.costs.flops import (
     attention_flops_of,
     mlp_flops_of,
     shared_factor_flops,
-    trunk_flops,
 )
 from d2ft_sched.costs.memory import (
-    shared_block_parameters,
+    trained_shared_parameters,
     trained_subnet_parameters,
     trained_trunk_parameters,
 )
 from d2ft_sched.costs.memory_traffic import (
     lane_bytes_of,
     shared_factor_bytes,
-    trunk_bytes_moved,
 )
+from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.waves import wave_microbatches
@@ -260,12 +259,15 @@ class DenseStep:
         key = (int(self.device_type[device]), num_samples)
         if key not in self._trunks:
             one = replace(self.workload, microbatch_samples=(num_samples,))
-            trunk, moved = trunk_flops(one), trunk_bytes_moved(one)
             model = self.cluster.devices[self.devices[device]]
-            self._trunks[key] = (
-                float(model.seconds(WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward)[0]),
-                float(model.seconds(WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward)[0]),
-            )
+            forward_s, backward_s = np.sum(
+                [
+                    [float(model.seconds(*work)[0]) for work in piece.directions]
+                    for piece in trunk_pieces(one)
+                ],
+                axis=0,
+            ).tolist()
+            self._trunks[key] = forward_s, backward_s
         return self._trunks[key]
 
     def all_reduce_s(self, owner: Sequence[int]) -> float:
@@ -293,7 +295,7 @@ class DenseStep:
     def update_s(self, counts: np.ndarray, owner: Sequence[int]) -> float:
         """Seconds of the parameter update on the slowest device."""
         held = (counts.sum(axis=0) @ self.size_parameters).astype(float)
-        held += counts.any(axis=2).sum(axis=0) * shared_block_parameters(self.workload)
+        held += counts.any(axis=2).sum(axis=0) * trained_shared_parameters(self.workload)
         held[sorted(set(owner))] += trained_trunk_parameters(self.workload)
         moved = held * self.update_bytes_per_parameter
         return max(

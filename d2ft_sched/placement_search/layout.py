@@ -8,6 +8,7 @@ from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.memory import (
     device_memory,
     memory_besides_operations,
+    stored_bytes,
     subnet_parameters,
     trained_subnet_parameters,
 )
@@ -58,10 +59,12 @@ def subnet_bytes(step: DenseStep, kept_share: float) -> np.ndarray:
     workload = step.workload
     example, _ = step.sizes
     copies = 1 + OPTIMIZER_STATES[workload.optimizer]
-    parameters = subnet_parameters(workload) + copies * trained_subnet_parameters(workload)
+    trained = trained_subnet_parameters(workload)
+    stored = stored_bytes(workload, subnet_parameters(workload), trained)
+    stored = stored + copies * trained * workload.parameter_bytes
     kept = kept_share * operation_activation_bytes(workload)[example][..., Operation.FULL]
     fullest_wave = np.max([kept[:, wave].sum(axis=1) for wave in step.waves], axis=0)
-    return parameters[example] * workload.parameter_bytes + fullest_wave
+    return stored[example] + fullest_wave
 
 
 def excess_bytes(

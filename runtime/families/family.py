@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat
+from runtime.families.splice import SplicedBlocks
 from runtime.families.sublayer import Sublayer
 
 
@@ -132,4 +133,12 @@ class ModelFamily(Protocol):
 
     def unit_axis(self, parameter: str) -> UnitAxis | None:
         """Which axis of a parameter subnets share among them; None for the trunk's."""
+        ...
+
+    def spliced(self, model: nn.Module) -> SplicedBlocks | None:
+        """Where lanes take the place of blocks of this family in any model, one of the user's.
+
+        None if the model has no such blocks. Raises InputError, naming the trait, if lanes would
+        not compute them exactly.
+        """
         ...

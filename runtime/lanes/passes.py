@@ -32,13 +32,18 @@ Core = Callable[[Tensor, Tensor | None], Tensor]
 ``[b, N, c]``: `attention_core`, or an `elementwise_core`."""
 
 
-def attention_core(qkv: Tensor, key_mask: Tensor | None, *, head_dim: int) -> Tensor:
-    """Softmax attention of stacked queries, keys and values ``[b, N, 3 * heads * head_dim]``."""
+def attention_core(
+    qkv: Tensor, key_mask: Tensor | None, *, head_dim: int, dropout: float = 0.0
+) -> Tensor:
+    """Softmax attention of stacked queries, keys and values ``[b, N, 3 * heads * head_dim]``.
+
+    `dropout` is the share of the weights of attention that is drawn to be zero.
+    """
     query, key, value = (
         part.transpose(1, 2) for part in qkv.unflatten(-1, (3, -1, head_dim)).unbind(2)
     )
     mask = None if key_mask is None else key_mask[:, None, None, :]
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2)
 
 

@@ -101,8 +101,8 @@ class RankSlices:
         waves: passes of its replica, one after another or interleaved; none on a rank of no
             replica.
         sums: of gradients over ranks, in the order in which backward makes them.
-        trained: heads and hidden units of every block that the rank holds and any micro-batch of any
-            replica trains.
+        trained: heads and hidden units of every block that the rank holds and that any micro-batch
+            of any replica trains.
     """
 
     num_samples: int

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import trains_in_step
+from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import units_of
@@ -72,7 +73,18 @@ def resting(
         workload: whose partition says which heads and hidden units a subnet has.
         schedule: of the whole mini-batch, int ``[num_subnets, num_microbatches]``.
     """
-    family, parameters = family_of(model), dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
+    return resting_of(family_of(model), parameters, shards, workload, schedule)
+
+
+def resting_of(
+    family: ModelFamily,
+    parameters: Mapping[str, nn.Parameter],
+    shards: Sequence[Shard],
+    workload: Workload,
+    schedule: np.ndarray,
+) -> Resting:
+    """As `resting`, of parameters by the names that `family` gives them."""
     trains = trains_in_step(np.asarray(schedule))
     trained = [units_of(workload, trains, block) for block in range(workload.shape.num_blocks)]
     whole, elsewhere, rows = [], [], []
@@ -128,21 +140,9 @@ def _update_with(
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = gradients.get(parameter)
-    _begin_momentum(optimizer)
-    kept = [
-        (part, part.clone())
-        for rows in left
-        for tensor in (rows.parameter, *_moments(optimizer, rows.parameter))
-        for part in rows.of(tensor)
-    ]
-    is_new = [not _moments(optimizer, rows.parameter) for rows in left]
+    held = hold(optimizer, Resting(rows=tuple(left)))
     optimizer.step()
-    for part, values in kept:
-        part.copy_(values)
-    for rows, has_new in zip(left, is_new, strict=True):
-        for moment in _moments(optimizer, rows.parameter) if has_new else ():
-            for part in rows.of(moment):
-                part.zero_()
+    put_back(optimizer, held)
 
 
 def _count_update(optimizer: torch.optim.Optimizer, left: RestingRows) -> None:
@@ -153,6 +153,47 @@ def _count_update(optimizer: torch.optim.Optimizer, left: RestingRows) -> None:
         state["step"] += 1
     else:
         _update_with(optimizer, {parameter: torch.zeros_like(parameter)}, [left])
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a step of an optimizer must not change.
+
+    Attributes:
+        values: views of parameters and moments, each with a copy.
+        new: parts of parameters that have no moments yet.
+    """
+
+    values: tuple[tuple[Tensor, Tensor], ...]
+    new: tuple[RestingRows, ...]
+
+
+@torch.no_grad()
+def hold(optimizer: torch.optim.Optimizer, left: Resting) -> Held:
+    """Before a step of the whole model: drop gradients of parameters that rest whole, copy what
+    rests of others."""
+    for parameter in left.whole:
+        parameter.grad = None
+    _begin_momentum(optimizer)
+    values = [
+        (part, part.clone())
+        for rows in left.rows
+        for tensor in (rows.parameter, *_moments(optimizer, rows.parameter))
+        for part in rows.of(tensor)
+    ]
+    new = [rows for rows in left.rows if not _moments(optimizer, rows.parameter)]
+    return Held(tuple(values), tuple(new))
+
+
+@torch.no_grad()
+def put_back(optimizer: torch.optim.Optimizer, held: Held) -> None:
+    """After the step: all that was held as it was; moments that are new there are zero."""
+    for part, values in held.values:
+        part.copy_(values)
+    for rows in held.new:
+        for moment in _moments(optimizer, rows.parameter):
+            for part in rows.of(moment):
+                part.zero_()
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:

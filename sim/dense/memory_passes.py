@@ -16,11 +16,11 @@ from d2ft_sched.costs.flops import (
     attention_flops_of,
     mlp_flops_of,
     shared_factor_flops,
-    trunk_flops,
 )
 from d2ft_sched.costs.input_gradients import hands_gradient_on
 from d2ft_sched.costs.memory import DeviceMemory, device_memory
-from d2ft_sched.costs.memory_traffic import lane_bytes_of, shared_factor_bytes, trunk_bytes_moved
+from d2ft_sched.costs.memory_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
@@ -98,13 +98,12 @@ def pass_seconds(
         is_trial: see `Device.seconds`.
     """
     passes, num_blocks = whole(workload, pass_samples), workload.shape.num_blocks
-    trunk, moved = trunk_flops(passes), trunk_bytes_moved(passes)
-    forward_s, backward_s = (
-        device.seconds(kind, flops, bytes_moved, is_trial=is_trial)
-        for kind, flops, bytes_moved in (
-            (WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward),
-            (WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward),
-        )
+    forward_s, backward_s = np.sum(
+        [
+            [device.seconds(*work, is_trial=is_trial) for work in piece.directions]
+            for piece in trunk_pieces(passes)
+        ],
+        axis=0,
     )
     blocks = [_block_seconds(passes, device, block, is_trial) for block in (0, 1)]
     (block_forward_s, first_s, _), (_, other_s, other_rest_s) = blocks

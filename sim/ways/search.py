@@ -138,9 +138,13 @@ def best_dense(search: WaySearch) -> Way:
     """
     best = next((way for way in search.ways if way.fits), None)
     if best is None:
+        memory = sum(device.memory_bytes for device in search.cluster.devices)
+        one_kind = len(search.kinds) < len(WayKind)
+        kinds = f" (only {', '.join(search.kinds)} was looked at)" if one_kind else ""
         raise InputError(
-            f"cluster {search.cluster.name!r}: {search.workload.shape.name} does not fit, one "
-            f"device alone or cut over several; use more memory, LoRA or a smaller model"
+            f"cluster {search.cluster.name!r}: {search.workload.shape.name} does not fit its "
+            f"{memory / 1e9:.3g} GB of memory, neither on one device nor cut over several"
+            f"{kinds}; use more memory, LoRA or a smaller model"
         )
     return best
 

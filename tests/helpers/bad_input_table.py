@@ -77,7 +77,7 @@ TABLE: dict[str, Row] = {
     "tightness of a cluster": (f"{COMPARE} --tightness 0.5", "--tightness is given, but"),
     "waves of a sweep": (f"{SWEEP} --waves 6 --out out", "--waves is 6; it must be at most"),
     "coverage beyond a budget": (
-        f"{PLAN} --budget-compute 0.01 --coverage 3 --out x.json",
+        f"{PLAN} --placement balanced --budget-compute 0.01 --coverage 3 --out x.json",
         "a larger budget, a smaller coverage or more time",
     ),
     "weights that nobody has": (
@@ -170,7 +170,16 @@ TABLE: dict[str, Row] = {
     "heads of nothing": (f"{PLAN} --heads-per-subnet ''", "--heads-per-subnet is empty"),
     "heads below 0": (f"{PLAN} --heads-per-subnet -1", "-1"),
     "heads that are too many": (f"{PLAN} --heads-per-subnet 1,1,2", "1, 1, 2"),
-    "too many waves": (f"{PLAN} --waves 9", "number of waves is 9"),
+    "too many waves": (f"{PLAN} --placement balanced --waves 9", "number of waves is 9"),
+    "waves of ways": (f"{PLAN} --waves 2", "--waves is given, but ways are searched"),
+    "coverage of ways": (f"{PLAN} --coverage 1", "--coverage is given, but ways are searched"),
+    "unknown way": (f"{PLAN} --way sideways", "--way is 'sideways': it must be one of"),
+    "way beside a placement": (
+        f"{PLAN} --placement balanced --way data-parallel",
+        "--way is data-parallel beside --placement",
+    ),
+    "rest of a placement": (f"{PLAN} --placement balanced --resting turns", "nothing rests"),
+    "rest within the whole budget": (f"{PLAN} --resting turns", "--resting is given, but"),
     "budget of nothing": (f"{PLAN} --budget-compute 0", "compute budget is 0"),
     "budget of NaN": (f"{PLAN} --budget-compute nan", "compute budget is nan"),
     "budget above one": (f"{PLAN} --budget-comm 1.5", "communication budget is 1.5"),
@@ -179,9 +188,16 @@ TABLE: dict[str, Row] = {
     "target of NaN": (f"{PLAN} --target-step-time nan", "nan"),
     "target out of reach": (f"{PLAN} --target-step-time 0.000001", "1e-06"),
     "target and budget": (f"{PLAN} --target-step-time 0.5x --budget-compute 0.5", "leave"),
-    "coverage of more than there is": (f"{PLAN} --coverage 99", "coverage"),
+    "coverage of more than there is": (
+        f"{PLAN} --placement balanced --coverage 99",
+        "the coverage is 99",
+    ),
     "unknown solver": (f"{PLAN} --solver magic", "'magic' is unknown"),
-    "solver that lacks its option": (f"{PLAN} --solver magnitude", "magnitude"),
+    "unknown solver of a placement": (
+        f"{PLAN} --placement balanced --solver magic",
+        "'magic' is unknown",
+    ),
+    "solver that lacks its option": (f"{PLAN} --solver magnitude", "needs the option 'magnitude'"),
     "time limit of NaN": (f"{PLAN} --solver mip --time-limit nan", "time-limit"),
     # scores
     "no scores": (f"{PLAN} --scores none.csv", "none.csv"),

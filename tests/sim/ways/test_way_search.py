@@ -143,7 +143,9 @@ def test_what_fits_no_device_is_cut():
 
 
 def test_what_fits_nowhere_is_said():
-    with pytest.raises(InputError, match="does not fit, one device alone or cut over several"):
+    with pytest.raises(
+        InputError, match=r"does not fit its 0.0002 GB of memory, neither on one device nor cut"
+    ):
         best_dense(search_ways(WORKLOAD, switch_of([1.0, 1.0], memory_bytes=1e5)))
 
 
