@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import peak_memory_bytes
+from runtime.measure.step_times import begin_state
 from runtime.models.optimizers import create_optimizer
 from runtime.ranks.agreement import gather_arrays, meet
 from runtime.ranks.all_to_all import SentBytes
@@ -84,6 +85,7 @@ def measure_rank_steps(
     }
     batches = _random_batches(model, slices)
     optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
+    begin_state(optimizer)
 
     def step(name: str, watch: Stopwatch | None, counted: SentBytes | None) -> None:
         with autocast(ranks.device, workload):

@@ -87,7 +87,8 @@ def resting_of(
     """As `resting`, of parameters by the names that `family` gives them."""
     trains = trains_in_step(np.asarray(schedule))
     trained = [units_of(workload, trains, block) for block in range(workload.shape.num_blocks)]
-    whole, elsewhere, rows = [], [], []
+    whole = list[nn.Parameter]()
+    elsewhere, rows = list[RestingRows](), list[RestingRows]()
     for shard in shards:
         parameter = parameters[shard.name]
         axis = family.unit_axis(adapted_weight(shard.name)[0])
