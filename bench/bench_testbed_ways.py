@@ -2,8 +2,9 @@
 
 ``python -m bench.bench_testbed_ways --out docs/results/testbed/ways`` profiles the hosts of
 ``examples/clusters/testbed_unequal.yaml``, makes plans for what it measured, runs them, and writes
-``ways.csv`` and ``phases.csv``, ``summary.json``, ``README.md`` with the tables, and a picture.
-What ``--out`` already has is not run again; after ``--minutes`` it stops, to be gone on with.
+``ways.csv`` and ``phases.csv``, ``summary.json``, ``cluster.yaml``, ``README.md`` with the tables, and
+a picture. What ``--work`` already has is not run again; after ``--minutes`` it stops, to be gone on
+with by the same command.
 """
 
 import argparse
@@ -19,7 +20,12 @@ from analysis.plots.save import save_both
 from analysis.plots.validation import validation_scatter
 from analysis.validating.plans_tried import QUANTITIES, agreement
 from bench.testbed_ways.study_plans import BEST_DENSE, CHOSEN, FEWER, StudyPlan
-from bench.testbed_ways.ways_study import WaysStudy, measured_tables, run_ways_study
+from bench.testbed_ways.ways_study import (
+    MEASURED_CLUSTER,
+    WaysStudy,
+    measured_tables,
+    run_ways_study,
+)
 from d2ft_sched import provenance
 from d2ft_sched.files.atomic_write import write_text
 from runtime import device_name, select_device
@@ -29,7 +35,8 @@ CLUSTER = Path(__file__).parents[1] / "examples/clusters/testbed_unequal.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("out/testbed_ways"))
+    parser.add_argument("--out", type=Path, default=Path("out/testbed_ways/results"))
+    parser.add_argument("--work", type=Path, default=Path("out/testbed_ways"), help="while it runs")
     parser.add_argument("--minutes", type=float, default=12.0, help="after which to stop")
     parser.add_argument("--model", default=WaysStudy.model)
     parser.add_argument("--image-size", type=int, default=WaysStudy.image_size)
@@ -47,14 +54,14 @@ def main() -> None:
         num_repeats=options.repeats,
         profile_repeats=options.profile_repeats,
     )
-    plans = run_ways_study(study, options.out, messages.print, options.minutes)
+    plans = run_ways_study(study, options.work, messages.print, options.minutes)
     if plans is not None:
-        write_results(study, options.out, plans)
+        write_results(study, options.work, options.out, plans)
 
 
-def write_results(study: WaysStudy, out: Path, plans: list[StudyPlan]) -> None:
-    """Tables, summary and picture of what was measured."""
-    table = ways_table(plans, measured_tables(out, "plans.csv"))
+def write_results(study: WaysStudy, work: Path, out: Path, plans: list[StudyPlan]) -> None:
+    """Tables, summary and picture of what was measured in `work`."""
+    table = ways_table(plans, measured_tables(work, "plans.csv"))
     device = device_name(select_device("cpu"))
     summary = ways_summary(table)
     facts = {
@@ -63,7 +70,8 @@ def write_results(study: WaysStudy, out: Path, plans: list[StudyPlan]) -> None:
         "study": asdict(replace(study, cluster=Path(study.cluster.name))),
     }
     write_text(out / "ways.csv", table.to_csv(index=False))
-    write_text(out / "phases.csv", measured_tables(out, "phases.csv").to_csv(index=False))
+    write_text(out / "phases.csv", measured_tables(work, "phases.csv").to_csv(index=False))
+    write_text(out / MEASURED_CLUSTER, (work / MEASURED_CLUSTER).read_text())
     write_text(out / "summary.json", json.dumps(finite(facts), indent=1, default=str) + "\n")
     text = results_text(study, table, summary, device)
     write_text(out / "README.md", text)

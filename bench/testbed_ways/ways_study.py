@@ -18,7 +18,7 @@ from runtime.testbed.ranks import run_ranks
 from runtime.testbed.testbed import open_testbed
 from sim.step import simulate_plan
 
-CLUSTER = "cluster.yaml"
+MEASURED_CLUSTER = "cluster.yaml"
 PLANS = "plans"
 BATCH = 6
 """Plans that ranks run before they write what they measured: all that an interruption loses."""
@@ -77,7 +77,7 @@ def run_ways_study(
     """
     end_s = time.monotonic() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / CLUSTER).exists():
+    if not (out / MEASURED_CLUSTER).exists():
         begin_s = time.monotonic()
         _on_testbed(study, _profile_command(study, out))
         say(f"profiled: {time.monotonic() - begin_s:.0f} s")
@@ -104,7 +104,9 @@ def plans_of(study: WaysStudy, out: Path) -> list[StudyPlan]:
     sizes = (study.microbatch_size,) * study.num_microbatches
     workload = Workload(shape, partition_by_heads(shape, 1), sizes)
     budget = Budget(study.compute, study.gradient_bytes)
-    return study_plans(workload, load_cluster(out / CLUSTER), study.groups, budget, study.seed)
+    return study_plans(
+        workload, load_cluster(out / MEASURED_CLUSTER), study.groups, budget, study.seed
+    )
 
 
 def measured_tables(out: Path, name: str) -> pd.DataFrame:
@@ -130,7 +132,7 @@ def _measure(study: WaysStudy, out: Path, batch: Sequence[StudyPlan]) -> None:
 
 def _profile_command(study: WaysStudy, out: Path) -> list[object]:
     return [
-        "profile", "--cluster-out", out / CLUSTER, "--model", study.model, "--device", "cpu",
+        "profile", "--cluster-out", out / MEASURED_CLUSTER, "--model", study.model, "--device", "cpu",
         "--image-size", study.image_size, "--microbatches", study.num_microbatches,
         "--microbatch-size", study.microbatch_size, "--repeats", study.profile_repeats,
     ]  # fmt: skip
