@@ -2,9 +2,9 @@
 
 ``python -m bench.bench_testbed_ways --out docs/results/testbed/ways`` profiles the hosts of
 ``examples/clusters/testbed_unequal.yaml``, makes plans for what it measured, runs them, and writes
-``ways.csv`` and ``phases.csv``, ``summary.json``, ``cluster.yaml``, ``README.md`` with the tables, and
-a picture. What ``--work`` already has is not run again; after ``--minutes`` it stops, to be gone on
-with by the same command.
+``ways.csv`` and ``phases.csv``, ``summary.json``, ``cluster.yaml``, ``README.md`` with the tables,
+and a picture. What ``--work`` already has is not run again; after ``--minutes`` it stops, to be
+gone on with by the same command.
 """
 
 import argparse

@@ -132,8 +132,9 @@ def _measure(study: WaysStudy, out: Path, batch: Sequence[StudyPlan]) -> None:
 
 def _profile_command(study: WaysStudy, out: Path) -> list[object]:
     return [
-        "profile", "--cluster-out", out / MEASURED_CLUSTER, "--model", study.model, "--device", "cpu",
-        "--image-size", study.image_size, "--microbatches", study.num_microbatches,
+        "profile", "--cluster-out", out / MEASURED_CLUSTER, "--model", study.model,
+        "--device", "cpu", "--image-size", study.image_size,
+        "--microbatches", study.num_microbatches,
         "--microbatch-size", study.microbatch_size, "--repeats", study.profile_repeats,
     ]  # fmt: skip
 
