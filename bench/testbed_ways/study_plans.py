@@ -65,7 +65,9 @@ def study_plans(
     size = (workload.num_subnets, workload.num_microbatches)
     found = plan_on_ways(workload, cluster, uniform_scores(*size), budget, seed=seed, search=search)
     made = [
-        _study_plan("best_dense", BEST_DENSE, as_candidate(search.steps, best_dense(search)), cluster),
+        _study_plan(
+            "best_dense", BEST_DENSE, as_candidate(search.steps, best_dense(search)), cluster
+        ),
         _study_plan("fewer_samples", FEWER, as_candidate(search.steps, found.fewer), cluster),
         StudyPlan(
             "plan",
