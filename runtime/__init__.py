@@ -2,7 +2,8 @@
 
 `build_model` and `load_data` give what is trained, `score_minibatch` the scores of a plan,
 `profile_device` the curves of a cluster file; `measure_steps` holds steps against the simulator and
-`fine_tune` trains. Several ranks run by ``d2ft finetune`` under torchrun.
+`fine_tune` trains. Several ranks run by ``d2ft finetune`` under torchrun. `apply_plan` lets a model
+run as a plan says in a training loop of your own.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from runtime.measure.step_times import measure_steps as measure_steps
     from runtime.models.build import build_model as build_model
     from runtime.models.build import shape_of as shape_of
+    from runtime.own_loop.apply_plan import ScheduledModel as ScheduledModel
+    from runtime.own_loop.apply_plan import apply_plan as apply_plan
+    from runtime.own_loop.transformers_callback import (
+        TransformersPlanCallback as TransformersPlanCallback,
+    )
     from runtime.scoring.minibatch_scores import score_minibatch as score_minibatch
     from runtime.steady_settings import steady_process as steady_process
     from runtime.torch_device import device_name as device_name
@@ -33,6 +39,8 @@ else:
             "scoring.minibatch_scores": "score_minibatch",
             "measure.device_profile": "profile_device",
             "measure.step_times": "measure_steps StepMeasurement",
+            "own_loop.apply_plan": "apply_plan ScheduledModel",
+            "own_loop.transformers_callback": "TransformersPlanCallback",
             "training.events": "FineTuneSettings",
             "training.loop": "fine_tune",
         },

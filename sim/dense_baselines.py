@@ -14,7 +14,7 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.memory import DeviceMemory, shared_block_parameters
+from d2ft_sched.costs.memory import DeviceMemory, trained_shared_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
@@ -69,7 +69,7 @@ def tensor_parallel_step(
 
     times = ExchangeTimes(cluster)
     reduced = all_reduce(times, members, float(workload.activation_bytes.sum()), algorithm)
-    factor_bytes = shape.num_blocks * shared_block_parameters(workload) * workload.parameter_bytes
+    factor_bytes = shape.num_blocks * trained_shared_parameters(workload) * workload.parameter_bytes
     factors = all_reduce(times, members, factor_bytes, algorithm)
     phases = []
     for same in zip(*(a.phases for a in alone), strict=True):

@@ -8,13 +8,14 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.flops import shared_factor_flops, trunk_flops
+from d2ft_sched.costs.flops import shared_factor_flops
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds, work_seconds
 from d2ft_sched.costs.lane_traffic import shared_factor_bytes
-from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
+from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
+from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
@@ -108,21 +109,15 @@ def _trunk_seconds(
     for own in (microbatches[owner == device] for device in np.unique(owner)):
         runs = (schedule[:, own] != Operation.SHORTCUT).any(axis=1)
         running[np.ix_(own, workload.partition.block[runs])] = True
-    trunk = trunk_flops(workload)
-    moved = trunk_bytes_moved(workload, running.sum(axis=1))
     owners = np.unique(owner)
     seconds = np.zeros((2, len(cluster.devices)))
-    for direction, (kind, flops, bytes_moved) in enumerate(
-        (
-            (WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward),
-            (WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward),
-        )
-    ):
-        owned_flops = np.bincount(owner, flops[microbatches])[owners]
-        owned_bytes = np.bincount(owner, bytes_moved[microbatches])[owners]
-        seconds[direction, owners] = work_seconds(
-            cluster.devices, kind, owners, owned_flops, owned_bytes
-        )
+    for piece in trunk_pieces(workload, running.sum(axis=1)):
+        for direction, (kind, flops, bytes_moved) in enumerate(piece.directions):
+            owned_flops = np.bincount(owner, flops[microbatches])[owners]
+            owned_bytes = np.bincount(owner, bytes_moved[microbatches])[owners]
+            seconds[direction, owners] += work_seconds(
+                cluster.devices, kind, owners, owned_flops, owned_bytes
+            )
     return seconds
 
 

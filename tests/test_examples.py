@@ -1,11 +1,19 @@
 """Every script of the gallery runs, says what it found and leaves its files."""
 
+import itertools
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from peft import AutoPeftModelForSequenceClassification
+from PIL import Image
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from typer.testing import CliRunner
 
+from analysis.cli import app
 from analysis.sweeping.sweep_table import load_table
 from d2ft_sched.plan.plan_file import load_plan
 
@@ -43,6 +51,7 @@ def example(tmp_path, capsys):
 
 def test_all_scripts_are_tested_here():
     tested = {"lab_cluster", "how_much_bandwidth", "dp_against_mip", "execute_and_validate"}
+    tested |= {"timm_loop", "trainer_with_lora"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -80,3 +89,56 @@ def test_a_plan_executed_and_validated(example):
     flops = [line for line in printed.splitlines() if line.strip().startswith("FLOPs")]
     assert flops[-1].split("largest error ")[1].startswith("0.0")
     assert (out / "validation.json").exists()
+
+
+def test_a_plan_in_timms_loop(tmp_path, cluster, capsys):
+    rng = np.random.default_rng(0)
+    for split, name in itertools.product(("train", "validation"), "ab"):
+        folder = tmp_path / "data" / split / name
+        folder.mkdir(parents=True)
+        for i in range(9):
+            pixels = rng.integers(256, size=(40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    plan = tmp_path / "plan.json"
+    sizes = ["--microbatches", "4", "--microbatch-size", "2", "--budget-compute", "0.6"]
+    d2ft("plan", "--cluster", cluster, *SMALL, *sizes, "--out", plan)
+    main = runpy.run_path(str(EXAMPLES / "timm_loop.py"))["main"]
+    given = ["--plan", plan, "--data", tmp_path / "data", "--workers", 0, "--out", tmp_path / "out"]
+    main([*SMALL, "--epochs", "2", *map(str, given)])
+    assert "epoch 2: loss" in capsys.readouterr().out
+    assert torch.load(tmp_path / "out" / "model.pt")["head.weight"].shape == (2, 192)
+
+
+def test_a_plan_in_trainer_with_adapters(tmp_path, cluster):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(words))
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=16,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    rows = [
+        f"{' '.join('abcd' if i % 2 else 'efgh')},{'even' if i % 2 else 'odd'}" for i in range(17)
+    ]
+    data, plan = tmp_path / "texts.csv", tmp_path / "plan.json"
+    data.write_text("text,label\n" + "\n".join(rows) + "\n")
+    sizes = ["--num-tokens", "8", "--microbatches", "4", "--microbatch-size", "2"]
+    budget = ["--lora-rank", "2", "--budget-compute", "0.6"]
+    d2ft("plan", "--cluster", cluster, "--model", folder, *sizes, *budget, "--out", plan)
+    main = runpy.run_path(str(EXAMPLES / "trainer_with_lora.py"))["main"]
+    given = ["--plan", plan, "--data", data, "--model", folder, "--out", tmp_path / "out"]
+    main(["--epochs", "2", *map(str, given)])
+    trained = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert any(float(p.abs().sum()) for n, p in trained.named_parameters() if "lora_B" in n)
+
+
+def d2ft(*arguments):
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == 0, result.output

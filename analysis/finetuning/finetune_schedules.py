@@ -12,7 +12,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.plan.plan import Plan
-from d2ft_sched.plan.redrawn import IN_TURNS, chooses, is_redrawable
+from d2ft_sched.plan.redrawn import chooses, is_redrawable
 from d2ft_sched.plan.replanning import (
     HeldLevels,
     ReplanState,
@@ -37,6 +37,7 @@ from runtime.training.schedule_source import (
     Schedules,
     ScoreSeries,
     SolvedSchedules,
+    redrawn_schedules,
 )
 
 INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
@@ -106,17 +107,15 @@ def default_schedule(plan: Plan) -> ScheduleName:
 
 
 def _redrawn_schedules(request: FineTuneRequest) -> RedrawnSchedules:
-    plan = request.plan
-    block = plan.workload.partition.block
-    if not is_redrawable(plan.schedule, block):
+    schedules = redrawn_schedules(request.plan, request.seed)
+    if schedules is None:
         raise InputError(
             "--schedule per-step draws blocks that rest and micro-batches that are left out; this "
             "plan has subnets of a block that differ: take --schedule fixed"
         )
     if request.replan_every is not None:
         raise InputError(REDRAWN_STAYS)
-    policy = "turns" if IN_TURNS in plan.solver.method else "drawn"
-    return RedrawnSchedules(plan.schedule, block, policy, request.seed)
+    return schedules
 
 
 def _check_one_replica(request: FineTuneRequest, ranks: Ranks) -> None:

@@ -54,12 +54,15 @@ class FineTuneResult:
     notes: tuple[str, ...]
 
 
-def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress) -> FineTuneResult:
+def run_finetune(
+    request: FineTuneRequest, out: Path, progress: TerminalProgress, first_note: str = ""
+) -> FineTuneResult:
     """Train; write ``metrics.jsonl``, the plan, checkpoints, ``provenance.json``, and what was
     trained.
 
     Under torchrun every rank calls this and holds its part of the plan; otherwise all subnets are
-    here. SIGINT and SIGTERM let the running step end, and leave a checkpoint.
+    here. SIGINT and SIGTERM let the running step end, and leave a checkpoint. The first note is
+    shown before the first step, when all that may be refused has been looked at.
 
     Raises:
         InputError: the plan is for another model than can be built with these options, the data
@@ -80,7 +83,7 @@ def run_finetune(request: FineTuneRequest, out: Path, progress: TerminalProgress
                 folders.enter_context(alone_in(request.checkpoint_dir, "--checkpoint-dir"))
 
         together(ranks, enter, "the look at the folder")
-        return _run(request, out, ranks, progress)
+        return _run(request, out, ranks, progress, first_note)
 
 
 def _check_folder(out: Path, request: FineTuneRequest) -> None:
@@ -104,7 +107,11 @@ def _check_folder(out: Path, request: FineTuneRequest) -> None:
 
 
 def _run(
-    request: FineTuneRequest, out: Path, ranks: Ranks, progress: TerminalProgress
+    request: FineTuneRequest,
+    out: Path,
+    ranks: Ranks,
+    progress: TerminalProgress,
+    first_note: str,
 ) -> FineTuneResult:
     job = prepare_finetune(request, ranks, progress)
     facts = dict(job.state.provenance)
@@ -121,6 +128,8 @@ def _run(
         return opened
 
     metrics = together(ranks, open_metrics, "the opening of the file of metrics")
+    if first_note:
+        progress.note(first_note)
     policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
     with progress.stage("Fine-tune") as tell:
 

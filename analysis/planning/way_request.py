@@ -7,6 +7,7 @@ from analysis.names.way_names import RestingName, WayName
 from analysis.planning.plan_request import check_target_alone
 from analysis.planning.request import Request
 from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.planning import check_solver
 from d2ft_sched.problem.starved import starved_text
 from sim.target.target_search import parse_target
 from sim.ways.plans import plan_on_ways
@@ -69,6 +70,7 @@ def plan_on_way(
         InputError: a budget and a target, no way fits, or no plan is as fast as the target.
     """
     check_target_alone(request.budget, target_step_time)
+    check_solver(solver)
     stage("searching ways")
     search = search_ways(
         request.workload, request.cluster, kinds=None if way is None else [way.kind]

@@ -28,7 +28,7 @@ from analysis.reporting.report_tables import (
 from analysis.results.run_dir import read_json_object
 from analysis.validating.plans_tried import QUANTITIES
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.shape_file import describe_first_error
+from d2ft_sched.files.schema import describe_first_error
 
 VALIDATION = "validation.json"
 _TITLES = {

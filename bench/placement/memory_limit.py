@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from d2ft_sched.costs.memory import trained_trunk_parameters
+from d2ft_sched.costs.memory import stored_bytes, trained_trunk_parameters
 from d2ft_sched.model.workload import OPTIMIZER_STATES
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import subnet_bytes
@@ -24,8 +24,9 @@ def limit_memory(
     workload = step.workload
     need = subnet_bytes(step, 1.0)
     copies = 1 + OPTIMIZER_STATES[workload.optimizer]
-    trunk_values = workload.shape.trunk_parameters + copies * trained_trunk_parameters(workload)
-    trunk = float(trunk_values * workload.parameter_bytes) / GIGABYTE
+    trained = trained_trunk_parameters(workload)
+    stored = stored_bytes(workload, workload.shape.trunk_parameters, trained)
+    trunk = float(stored + copies * trained * workload.parameter_bytes) / GIGABYTE
     everything = float(workload.activation_bytes.sum()) / GIGABYTE
     stream = float(workload.stream_bytes.sum()) / GIGABYTE
     hidden = 2 * float(workload.tokens.sum()) * workload.element_bytes / GIGABYTE

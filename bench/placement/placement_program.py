@@ -11,9 +11,8 @@ from bench.placement.memory_limit import limit_memory
 from bench.placement.message_terms import all_reduce_term, exchange_term
 from d2ft_sched import InputError
 from d2ft_sched.cluster.compute_curve import WorkKind
-from d2ft_sched.costs.flops import trunk_flops
 from d2ft_sched.costs.memory import trained_trunk_parameters
-from d2ft_sched.costs.memory_traffic import trunk_bytes_moved
+from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.placement_search.dense_step import LANE_KINDS, DenseStep
 
 MAX_COUNTS = 4096
@@ -134,7 +133,7 @@ def _one_hot(program: Any, parts: list[Any], limits: list[int], name: str) -> di
 def _trunk_terms(
     program: Any, step: DenseStep, unit_s: float, owned: dict[tuple[int, int, int], Any]
 ) -> Any:
-    trunk, moved = trunk_flops(step.workload), trunk_bytes_moved(step.workload)
+    pieces = trunk_pieces(step.workload)
     total: Any = 0
     for w, wave in enumerate(step.waves):
         samples, first, number = np.unique(
@@ -147,15 +146,12 @@ def _trunk_terms(
             chosen = _one_hot(program, parts, number.tolist(), f"trunk_{w}_{d}")
             device = step.cluster.devices[step.devices[d]]
             vectors = np.array(list(chosen))
-            for k, (kind, flops, bytes_moved) in enumerate(
-                (
-                    (WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward),
-                    (WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward),
-                )
-            ):
-                seconds = device.seconds(
-                    kind, vectors @ flops[example], vectors @ bytes_moved[example]
-                )
+            for k in range(len(slowest)):
+                seconds = np.zeros(len(vectors))
+                for kind, flops, bytes_moved in (piece.directions[k] for piece in pieces):
+                    seconds += device.seconds(
+                        kind, vectors @ flops[example], vectors @ bytes_moved[example]
+                    )
                 program.add(
                     slowest[k]
                     >= sum(

@@ -41,6 +41,7 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
     """
     tokens = workload.tokens[groups.microbatches]
     needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
+    again = groups.sizes.recomputes[:, None]
     area = groups.has_subnet[:, :, None] & groups.has_microbatch[:, None, :]
     partition, total = workload.partition, 0.0
     for sublayer, (flops_of, units) in enumerate(
@@ -56,14 +57,16 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
             handed_on &= passes.any(axis=1, keepdims=True)
 
         def flops(chosen: np.ndarray, needs_dx: bool) -> SublayerFlops:
-            unit_tokens = np.einsum("nr,nrc,c->", own, chosen, tokens, dtype=float)  # noqa: B023
-            return flops_of(workload, np.ones(()), np.array(unit_tokens), needs_dx)  # noqa: B023
+            unit_tokens = np.einsum("nr,nrc,c->n", own, chosen, tokens, dtype=float)  # noqa: B023
+            one = np.ones_like(unit_tokens)
+            return flops_of(workload, one, unit_tokens, needs_dx, again[:, 0])  # noqa: B023
 
         map_in = flops(handed_on & ~passes, True), flops(handed_on & ~passes, False)
-        total += float(
+        of_each = (
             flops(area & (cells == Operation.SHORTCUT), True).forward
             + flops(back & ~passes, False).backward_input
             + (map_in[0].backward_input - map_in[1].backward_input)
             + flops(area & trains & (cells != Operation.FULL), True).backward_weight
         )
+        total += float(of_each.sum())
     return total

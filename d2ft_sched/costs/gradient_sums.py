@@ -1,10 +1,10 @@
 """Which gradients are summed over which devices in a step, bucket by bucket.
 
 The trunk's are summed over all owners of all replicas, a subnet's over the devices that hold it,
-one of each replica, and those of adapters' factors that a block shares over all devices that hold
-any of its subnets. A subnet that no micro-batch trains is in no sum; one that some replica trains
-is summed over all of them, the others adding zeros. With one replica only trunk and shared factors
-have several holders.
+one of each replica, and those that a block shares (adapters' factors, scales of queries' and keys'
+norms) over all devices that hold any of its subnets. A subnet that no micro-batch trains is in no
+sum; one that some replica trains is summed over all of them, the others adding zeros. With one
+replica only trunk and what is shared have several holders.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.costs.memory import shared_block_parameters, trained_trunk_parameters
+from d2ft_sched.costs.memory import trained_shared_parameters, trained_trunk_parameters
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.replica import Replica
@@ -33,7 +33,8 @@ class GradientSum:
         hidden: hidden units likewise, int ``[num_hidden]``.
         has_trunk: whether what the trunk has of the block is in it: norms, output biases and
             LayerScale, or the embedding, or last norm and classifier.
-        has_shared_factors: whether the factors of adapters that the block shares are.
+        has_shared_factors: whether what the heads and hidden units of the block share is: factors
+            of adapters, or scales of queries' and keys' norms.
         num_values: of all of it.
     """
 
@@ -53,7 +54,7 @@ def trained_trunk_values(workload: Workload) -> np.ndarray:
     shape = workload.shape
     values = np.zeros(shape.num_blocks + 2, dtype=np.int64)
     if workload.lora is not None:
-        values[shape.num_blocks] = shape.classifier_parameters
+        values[shape.num_blocks] = trained_trunk_parameters(workload)
         return values
     values[: shape.num_blocks] = shape.block_trunk_parameters
     values[shape.num_blocks] = shape.end_trunk_parameters
@@ -93,7 +94,7 @@ def _sums_of_block(
         trained = held[trains[held]]
         for subnet, devices in zip(trained.tolist(), holders[:, trained].T.tolist(), strict=True):
             subnets_of.setdefault(tuple(devices), []).append(subnet)
-        if trained.size and shared_block_parameters(workload):
+        if trained.size and trained_shared_parameters(workload):
             shared_by = tuple(np.unique(holders[:, held]).tolist())
     with_trunk = {owners} if trunk_values else set()
     sums = []
@@ -102,7 +103,7 @@ def _sums_of_block(
         heads, hidden = _units(workload, subnets_of.get(members, []))
         num_values = _values(workload, len(heads), len(hidden))
         num_values += trunk_values * has_trunk
-        num_values += shared_block_parameters(workload) * has_shared_factors
+        num_values += trained_shared_parameters(workload) * has_shared_factors
         if len(members) > 1 and num_values:
             sums.append(
                 GradientSum(
@@ -126,4 +127,4 @@ def _values(workload: Workload, num_heads: int, num_hidden: int) -> int:
     shape, lora = workload.shape, workload.lora
     if lora is None:
         return num_heads * shape.head_parameters + num_hidden * shape.hidden_unit_parameters
-    return num_heads * lora.head_parameters(shape) + num_hidden * lora.hidden_unit_parameters
+    return num_heads * lora.head_parameters(shape) + num_hidden * lora.hidden_unit_parameters(shape)

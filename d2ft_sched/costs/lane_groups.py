@@ -22,7 +22,7 @@ from d2ft_sched.schedule.placement import Placement
 MOST_REMEMBERED = 16
 
 _MASK_S = 1e9
-"""What a mask costs where groups stay apart, beside 1 for a group."""
+"""What must not be costs, beside seconds, or 1 for a group where groups stay apart."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class _Sites:
         device, block: int ``[S]``.
         rows: subnets of each, in order, -1 beyond the last, int ``[S, R]``.
         heads, hidden: of them, 0 beyond the last, int ``[S, R]``.
+        recomputes: whether the device runs forward again in backward, bool ``[S]``.
     """
 
     device: np.ndarray
@@ -40,6 +41,7 @@ class _Sites:
     rows: np.ndarray
     heads: np.ndarray
     hidden: np.ndarray
+    recomputes: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +162,16 @@ def _remembered(
     )
     runs = (operations != Operation.SHORTCUT).any(axis=(1, 2))
     sites = _Sites(*(values[runs] for values in vars(sites).values()))
-    price = _price(workload, sites, schedule, microbatches, devices)
     if not runs.any():
         empty = np.zeros((0, *operations.shape[1:]), dtype=np.int8)
         return _groups(workload, sites, microbatches, _no_cut(empty))
-    return _groups(workload, sites, microbatches, cheapest_cut(operations[runs], price))
+    operations = operations[runs]
+    owned = np.array(placement.owner)[microbatches] == sites.device[:, None]
+    has_gradient = np.asarray(runs_backward(operations).any(axis=1))
+    has_gradient |= owned & (owned & has_gradient).any(axis=1, keepdims=True)
+    price = _price(workload, sites, schedule, microbatches, has_gradient, devices)
+    cut = cheapest_cut(operations, sites.rows >= 0, owned, price)
+    return _groups(workload, sites, microbatches, cut)
 
 
 def _sites(workload: Workload, placement: Placement, subnets: np.ndarray) -> _Sites:
@@ -182,6 +189,7 @@ def _sites(workload: Workload, placement: Placement, subnets: np.ndarray) -> _Si
         rows,
         np.where(rows < 0, 0, partition.heads[rows]),
         np.where(rows < 0, 0, partition.hidden[rows]),
+        placement.recomputes[numbers // partition.num_blocks],
     )
 
 
@@ -190,22 +198,29 @@ def _price(
     sites: _Sites,
     schedule: np.ndarray,
     microbatches: np.ndarray,
+    has_gradient: np.ndarray,
     devices: Sequence[Device | None],
 ) -> Price:
+    """Of rectangles that can run: backward has gradients of micro-batches that are `has_gradient`,
+    bool ``[S, C]``, alone; what others send is what the schedule asks for."""
     tokens = workload.tokens[microbatches]
     needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
     stays_apart = np.array([device is None for device in devices])
     known = [device for device in devices if device is not None]
     known_index = np.cumsum(~stays_apart) - 1
+    # What a core trains gets gradients from all that passes one on.
+    in_core = workload.shape.query_key_norm
 
     def price(
         which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Rectangles
     ) -> np.ndarray:
         apart = stays_apart[sites.device[which]]
         seconds = np.where(made.is_masked, _MASK_S, 1.0)
+        lacks = (columns & ~has_gradient[which][:, None]).any(axis=2) & made.runs_backward
+        never = lacks | (in_core & made.mixes_rest)
         merges = ~apart
         if not merges.any():
-            return seconds
+            return seconds + np.where(never, _MASK_S, 0.0)
         own = which[merges]
         sizes = _sizes(
             sites,
@@ -226,7 +241,7 @@ def _price(
         needed = np.repeat(needs_dx[sites.block[own]], shape[1], axis=0).T
         of_each = lane_seconds(workload, known, flat, needed, is_trial=True)
         seconds[merges] = of_each.sum(axis=(0, 1)).reshape(shape)
-        return seconds
+        return seconds + np.where(never, _MASK_S, 0.0)
 
     return price
 
@@ -255,6 +270,7 @@ def _sizes(
         runs_backward=runs_backward,
         trains=trains,
         is_masked=is_masked,
+        recomputes=np.broadcast_to(sites.recomputes[which][:, None], heads.shape),
         num_runs=_num_runs(microbatches),
         is_copied=np.stack(
             [

@@ -37,6 +37,7 @@ class LaneSizes:
         runs_backward: FULL or REST is among their operations.
         trains: FULL is.
         is_masked: not all cells of the rectangle have one operation.
+        recomputes: forward runs again in backward.
         num_runs: of neighbours that their micro-batches are in the wave.
         is_copied: attention's, then MLP's weights are copied together for them, bool
             ``[2, num_groups]``.
@@ -49,6 +50,7 @@ class LaneSizes:
     runs_backward: np.ndarray
     trains: np.ndarray
     is_masked: np.ndarray
+    recomputes: np.ndarray
     num_runs: np.ndarray
     is_copied: np.ndarray
 
@@ -72,7 +74,9 @@ def lane_seconds(
         is_trial: whether groups are only tried, so that no size is warned of.
     """
     needed = np.broadcast_to(np.asarray(needs_dx), (2, len(sizes.device)))
-    moved = lane_bytes_of(workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.trains)
+    moved = lane_bytes_of(
+        workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.trains, sizes.recomputes
+    )
     copied = copied_bytes_of(workload, sizes.heads, sizes.hidden, sizes.trains, sizes.is_copied)
     masks = mask_bytes_of(workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.is_masked)
     kernels = _kernels_besides(sizes)
@@ -82,7 +86,7 @@ def lane_seconds(
     )
     seconds = np.zeros((2, 2, len(sizes.device)))
     for sublayer, (flops_of, units, bytes_moved) in enumerate(of_sublayer):
-        flops = flops_of(workload, units, sizes.tokens, needed[sublayer])
+        flops = flops_of(workload, units, sizes.tokens, needed[sublayer], sizes.recomputes)
         of_direction = flops.forward, flops.backward_input + flops.backward_weight * sizes.trains
         for direction in (FORWARD, BACKWARD):
             runs = np.where(direction == FORWARD, True, sizes.runs_backward)
@@ -103,13 +107,14 @@ def _kernels_besides(sizes: LaneSizes) -> np.ndarray:
     """Kernels that copies, masks, and each further run of micro-batches start, float
     ``[2 directions, 2 sub-layers, num_groups]``.
 
-    A copy is one kernel for the rows and one for the columns, in either direction, and dW is added
-    to three parts of the rows and one of the columns. There is one mask forward and there are two
-    backward. A further run is a product more for each map forward, and two for each backward.
+    A copy is one kernel for the rows and one for the columns, in either direction, and dW and the
+    gradient of the bias are written part by part, with zeros where no group writes. There is one
+    mask forward and there are two backward. A further run is a product more for each map forward,
+    and two for each backward.
     """
     forward = 2 * sizes.is_copied + sizes.is_masked + 2 * (sizes.num_runs - 1)
     backward = (
-        (2 + 4 * sizes.trains) * sizes.is_copied + 2 * sizes.is_masked + 4 * (sizes.num_runs - 1)
+        (2 + 10 * sizes.trains) * sizes.is_copied + 2 * sizes.is_masked + 4 * (sizes.num_runs - 1)
     )
     return np.stack([forward, backward])
 

@@ -7,6 +7,20 @@ import numpy as np
 
 from d2ft_sched.model.workload import Workload
 
+NORM_FORWARD_PASSES = {"layer": 2, "rms": 7}
+"""LayerNorm is one kernel (1 read, 1 write). RMS norms are run as operators of their own: square (1
+read, 1 write), mean (1 read), product with its inverse root, and with the scale (1 read, 1 write
+each)."""
+
+NORM_BACKWARD_PASSES = {"layer": 3, "rms": 14}
+"""LayerNorm: 2 reads, 1 write. RMS norms: scale (1 read, 1 write), the product's both factors (1
+read, 1 write, and 2 reads, 1 write, 1 read), mean (1 write), square (2 reads, 1 write), their sum
+(2 reads, 1 write)."""
+
+ROTARY_PASSES = 10
+"""Over queries and keys that are turned, in either direction: half of them negated and joined (2
+reads, 2 writes), two products and their sum (4 reads, 2 writes)."""
+
 
 @dataclass(frozen=True)
 class LaneBytes:
@@ -24,46 +38,74 @@ def lane_bytes_of(
     hidden: np.ndarray,
     tokens: np.ndarray,
     trains: np.ndarray | bool = True,
+    recomputes: np.ndarray | bool = False,
 ) -> LaneBytes:
     """Bytes of groups of so many heads and hidden units on so many tokens; arrays that broadcast.
 
-    Where they do not train, backward has dX only.
+    Where they do not train, backward has dX only; where they recompute it has forward's map in and
+    what follows once more.
 
     A group is one slice of the weights on one batch: whatever subnets and micro-batches it merges,
     it reads activations and weights once. So it moves less than its parts would apart, and the same
     however the model is cut.
     """
     shape = workload.shape
-    channels = heads * shape.head_dim
+    rows, columns = heads * shape.head_rows, heads * shape.head_columns
+    turned = heads * (shape.queries_per_head + 1) * shape.head_dim
+    hidden_rows = hidden * shape.hidden_rows
     attention_activation = 1.0 * tokens * shape.width * (heads > 0)
     mlp_activation = 1.0 * tokens * shape.width * (hidden > 0)
-    attention_weights = 4.0 * shape.width * channels * (tokens > 0)
-    mlp_weights = 2.0 * shape.width * hidden * (tokens > 0)
+    attention_weights = 1.0 * shape.width * (rows + columns) * (tokens > 0)
+    mlp_weights = 1.0 * shape.width * (hidden_rows + hidden) * (tokens > 0)
     # forward: read x, read and write the result; backward: read the gradient once for dX and read
     # and write dX, read the gradient and x once for dW; weights are read once forward, once
     # backward, and dW read and written where they train. With adapters only factors do, which are
-    # read and written beside the weights. Of channels and hidden units dW and the bias read those
-    # of the result and, twice, gradients of what was projected.
+    # read and written beside the weights. Of channels and hidden units dW reads those of the result
+    # and gradients of what was projected, and the bias these once more. What is turned or normed
+    # between the products is read and written by every operator of its own.
     rank = 0 if workload.lora is None else workload.lora.rank
     trained = np.where(trains, 1.0, 0.0)
     passes = 1 + (2 * trained if workload.lora is None else 0 * trained)
     of_factors = 1 + 2 * trained
     attention_factors = attention_weights / shape.width * rank
     mlp_factors = mlp_weights / shape.width * rank
+    turns = ROTARY_PASSES * int(shape.rotary)
+    norms = NORM_FORWARD_PASSES["rms"] * int(shape.query_key_norm)
+    norms_back = NORM_BACKWARD_PASSES["rms"] * int(shape.query_key_norm)
+    gate, gate_back = (2, 4) if shape.gated_mlp else (0, 0)
+    attention_again = np.where(recomputes, 1.0, 0.0) * (
+        attention_activation
+        + tokens * (2.0 * rows + columns)
+        + (turns + norms) * tokens * turned
+        + attention_weights * shape.head_rows / (shape.head_rows + shape.head_columns)
+    )
+    mlp_again = np.where(recomputes, 1.0, 0.0) * (
+        mlp_activation
+        + tokens * ((1.0 + gate) * hidden + 2.0 * hidden_rows)
+        + mlp_weights * shape.hidden_rows / (shape.hidden_rows + 1)
+    )
     elements = LaneBytes(
         attention_forward=3.0 * attention_activation
-        + 8.0 * tokens * channels
+        + 2.0 * tokens * (rows + columns)
+        + (turns + norms) * tokens * turned
         + attention_weights
         + attention_factors,
         attention_backward=(3 + 2 * trained) * attention_activation
-        + (13 + 7 * trained) * tokens * channels
+        + tokens * ((4 + trained) * columns + (3 + (1 + shape.qkv_bias) * trained) * rows)
+        + (turns + norms_back) * tokens * turned
         + passes * attention_weights
-        + of_factors * attention_factors,
-        mlp_forward=3.0 * mlp_activation + 4.0 * tokens * hidden + mlp_weights + mlp_factors,
+        + of_factors * attention_factors
+        + attention_again,
+        mlp_forward=3.0 * mlp_activation
+        + tokens * ((2.0 + gate) * hidden + 2.0 * hidden_rows)
+        + mlp_weights
+        + mlp_factors,
         mlp_backward=(3 + 2 * trained) * mlp_activation
-        + (5 + 3 * trained) * tokens * hidden
+        + tokens
+        * ((2 + gate_back + trained) * hidden + (3 + (1 + shape.mlp_bias) * trained) * hidden_rows)
         + passes * mlp_weights
-        + of_factors * mlp_factors,
+        + of_factors * mlp_factors
+        + mlp_again,
     )
     size = workload.element_bytes
     return LaneBytes(
@@ -96,7 +138,8 @@ def copied_bytes_of(
         float ``[2 directions, 2 sub-layers, num_groups]``.
     """
     shape = workload.shape
-    weights = np.stack([4.0 * shape.head_dim * heads, 2.0 * hidden]) * shape.width * is_copied
+    of_head, of_hidden = shape.head_rows + shape.head_columns, shape.hidden_rows + 1.0
+    weights = np.stack([of_head * heads, of_hidden * hidden]) * shape.width * is_copied
     if workload.lora is not None:
         trains = np.zeros_like(trains)
     return np.stack([2 * weights, (2 + 4.0 * trains) * weights]) * workload.element_bytes
@@ -111,7 +154,7 @@ def mask_bytes_of(
 ) -> np.ndarray:
     """Bytes moved to mask results in forward, and them and their gradients in backward; float
     ``[2 directions, 2 sub-layers, num_groups]``."""
-    results = np.stack([heads * workload.shape.head_dim, hidden]) * tokens * is_masked
+    results = np.stack([heads * workload.shape.head_columns, hidden]) * tokens * is_masked
     return np.stack([2.0 * results, 4.0 * results]) * workload.element_bytes
 
 

@@ -3,24 +3,32 @@
 Parameters and optimizer state stay. Activations are kept in forward and freed block by block in
 backward, while the gradients of the blocks passed appear; the peak is the fullest moment of that,
 or the parameter update, when all gradients are there. What a device holds of a block's subnets has
-its gradients together, none where all of them rest.
+its gradients together, none where all of them rest; where some do, the update of the block keeps a
+copy of these and of what the optimizer keeps for them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.activation_memory import (
     kept_by_groups,
     kept_per_block,
+    norm_kept_bytes,
     workspace_per_block,
 )
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.vocabulary_head import (
+    embedding_again,
+    head_gradient_values,
+    head_workspace_bytes,
+)
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
@@ -38,7 +46,8 @@ class DeviceMemory:
         inputs: the images of the micro-batches owned.
         gradients: of all parameters held that train in the step, as they stand after backward.
         activations: kept for backward at the end of the fullest wave's forward pass.
-        workspace: what the fullest block needs besides, in forward or backward.
+        workspace: what the fullest block, or the head over a vocabulary, needs besides, in forward
+            or backward.
         exchange_buffers: messages on their way, at the fullest dispatch or combine.
         total: the peak; less than the sum, for gradients appear while activations are freed.
     """
@@ -84,7 +93,7 @@ def memory_besides_operations(
     """Bytes besides what operations keep, at their most, float ``[num_devices]``.
 
     Whatever the schedule, its peak is at most this and `operation_activation_bytes` of its fullest
-    wave; where the dense step fits, any schedule does.
+    wave; where this and the dense step fit, any schedule does.
     """
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     every = trains_in_step(dense)
@@ -119,19 +128,22 @@ def _memory(
 ) -> DeviceMemory:
     """As `device_memory`; or where operations keep nothing and any group may be FORWARD_ONLY."""
     size = workload.parameter_bytes
-    parameters = device_parameters(workload, placement) * size
-    optimizer_state = (
-        trained_device_parameters(workload, placement) * size * OPTIMIZER_STATES[workload.optimizer]
-    )
+    trained = trained_device_parameters(workload, placement)
+    parameters = stored_bytes(workload, device_parameters(workload, placement), trained)
+    optimizer_state = trained * size * OPTIMIZER_STATES[workload.optimizer]
     inputs = _input_bytes(workload, placement, running_microbatches(schedule))
     block_gradients = _block_gradient_bytes(workload, placement, trains)
     trunk_gradients = on_owners(placement, trained_trunk_parameters(workload) * size)
     gradients = block_gradients.sum(axis=0) + trunk_gradients
+    head_gradient = on_owners(placement, head_gradient_values(workload) * size)
+    made_again = on_owners(placement, embedding_again(workload) * size)
 
     activations = np.zeros(placement.num_devices)
     workspace = np.zeros(placement.num_devices)
     exchange_buffers = np.zeros(placement.num_devices)
-    largest = gradients.copy()
+    resting = np.ones_like(trains) if besides_operations else ~trains
+    copies = _copies_in_update(workload, placement, trains, resting)
+    largest = gradients + np.maximum(made_again, copies)
     gradients_before = np.zeros_like(block_gradients)
     for wave, microbatches in enumerate(schedule_waves(schedule, num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
@@ -145,19 +157,27 @@ def _memory(
         kept_up_to = np.cumsum(kept, axis=0)
         stream = owned_sum(placement, microbatches, workload.stream_bytes)
         last_norm = workload.shape.norm_first and (workload.lora is None or gradients_made.any())
-        at_ends = (1 + int(last_norm)) * stream  # at the embedding, and in a last norm
-        forward, backward = workspace_per_block(workload, placement, groups, stream)
+        at_ends = stream + last_norm * norm_kept_bytes(workload, placement, microbatches)
+        head = np.zeros(placement.num_devices)
+        if workload.shape.vocabulary_size:
+            at_ends = at_ends + stream  # the gradient of the head's input
+            head = head_workspace_bytes(
+                workload, owned_sum(placement, microbatches, workload.tokens)
+            )
+        forward, backward = workspace_per_block(workload, placement, groups, stream, microbatches)
         if besides_operations:
             forward = np.maximum(forward, backward)
 
         before = gradients_before.sum(axis=0) + (trunk_gradients if wave > 0 else 0)
         in_forward = before + (kept_up_to + forward).max(axis=0)
+        in_head = before + at_ends + kept_up_to[-1] + head + head_gradient
+        first = head_gradient if wave == 0 else np.zeros_like(head_gradient)
         new = np.where(gradients_before > 0, 0, gradients_made)
         in_addition = np.cumsum(new[::-1], axis=0)[::-1] + (gradients_made - new)
-        in_backward = before + at_ends + (kept_up_to + backward + in_addition).max(axis=0)
-        largest = np.maximum(largest, np.maximum(in_forward, in_backward))
+        in_backward = before + at_ends + first + (kept_up_to + backward + in_addition).max(axis=0)
+        largest = np.max([largest, in_forward, in_head, in_backward], axis=0)
         activations = np.maximum(activations, kept_up_to[-1] + at_ends)
-        workspace = np.maximum(workspace, np.maximum(forward, backward).max(axis=0))
+        workspace = np.max([workspace, head, np.maximum(forward, backward).max(axis=0)], axis=0)
         exchange_buffers = np.maximum(exchange_buffers, _exchange_buffers(exchange))
         gradients_before = np.maximum(gradients_before, gradients_made)
     return DeviceMemory(
@@ -185,26 +205,45 @@ def trained_subnet_parameters(workload: Workload) -> np.ndarray:
         return subnet_parameters(workload)
     shape, partition, lora = workload.shape, workload.partition, workload.lora
     return partition.heads * lora.head_parameters(shape) + partition.hidden * (
-        lora.hidden_unit_parameters
+        lora.hidden_unit_parameters(shape)
     )
 
 
 def shared_block_parameters(workload: Workload) -> int:
-    """Factors of adapters that every device with a subnet of a block holds; they train."""
-    return 0 if workload.lora is None else workload.lora.shared_parameters(workload.shape)
+    """What every device with a subnet of a block holds besides: scales of queries' and keys' norms,
+    factors of adapters."""
+    lora = workload.lora
+    factors = 0 if lora is None else lora.shared_parameters(workload.shape)
+    return workload.shape.shared_parameters + factors
+
+
+def trained_shared_parameters(workload: Workload) -> int:
+    """Those of them that train: the factors of adapters where there are such."""
+    if workload.lora is None:
+        return shared_block_parameters(workload)
+    return workload.lora.shared_parameters(workload.shape)
 
 
 def trained_trunk_parameters(workload: Workload) -> int:
-    """The trunk's parameters that train: all of them, or the classifier's."""
+    """The trunk's parameters that train: all of them, or the classifier's, if that does."""
     shape = workload.shape
-    return shape.trunk_parameters if workload.lora is None else shape.classifier_parameters
+    if workload.lora is None:
+        return shape.trunk_parameters
+    return shape.classifier_parameters if workload.head_trains else 0
 
 
 def trained_parameters(workload: Workload) -> int:
     """All parameters that train, each counted once."""
     in_blocks = int(trained_subnet_parameters(workload).sum())
-    in_blocks += workload.shape.num_blocks * shared_block_parameters(workload)
+    in_blocks += workload.shape.num_blocks * trained_shared_parameters(workload)
     return in_blocks + trained_trunk_parameters(workload)
+
+
+def stored_bytes(workload: Workload, parameters: ArrayLike, trained: ArrayLike) -> np.ndarray:
+    """Bytes of so many parameters of which so many train, arrays of one shape."""
+    training = np.asarray(trained)
+    frozen = np.asarray(parameters) - training
+    return np.asarray(frozen * workload.frozen_bytes + training * workload.parameter_bytes)
 
 
 def device_parameters(workload: Workload, placement: Placement) -> np.ndarray:
@@ -234,7 +273,7 @@ def _shared_factors_held(
     blocks in which any subnet does."""
     block_trains = np.zeros((workload.shape.num_blocks, 1), dtype=bool)
     block_trains[workload.partition.block[trains]] = True
-    shared = shared_block_parameters(workload)
+    shared = trained_shared_parameters(workload)
     return (held_by_any(workload, placement) & block_trains) * shared
 
 
@@ -247,6 +286,17 @@ def _block_gradient_bytes(
     held *= held_by_any(workload, placement, trains)
     held += _shared_factors_held(workload, placement, trains)
     return held * workload.parameter_bytes
+
+
+def _copies_in_update(
+    workload: Workload, placement: Placement, trains: np.ndarray, resting: np.ndarray
+) -> np.ndarray:
+    """Of what rests in blocks of which a device trains a part, in the fullest of them, float
+    ``[num_devices]``; what rests is bool ``[num_subnets]`` like what trains."""
+    rests = held_sum(workload, placement, trained_subnet_parameters(workload) * resting)
+    rests *= held_by_any(workload, placement, trains)
+    copies = 1 + OPTIMIZER_STATES[workload.optimizer]
+    return rests.max(axis=0) * workload.parameter_bytes * copies
 
 
 def _input_bytes(workload: Workload, placement: Placement, running: np.ndarray) -> np.ndarray:

@@ -9,30 +9,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from d2ft_sched.costs.lane_traffic import NORM_BACKWARD_PASSES, NORM_FORWARD_PASSES
 from d2ft_sched.costs.memory import trained_device_parameters
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.placement import Placement
 
-TRUNK_FORWARD_PASSES = 12
-"""Passes over ``[tokens, width]`` per block: in both sub-layers the norm reads and writes, the
-branch starts from its bias (1 write), the residual sum reads two and writes one."""
+BRANCH_FORWARD_PASSES = 8
+"""Passes over ``[tokens, width]`` per block besides its norms: in both sub-layers the branch starts
+from its bias, or zeros (1 write), the residual sum reads two and writes one."""
 
-TRUNK_BACKWARD_PASSES = 16
-"""In both sub-layers: norm (2 reads, 1 write), sum of the two paths' gradients (2 reads, 1 write),
-output bias (1 read), zeros where no group writes (1 write)."""
+BRANCH_BACKWARD_PASSES = 8
+"""In both sub-layers: sum of the two paths' gradients (2 reads, 1 write), zeros where no group
+writes (1 write)."""
+
+BIAS_BACKWARD_PASSES = 2
+"""Output bias (1 read), in both sub-layers, whether anything runs or not; nothing where only
+adapters train."""
 
 IDLE_FORWARD_PASSES = 4
 """Per block without an operation: in both sub-layers the output bias is added (1 read, 1 write)."""
 
-IDLE_BACKWARD_PASSES = 2
-"""There: output bias (1 read), in both sub-layers."""
+EMBEDDING_FORWARD_PASSES, EMBEDDING_BACKWARD_PASSES = 4, 3
+"""Embedding and position, without the norm that there is besides; backward only if they train."""
 
-EMBEDDING_PASSES = 6
-"""Embedding, position and last norm, in either direction."""
+RMS_SCALE_PASSES = 4
+"""The gradient of an RMS norm's scale: 2 reads, 1 write, 1 read."""
 
-NORM_PASSES = 3
-"""The last norm's backward (2 reads, 1 write), all that is left of them where only adapters train;
-nor is the gradient read for output biases then."""
+RMS_CAST_PASSES = 4
+"""Over a stream that is not in float32, in either direction, from it and back."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,26 @@ def trunk_bytes_moved(workload: Workload, num_running: np.ndarray | None = None)
     if num_running is not None and shape.norm_first:
         running = num_running
     idle = shape.num_blocks - running
-    stream = workload.stream_bytes.astype(float)
+    stream, normed = workload.stream_bytes.astype(float), workload.norm_bytes.astype(float)
     image_elements = shape.embed_flops / (2 * shape.width)
     image = workload.samples * image_elements * workload.parameter_bytes
-    forward = TRUNK_FORWARD_PASSES * running + IDLE_FORWARD_PASSES * idle + EMBEDDING_PASSES
-    if workload.lora is not None:
-        backward = (TRUNK_BACKWARD_PASSES - 2) * running + NORM_PASSES
-        return TrunkBytes(stream * forward + image, stream * backward)
-    backward = TRUNK_BACKWARD_PASSES * running + IDLE_BACKWARD_PASSES * idle + EMBEDDING_PASSES
-    return TrunkBytes(stream * forward + image, stream * backward + image)
+    trains, is_rms = workload.lora is None, shape.norm == "rms"
+    norms = 2 * running + 1
+    of_scale = RMS_SCALE_PASSES if trains and is_rms else 0
+    casts = RMS_CAST_PASSES * norms * (is_rms and bool((normed > stream).any()))
+    forward = BRANCH_FORWARD_PASSES * running + EMBEDDING_FORWARD_PASSES + casts
+    backward = BRANCH_BACKWARD_PASSES * running + casts
+    if shape.output_bias:
+        forward = forward + IDLE_FORWARD_PASSES * idle
+        backward = backward + BIAS_BACKWARD_PASSES * shape.num_blocks * trains
+    if trains:
+        backward = backward + EMBEDDING_BACKWARD_PASSES
+    return TrunkBytes(
+        stream * forward + normed * NORM_FORWARD_PASSES[shape.norm] * norms + image,
+        stream * backward
+        + normed * (NORM_BACKWARD_PASSES[shape.norm] + of_scale) * norms
+        + image * trains,
+    )
 
 
 def optimizer_bytes_moved(

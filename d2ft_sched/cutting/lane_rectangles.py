@@ -23,10 +23,12 @@ class Rectangles:
 
     Attributes:
         others: of the other axis, bool ``[S, K, other]``.
-        items: of the sets, those with a cell in it, and in the first tier those of which nothing
-            runs at all if they are kept, so that the others may be neighbours, bool ``[S, K, items]``.
+        items: of the sets, those with a cell in it, and in the first tier, if they are kept, those
+            of which nothing runs at all, so that the others may be neighbours; bool
+            ``[S, K, items]``.
         runs_backward, trains: FULL or REST, and FULL, is among its cells, bool ``[S, K]``.
         is_masked: not all cells have one operation, bool ``[S, K]``.
+        mixes_rest: REST is beside FULL, bool ``[S, K]``.
     """
 
     others: np.ndarray
@@ -34,10 +36,11 @@ class Rectangles:
     runs_backward: np.ndarray
     trains: np.ndarray
     is_masked: np.ndarray
+    mixes_rest: np.ndarray
 
 
 def rectangles(
-    cells: np.ndarray, sets: np.ndarray, tiers: Tiers, *, fill: bool
+    cells: np.ndarray, sets: np.ndarray, tiers: Tiers, fills: np.ndarray
 ) -> Iterator[Rectangles]:
     """Every tier of all sets.
 
@@ -45,7 +48,8 @@ def rectangles(
         cells: operations, int8 ``[S, other, items]``.
         sets: bool ``[S, K, items]``.
         tiers: which operations open which.
-        fill: whether the first tier keeps items of the set of which nothing runs.
+        fills: which items of a set the first tier keeps though nothing of them runs, bool
+            ``[S, items]``.
     """
     of_operation = {
         operation: (cells == operation).astype(np.float32)
@@ -54,7 +58,7 @@ def rectangles(
     chosen = sets.astype(np.float32)
     covered = np.zeros((*sets.shape[:2], cells.shape[1]), dtype=bool)
     active = (cells != Operation.SHORTCUT).astype(np.float32)
-    fills = fill & ~(cells != Operation.SHORTCUT).any(axis=1)[:, None]
+    fills = (fills & (cells == Operation.SHORTCUT).all(axis=1))[:, None]
     for tier in tiers:
         opens = np.isin(cells, tier).astype(np.float32)
         others = (chosen @ opens.transpose(0, 2, 1) > 0) & ~covered
@@ -75,7 +79,25 @@ def rectangles(
             trains | (number[Operation.REST] > 0),
             trains,
             np.max(list(number.values()), axis=0) < size,
+            trains & (number[Operation.REST] > 0),
         )
+
+
+def whole_rectangle(cells: np.ndarray, others: np.ndarray, items: np.ndarray) -> Rectangles:
+    """One rectangle of each site, whatever runs in it: ``[S, 1, other]`` and ``[S, 1, items]``."""
+    full, rest, forward_only = (
+        (cells == operation).sum(axis=(1, 2))[:, None]
+        for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
+    )
+    size = others.sum(axis=2) * items.sum(axis=2)
+    return Rectangles(
+        others,
+        items,
+        full + rest > 0,
+        full > 0,
+        np.max([full, rest, forward_only], axis=0) < size,
+        (full > 0) & (rest > 0),
+    )
 
 
 def tierings(present: Sequence[Operation]) -> list[Tiers]:

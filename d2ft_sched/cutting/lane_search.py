@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.cutting.exact_covers import MOST_EXACT, candidate_sets, cheapest_cover
-from d2ft_sched.cutting.lane_rectangles import Rectangles, Tiers, rectangles, tierings
+from d2ft_sched.cutting.lane_rectangles import (
+    Rectangles,
+    Tiers,
+    rectangles,
+    tierings,
+    whole_rectangle,
+)
 from d2ft_sched.schedule.operations import Operation
 
 MOST_VALUES = 2**22
@@ -55,11 +61,15 @@ class Cut:
         )
 
 
-def cheapest_cut(cells: np.ndarray, price: Price) -> Cut:
+def cheapest_cut(
+    cells: np.ndarray, subnets: np.ndarray, microbatches: np.ndarray, price: Price
+) -> Cut:
     """Cut the cells of every site.
 
     Args:
         cells: operations, int8 ``[S, R, C]``; each site has some that run.
+        subnets, microbatches: that a site may compute though nothing of them runs, bool ``[S, R]``
+            and ``[S, C]``.
         price: of rectangles.
     """
     is_one = _are_one_rectangle(cells)
@@ -70,7 +80,7 @@ def cheapest_cut(cells: np.ndarray, price: Price) -> Cut:
     step = max(1, MOST_VALUES // (_num_sets(cells) * max(1, sum(cells.shape[1:]))))
     for start in range(0, len(left), step):
         sites = left[start : start + step]
-        cut = cut.joined(_cut_part(cells[sites], sites, price))
+        cut = cut.joined(_cut_part(cells[sites], subnets[sites], microbatches[sites], sites, price))
     return cut.select(np.argsort(cut.site, kind="stable"))
 
 
@@ -88,27 +98,49 @@ def _num_sets(cells: np.ndarray) -> int:
     return max(len(candidate_sets(n)) for n in cells.shape[1:])
 
 
-def _cut_part(cells: np.ndarray, sites: np.ndarray, price: Price) -> Cut:
+def _cut_part(
+    cells: np.ndarray,
+    subnets: np.ndarray,
+    microbatches: np.ndarray,
+    sites: np.ndarray,
+    price: Price,
+) -> Cut:
     """Of some sites; `cells` are theirs alone, `sites` their numbers."""
     present = [
         operation
         for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
         if (cells == operation).any()
     ]
-    best: Cut | None = None
+    best = _whole(cells, subnets, microbatches, sites, price)
     for ways in _ways_together(present):
         for by_subnet in (False, True):
-            cut = _cut_along(cells, sites, ways, by_subnet, price)
+            cut = _cut_along(cells, microbatches, sites, ways, by_subnet, price)
             left = _left_over(cells, sites, cut)
             if (left != Operation.SHORTCUT).any():
                 again = [
-                    _cut_along(left, sites, [((Operation.FORWARD_ONLY,),)], side, price)
+                    _cut_along(
+                        left, microbatches, sites, [((Operation.FORWARD_ONLY,),)], side, price
+                    )
                     for side in (False, True)
                 ]
                 cut = cut.joined(_cheaper(again[0], again[1], sites))
-            best = cut if best is None else _cheaper(best, cut, sites)
-    assert best is not None
+            best = _cheaper(best, cut, sites)
     return best
+
+
+def _whole(
+    cells: np.ndarray,
+    subnets: np.ndarray,
+    microbatches: np.ndarray,
+    sites: np.ndarray,
+    price: Price,
+) -> Cut:
+    """All that a site can compute as one rectangle: the dense step with masks."""
+    active = cells != Operation.SHORTCUT
+    rows, columns = subnets | active.any(axis=2), microbatches | active.any(axis=1)
+    made = whole_rectangle(cells, rows[:, None], columns[:, None])
+    seconds = price(sites, rows[:, None], columns[:, None], made)[:, 0]
+    return Cut(sites, rows, columns, cells, seconds)
 
 
 def _ways_together(present: list[Operation]) -> list[list[Tiers]]:
@@ -119,9 +151,14 @@ def _ways_together(present: list[Operation]) -> list[list[Tiers]]:
 
 
 def _cut_along(
-    cells: np.ndarray, sites: np.ndarray, ways: list[Tiers], by_subnet: bool, price: Price
+    cells: np.ndarray,
+    microbatches: np.ndarray,
+    sites: np.ndarray,
+    ways: list[Tiers],
+    by_subnet: bool,
+    price: Price,
 ) -> Cut:
-    """The cheapest cut along one axis."""
+    """The cheapest cut along one axis; along micro-batches, sets may take in idle ones."""
     turned = cells.transpose(0, 2, 1) if by_subnet else cells
     num_items = turned.shape[2]
     order = _alike_together(turned)
@@ -129,6 +166,9 @@ def _cut_along(
     sets = candidate_sets(num_items)
     members = np.broadcast_to(sets, (len(sites), *sets.shape))
     back = np.argsort(order, axis=1)
+    fills = np.zeros_like(order, dtype=bool)
+    if not by_subnet:
+        fills = np.take_along_axis(microbatches, order, axis=1)
 
     def unordered(items: np.ndarray, which: np.ndarray) -> np.ndarray:
         return np.take_along_axis(items, back[which][:, None, :], axis=2)
@@ -137,7 +177,7 @@ def _cut_along(
         which: np.ndarray, sets_of: np.ndarray, tiers: Tiers
     ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
         """Each tier of sets ``[n, K, items]`` of sites, with prices ``[n, K]``."""
-        for tier in rectangles(ordered[which], sets_of, tiers, fill=not by_subnet):
+        for tier in rectangles(ordered[which], sets_of, tiers, fills[which]):
             items = unordered(tier.items, which)
             both = (items, tier.others) if by_subnet else (tier.others, items)
             seconds = price(sites[which], *both, tier)
@@ -152,9 +192,9 @@ def _cut_along(
     for number, way in enumerate(ways):
         own = way_of == number
         of_site = which[own]
-        for (subnets, microbatches), seconds in priced(of_site, sets[index[own]][:, None], way):
-            used = subnets.any(axis=(1, 2))
-            rows, columns, at = subnets[used, 0], microbatches[used, 0], of_site[used]
+        for (rows, columns), seconds in priced(of_site, sets[index[own]][:, None], way):
+            used = rows.any(axis=(1, 2))
+            rows, columns, at = rows[used, 0], columns[used, 0], of_site[used]
             inside = np.where(rows[:, :, None] & columns[:, None, :], cells[at], 0).astype(np.int8)
             parts.append(Cut(sites[at], rows, columns, inside, seconds[used, 0]))
     cut = parts[0]

@@ -90,6 +90,18 @@ def _describe(error: ValidationError, where: str, schema: type[StrictModel]) -> 
     return f"{field} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
 
 
+def describe_first_error(error: ValidationError) -> str:
+    """One line for the first of pydantic's findings: field, value and what would be right."""
+    first = error.errors()[0]
+    field = ""
+    for part in first["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else (f".{part}" if field else str(part))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    return f"{field or 'content'} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+
+
 def _schema_at(schema: type[StrictModel], location: tuple[int | str, ...]) -> type[StrictModel]:
     """The schema that holds the last part of a location."""
     for part in location[:-1]:

@@ -3,8 +3,8 @@
 A linear map W becomes ``W + alpha / rank * B A`` with W frozen. Of a sub-layer's map in, A
 ``[rank, width]`` is shared by the block and the rows of B belong to heads or hidden units; of its
 map out, the columns of A belong to them and B ``[width, rank]`` is shared. Where queries, keys and
-values have maps of their own, each of the three has its own A. The classifier trains, too; the rest
-of the trunk is frozen.
+values, or gate and up, have maps of their own, each of them has its own A. A classifier trains,
+too; the rest of the trunk is frozen, a head over a vocabulary included.
 """
 
 import math
@@ -38,13 +38,12 @@ class Lora:
         return self.alpha / self.rank
 
     def head_parameters(self, shape: ModelShape) -> int:
-        """Of one head: its rows of B of the map in, its columns of A of the map out."""
-        return 4 * shape.head_dim * self.rank
+        """Of one head: its rows of B of the maps in, its columns of A of the map out."""
+        return (shape.head_rows + shape.head_columns) * self.rank
 
-    @property
-    def hidden_unit_parameters(self) -> int:
-        """Of one hidden unit: a row of B of fc1, a column of A of fc2."""
-        return 2 * self.rank
+    def hidden_unit_parameters(self, shape: ModelShape) -> int:
+        """Of one hidden unit: its rows of B of the maps in, a column of A of the map out."""
+        return (shape.hidden_rows + 1) * self.rank
 
     def shared_parameters(self, shape: ModelShape) -> int:
         """Of what a block shares: A of all maps in, B of both maps out."""

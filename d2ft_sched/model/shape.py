@@ -1,12 +1,14 @@
 """The sizes of a transformer that planning needs: nothing here knows images, text or torch."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from d2ft_sched.errors import InputError
 
 MOST = {
     "num_blocks": 10_000,
     "num_heads": 10_000,
+    "queries_per_head": 1_000,
     "head_dim": 10_000,
     "width": 100_000,
     "mlp_hidden": 1_000_000,
@@ -15,12 +17,15 @@ MOST = {
     "classifier_flops": 10**18,
     "trunk_parameters": 10**15,
     "classifier_parameters": 10**15,
+    "vocabulary_size": 10_000_000,
 }
 """Bounds of the fields, far above every model there is, so that a mistyped size ends in a message
 instead of in all memory, and no product of sizes leaves 64 bits."""
 
 MOST_HEADS = 50_000
 """Of all blocks together: a plan has a row for each subnet, which may be one head."""
+
+_MAY_BE_NONE = ("_flops", "_parameters", "vocabulary_size")
 
 MOST_CLASSES = 1_000_000
 DEFAULT_NUM_CLASSES = 10
@@ -33,16 +38,18 @@ class ModelShape:
     Attributes:
         name: the model's name in its family (timm, transformers).
         num_blocks: transformer layers.
-        num_heads: attention heads per block.
-        head_dim: width of one head.
+        num_heads: attention heads per block, as far as a partition shares them out: those of keys
+            and values.
+        head_dim: width of one head of queries, keys or values.
         width: width of the residual stream.
         mlp_hidden: hidden units of the MLP of a block.
         num_tokens: tokens of one sample, special tokens included.
         embed_flops: forward FLOPs of the embedding of one sample; its backward has dW only.
-        classifier_flops: forward FLOPs of the classifier of one sample; its backward has dX and dW.
+        classifier_flops: forward FLOPs of the classifier of one sample, of all its tokens where it
+            is a head over a vocabulary; its backward has dX and, where it trains, dW.
         trunk_parameters: parameters outside all subnets: embeddings, norms, LayerScale, the output
-            biases of attention and MLP, classifier.
-        classifier_parameters: those of them that are the classifier's.
+            biases of attention and MLP, classifier; not those of `shared_parameters`.
+        classifier_parameters: those of them that are the classifier's alone; none if it is tied.
         qkv_bias: whether the query, key and value projections have a bias (it belongs to subnets).
         mlp_bias: whether the first MLP layer has a bias (it belongs to subnets).
         layer_scale: whether each sub-layer's output is scaled by a learned vector (LayerScale,
@@ -51,6 +58,19 @@ class ModelShape:
             it counts where adapters train, of which each map has its own.
         norm_first: whether a sub-layer is ``x + f(norm(x))`` (pre-norm) or ``norm(x + f(x))``
             (post-norm, whose norms run even where no subnet does).
+        queries_per_head: heads of queries that share one of keys and values (grouped-query
+            attention, arXiv 2305.13245).
+        gated_mlp: whether a hidden unit is ``act(gate(x)) * up(x)``, two rows of the map in instead
+            of one (arXiv 2002.05202).
+        norm: "layer", with scale and shift, or "rms", with a scale (arXiv 1910.07467).
+        output_bias: whether the last maps of attention and MLP have a bias (it belongs to trunk).
+        query_key_norm: whether the queries and keys of every head pass a norm of width `head_dim`,
+            whose scale all heads of a block share.
+        rotary: whether queries and keys are turned by their positions (arXiv 2104.09864).
+        causal: whether tokens attend to those before them alone.
+        vocabulary_size: tokens that a head over every position tells apart; 0 where one classifier
+            looks at each sample.
+        tied_vocabulary: whether that head is the embedding.
     """
 
     name: str
@@ -69,12 +89,21 @@ class ModelShape:
     layer_scale: bool = False
     num_qkv_maps: int = 1
     norm_first: bool = True
+    queries_per_head: int = 1
+    gated_mlp: bool = False
+    norm: Literal["layer", "rms"] = "layer"
+    output_bias: bool = True
+    query_key_norm: bool = False
+    rotary: bool = False
+    causal: bool = False
+    vocabulary_size: int = 0
+    tied_vocabulary: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int"):
-                least = 0 if field.name.endswith(("_flops", "_parameters")) else 1
+                least = 0 if field.name.endswith(_MAY_BE_NONE) else 1
                 if not isinstance(value, int) or isinstance(value, bool) or value < least:
                     raise InputError(
                         f"model shape {self.name!r}: {field.name} is "
@@ -101,28 +130,68 @@ class ModelShape:
             raise InputError(
                 f"model shape {self.name!r}: num_qkv_maps is {self.num_qkv_maps}; it must be 1 or 3"
             )
+        if self.norm not in ("layer", "rms"):
+            raise InputError(
+                f"model shape {self.name!r}: norm is {self.norm!r}; it must be layer or rms"
+            )
+        if self.tied_vocabulary and (not self.vocabulary_size or self.classifier_parameters):
+            raise InputError(
+                f"model shape {self.name!r}: tied_vocabulary is true, vocabulary_size "
+                f"{self.vocabulary_size} and classifier_parameters {self.classifier_parameters}; a "
+                f"tied head has a vocabulary and no parameters of its own"
+            )
 
     @property
     def num_maps_in(self) -> tuple[int, int]:
         """Linear maps that take in what attention, and what the MLP of a block sees."""
-        return self.num_qkv_maps, 1
+        return self.num_qkv_maps, self.hidden_rows
+
+    @property
+    def head_rows(self) -> int:
+        """Rows of the maps to queries, keys and values that a head has, in this order of parts:
+        ``queries_per_head``, 1 and 1 times `head_dim`."""
+        return (self.queries_per_head + 2) * self.head_dim
+
+    @property
+    def head_columns(self) -> int:
+        """Columns of the map out of attention that a head has: one for each row of its queries."""
+        return self.queries_per_head * self.head_dim
+
+    @property
+    def hidden_rows(self) -> int:
+        """Rows of the map into the MLP that a hidden unit has: one, or of gate and up one each."""
+        return 2 if self.gated_mlp else 1
 
     @property
     def head_parameters(self) -> int:
         """Parameters of one head: its rows of Q, K, V (with bias) and its columns of the output."""
-        return self.head_dim * (4 * self.width + (3 if self.qkv_bias else 0))
+        bias = self.head_rows if self.qkv_bias else 0
+        return self.width * (self.head_rows + self.head_columns) + bias
 
     @property
     def hidden_unit_parameters(self) -> int:
-        """Parameters of one hidden unit of the MLP: a row of fc1 (with bias), a column of fc2."""
-        return 2 * self.width + (1 if self.mlp_bias else 0)
+        """Parameters of one hidden unit of the MLP: its rows of the map in (with bias), and a
+        column of the map out."""
+        return self.width * (self.hidden_rows + 1) + (self.hidden_rows if self.mlp_bias else 0)
+
+    @property
+    def shared_parameters(self) -> int:
+        """Parameters that all heads of a block share, and every device needs that has one of them:
+        the scales of queries' and keys' norms."""
+        return 2 * self.head_dim if self.query_key_norm else 0
+
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of one norm of the trunk."""
+        return self.width * (2 if self.norm == "layer" else 1)
 
     @property
     def block_trunk_parameters(self) -> int:
         """Parameters of the trunk in each block: two norms, two output biases, and LayerScale; an
         equal part of what there is where `trunk_parameters` leave less."""
         others = self.trunk_parameters - self.classifier_parameters
-        return min(self.width * (8 if self.layer_scale else 6), others // self.num_blocks)
+        vectors = 2 * int(self.output_bias) + 2 * int(self.layer_scale)
+        return min(2 * self.norm_parameters + vectors * self.width, others // self.num_blocks)
 
     @property
     def end_trunk_parameters(self) -> int:
@@ -130,14 +199,16 @@ class ModelShape:
         those of a last norm; as `block_trunk_parameters`. The embedding has the rest."""
         in_blocks = self.num_blocks * self.block_trunk_parameters
         others = self.trunk_parameters - self.classifier_parameters - in_blocks
-        last_norm = min(2 * self.width, others) if self.norm_first else 0
+        last_norm = min(self.norm_parameters, others) if self.norm_first else 0
         return self.classifier_parameters + last_norm
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the whole model."""
         block = (
-            self.num_heads * self.head_parameters + self.mlp_hidden * self.hidden_unit_parameters
+            self.num_heads * self.head_parameters
+            + self.mlp_hidden * self.hidden_unit_parameters
+            + self.shared_parameters
         )
         return self.trunk_parameters + self.num_blocks * block
 

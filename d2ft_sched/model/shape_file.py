@@ -4,14 +4,15 @@ from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.schema import read_yaml
+from d2ft_sched.files.schema import describe_first_error, read_yaml
+from d2ft_sched.model.decoder_table import is_decoder, known_decoders, load_decoder_shape
 from d2ft_sched.model.shape import (
     DEFAULT_NUM_CLASSES,
     ModelShape,
@@ -42,6 +43,15 @@ class ShapeSchema(BaseModel):
     layer_scale: bool = False
     num_qkv_maps: int = 1
     norm_first: bool = True
+    queries_per_head: int = 1
+    gated_mlp: bool = False
+    norm: Literal["layer", "rms"] = "layer"
+    output_bias: bool = True
+    query_key_norm: bool = False
+    rotary: bool = False
+    causal: bool = False
+    vocabulary_size: int = 0
+    tied_vocabulary: bool = False
 
     def to_shape(self) -> ModelShape:
         return ModelShape(**self.model_dump())
@@ -76,15 +86,24 @@ def load_model_shape(
     """The shape of a known model at an input size, or the one a file describes.
 
     Args:
-        model: a name of the shipped table, or a path that ends in .yaml, .yml or .json.
+        model: a name of the shipped tables, a path that ends in .yaml, .yml or .json, or a folder
+            with the ``config.json`` of a decoder.
         image_size: pixels, of a ViT; default that of the pretrained weights.
-        num_tokens: of a sample, of a BERT; default that of the table.
+        num_tokens: of a sample, of a BERT or a decoder; default that of the table.
         num_classes: outputs of the classifier; 10 if nothing is said.
 
     Raises:
         InputError: unknown name, a size of another kind of input, a file that is not such a shape,
             or a size beside a file, which says its own.
     """
+    if is_decoder(model):
+        for size, value in (("image size", image_size), ("number of classes", num_classes)):
+            if value is not None:
+                raise InputError(
+                    f"model {model!r} tells tokens of a vocabulary apart, and {size} "
+                    f"{brief(value)} is given; leave it out"
+                )
+        return load_decoder_shape(model, num_tokens)
     if is_shape_file(model):
         for size, value in (
             ("image size", image_size),
@@ -118,7 +137,7 @@ def load_model_shape(
     if model not in known:
         raise InputError(
             f"model {model!r} is not in the table of known shapes "
-            f"({', '.join([*known, *known_bert_models()])}); "
+            f"({', '.join([*known, *known_bert_models(), *known_decoders()])}); "
             f"describe it in a .yaml file with the fields of ModelShape, or let "
             f"'d2ft profile --model {model} --shape-out FILE' write one"
         )
@@ -134,8 +153,8 @@ def is_shape_file(model: str) -> bool:
 
 
 def is_known_model(model: str) -> bool:
-    """Whether a model's sizes are in the shipped tables."""
-    return model in known_vision_transformers() or model in known_bert_models()
+    """Whether a model's sizes are in the shipped tables, or in the configuration of a decoder."""
+    return model in known_vision_transformers() or model in known_bert_models() or is_decoder(model)
 
 
 def _shape_from_file(path: Path) -> ModelShape:
@@ -145,20 +164,6 @@ def _shape_from_file(path: Path) -> ModelShape:
         raise InputError(f"{path}: {describe_first_error(error)}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def describe_first_error(error: ValidationError) -> str:
-    """One line for the first of pydantic's findings: field, value and what would be right."""
-    first = error.errors()[0]
-    field = ""
-    for part in first["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else (f".{part}" if field else str(part))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f"{field} is missing"
-    value = repr(first["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    return f"{field or 'content'} is {shown}: {message[0].lower()}{message[1:]}"
 
 
 def save_model_shape(shape: ModelShape, path: Path) -> None:

@@ -27,10 +27,12 @@ class Workload:
         microbatch_samples: samples of each micro-batch.
         element_bytes: bytes of one value in messages and lanes: 4 for float32, 2 where mixed
             precision computes them in bfloat16.
-        parameter_bytes: bytes of one parameter, of its gradient and optimizer state, and of one
-            value of the residual stream, all of which mixed precision leaves in float32.
+        parameter_bytes: bytes of one parameter that trains, of its gradient and optimizer state,
+            which mixed precision leaves in float32.
         optimizer: a key of `OPTIMIZER_STATES`.
         lora: the adapters that train with the classifier, all else frozen; None for all parameters.
+        frozen_bytes: bytes of one parameter that is frozen: 4 for float32, 2 for bfloat16; counts
+            with adapters alone.
     """
 
     shape: ModelShape
@@ -40,6 +42,7 @@ class Workload:
     parameter_bytes: int = 4
     optimizer: str = "adamw"
     lora: Lora | None = None
+    frozen_bytes: int = 4
 
     def __post_init__(self) -> None:
         p, s = self.partition, self.shape
@@ -84,7 +87,12 @@ class Workload:
     @property
     def precision(self) -> str:
         """Of messages and lanes: bfloat16 where mixed precision computes them, else float32."""
-        return "bfloat16" if self.element_bytes == ELEMENT_BYTES["bfloat16"] else "float32"
+        return _precision(self.element_bytes)
+
+    @property
+    def frozen_precision(self) -> str:
+        """Of parameters that are frozen beside adapters."""
+        return _precision(self.frozen_bytes)
 
     @property
     def samples(self) -> np.ndarray:
@@ -103,5 +111,24 @@ class Workload:
 
     @property
     def stream_bytes(self) -> np.ndarray:
-        """Bytes of the residual stream ``[tokens, width]`` per micro-batch."""
-        return self.tokens * self.shape.width * self.parameter_bytes
+        """Bytes of the residual stream ``[tokens, width]`` per micro-batch, which has the precision
+        of the embedding."""
+        size = self.parameter_bytes if self.lora is None else self.frozen_bytes
+        return self.tokens * self.shape.width * size
+
+    @property
+    def norm_bytes(self) -> np.ndarray:
+        """Bytes of what a norm of the trunk works in, ``[tokens, width]`` per micro-batch: RMS
+        norms in float32 whatever the stream is."""
+        if self.shape.norm == "rms":
+            return self.tokens * self.shape.width * ELEMENT_BYTES["float32"]
+        return self.stream_bytes
+
+    @property
+    def head_trains(self) -> bool:
+        """Whether the classifier does: beside adapters a head over a vocabulary is frozen."""
+        return self.lora is None or not self.shape.vocabulary_size
+
+
+def _precision(size: int) -> str:
+    return "bfloat16" if size == ELEMENT_BYTES["bfloat16"] else "float32"

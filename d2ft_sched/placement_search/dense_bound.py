@@ -5,10 +5,9 @@ import numpy as np
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS
-from d2ft_sched.costs.flops import trunk_flops
 from d2ft_sched.costs.gradient_sums import EMBEDDING, trained_trunk_values
 from d2ft_sched.costs.memory import trained_trunk_parameters
-from d2ft_sched.costs.memory_traffic import trunk_bytes_moved
+from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.placement_search.dense_step import LANE_KINDS, DenseStep
 from d2ft_sched.placement_search.layout import subnet_bytes
 
@@ -246,18 +245,15 @@ def _equal_lanes_bound_s(step: DenseStep, wanted: np.ndarray, k: int, least: int
 
 
 def _trunk_bound_s(step: DenseStep, q: int) -> float:
-    trunk, moved = trunk_flops(step.workload), trunk_bytes_moved(step.workload)
     seconds = 0.0
     for kind, flops, bytes_moved in (
-        (WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward),
-        (WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward),
+        work for piece in trunk_pieces(step.workload) for work in piece.directions
     ):
+        amount = bytes_moved if kind.is_memory_bound else flops
         for wave in step.waves:
-            work = float(bytes_moved[wave].sum())
-            leanest = float((flops[wave] / bytes_moved[wave]).min())
-            rates = [
-                best_rate(step.cluster.devices[d], kind, work, leanest, 1.0) for d in step.devices
-            ]
+            work = float(amount[wave].sum())
+            leanest = [float((each[wave] / amount[wave]).min()) for each in (flops, bytes_moved)]
+            rates = [best_rate(step.cluster.devices[d], kind, work, *leanest) for d in step.devices]
             seconds += work / float(np.sort(rates)[::-1][:q].sum())
     return seconds
 

@@ -23,15 +23,14 @@ from d2ft_sched.costs.flops import (
     attention_flops_of,
     mlp_flops_of,
     shared_factor_flops,
-    trunk_flops,
 )
 from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.costs.memory import (
-    shared_block_parameters,
+    trained_shared_parameters,
     trained_subnet_parameters,
     trained_trunk_parameters,
 )
-from d2ft_sched.costs.memory_traffic import trunk_bytes_moved
+from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.waves import wave_microbatches
@@ -56,12 +55,15 @@ class DenseStep:
         cluster: devices and links.
         devices: indices of the cluster's devices that may be used.
         num_waves: groups of micro-batches that pass through the model one after another.
+        recomputing: those of them that compute forward again in backward, indices of the cluster's
+            devices, sorted.
     """
 
     workload: Workload
     cluster: Cluster
     devices: tuple[int, ...]
     num_waves: int = 1
+    recomputing: tuple[int, ...] = ()
     _lanes: dict[tuple[int, bytes], np.ndarray] = field(default_factory=dict, repr=False)
     _exchanges: dict[bytes, float] = field(default_factory=dict, repr=False)
     _trunks: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict, repr=False)
@@ -103,21 +105,25 @@ class DenseStep:
         """Tokens of each wave, int ``[num_waves]``."""
         return np.array([self.workload.tokens[wave].sum() for wave in self.waves])
 
-    def lane_work(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def lane_work(
+        self, held: np.ndarray, recomputes: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """FLOPs and bytes moved by the lane group of a block's subnets on one device, float
         ``[4 kinds, num_waves]`` each.
 
         Args:
             held: subnets of each size, int ``[num_sizes]``.
+            recomputes: whether the device computes forward again in backward.
         """
         example, _ = self.sizes
         heads, hidden = (
             units[example] @ held
             for units in (self.workload.partition.heads, self.workload.partition.hidden)
         )
-        attention = attention_flops_of(self.workload, heads, self.wave_tokens)
-        mlp = mlp_flops_of(self.workload, hidden, self.wave_tokens)
-        moved = lane_bytes_of(self.workload, heads, hidden, self.wave_tokens)
+        tokens = self.wave_tokens
+        attention = attention_flops_of(self.workload, heads, tokens, recomputes=recomputes)
+        mlp = mlp_flops_of(self.workload, hidden, tokens, recomputes=recomputes)
+        moved = lane_bytes_of(self.workload, heads, hidden, tokens, recomputes=recomputes)
         return (
             np.array([attention.forward, attention.backward, mlp.forward, mlp.backward]),
             np.array(
@@ -154,6 +160,7 @@ class DenseStep:
                 device.compute_flops_per_s,
                 device.memory_bandwidth_bytes_per_s,
                 device.launch_s,
+                d in self.recomputing,
                 tuple(sorted((k.value, c.work, c.seconds) for k, c in device.curves.items())),
             )
             types.append(known.setdefault(key, len(known)))
@@ -169,7 +176,7 @@ class DenseStep:
         key = (int(self.device_type[device]), held.tobytes())
         if key not in self._lanes:
             model = self.cluster.devices[self.devices[device]]
-            work = [self.lane_work(held)]
+            work = [self.lane_work(held, self.devices[device] in self.recomputing)]
             if self.workload.lora is not None and held.any():
                 work.append(self.shared_work)
             seconds = [
@@ -257,12 +264,15 @@ class DenseStep:
         key = (int(self.device_type[device]), num_samples)
         if key not in self._trunks:
             one = replace(self.workload, microbatch_samples=(num_samples,))
-            trunk, moved = trunk_flops(one), trunk_bytes_moved(one)
             model = self.cluster.devices[self.devices[device]]
-            self._trunks[key] = (
-                float(model.seconds(WorkKind.TRUNK_FORWARD, trunk.forward, moved.forward)[0]),
-                float(model.seconds(WorkKind.TRUNK_BACKWARD, trunk.backward, moved.backward)[0]),
-            )
+            forward_s, backward_s = np.sum(
+                [
+                    [float(model.seconds(*work)[0]) for work in piece.directions]
+                    for piece in trunk_pieces(one)
+                ],
+                axis=0,
+            ).tolist()
+            self._trunks[key] = forward_s, backward_s
         return self._trunks[key]
 
     def all_reduce_s(self, owner: Sequence[int]) -> float:
@@ -290,7 +300,7 @@ class DenseStep:
     def update_s(self, counts: np.ndarray, owner: Sequence[int]) -> float:
         """Seconds of the parameter update on the slowest device."""
         held = (counts.sum(axis=0) @ self.size_parameters).astype(float)
-        held += counts.any(axis=2).sum(axis=0) * shared_block_parameters(self.workload)
+        held += counts.any(axis=2).sum(axis=0) * trained_shared_parameters(self.workload)
         held[sorted(set(owner))] += trained_trunk_parameters(self.workload)
         moved = held * self.update_bytes_per_parameter
         return max(

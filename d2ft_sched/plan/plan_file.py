@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from d2ft_sched.cluster.cluster_file import cluster_from_dict, cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.schema import parse_json
+from d2ft_sched.files.schema import describe_first_error, parse_json
 from d2ft_sched.files.text_file import read_text
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet
-from d2ft_sched.model.shape_file import ShapeSchema, describe_first_error
+from d2ft_sched.model.shape_file import ShapeSchema
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import BlockLevels, Budget
@@ -23,9 +23,9 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 
 FORMAT = "d2ft-plan"
-VERSION = 6
+VERSION = 7
 ONE_REPLICA_VERSION = 5
-"""The version before: placement and waves of the only replica stood by themselves."""
+"""The version in which placement and waves of the only replica stood by themselves."""
 
 
 class _Strict(BaseModel):
@@ -56,12 +56,14 @@ class _WorkloadSchema(_Strict):
     parameter_bytes: Int64
     optimizer: str
     lora: _LoraSchema | None
+    frozen_bytes: Int64 = 4
 
 
 class _ReplicaSchema(_Strict):
     subnet_device: list[Int64]
     owner: list[Int64]
     num_waves: Int64
+    recomputing: list[Int64] = []
 
 
 class _LevelsSchema(_Strict):
@@ -133,6 +135,7 @@ def dump_plan(plan: Plan) -> str:
             parameter_bytes=workload.parameter_bytes,
             optimizer=workload.optimizer,
             lora=None if workload.lora is None else _LoraSchema(**asdict(workload.lora)),
+            frozen_bytes=workload.frozen_bytes,
         ),
         cluster=cluster_to_dict(plan.cluster),
         replicas=[
@@ -140,6 +143,7 @@ def dump_plan(plan: Plan) -> str:
                 subnet_device=list(replica.placement.subnet_device),
                 owner=list(replica.placement.owner),
                 num_waves=replica.num_waves,
+                recomputing=list(replica.placement.recomputing),
             )
             for replica in plan.replicas
         ],
@@ -167,7 +171,7 @@ def parse_plan(text: str) -> Plan:
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f"is not a plan file: its format is not {FORMAT!r}")
     version, digest = content.pop("version", None), content.pop("sha256", None)
-    if version not in (VERSION, ONE_REPLICA_VERSION):
+    if version not in range(ONE_REPLICA_VERSION, VERSION + 1):
         raise InputError(
             f"is a plan of version {version!r}; this d2ft reads version {VERSION}: "
             f"update d2ft, or make the plan again with 'd2ft plan'"
@@ -237,11 +241,17 @@ def _to_plan(schema: _PlanSchema) -> Plan:
             parameter_bytes=schema.workload.parameter_bytes,
             optimizer=schema.workload.optimizer,
             lora=None if lora is None else Lora(lora.rank, lora.alpha),
+            frozen_bytes=schema.workload.frozen_bytes,
         ),
         cluster=cluster,
         replicas=tuple(
             Replica(
-                Placement(len(cluster.devices), tuple(r.subnet_device), tuple(r.owner)),
+                Placement(
+                    len(cluster.devices),
+                    tuple(r.subnet_device),
+                    tuple(r.owner),
+                    tuple(r.recomputing),
+                ),
                 r.num_waves,
             )
             for r in schema.replicas

@@ -58,6 +58,24 @@ def make_plan(
     )
 
 
+KNOWN_OPTIONS = ("block",)
+"""Of solvers, those that a formulation brings along."""
+
+
+def check_solver(solver: str) -> None:
+    """Refuse a solver that cannot make a plan, before anything is searched.
+
+    Raises:
+        InputError: there is none of that name, or it needs an option that no formulation has.
+    """
+    for option in required_options(solver):
+        if option not in KNOWN_OPTIONS:
+            raise InputError(
+                f"solver {solver!r} needs the option {option!r}, which no plan brings along; take "
+                f"another, such as dp"
+            )
+
+
 def solve_formulation(
     formulation: Formulation,
     solver: str = "dp",
@@ -66,8 +84,9 @@ def solve_formulation(
     seed: int = 0,
 ) -> Solution:
     """`solve` for a formulation; the schedule is one of all subnets, aligned or not."""
-    known = {"block": formulation.row_block}
-    options = {name: known[name] for name in required_options(solver) if name in known}
+    check_solver(solver)
+    known = dict(zip(KNOWN_OPTIONS, (formulation.row_block,), strict=True))
+    options = {name: known[name] for name in required_options(solver)}
     solution = solve(
         formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed, **options
     )

@@ -5,9 +5,6 @@ import numpy as np
 from d2ft_sched.problem.resting import POLICIES
 from d2ft_sched.schedule.operations import Operation
 
-IN_TURNS = "in turns"
-"""In the method of a plan's solver where blocks rest in turns, not drawn."""
-
 
 def chooses(schedule: np.ndarray) -> bool:
     """Whether a schedule lets something rest, or leaves whole micro-batches out."""

@@ -16,20 +16,34 @@ class Placement:
         num_devices: devices of the cluster, with or without work.
         subnet_device: device that holds each subnet, ``[num_subnets]``.
         owner: device that keeps each micro-batch's residual stream, ``[num_microbatches]``.
+        recomputing: devices, sorted, whose lanes keep their inputs alone and compute forward again
+            in backward (gradient checkpointing, arXiv 1604.06174).
     """
 
     num_devices: int
     subnet_device: tuple[int, ...]
     owner: tuple[int, ...]
+    recomputing: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, devices in (("subnet_device", self.subnet_device), ("owner", self.owner)):
+        for name, devices in (
+            ("subnet_device", self.subnet_device),
+            ("owner", self.owner),
+            ("recomputing", self.recomputing),
+        ):
             for index, device in enumerate(devices):
                 if not 0 <= device < self.num_devices:
                     raise InputError(
                         f"placement: {name}[{index}] is {device}; "
                         f"devices are 0 to {self.num_devices - 1}"
                     )
+
+    @property
+    def recomputes(self) -> np.ndarray:
+        """Whether each device is one of `recomputing`, bool ``[num_devices]``."""
+        chosen = np.zeros(self.num_devices, dtype=bool)
+        chosen[list(self.recomputing)] = True
+        return chosen
 
     @property
     def owners(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
-from d2ft_sched.model.shape_file import describe_first_error
+from d2ft_sched.files.schema import describe_first_error
 from d2ft_sched.plan.replanning import DevicePace, FirstTimes, ReplanState
 
 FORMAT = "d2ft-checkpoint"

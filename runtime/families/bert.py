@@ -26,28 +26,36 @@ from runtime.families.bert_files import (
     read_bert_weights,
     tokenizer_of,
 )
+from runtime.families.class_loss import ClassLoss
 from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit, keep_classifier
+from runtime.families.splice import (
+    Lanes,
+    Splice,
+    SplicedBlocks,
+    only_module,
+    visible_tokens,
+)
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.passes import attention_core, elementwise_core
+from runtime.lanes.core_graph import attention_core, elementwise_core
 
 DEFAULT_NUM_TOKENS = 128
 
 _LAYERS = "bert.encoder.layer."
 _UNIT_AXES = {
     **{
-        f"attention.self.{part}.{kind}": UnitAxis(0, "heads", 0)
-        for part in ("query", "key", "value")
+        f"attention.self.{part}.{kind}": UnitAxis(0, "heads", 0, (rows,))
+        for part, rows in (("query", "queries"), ("key", "keys"), ("value", "values"))
         for kind in ("weight", "bias")
     },
-    "attention.output.dense.weight": UnitAxis(0, "heads", 1),
-    "intermediate.dense.weight": UnitAxis(0, "hidden", 0),
-    "intermediate.dense.bias": UnitAxis(0, "hidden", 0),
-    "output.dense.weight": UnitAxis(0, "hidden", 1),
+    "attention.output.dense.weight": UnitAxis(0, "heads", 1, ("queries",)),
+    "intermediate.dense.weight": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "intermediate.dense.bias": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "output.dense.weight": UnitAxis(0, "hidden", 1, ("hidden",)),
 }
 
 
-class BertFamily:
+class BertFamily(ClassLoss):
     """A `runtime.families.family.ModelFamily`; texts are token numbers ``[B, N]``, int32 if stored.
 
     Padding is known by its number: it is masked in attention and left out of the mean of tokens.
@@ -110,17 +118,15 @@ class BertFamily:
         return cast(BertClassifier, model).name
 
     def check_supported(self, model: nn.Module) -> None:
-        config: Any = cast(BertClassifier, model).bert.config
+        bert: Any = cast(BertClassifier, model).bert
+        config = bert.config
         dropout = max(config.hidden_dropout_prob, config.attention_probs_dropout_prob)
         traits = [
-            ("causal attention", config.is_decoder),
-            ("cross-attention", config.add_cross_attention),
+            *_block_traits(bert),
             ("dropout", dropout > 0),
             ("no padding token", config.pad_token_id is None or config.pad_token_id < 0),
             ("no token types", config.type_vocab_size < 1),
-            ("an activation with parameters", _has_parameters(model)),
-            ("gradient checkpointing", bool(getattr(model.bert, "gradient_checkpointing", False))),
-            ("a feed-forward in chunks", config.chunk_size_feed_forward > 0),
+            ("gradient checkpointing", bool(getattr(bert, "gradient_checkpointing", False))),
         ]
         for text, is_so in traits:
             if is_so:
@@ -167,6 +173,9 @@ class BertFamily:
     def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
         return mean_of_tokens(stream, cast(BertClassifier, model).mask(inputs))
 
+    def whole_features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return cast(BertClassifier, model).features(inputs)
+
     def classifier(self, model: nn.Module) -> nn.Linear:
         return cast(BertClassifier, model).classifier
 
@@ -199,6 +208,18 @@ class BertFamily:
         content |= {key: "float32" for key in DTYPE_KEYS if key in content}
         return {"config.json": json.dumps(content, indent=2, sort_keys=True) + "\n"}
 
+    def spliced(self, model: nn.Module) -> SplicedBlocks | None:
+        from transformers import BertModel
+
+        found = only_module(model, BertModel)
+        if found is None:
+            return None
+        name, bert = found
+        for text, is_so in _block_traits(bert):
+            if is_so:
+                raise InputError(f"the model has {text}, which cannot run in lanes")
+        return SplicedBlocks(name, "bert.", tuple(_splices(layer) for layer in bert.encoder.layer))
+
 
 def _sublayers(layer: Any) -> tuple[Sublayer, Sublayer]:
     attention, inner = layer.attention, layer.attention.self
@@ -220,9 +241,41 @@ def _sublayers(layer: Any) -> tuple[Sublayer, Sublayer]:
     )
 
 
-def _has_parameters(model: nn.Module) -> bool:
+def _block_traits(bert: Any) -> list[tuple[str, bool]]:
+    config = bert.config
+    return [
+        ("causal attention", config.is_decoder),
+        ("cross-attention", config.add_cross_attention),
+        ("an activation with parameters", _has_parameters(bert)),
+        ("a feed-forward in chunks", config.chunk_size_feed_forward > 0),
+    ]
+
+
+def _splices(layer: Any) -> tuple[Splice, Splice]:
+    """With the layer's dropout, which is inside its attention or after its output maps."""
+    attention, hidden = _sublayers(layer)
+    inner, after, output = layer.attention.self, layer.attention.output, layer.output
+
+    def attend(
+        lanes: Lanes, x: Tensor, attention_mask: Tensor | None = None, **others: Any
+    ) -> tuple[Tensor, None]:
+        dropout = inner.dropout.p if inner.training else 0.0
+        core = partial(attention_core, head_dim=inner.attention_head_size, dropout=dropout)
+        mask = visible_tokens(attention_mask, len(x))
+        branch = lanes(replace(attention, core=core), x, mask)
+        return after.LayerNorm(after.dropout(branch) + x), None
+
+    def feed_forward(lanes: Lanes, x: Tensor) -> Tensor:
+        return output.LayerNorm(output.dropout(lanes(hidden, x, None)) + x)
+
+    return (
+        Splice(layer.attention, "forward", attention, attend),
+        Splice(layer, "feed_forward_chunk", hidden, feed_forward),
+    )
+
+
+def _has_parameters(bert: Any) -> bool:
     """Whether the activation of some MLP has any."""
-    bert: Any = model.bert
     activations = [layer.intermediate.intermediate_act_fn for layer in bert.encoder.layer]
     return any(True for activation in activations for _ in activation.parameters())
 

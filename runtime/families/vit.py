@@ -16,25 +16,28 @@ from torch import Tensor, nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, PictureFormat
+from runtime.families.class_loss import ClassLoss
 from runtime.families.family import UnitAxis
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
+from runtime.families.splice import Lanes, Splice, SplicedBlocks, only_module
 from runtime.families.sublayer import Sublayer
 from runtime.families.timm_names import check_timm_name, current_name
 from runtime.families.vit_weights import load_vit_weights
-from runtime.lanes.passes import attention_core, elementwise_core
+from runtime.lanes.core_graph import attention_core, elementwise_core
 
 _NUM_CHANNELS = 3
+STOCHASTIC_DEPTH = "stochastic depth"
 _UNIT_AXES = {
-    "attn.qkv.weight": UnitAxis(0, "heads", 0, num_parts=3),
-    "attn.qkv.bias": UnitAxis(0, "heads", 0, num_parts=3),
-    "attn.proj.weight": UnitAxis(0, "heads", 1),
-    "mlp.fc1.weight": UnitAxis(0, "hidden", 0),
-    "mlp.fc1.bias": UnitAxis(0, "hidden", 0),
-    "mlp.fc2.weight": UnitAxis(0, "hidden", 1),
+    "attn.qkv.weight": UnitAxis(0, "heads", 0, ("queries", "keys", "values")),
+    "attn.qkv.bias": UnitAxis(0, "heads", 0, ("queries", "keys", "values")),
+    "attn.proj.weight": UnitAxis(0, "heads", 1, ("queries",)),
+    "mlp.fc1.weight": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "mlp.fc1.bias": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "mlp.fc2.weight": UnitAxis(0, "hidden", 1, ("hidden",)),
 }
 
 
-class VitFamily:
+class VitFamily(ClassLoss):
     """A `runtime.families.family.ModelFamily`; stored pictures are uint8 ``[B, 3, H, W]``."""
 
     weight_names = (FOCUS_WEIGHTS,)
@@ -135,6 +138,10 @@ class VitFamily:
         vit: Any = model
         return vit.forward_head(vit.norm(stream), pre_logits=True)
 
+    def whole_features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        vit: Any = model
+        return vit.forward_head(vit.forward_features(inputs), pre_logits=True)
+
     def classifier(self, model: nn.Module) -> nn.Linear:
         return cast(nn.Linear, model.head)
 
@@ -162,6 +169,19 @@ class VitFamily:
         if root != "blocks" or rest not in _UNIT_AXES:
             return None
         return replace(_UNIT_AXES[rest], block=int(block))
+
+    def spliced(self, model: nn.Module) -> SplicedBlocks | None:
+        found = only_module(model, VisionTransformer)
+        if found is None:
+            return None
+        name, vit = found
+        blocks = []
+        for block in vit.blocks:
+            for text, is_so in _block_traits(block):
+                if is_so and text != STOCHASTIC_DEPTH:
+                    raise InputError(f"the model has {text}, which cannot run in lanes")
+            blocks.append(_splices(block))
+        return SplicedBlocks(name, "", tuple(blocks))
 
 
 def normalization_of(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -229,7 +249,7 @@ def _block_traits(block: Any) -> list[tuple[str, bool]]:
         return [(f"an MLP of the kind {type(mlp).__name__}", True)]
     idle = nn.Identity()
     return [
-        ("stochastic depth", not isinstance(block.drop_path1, nn.Identity)),
+        (STOCHASTIC_DEPTH, not isinstance(block.drop_path1, nn.Identity)),
         ("normed queries and keys", not isinstance(attn.q_norm, nn.Identity)),
         ("normed attention outputs", not isinstance(getattr(attn, "norm", idle), nn.Identity)),
         ("gated attention", getattr(attn, "gate", None) is not None),
@@ -258,3 +278,22 @@ def _sublayers(block: Any) -> tuple[Sublayer, Sublayer]:
         core=elementwise_core(mlp.act),
         scale=getattr(block.ls2, "gamma", None),
     )
+
+
+def _splices(block: Any) -> tuple[Splice, Splice]:
+    """With the block's dropout, which is inside its sub-layers or after them."""
+    attn, mlp = block.attn, block.mlp
+    attention, hidden = _sublayers(block)
+
+    def attend(lanes: Lanes, x: Tensor, attn_mask: Tensor | None = None, **others: Any) -> Tensor:
+        if attn_mask is not None:
+            raise InputError("a mask in the attention of a ViT cannot run in lanes")
+        dropout = attn.attn_drop.p if attn.training else 0.0
+        core = partial(attention_core, head_dim=attn.head_dim, dropout=dropout)
+        return attn.proj_drop(lanes(replace(attention, core=core), x, None))
+
+    def feed_forward(lanes: Lanes, x: Tensor) -> Tensor:
+        return mlp.drop2(lanes(hidden, x, None))
+
+    hidden = replace(hidden, core=elementwise_core(lambda values: mlp.drop1(mlp.act(values))))
+    return Splice(attn, "forward", attention, attend), Splice(mlp, "forward", hidden, feed_forward)

@@ -9,32 +9,33 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which heads or hidden units of which samples count; its tensors are made once.
-
-    Attributes:
-        kept: bool ``[b, units]``.
-        unit_width: columns of a unit: channels of a head, or 1.
-    """
+    """Which heads or hidden units of which samples count, bool ``[b, units]``; its tensors are made
+    once."""
 
     kept: np.ndarray
-    unit_width: int
-    _made: dict[tuple[torch.dtype, torch.device, int, type], Tensor] = field(
+    _made: dict[tuple[torch.dtype, torch.device, tuple[int, ...], type], Tensor] = field(
         default_factory=dict, repr=False
     )
 
-    def apply(self, values: Tensor, num_parts: int = 1, *, in_place: bool = False) -> Tensor:
-        """Values ``[b N, num_parts * units * unit_width]``, zero where they do not count."""
-        mask = self._tensor(values, num_parts)
+    def apply(self, values: Tensor, parts: tuple[int, ...], *, in_place: bool = False) -> Tensor:
+        """Values ``[b N, columns]``, zero where they do not count.
+
+        Args:
+            values: of the group's samples.
+            parts: columns of each unit in every part, as in `runtime.lanes.slices.Units`.
+            in_place: whether they may be overwritten.
+        """
+        mask = self._tensor(values, parts)
         shaped = values.view(len(mask), -1, mask.shape[2])
         if in_place:
             shaped.mul_(mask)
             return values
         return (shaped * mask).view(values.shape)
 
-    def _tensor(self, like: Tensor, num_parts: int) -> Tensor:
-        key = like.dtype, like.device, num_parts, type(like)
+    def _tensor(self, like: Tensor, parts: tuple[int, ...]) -> Tensor:
+        key = like.dtype, like.device, parts, type(like)
         if key not in self._made:
-            columns = np.tile(np.repeat(self.kept, self.unit_width, axis=1), (1, num_parts))
+            columns = np.concatenate([np.repeat(self.kept, width, axis=1) for width in parts], 1)
             made = torch.as_tensor(columns[:, None], device=like.device)
             self._made[key] = made.to(like.dtype)
         return self._made[key]
@@ -66,9 +67,9 @@ class Masks:
 NO_MASKS = Masks()
 
 
-def masks_of(runs: np.ndarray, passes: np.ndarray, trains: np.ndarray, unit_width: int) -> Masks:
+def masks_of(runs: np.ndarray, passes: np.ndarray, trains: np.ndarray) -> Masks:
     """From what counts, bool ``[b, units]`` each; equal ones are one mask."""
     made: dict[bytes, Mask | None] = {np.ones_like(runs).tobytes(): None}
     for kept in (runs, passes, trains):
-        made.setdefault(kept.tobytes(), Mask(kept, unit_width))
+        made.setdefault(kept.tobytes(), Mask(kept))
     return Masks(made[runs.tobytes()], made[passes.tobytes()], made[trains.tobytes()])

@@ -7,111 +7,27 @@ Shapes: T tokens, N tokens of a sample, D width; a group has b samples, r rows o
 and c columns of the output weight.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from runtime.lanes.adapters import AdapterSums
+from runtime.lanes.core_graph import Core, CoreGraph, run_core
+from runtime.lanes.linears import Linears
 from runtime.lanes.products import (
-    add_bias_gradient,
-    add_input_weight_gradient,
     add_output_weight_gradient,
     add_product_of_own,
     begin_branch,
-    clear_gradient,
     input_gradient_buffer,
-    parameter_gradient_buffer,
     product_of_all,
 )
 from runtime.lanes.slices import LaneSlice, SublayerLanes
 
-Core = Callable[[Tensor, Tensor | None], Tensor]
-"""From ``[b, N, r]``, and which tokens may be looked at, bool ``[b, N]`` or None for all, to
-``[b, N, c]``: `attention_core`, or an `elementwise_core`."""
-
-
-def attention_core(qkv: Tensor, key_mask: Tensor | None, *, head_dim: int) -> Tensor:
-    """Softmax attention of stacked queries, keys and values ``[b, N, 3 * heads * head_dim]``."""
-    query, key, value = (
-        part.transpose(1, 2) for part in qkv.unflatten(-1, (3, -1, head_dim)).unbind(2)
-    )
-    mask = None if key_mask is None else key_mask[:, None, None, :]
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return mixed.transpose(1, 2).flatten(2)
-
-
-def elementwise_core(activation: Callable[[Tensor], Tensor]) -> Core:
-    """An activation function as a core."""
-    return lambda projected, key_mask: activation(projected)
-
-
-@dataclass(frozen=True)
-class Linears:
-    """The linear maps of a sub-layer or the part of them that is held, or their gradients.
-
-    Attributes:
-        weight_in: ``[rows, D]``; for attention queries before keys before values.
-        bias_in: ``[rows]`` or None.
-        weight_out: ``[D, columns]``.
-    """
-
-    weight_in: Tensor
-    bias_in: Tensor | None
-    weight_out: Tensor
-
-    def to(self, dtype: torch.dtype) -> "Linears":
-        """In another type; themselves if they have it."""
-        bias_in = None if self.bias_in is None else self.bias_in.to(dtype)
-        return Linears(self.weight_in.to(dtype), bias_in, self.weight_out.to(dtype))
-
-    def gradient_buffers(self, lanes: SublayerLanes) -> "Linears":
-        """What `lanes_backward` writes to, and adds to."""
-        rows, columns = lanes.untrained or (None, None)
-        return Linears(
-            parameter_gradient_buffer(self.weight_in, rows, 0),
-            None if self.bias_in is None else parameter_gradient_buffer(self.bias_in, rows, 0),
-            parameter_gradient_buffer(self.weight_out, columns, 1),
-        )
-
-    def clear(self, lanes: SublayerLanes) -> None:
-        """Make gradients that hold anything what `gradient_buffers` makes."""
-        rows, columns = lanes.untrained or (None, None)
-        clear_gradient(self.weight_in, rows, 0)
-        if self.bias_in is not None:
-            clear_gradient(self.bias_in, rows, 0)
-        clear_gradient(self.weight_out, columns, 1)
-
-
-@dataclass(frozen=True)
-class CoreGraph:
-    """``core(projected)`` of a group that runs backward, where `projected` is a leaf.
-
-    Attributes:
-        projected: ``[b, N, r]``.
-        end: of the graph.
-        kept_result: ``[own T, c]``, without graph; None where backward does not read it.
-    """
-
-    projected: Tensor
-    end: GradientEdge
-    kept_result: Tensor | None
-
-    @property
-    def result(self) -> Tensor:
-        assert self.kept_result is not None
-        return self.kept_result
-
-    def backward(self, grad_result: Tensor) -> Tensor:
-        """From the gradient of the result ``[own T, c]`` to that of `projected`, ``[own T, r]``."""
-        grad_result = grad_result.view(*self.projected.shape[:2], -1)
-        torch.autograd.backward(self.end, grad_result, inputs=[self.projected])
-        assert self.projected.grad is not None
-        return self.projected.grad.flatten(0, 1)
+Graph = Callable[[Linears], CoreGraph]
+"""A group's graph as forward kept it, or made again from these weights, in the type of lanes."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +49,16 @@ class Trained:
         weight = self.gradients.weight_out
         add_output_weight_gradient(weight, grad_branch, result, group, is_new=self.are_new)
 
-    def add_input(self, grad_projected: Tensor, group: LaneSlice) -> None:
-        """For the map in, of a group."""
-        weight, bias = self.gradients.weight_in, self.gradients.bias_in
-        add_input_weight_gradient(weight, grad_projected, self.x, group, is_new=self.are_new)
-        if bias is not None:
-            add_bias_gradient(bias, grad_projected, group, is_new=self.are_new)
+    def add_input(
+        self,
+        grad_projected: Sequence[Tensor],
+        grad_in_core: Sequence[Tensor],
+        group: LaneSlice,
+    ) -> None:
+        """For the maps in and the core, of a group."""
+        self.gradients.add_input_gradients(grad_projected, self.x, group, is_new=self.are_new)
+        for into, grad in zip(self.gradients.in_core, grad_in_core, strict=True):
+            into.add_(grad)
 
 
 @torch.no_grad()
@@ -152,40 +72,52 @@ def lanes_forward(
     out: Tensor,
     bias_out: Tensor | None = None,
     adapters: AdapterSums | None = None,
-) -> list[CoreGraph]:
+) -> list[Graph]:
     """Add the results of all groups to `out`; what those that run backward keep for it.
 
     Args:
         x: normed activations ``[T, D]``, without graph.
         linears: the weights held, of any type.
-        core: what stands between the two linear maps.
+        core: what stands between the linear maps.
         lanes: who runs on which samples.
         num_tokens: N.
-        key_mask: which tokens attention may look at, bool ``[B, N]``; None for all.
-        out: ``[T, D]`` of the type of `x`; `branch_buffer`.
+        key_mask: which tokens attention may look at, ``[B, N]``; None for all.
+        out: ``[T, D]`` of the type of `x`, made by `branch_buffer`.
         bias_out: that it holds, or would hold if ``lanes.begins`` did not leave it empty.
         adapters: begun with `x`; filled for backward.
     """
-    linears = linears.to(x.dtype)
-    run = partial(_forward, x, linears, core, adapters)
-    begin = partial(begin_branch, bias=bias_out) if lanes.begins else None
-    for group in lanes.forward_only:
-        run(group, num_tokens, key_mask, out, begin, keep_graph=False)
-        begin = None
-    graphs = []
-    for group in lanes.backward:
-        graphs.append(run(group, num_tokens, key_mask, out, begin, keep_graph=True))
-        begin = None
+    linears, graphs = linears.to(x.dtype), list[Graph]()
+    run = partial(_run, x, core, num_tokens, key_mask, adapters)
+
+    def add(result: Tensor, group: LaneSlice, *, is_kept: bool, is_first: bool) -> None:
+        columns = group.columns.take(linears.weight_out, 1)
+        is_read_again = adapters is not None and group.trains and not group.trains_what_runs
+        given = group.running(result, in_place=not (is_kept or is_read_again))
+        if is_first and lanes.begins:
+            begin_branch(out, given, columns.t(), bias_out)
+        else:
+            add_product_of_own(out, given, columns.t(), group)
+        if adapters is not None:
+            adapters.add_result(result, given, group)
+
+    for i, group in enumerate(lanes.forward_only):
+        result, _ = run(linears, group, keep_graph=False)
+        add(result, group, is_kept=False, is_first=i == 0)
+    for i, group in enumerate(lanes.backward):
+        result, graph = run(linears, group, keep_graph=not lanes.recomputes)
+        is_first = i == 0 and not lanes.forward_only
+        add(result, group, is_kept=graph is not None, is_first=is_first)
+        graphs.append(partial(_graph_again, run, group) if graph is None else _kept(graph))
     if adapters is not None:
         adapters.finish(out)
-    return [graph for graph in graphs if graph is not None]
+    return graphs
 
 
 @torch.no_grad()
 def lanes_backward(
     grad_branch: Tensor,
     linears: Linears,
-    graphs: list[CoreGraph],
+    graphs: list[Graph],
     lanes: SublayerLanes,
     trained: Trained | None,
 ) -> Tensor:
@@ -199,63 +131,61 @@ def lanes_backward(
         lanes: as in forward, with at least one group that runs backward.
         trained: for dW; None where no group is FULL.
     """
-    linears = linears.to(grad_branch.dtype)
+    held, linears = linears, linears.to(grad_branch.dtype)
     grad_x = input_gradient_buffer(grad_branch, lanes)
     for group in lanes.backward:
-        graph = graphs.pop(0)
+        graph = graphs.pop(0)(linears)
         columns = group.columns.take(linears.weight_out, 1)
         grad_result = group.passing(product_of_all(grad_branch, columns, group))
         if group.watch is not None:
             group.watch(graph.result, grad_result)
         grad_result = group.scaled(grad_result)
+        trains = trained is not None and group.trains
         if trained is not None and group.trains:
             trained.add_output(grad_branch, group.training(graph.result), group)
-        grad_projected = graph.backward(grad_result)
+        in_core = held.in_core if trains else ()
+        grad_projected, grad_in_core = graph.backward(grad_result, in_core)
         del graph, grad_result
         if trained is not None and group.trains:
-            trained.add_input(group.training_rows(grad_projected), group)
-        rows = group.rows.take(linears.weight_in, 0)
+            trained.add_input(group.training_rows(grad_projected), grad_in_core, group)
         keep = not lanes.backward_is_disjoint
-        add_product_of_own(grad_x, grad_projected, rows, group, keep=keep)
-        del grad_projected
+        for rows in linears.rows_in(group):
+            add_product_of_own(grad_x, grad_projected.pop(0), rows, group, keep=keep)
+            keep = True
     return grad_x
 
 
-def _forward(
+def _run(
     x: Tensor,
-    linears: Linears,
     core: Core,
-    adapters: AdapterSums | None,
-    group: LaneSlice,
     num_tokens: int,
     key_mask: Tensor | None,
-    out: Tensor,
-    begin: Callable[[Tensor, Tensor, Tensor], None] | None,
+    adapters: AdapterSums | None,
+    linears: Linears,
+    group: LaneSlice,
     *,
     keep_graph: bool,
-) -> CoreGraph | None:
-    """Add the group's output to `out`, or `begin` it; `x` and `out` are ``[T, D]`` of all
-    tokens."""
-    rows = group.rows.take(linears.weight_in, 0)
-    bias = None if linears.bias_in is None else group.rows.take(linears.bias_in, 0)
-    projected = product_of_all(x, rows.t(), group, bias)
+) -> tuple[Tensor, CoreGraph | None]:
+    """As `run_core`, of one group from the activations of all tokens, ``[T, D]``."""
+    projected = linears.project(x, group)
     if adapters is not None:
         adapters.add_to_projected(projected, group)
-    projected = projected.view(group.num_samples, num_tokens, -1).requires_grad_(keep_graph)
-    if key_mask is not None:
-        key_mask = group.of_samples(key_mask, num_tokens)
-    with torch.set_grad_enabled(keep_graph):
-        result = core(projected, key_mask)
-    columns = group.columns.take(linears.weight_out, 1)
-    own_result = result.detach().flatten(0, 1)
-    given = group.running(own_result, in_place=not keep_graph)
-    if begin is None:
-        add_product_of_own(out, given, columns.t(), group)
-    else:
-        begin(out, given, columns.t())
-    if adapters is not None:
-        adapters.add_result(own_result, given, group)
-    if not keep_graph:
-        return None
-    kept = own_result if group.keeps_result else None
-    return CoreGraph(projected, get_gradient_edge(result), kept)
+    return run_core(
+        [part.view(group.num_samples, num_tokens, -1) for part in projected],
+        None if key_mask is None else group.of_samples(key_mask, num_tokens),
+        core,
+        keep_graph=keep_graph,
+        keep_result=group.keeps_result,
+    )
+
+
+def _kept(graph: CoreGraph) -> Graph:
+    return lambda linears: graph
+
+
+def _graph_again(
+    run: Callable[..., tuple[Tensor, CoreGraph | None]], group: LaneSlice, linears: Linears
+) -> CoreGraph:
+    _, graph = run(linears, group, keep_graph=True)
+    assert graph is not None
+    return graph

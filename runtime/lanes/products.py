@@ -80,14 +80,20 @@ def add_product_of_all(y_own: Tensor, x_all: Tensor, matrix: Tensor, group: Lane
 
 
 def add_input_weight_gradient(
-    gradient: Tensor, grad_own: Tensor, x_all: Tensor, group: LaneSlice, *, is_new: bool
+    gradient: Tensor,
+    rows: Units,
+    grad_own: Tensor,
+    x_all: Tensor,
+    group: LaneSlice,
+    *,
+    is_new: bool,
 ) -> None:
-    """Add the dW of a linear map from all tokens to the group's rows of `gradient`.
+    """Add the dW of a linear map from all tokens to the group's `rows` of `gradient`.
 
     If `is_new`, nothing is there yet but where a group before this one has written.
     """
     pairs = [(grad_own[of_own].t(), x_all[of_all]) for of_all, of_own in group.token_runs]
-    _add_weight_gradient(gradient, 0, group, pairs, is_new)
+    _add_weight_gradient(gradient, 0, rows, group, pairs, is_new)
 
 
 def add_output_weight_gradient(
@@ -95,14 +101,14 @@ def add_output_weight_gradient(
 ) -> None:
     """The same for a linear map from the group's tokens, and columns of `gradient`."""
     pairs = [(grad_all[of_all].t(), y_own[of_own]) for of_all, of_own in group.token_runs]
-    _add_weight_gradient(gradient, 1, group, pairs, is_new)
+    _add_weight_gradient(gradient, 1, group.columns, group, pairs, is_new)
 
 
 def add_bias_gradient(
-    gradient: Tensor, grad_own: Tensor, group: LaneSlice, *, is_new: bool
+    gradient: Tensor, rows: Units, grad_own: Tensor, group: LaneSlice, *, is_new: bool
 ) -> None:
     """The same for the bias of a linear map from all tokens."""
-    places = group.rows.places(gradient, 0)
+    places = rows.places(gradient, 0)
     parts = grad_own.split([len(place) for place in places], 1)
     for place, part, keeps in zip(places, parts, _keeps(group, places, is_new), strict=True):
         if keeps:
@@ -114,11 +120,12 @@ def add_bias_gradient(
 def _add_weight_gradient(
     gradient: Tensor,
     dim: int,
+    units: Units,
     group: LaneSlice,
     pairs: list[tuple[Tensor, Tensor]],
     is_new: bool,
 ) -> None:
-    places = (group.rows, group.columns)[dim].places(gradient, dim)
+    places = units.places(gradient, dim)
     sizes = [place.shape[dim] for place in places]
     keeps = _keeps(group, places, is_new)
     if len(pairs) > 1 and len(places) > 2:

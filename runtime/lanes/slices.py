@@ -22,7 +22,7 @@ from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import schedule_waves
-from runtime.lanes.held_units import HeldUnits, all_units
+from runtime.lanes.held_units import HEAD_PARTS, HeldUnits, all_units, unit_rows
 from runtime.lanes.masks import NO_MASKS, Masks, masks_of
 
 Run = tuple[int, int]
@@ -31,47 +31,62 @@ Run = tuple[int, int]
 
 @dataclass(frozen=True)
 class Units:
-    """Some rows, or columns, of a weight.
+    """Rows, or columns, of a weight that some heads or hidden units have.
 
     Attributes:
-        runs: where they are in every part of the weight, in order; at least one.
-        is_all: whether the weight has no others.
-        num_parts: equal parts that the weight is stacked of: 3 for queries, keys and values.
+        runs: of heads or hidden units, counted among those that the weight has, in order.
+        num_all: that the weight has.
+        parts: how many rows each has in every part that the weight is stacked of: queries, keys
+            and values, which may be unequal.
     """
 
     runs: tuple[Run, ...]
-    is_all: bool
-    num_parts: int = 1
+    num_all: int
+    parts: tuple[int, ...] = (1,)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether the weight has no others."""
+        return self.runs == ((0, self.num_all),)
 
     @property
     def is_one_run(self) -> bool:
         """Whether they neighbour one another in the whole weight."""
-        return len(self.runs) == 1 and (self.num_parts == 1 or self.is_all)
+        return len(self.runs) == 1 and (len(self.parts) == 1 or self.is_all)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Of the heads or hidden units, int, sorted."""
+        return np.concatenate([np.arange(*run) for run in self.runs])
+
+    def of_maps(self, num_maps: int) -> tuple["Units", ...]:
+        """The same in each of the maps whose outputs the parts are, in equal numbers."""
+        size = len(self.parts) // num_maps
+        return tuple(
+            replace(self, parts=self.parts[i * size : (i + 1) * size]) for i in range(num_maps)
+        )
 
     def take(self, tensor: Tensor, dim: int) -> Tensor:
         """Their part of `tensor` along `dim`: a view if they are one run, else a copy."""
         if self.is_all:
             return tensor
-        if self.num_parts == 1:
-            return self._join(tensor, dim)
-        return self._join(tensor.unflatten(dim, (self.num_parts, -1)), dim + 1).flatten(
-            dim, dim + 1
-        )
-
-    def places(self, tensor: Tensor, dim: int) -> list[Tensor]:
-        """Views of all that they have of `tensor` along `dim`, run by run in every part."""
-        if self.is_all:
-            return [tensor]
-        return [
-            view for part in tensor.chunk(self.num_parts, dim) for view in self._views(part, dim)
-        ]
-
-    def _join(self, tensor: Tensor, dim: int) -> Tensor:
-        views = self._views(tensor, dim)
+        views = self._views(tensor, dim) or [tensor.narrow(dim, 0, 0)]
         return views[0] if len(views) == 1 else torch.cat(views, dim)
 
+    def places(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        """Views of all that they have of `tensor` along `dim`, run by run in every part; one where
+        they are all."""
+        return [tensor] if self.is_all else self._views(tensor, dim)
+
     def _views(self, tensor: Tensor, dim: int) -> list[Tensor]:
-        return [tensor.narrow(dim, start, stop - start) for start, stop in self.runs]
+        views, first = [], 0
+        for rows in self.parts:
+            views += [
+                tensor.narrow(dim, first + start * rows, (stop - start) * rows)
+                for start, stop in self.runs
+            ]
+            first += rows * self.num_all
+        return views
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,8 @@ class LaneSlice:
     Attributes:
         num_samples: samples of the group.
         tokens: runs of tokens of the pass, a sample's tokens being neighbours.
-        rows: the group's rows of the input weight: queries, keys and values of its heads, or its
-            hidden units.
+        rows: the group's rows of the maps in: queries, keys and values of its heads, or gate and up
+            of its hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
         tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
         trains: whether its weights get a gradient; else it hands it on alone, or has none.
@@ -129,11 +144,6 @@ class LaneSlice:
             pairs.append((slice(start, stop), slice(first, first + stop - start)))
         return tuple(pairs)
 
-    def of_one_map(self, num_maps: int) -> "LaneSlice":
-        """The same where each of the maps that the input weight is stacked of stands alone."""
-        rows = replace(self.rows, num_parts=self.rows.num_parts // num_maps)
-        return self if num_maps == 1 else replace(self, rows=rows)
-
     @property
     def trains_what_runs(self) -> bool:
         """Whether dW is made of its results as they are."""
@@ -142,24 +152,29 @@ class LaneSlice:
     def running(self, result: Tensor, *, in_place: bool) -> Tensor:
         """What it gives to the map out, of its results ``[own T, c]``."""
         mask = self.masks.runs
-        return result if mask is None else mask.apply(result, in_place=in_place)
+        return result if mask is None else mask.apply(result, self.columns.parts, in_place=in_place)
 
     def passing(self, grad_result: Tensor) -> Tensor:
         """Gradients of its results, ``[own T, c]``, in place, where they are passed on."""
         mask = self.masks.passes
-        return grad_result if mask is None else mask.apply(grad_result, in_place=True)
+        if mask is None:
+            return grad_result
+        return mask.apply(grad_result, self.columns.parts, in_place=True)
 
     def training(self, result: Tensor) -> Tensor:
         """What of its results ``[own T, c]`` dW of the map out is made of."""
         mask = self.masks.trains
-        return self.scaled(result if mask is None else mask.apply(result))
+        return self.scaled(result if mask is None else mask.apply(result, self.columns.parts))
 
-    def training_rows(self, grad_projected: Tensor) -> Tensor:
-        """What of gradients ``[own T, r]`` dW of the map in is made of."""
+    def training_rows(self, grad_projected: Sequence[Tensor]) -> list[Tensor]:
+        """What of gradients of what each map in makes, ``[own T, r]``, its dW is made of."""
         mask = self.masks.trains
         if mask is None or self.masks.train_what_passes:
-            return grad_projected
-        return mask.apply(grad_projected, self.rows.num_parts)
+            return list(grad_projected)
+        of_maps = self.rows.of_maps(len(grad_projected))
+        return [
+            mask.apply(grad, rows.parts) for grad, rows in zip(grad_projected, of_maps, strict=True)
+        ]
 
     def scaled(self, values: Tensor) -> Tensor:
         """Values ``[own T, c]`` times `gradient_scale`, in their own type."""
@@ -188,6 +203,7 @@ class SublayerLanes:
         tokens_trained: runs of tokens in FULL groups.
         tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
         tokens_active: runs of tokens in any group.
+        recomputes: whether groups keep their inputs alone, and run forward again in backward.
         begins: whether the first group that runs forward has all tokens.
         untrained: rows and columns of the weights that no group writes a gradient to without
             reading it; None for none.
@@ -202,6 +218,7 @@ class SublayerLanes:
     tokens_trained: tuple[Run, ...]
     tokens_with_dx: tuple[Run, ...]
     tokens_active: tuple[Run, ...]
+    recomputes: bool = False
     begins: bool = False
     untrained: tuple[Units, Units] | None = None
 
@@ -222,6 +239,12 @@ class BlockLanes:
 
     attention: SublayerLanes
     mlp: SublayerLanes
+
+    def recomputing(self, recomputes: bool) -> "BlockLanes":
+        """The same, of which groups run forward again in backward, or not."""
+        return BlockLanes(
+            replace(self.attention, recomputes=recomputes), replace(self.mlp, recomputes=recomputes)
+        )
 
 
 @dataclass(frozen=True)
@@ -260,6 +283,8 @@ def slice_schedule(
     schedule: np.ndarray,
     num_waves: int = 1,
     device: Device | None = None,
+    *,
+    recomputes: bool = False,
 ) -> ScheduleSlices:
     """Cut a mini-batch into waves, and every block of a wave into lane groups.
 
@@ -269,6 +294,7 @@ def slice_schedule(
         num_waves: passes through the model, from 1 to num_microbatches.
         device: what things cost, which says what runs together; default what the schedule asks for
             and nothing else.
+        recomputes: whether lanes run forward again in backward instead of keeping what they made.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.
@@ -282,7 +308,10 @@ def slice_schedule(
     schedule = executed_schedule(workload, schedule)
     start = np.cumsum(workload.samples) - workload.samples
     units, needs_dx = all_units(workload), needs_input_gradient(workload, schedule)
-    here = Placement(1, (0,) * workload.num_subnets, (0,) * workload.num_microbatches)
+    every = (0,) * workload.num_subnets
+    here = Placement(
+        1, every, (0,) * workload.num_microbatches, recomputing=(0,) if recomputes else ()
+    )
     devices = merging_devices(workload, here, [device])
     waves, num_samples = [], 0
     for microbatches in schedule_waves(schedule, num_waves):
@@ -299,7 +328,7 @@ def slice_schedule(
                 int(counts.sum()),
                 units,
                 needs_dx[block],
-            )
+            ).recomputing(recomputes)
             for block in range(workload.shape.num_blocks)
         )
         samples = _samples_of(workload, start, microbatches)
@@ -326,37 +355,35 @@ def block_lanes(
         held: heads and hidden units that the weights have.
         needs_dx: whose gradient goes on, bool ``[2 sublayers, num_microbatches]``.
     """
-    partition, head_dim = workload.partition, workload.shape.head_dim
-    num_tokens = num_samples * workload.shape.num_tokens
-    attention, mlp = [], []
+    partition, shape = workload.partition, workload.shape
+    num_tokens = num_samples * shape.num_tokens
+    head_parts = unit_rows(shape, *HEAD_PARTS)
+    num_heads, num_hidden = len(held.heads), len(held.hidden)
+    of_heads, of_hidden = (
+        (Units(((0, number),), number, parts), Units(((0, number),), number, parts[:1]))
+        for number, parts in (
+            (num_heads, head_parts),
+            (num_hidden, (1,) * shape.hidden_rows),
+        )
+    )
+    attention, mlp = list[_Placed](), list[_Placed]()
     for group in groups:
         members = [partition.subnets[s] for s in group.subnets]
         of_attention, of_mlp = (_parts(group, first_sample, needed) for needed in needs_dx)
         heads, subnet_of_head = _units_of([m.heads for m in members], held.heads)
-        channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
-        if len(channels):
-            columns = _units(channels, len(held.heads) * head_dim)
-            rows = replace(columns, num_parts=3)
-            attention += [
-                part.placed(workload, first_sample, subnet_of_head, head_dim, rows, columns)
-                for part in of_attention
-            ]
         hidden, subnet_of_hidden = _units_of(
             [range(m.hidden_start, m.hidden_stop) for m in members], held.hidden
         )
-        if len(hidden):
-            units = _units(hidden, len(held.hidden))
-            mlp += [
-                part.placed(workload, first_sample, subnet_of_hidden, 1, units, units)
-                for part in of_mlp
-            ]
-    all_channels, all_hidden = (
-        Units(((0, number),), is_all=True)
-        for number in (len(held.heads) * head_dim, len(held.hidden))
-    )
+        for parts, indices, subnet_of, (rows, columns), into in (
+            (of_attention, heads, subnet_of_head, of_heads, attention),
+            (of_mlp, hidden, subnet_of_hidden, of_hidden, mlp),
+        ):
+            if len(indices):
+                runs = index_runs(indices)
+                own = replace(rows, runs=runs), replace(columns, runs=runs)
+                into += [part.placed(workload, first_sample, subnet_of, *own) for part in parts]
     return BlockLanes(
-        _sublayer(attention, num_tokens, replace(all_channels, num_parts=3), all_channels),
-        _sublayer(mlp, num_tokens, all_hidden, all_hidden),
+        _sublayer(attention, num_tokens, *of_heads), _sublayer(mlp, num_tokens, *of_hidden)
     )
 
 
@@ -389,7 +416,6 @@ class _Part:
         workload: Workload,
         first_sample: np.ndarray,
         subnet_of_unit: np.ndarray,
-        unit_width: int,
         rows: Units,
         columns: Units,
     ) -> _Placed:
@@ -400,9 +426,7 @@ class _Part:
         of_sample = np.repeat(self.cells, workload.samples[self.microbatches], axis=1)
         operations = of_sample[subnet_of_unit].T
         trains = operations == Operation.FULL
-        masks = masks_of(
-            operations != Operation.SHORTCUT, runs_backward(operations), trains, unit_width
-        )
+        masks = masks_of(operations != Operation.SHORTCUT, runs_backward(operations), trains)
         passing = np.asarray(runs_backward(self.cells).any(axis=0))
         training = np.asarray((self.cells == Operation.FULL).any(axis=0))
         lane = LaneSlice(
@@ -442,11 +466,11 @@ def _sublayer(
     backward = _in_order([one.lane for one in groups if one.passes], columns)
     forward_only = [one.lane for one in groups if not one.passes]
     written = [run for lane in backward for run, own in _trained_runs(lane) if own]
-    untrained = index_runs(np.flatnonzero(_num_covering(columns.runs[0][1], [tuple(written)]) == 0))
+    untrained = index_runs(np.flatnonzero(_num_covering(columns.num_all, [tuple(written)]) == 0))
     num_backward = _num_covering(num_tokens, [lane.tokens for lane in backward])
 
     def some(units: Units) -> Units:
-        return replace(units, runs=untrained, is_all=False)
+        return replace(units, runs=untrained)
 
     def covered(runs_of: Sequence[tuple[Run, ...]]) -> tuple[Run, ...]:
         return index_runs(np.flatnonzero(_num_covering(num_tokens, runs_of)))
@@ -468,7 +492,7 @@ def _sublayer(
 
 def _in_order(lanes: Sequence[LaneSlice], columns: Units) -> list[LaneSlice]:
     """Those that train first, the largest before others, each told which runs it trains first."""
-    written = np.zeros(columns.runs[0][1], dtype=bool)
+    written = np.zeros(columns.num_all, dtype=bool)
     made = []
     for lane in sorted(lanes, key=lambda lane: -lane.trains * _num_units(lane.columns)):
         is_first = tuple(not written[slice(*run)].any() for run in lane.columns.runs)
@@ -491,6 +515,17 @@ def _trained_runs(lane: LaneSlice) -> list[tuple[Run, bool]]:
     ]
 
 
+def _units_of(
+    of_subnets: Sequence[Sequence[int]], held: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heads or hidden units of some subnets among those held, int, sorted; and which of the subnets
+    each belongs to."""
+    units = np.concatenate([np.asarray(own, dtype=np.int64) for own in of_subnets])
+    subnet = np.repeat(np.arange(len(of_subnets)), [len(own) for own in of_subnets])
+    order = np.argsort(units)
+    return np.searchsorted(held, units[order]), subnet[order]
+
+
 def _num_covering(num_tokens: int, runs_of: Sequence[tuple[Run, ...]]) -> np.ndarray:
     """How many of several sets of tokens each token is in, int ``[num_tokens]``."""
     number = np.zeros(num_tokens, dtype=int)
@@ -510,21 +545,6 @@ def _samples_of(
 
 def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
     return tuple((start * num_tokens, stop * num_tokens) for start, stop in index_runs(samples))
-
-
-def _units_of(
-    of_subnets: Sequence[Sequence[int]], held: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Heads or hidden units of some subnets among those held, int, sorted; and which of the subnets
-    each belongs to."""
-    units = np.concatenate([np.asarray(own, dtype=np.int64) for own in of_subnets])
-    subnet = np.repeat(np.arange(len(of_subnets)), [len(own) for own in of_subnets])
-    order = np.argsort(units)
-    return np.searchsorted(held, units[order]), subnet[order]
-
-
-def _units(indices: np.ndarray, num_all: int) -> Units:
-    return Units(index_runs(indices), is_all=len(indices) == num_all)
 
 
 def index_runs(indices: np.ndarray) -> tuple[Run, ...]:

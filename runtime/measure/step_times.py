@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.cluster.device import Device
@@ -20,7 +19,7 @@ from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
 from runtime.models.optimizers import create_optimizer
-from runtime.partitioned_step import forward, forward_backward
+from runtime.partitioned_step import features, forward_backward
 from runtime.ranks.shards import whole_shards
 from runtime.torch_device import Stopwatch, assumed_device, autocast, device_name
 from runtime.training.resting_rows import Resting, resting, update
@@ -68,6 +67,7 @@ def measure_steps(
     device: torch.device,
     *,
     num_waves: int = 1,
+    recomputes: bool = False,
     num_repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
     costs: Device | None = None,
@@ -80,19 +80,27 @@ def measure_steps(
         schedules: by name; None is the untouched model.
         device: what to measure.
         num_waves: passes per step.
+        recomputes: whether lanes run forward again in backward.
         num_repeats: timed steps of each schedule, after one that is not.
         progress: told how many of how many steps are done.
         costs: what things cost, which says what runs together; default as assumed of `device`.
     """
     costs = costs or assumed_device(device)
-    here = Placement(1, (0,) * workload.num_subnets, (0,) * workload.num_microbatches)
+    here = Placement(
+        1,
+        (0,) * workload.num_subnets,
+        (0,) * workload.num_microbatches,
+        recomputing=(0,) if recomputes else (),
+    )
     merging = merging_devices(workload, here, [costs])
     inputs, labels = random_batch(model, workload, device)
     optimizer = create_optimizer(model, workload.optimizer, lr=0.0)
     begin_state(optimizer)
     shards = whole_shards(model)
     slices = {
-        name: None if schedule is None else slice_schedule(workload, schedule, num_waves, costs)
+        name: None
+        if schedule is None
+        else slice_schedule(workload, schedule, num_waves, costs, recomputes=recomputes)
         for name, schedule in schedules.items()
     }
     rests = {
@@ -142,7 +150,9 @@ def measure_steps(
             flops=counted - wasted,
             wasted_flops=wasted,
             peak_memory_bytes=peak_memory_bytes(partial(step, name), held, device),
-            activation_bytes=_activation_bytes(model, workload, inputs, slices[name], held, device),
+            activation_bytes=_activation_bytes(
+                model, workload, inputs, labels, slices[name], held, device
+            ),
             exchange_bytes=0,
             num_repeats=num_repeats,
             device=device_name(device),
@@ -169,8 +179,7 @@ def random_batch(
     num_samples = int(workload.samples.sum())
     family = family_of(model)
     inputs = family.random_inputs(model, num_samples, generator)
-    num_classes = family.classifier(model).out_features
-    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    labels = family.random_labels(model, inputs, generator)
     return inputs.to(device), labels.to(device)
 
 
@@ -184,7 +193,9 @@ def _gradients(
     if slices is not None:
         forward_backward(model, inputs, labels, slices, watch)
         return
-    loss = F.cross_entropy(model(inputs), labels)
+    family = family_of(model)
+    total = family.loss(model, family.whole_features(model, inputs), labels)
+    loss = total / family.num_counted(labels).sum()
     if watch is not None:
         watch.lap("forward")
     loss.backward()
@@ -196,15 +207,20 @@ def _activation_bytes(
     model: nn.Module,
     workload: Workload,
     inputs: Tensor,
+    labels: Tensor,
     slices: ScheduleSlices | None,
     held: list[Tensor],
     device: torch.device,
 ) -> int:
+    family = family_of(model)
+
     def run(wave: int) -> Tensor:
         with autocast(device, workload):
             if slices is None:
-                return model(inputs)
-            return forward(model, slices.waves[wave].take(inputs), slices.waves[wave])
+                return family.loss(model, family.whole_features(model, inputs), labels)
+            own = slices.waves[wave]
+            seen = features(model, own.take(inputs), own)
+            return family.loss(model, seen, own.take(labels))
 
     num_waves = 1 if slices is None else len(slices.waves)
     return max(kept_bytes(partial(run, wave), held, device) for wave in range(num_waves))

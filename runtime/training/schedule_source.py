@@ -8,7 +8,8 @@ import numpy as np
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
-from d2ft_sched.plan.redrawn import redrawn
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.redrawn import chooses, is_redrawable, redrawn
 from d2ft_sched.plan.replanning import DevicePace, HeldLevels, as_planned
 from d2ft_sched.problem.formulate import Formulation
 from d2ft_sched.problem.scores import Scores, drawn_scores
@@ -121,6 +122,19 @@ class RedrawnSchedules:
 
     def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
         raise InputError(REDRAWN_STAYS)
+
+
+def redrawn_schedules(plan: Plan, seed: int) -> RedrawnSchedules | None:
+    """Schedules of the kind of a plan's, drawn anew in each step as its budget says.
+
+    None where the plan neither lets blocks rest nor leaves whole micro-batches out, or where
+    subnets of a block differ.
+    """
+    schedule, block = plan.schedule, plan.workload.partition.block
+    if not chooses(schedule) or not is_redrawable(schedule, block):
+        return None
+    policy = plan.budget.resting or "drawn"
+    return RedrawnSchedules(schedule, block, policy, seed)
 
 
 class ScoreSeries(Protocol):

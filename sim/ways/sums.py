@@ -8,7 +8,7 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.gradient_sums import GradientSum, trained_trunk_values
-from d2ft_sched.costs.memory import shared_block_parameters, trained_subnet_parameters
+from d2ft_sched.costs.memory import trained_shared_parameters, trained_subnet_parameters
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import whole
 from sim.network.collectives import all_reduce
@@ -41,7 +41,7 @@ class GradientSumTimes:
     def block_values(self) -> int:
         """Values of a block's subnets and what they share that train."""
         one = whole(self.workload, (1,))
-        return int(trained_subnet_parameters(one)[0]) + shared_block_parameters(one)
+        return int(trained_subnet_parameters(one)[0]) + trained_shared_parameters(one)
 
     @cached_property
     def largest_bytes(self) -> float:

@@ -77,7 +77,7 @@ TABLE: dict[str, Row] = {
     "tightness of a cluster": (f"{COMPARE} --tightness 0.5", "--tightness is given, but"),
     "waves of a sweep": (f"{SWEEP} --waves 6 --out out", "--waves is 6; it must be at most"),
     "coverage beyond a budget": (
-        f"{PLAN} --budget-compute 0.01 --coverage 3 --out x.json",
+        f"{PLAN} --placement balanced --budget-compute 0.01 --coverage 3 --out x.json",
         "a larger budget, a smaller coverage or more time",
     ),
     "weights that nobody has": (
@@ -170,7 +170,16 @@ TABLE: dict[str, Row] = {
     "heads of nothing": (f"{PLAN} --heads-per-subnet ''", "--heads-per-subnet is empty"),
     "heads below 0": (f"{PLAN} --heads-per-subnet -1", "-1"),
     "heads that are too many": (f"{PLAN} --heads-per-subnet 1,1,2", "1, 1, 2"),
-    "too many waves": (f"{PLAN} --waves 9", "number of waves is 9"),
+    "too many waves": (f"{PLAN} --placement balanced --waves 9", "number of waves is 9"),
+    "waves of ways": (f"{PLAN} --waves 2", "--waves is given, but ways are searched"),
+    "coverage of ways": (f"{PLAN} --coverage 1", "--coverage is given, but ways are searched"),
+    "unknown way": (f"{PLAN} --way sideways", "--way is 'sideways': it must be one of"),
+    "way beside a placement": (
+        f"{PLAN} --placement balanced --way data-parallel",
+        "--way is data-parallel beside --placement",
+    ),
+    "rest of a placement": (f"{PLAN} --placement balanced --resting turns", "nothing rests"),
+    "rest within the whole budget": (f"{PLAN} --resting turns", "--resting is given, but"),
     "budget of nothing": (f"{PLAN} --budget-compute 0", "compute budget is 0"),
     "budget of NaN": (f"{PLAN} --budget-compute nan", "compute budget is nan"),
     "budget above one": (f"{PLAN} --budget-comm 1.5", "communication budget is 1.5"),
@@ -179,9 +188,16 @@ TABLE: dict[str, Row] = {
     "target of NaN": (f"{PLAN} --target-step-time nan", "nan"),
     "target out of reach": (f"{PLAN} --target-step-time 0.000001", "1e-06"),
     "target and budget": (f"{PLAN} --target-step-time 0.5x --budget-compute 0.5", "leave"),
-    "coverage of more than there is": (f"{PLAN} --coverage 99", "coverage"),
+    "coverage of more than there is": (
+        f"{PLAN} --placement balanced --coverage 99",
+        "the coverage is 99",
+    ),
     "unknown solver": (f"{PLAN} --solver magic", "'magic' is unknown"),
-    "solver that lacks its option": (f"{PLAN} --solver magnitude", "magnitude"),
+    "unknown solver of a placement": (
+        f"{PLAN} --placement balanced --solver magic",
+        "'magic' is unknown",
+    ),
+    "solver that lacks its option": (f"{PLAN} --solver magnitude", "needs the option 'magnitude'"),
     "time limit of NaN": (f"{PLAN} --solver mip --time-limit nan", "time-limit"),
     # scores
     "no scores": (f"{PLAN} --scores none.csv", "none.csv"),
@@ -358,6 +374,41 @@ TABLE: dict[str, Row] = {
     "more tokens than positions": (
         "plan --cluster cluster.yaml --model minilm-l6 --num-tokens 600 --out p.json",
         "the number of tokens is 600; minilm-l6 has positions for 1 to 512",
+    ),
+    "decoder without a configuration": (
+        "plan --cluster cluster.yaml --model none/config.json --out p.json",
+        "none/config.json: cannot be read",
+    ),
+    "decoder of another architecture": (
+        "plan --cluster cluster.yaml --model gpt/config.json --out p.json",
+        "gpt/config.json: model_type is 'gpt2'; decoders that can be planned are llama",
+        {"gpt/config.json": '{"model_type": "gpt2"}'},
+    ),
+    "decoder with a trait": (
+        "plan --cluster cluster.yaml --model moe --out p.json",
+        "moe/config.json: num_experts is 8: a mixture of experts is not supported",
+        {"moe/config.json": '{"model_type": "qwen3", "num_experts": 8}'},
+    ),
+    "decoder without a size": (
+        "plan --cluster cluster.yaml --model half --out p.json",
+        "half/config.json: hidden_size is missing",
+        {"half/config.json": '{"model_type": "llama"}'},
+    ),
+    "longer than a decoder's positions": (
+        "plan --cluster cluster.yaml --model SmolLM2-135M --num-tokens 9000 --out p.json",
+        "the number of tokens is 9000; HuggingFaceTB/SmolLM2-135M has positions for 1 to 8192",
+    ),
+    "pixels for a decoder": (
+        "plan --cluster cluster.yaml --model SmolLM2-135M --image-size 32 --out p.json",
+        "tells tokens of a vocabulary apart, and image size 32 is given",
+    ),
+    "precision of nothing frozen": (
+        f"{PLAN} --base-precision bfloat16 --out p.json",
+        "--base-precision is bfloat16 without --lora-rank",
+    ),
+    "frozen weights of less precision than products": (
+        f"{PLAN} --lora-rank 2 --base-precision bfloat16 --out p.json",
+        "--base-precision is bfloat16 and --precision float32",
     ),
     # finetune
     "texts for a model of pictures": (

@@ -81,6 +81,23 @@ def test_samples_drawn_in_each_step_are_the_same_on_ranks_and_after_a_checkpoint
     assert losses(ranks) == pytest.approx(losses(alone), rel=1e-4, abs=1e-5)
 
 
+def test_what_rests_is_chosen_as_the_plan_says(d2ft, two_equal, tiny_vit, options, tmp_path):
+    seen = {}
+    for resting in ("drawn", "turns"):
+        plan, out = tmp_path / f"{resting}.json", tmp_path / resting
+        code, _, err = d2ft(
+            "plan", "--cluster", two_equal, "--model", tiny_vit, "--microbatches", 5,
+            "--microbatch-size", 1, "--budget-comm", 0.5, "--way", "data-parallel",
+            "--resting", resting, "--out", plan,
+        )  # fmt: skip
+        assert code == 0, err
+        code, _, err = d2ft("finetune", plan, *options, "--no-linear-probe", "--out", out)
+        assert code == 0, err
+        assert "is chosen anew in each step" in err
+        seen[resting] = losses(out)
+    assert seen["drawn"] != seen["turns"]
+
+
 @pytest.fixture
 def flop_clock(monkeypatch) -> Iterator[dict[str, float]]:
     """Steps are timed by the FLOPs that they execute, three times as long after step 8."""

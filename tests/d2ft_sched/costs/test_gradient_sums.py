@@ -116,7 +116,7 @@ def test_every_parameter_is_summed_over_its_holders_once(
         assert not with_trunk
     lora = workload.lora
     head = lora.head_parameters(SHAPE) if lora else SHAPE.head_parameters
-    hidden = lora.hidden_unit_parameters if lora else SHAPE.hidden_unit_parameters
+    hidden = lora.hidden_unit_parameters(SHAPE) if lora else SHAPE.hidden_unit_parameters
     for one in sums:
         assert one.num_values == (
             len(one.heads) * head

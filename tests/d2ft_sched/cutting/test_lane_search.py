@@ -81,8 +81,8 @@ def test_groups_have_every_cell_once_and_are_no_dearer_than_either_extreme(case,
 @given(cases())
 def test_where_launches_cost_most_a_block_of_a_device_is_one_group(case):
     workload, placement, schedule, microbatches = case
-    devices = [LAUNCH_BOUND] * placement.num_devices
-    groups = lane_groups(workload, placement, schedule, microbatches, devices)
+    alone = Placement(1, (0,) * workload.num_subnets, placement.owner)
+    groups = lane_groups(workload, alone, schedule, microbatches, [LAUNCH_BOUND])
     sites = set(zip(groups.device.tolist(), groups.block.tolist(), strict=True))
     assert len(groups.device) == len(sites)
 

@@ -1,0 +1,397 @@
+"""Lanes in the blocks of a model whose training loop is not ours."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
+from pickle import PicklingError
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.waves import running_microbatches
+from runtime.families.known_families import FAMILIES
+from runtime.families.splice import Splice, SplicedBlocks
+from runtime.families.sublayer import Sublayer
+from runtime.lanes.slices import ScheduleSlices, SublayerLanes, Wave, slice_schedule
+from runtime.own_loop.batch import batch_size, take_runs
+from runtime.own_loop.check_fit import check_fit
+from runtime.partitioned_step import run_lanes
+from runtime.ranks.shards import Shard
+from runtime.training.resting_rows import Held, Resting, hold, put_back, resting_of
+from runtime.training.schedule_source import redrawn_schedules
+
+_REMEMBERED = 256
+"""Schedules whose slices are kept."""
+
+
+def apply_plan(
+    model: nn.Module,
+    plan: Plan,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    num_waves: int = 1,
+    seed: int = 0,
+) -> "ScheduledModel":
+    """Let a model's blocks run as a plan says whenever the model trains.
+
+    The model stays what it is: its parameters, their names and its ``state_dict``, what is around
+    its blocks, hooks, autocast, `torch.nn.parallel.DistributedDataParallel` around it. In
+    evaluation (``model.eval()``) its blocks compute what they always did. Copies of it are not
+    scheduled.
+
+    The schedule goes by a sample's position in the batch. Where it leaves samples out,
+    `ScheduledModel.take` takes the others; blocks that rest, and samples left out, are drawn anew
+    in each step as ``d2ft finetune`` does. A batch that is shorter than the plan's runs under the
+    operations of the positions that it has; where these leave all of it out, it runs whole.
+
+    Where `torch.distributed` has several ranks, the plan has as many replicas, of one device each,
+    and each rank's batch is its replica's part: `ScheduledModel.num_samples`, with the loss times
+    `ScheduledModel.loss_weight`. On one process, the whole mini-batch of any plan.
+
+    Args:
+        model: that has the blocks of a VisionTransformer of timm or of a transformer of
+            `runtime.families`, with adapters of peft on all their maps or with none.
+        plan: for a model of these sizes.
+        optimizer: whose every step takes the schedule a step on, and leaves rows of weights that
+            rest, and their moments, as they are. Where closures make the gradients inside of its
+            step, or without one, call `ScheduledModel.before_update` and `after_update`.
+        num_waves: passes through the model that a batch is cut into, see `ScheduledModel.waves`.
+        seed: of what is drawn.
+
+    Raises:
+        InputError: the model's blocks do not fit the plan, or cannot run in lanes; a replica is cut
+            over devices and there are several ranks (``d2ft finetune`` runs it); the replicas are
+            not as many as the ranks.
+    """
+    return ScheduledModel(model, plan, optimizer, num_waves=num_waves, seed=seed)
+
+
+class ScheduledModel:
+    """A model under a plan, as `apply_plan` makes it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        optimizer: torch.optim.Optimizer | None,
+        *,
+        num_waves: int,
+        seed: int,
+    ) -> None:
+        self.model = model
+        self._family, self._spliced = _find_blocks(model)
+        check_fit(self._spliced, plan.workload)
+        self._plan, self._own, self._is_distributed = plan, *_own_microbatches(plan)
+        samples = plan.workload.microbatch_samples[self._own]
+        self._workload = replace(plan.workload, microbatch_samples=samples)
+        if not 1 <= num_waves <= len(samples):
+            raise InputError(
+                f"num_waves is {num_waves}; it must be 1 to {len(samples)} micro-batches"
+            )
+        self._num_waves = num_waves
+        redrawn = redrawn_schedules(plan, seed)
+        self._schedules = (lambda step, _: plan.schedule) if redrawn is None else redrawn
+        self._step, self._is_off = 0, False
+        self._wave: Wave | None = None
+        self._held: Held | None = None
+        self._slices = lru_cache(_REMEMBERED)(self._new_slices)
+        self._resting = lru_cache(_REMEMBERED)(self._new_resting)
+        self._schedule = self._schedules(0, 0)
+        for index, splices in enumerate(self._spliced.blocks):
+            for name, splice in zip(("attention", "mlp"), splices, strict=True):
+                _replace_method(splice, partial(self._lanes, index, name), self._is_active)
+        self._hooks = [] if optimizer is None else self._hooks_of(optimizer)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """The model's own result."""
+        return self.model(*inputs, **options)
+
+    @property
+    def num_samples(self) -> int:
+        """Of a whole batch here, those that a schedule leaves out among them."""
+        return int(self._workload.samples.sum())
+
+    @property
+    def num_steps_done(self) -> int:
+        """Steps that the schedule is on; set it to go on after a checkpoint."""
+        return self._step
+
+    @num_steps_done.setter
+    def num_steps_done(self, step: int) -> None:
+        self._step, self._wave = step, None
+        self._schedule = self._schedules(step, 0)
+
+    @property
+    def schedule(self) -> np.ndarray:
+        """Operations of this step's batch here, int8 ``[num_subnets, num_microbatches]``."""
+        return self._schedule[:, self._own]
+
+    @property
+    def loss_weight(self) -> float:
+        """What a mean loss here is multiplied by, so that the mean of the ranks' gradients is that
+        of all samples that run: 1 on one process."""
+        if not self._is_distributed:
+            return 1.0
+        of_all = self._plan.workload.samples[running_microbatches(self._schedule)].sum()
+        here = self._workload.samples[(self.schedule != Operation.SHORTCUT).any(axis=0)].sum()
+        return float(here / of_all) * dist.get_world_size()
+
+    def take(self, batch: Any) -> Any:
+        """The samples of a batch that this step runs on, in a container of the same kind.
+
+        Raises:
+            InputError: the batch is longer than the plan's, or the plan runs in several waves.
+        """
+        if self._num_waves > 1:
+            raise InputError(f"a batch runs in {self._num_waves} waves here: go through `waves`")
+        ((_, taken),) = self.waves(batch)
+        return taken
+
+    def waves(self, batch: Any) -> Iterator[tuple[float, Any]]:
+        """The parts of a batch that pass through the model one after another.
+
+        A mean loss of a part times its weight, summed, is the mean loss of the batch.
+
+        Args:
+            batch: tensors ``[num_samples, ...]``, alone or in mappings, lists and tuples.
+
+        Yields:
+            The weight, and the part.
+
+        Raises:
+            InputError: the batch is longer than the plan's.
+        """
+        slices = self._slices_of(batch_size(batch), self._workload.shape.num_tokens)
+        for index, wave in enumerate(slices.waves):
+            num_samples = sum(stop - start for start, stop in wave.samples)
+            self._wave, self._wave_index = wave, index
+            self._batch_samples = batch_size(batch)
+            yield num_samples / slices.num_samples, take_runs(batch, wave.samples)
+
+    def before_update(self, optimizer: torch.optim.Optimizer) -> None:
+        """When all gradients are there, before `optimizer` uses them: what rests is held."""
+        for parameter in self._trunk:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        rests = self._resting(np.ascontiguousarray(self._schedule).tobytes())
+        self._held = hold(optimizer, rests)
+
+    def after_update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put back what rests, and go on to the next step's schedule."""
+        if self._held is not None:
+            put_back(optimizer, self._held)
+        self._held = None
+        self.num_steps_done += 1
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """As if there were no plan."""
+        before, self._is_off = self._is_off, True
+        try:
+            yield
+        finally:
+            self._is_off = before
+
+    def remove(self) -> None:
+        """Give the model its own methods back, and the optimizer its steps."""
+        for splices in self._spliced.blocks:
+            for splice in splices:
+                vars(splice.module).pop(splice.method, None)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def _is_active(self, module: nn.Module) -> bool:
+        return module.training and not self._is_off
+
+    def _lanes(
+        self, block: int, name: str, sublayer: Sublayer, x: Tensor, key_mask: Tensor | None
+    ) -> Tensor:
+        lanes: SublayerLanes = getattr(self._wave_of(x).blocks[block], name)
+        if lanes.run:
+            branch = run_lanes(sublayer, lanes, x, key_mask)
+        else:
+            bias = sublayer.bias_out
+            branch = torch.zeros_like(x) if bias is None else bias.to(x.dtype).expand(x.shape)
+        if not self._is_distributed:
+            return branch
+        trainable = [p for p in sublayer.parameters() if p.requires_grad]
+        return _GradientForAll.apply(branch, x, *trainable)
+
+    def _wave_of(self, x: Tensor) -> Wave:
+        """That of a forward pass whose blocks see `x`, ``[B, N, D]``."""
+        num_samples, num_tokens = x.shape[:2]
+        if self._wave is None:
+            slices = self._slices_of(num_samples, num_tokens)
+            if slices.num_samples < num_samples:
+                raise InputError(
+                    f"this step's schedule leaves out {num_samples - slices.num_samples} of "
+                    f"{num_samples} samples: take the others of each batch with `take`"
+                )
+            if len(slices.waves) > 1:
+                raise InputError(
+                    f"a batch runs in {len(slices.waves)} waves here: go through `waves`"
+                )
+            self._wave, self._wave_index = slices.waves[0], 0
+            self._batch_samples = num_samples
+        of_wave = sum(stop - start for start, stop in self._wave.samples)
+        if of_wave != num_samples:
+            raise InputError(
+                f"the model was given {num_samples} samples where this step's schedule has "
+                f"{of_wave}: give it what `take` took, and say when a step is done"
+            )
+        if num_tokens == self._workload.shape.num_tokens:
+            return self._wave
+        return self._slices_of(self._batch_samples, num_tokens).waves[self._wave_index]
+
+    def _slices_of(self, num_samples: int, num_tokens: int) -> ScheduleSlices:
+        return self._slices(self.schedule.tobytes(), num_samples, num_tokens)
+
+    def _new_slices(self, rows: bytes, num_samples: int, num_tokens: int) -> ScheduleSlices:
+        schedule = np.frombuffer(rows, np.int8).reshape(self._workload.num_subnets, -1)
+        workload, schedule = _cut(self._workload, schedule, num_samples)
+        shape = replace(workload.shape, num_tokens=num_tokens)
+        num_waves = min(self._num_waves, schedule.shape[1])
+        return slice_schedule(replace(workload, shape=shape), schedule, num_waves)
+
+    def _new_resting(self, rows: bytes) -> Resting:
+        schedule = np.frombuffer(rows, np.int8).reshape(self._workload.num_subnets, -1)
+        prefix = f"{self._spliced.name}." if self._spliced.name else ""
+        parameters = {
+            self._spliced.family_name + name.removeprefix(prefix): parameter
+            for name, parameter in self.model.named_parameters()
+            if name.startswith(prefix)
+        }
+        whole = [Shard(name, tuple(p.shape), 0, None) for name, p in parameters.items()]
+        return resting_of(self._family, parameters, whole, self._workload, schedule)
+
+    def _hooks_of(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        def before(optimizer: torch.optim.Optimizer, inputs: Any, options: Any) -> None:
+            if any(value is not None for value in (*inputs[1:], *options.values())):
+                raise InputError(
+                    "an optimizer that is given a closure makes gradients inside of its step: do "
+                    "not give it to `apply_plan`, but call `before_update` and `after_update`"
+                )
+            self.before_update(optimizer)
+
+        def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            self.after_update(optimizer)
+
+        return [
+            optimizer.register_step_pre_hook(before),
+            optimizer.register_step_post_hook(after),
+        ]
+
+    @cached_property
+    def _trunk(self) -> list[nn.Parameter]:
+        """What the plan always trains: all but the maps of blocks."""
+        in_maps = {
+            id(parameter)
+            for splices in self._spliced.blocks
+            for splice in splices
+            for parameter in splice.sublayer.parameters()
+            if parameter is not splice.sublayer.bias_out
+        }
+        return [p for p in self.model.parameters() if id(p) not in in_maps and p.requires_grad]
+
+
+class _Spliced:
+    """What stands for a module's method; in a copy of the module its own stands there again."""
+
+    def __init__(self, splice: Splice, lanes: Any, is_active: Callable[[nn.Module], bool]) -> None:
+        self._splice, self._lanes, self._is_active = splice, lanes, is_active
+        self._own = getattr(splice.module, splice.method)
+        self.__signature__ = inspect.signature(self._own)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        if not self._is_active(self._splice.module):
+            return self._own(*inputs, **options)
+        return self._splice.around(self._lanes, *inputs, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        module = memo[id(self._splice.module)]
+        return MethodType(getattr(type(module), self._splice.method), module)
+
+    def __reduce__(self) -> Any:
+        raise PicklingError(
+            "a model under a plan cannot be pickled: save its state_dict, or call "
+            "ScheduledModel.remove first"
+        )
+
+
+class _GradientForAll(torch.autograd.Function):
+    """Its first argument, with zeros for the gradient of all others: what is around a model to sum
+    gradients over ranks waits for one of every parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, branch: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(*others)
+        return branch.view_as(branch)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *map(torch.zeros_like, ctx.saved_tensors)
+
+
+def _replace_method(splice: Splice, lanes: Any, is_active: Callable[[nn.Module], bool]) -> None:
+    if splice.method in vars(splice.module):
+        raise InputError("the model is under a plan already: call `remove` of that first")
+    setattr(splice.module, splice.method, _Spliced(splice, lanes, is_active))
+
+
+def _find_blocks(model: nn.Module) -> tuple[Any, SplicedBlocks]:
+    for family in FAMILIES:
+        spliced = family.spliced(model)
+        if spliced is not None:
+            return family, spliced
+    raise InputError(
+        f"a {type(model).__name__} has no blocks of one model that can run in lanes: a plain "
+        f"VisionTransformer of timm, or a transformer of the families in the manual"
+    )
+
+
+def _own_microbatches(plan: Plan) -> tuple[slice, bool]:
+    """Which micro-batches this process runs, and whether others run others."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return slice(None), False
+    num_ranks = dist.get_world_size()
+    cut = [part for part in plan.replicas if len(part.devices) > 1]
+    if cut:
+        raise InputError(
+            f"the plan cuts a replica over {len(cut[0].devices)} devices, which `d2ft finetune` "
+            f"runs; a loop of one's own runs plans of one device a replica (--way data-parallel)"
+        )
+    if len(plan.replicas) != num_ranks:
+        raise InputError(
+            f"the plan has {len(plan.replicas)} replicas and this job {num_ranks} ranks; each "
+            f"rank runs one"
+        )
+    return plan.parts[dist.get_rank()].microbatches, True
+
+
+def _cut(workload: Workload, schedule: np.ndarray, num_samples: int) -> tuple[Workload, np.ndarray]:
+    """The first samples of a mini-batch; all FULL where none of them would run."""
+    of_all = int(workload.samples.sum())
+    if num_samples > of_all:
+        raise InputError(f"the batch has {num_samples} samples; the plan is for {of_all}")
+    if num_samples == of_all:
+        return workload, schedule
+    before = np.cumsum([0, *workload.microbatch_samples])
+    kept = np.clip(num_samples - before[:-1], 0, workload.samples)
+    kept = kept[kept > 0]
+    schedule = schedule[:, : len(kept)]
+    if (schedule == Operation.SHORTCUT).all():
+        schedule = np.full_like(schedule, Operation.FULL)
+    return replace(workload, microbatch_samples=tuple(map(int, kept))), schedule
