@@ -75,7 +75,8 @@ def kept_by_groups(
         zip((sizes.heads, sizes.hidden), _kept_bytes_per_unit(workload), strict=True)
     ):
         of_group = of_unit[np.where(sizes.trains, Operation.FULL, Operation.REST)]
-        own_tokens = groups.runs_backward_on(needs_dx[:, sublayer]) @ tokens
+        held = (workload.partition.heads, workload.partition.hidden)[sublayer]
+        own_tokens = groups.runs_backward_on(held, needs_dx[:, sublayer]) @ tokens
         np.add.at(total, (groups.block, groups.device), units * of_group * own_tokens)
     return total * ~placement.recomputes
 

@@ -48,10 +48,10 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
         ((attention_flops_of, partition.heads), (mlp_flops_of, partition.hidden))
     ):
         own = np.where(groups.has_subnet, units[groups.subnets], 0)
-        cells = groups.cells_in_sublayer(needs_dx[:, sublayer])
+        cells = groups.cells_in_sublayer(units, needs_dx[:, sublayer])
         trains = (cells == Operation.FULL).any(axis=(1, 2), keepdims=True)
         passes = runs_backward(cells)
-        back = area & groups.runs_backward_on(needs_dx[:, sublayer])[:, None, :]
+        back = area & groups.runs_backward_on(units, needs_dx[:, sublayer])[:, None, :]
         handed_on = back & needs_dx[:, sublayer][:, None, :]
         if workload.lora is not None:
             handed_on &= passes.any(axis=1, keepdims=True)

@@ -66,22 +66,25 @@ class LaneGroups:
     has_microbatch: np.ndarray
     cells: np.ndarray
 
-    def cells_in_sublayer(self, needs_dx: np.ndarray) -> np.ndarray:
-        """`cells` in a sub-layer that hands on gradients of some micro-batches alone, bool
-        ``[num_groups, C]``: without one to hand on, REST is FORWARD_ONLY."""
+    def cells_in_sublayer(self, units: np.ndarray, needs_dx: np.ndarray) -> np.ndarray:
+        """`cells` in a sub-layer of so many units of every subnet, int ``[num_subnets]``, that
+        hands on gradients of some micro-batches alone, bool ``[num_groups, C]``: without one to
+        hand on, REST is FORWARD_ONLY."""
         unneeded = (self.cells == Operation.REST) & ~needs_dx[:, None, :]
-        return np.where(unneeded, np.int8(Operation.FORWARD_ONLY), self.cells)
+        cells = np.where(unneeded, np.int8(Operation.FORWARD_ONLY), self.cells)
+        return np.where((units[self.subnets] > 0)[:, :, None], cells, np.int8(Operation.SHORTCUT))
 
-    def runs_backward_on(self, needs_dx: np.ndarray) -> np.ndarray:
+    def runs_backward_on(self, units: np.ndarray, needs_dx: np.ndarray) -> np.ndarray:
         """On which of their micro-batches groups run backward in a sub-layer, bool
-        ``[num_groups, C]``; `needs_dx` as in `cells_in_sublayer`.
+        ``[num_groups, C]``; arguments as in `cells_in_sublayer`.
 
         A group with REST and without FULL leaves out those on which it has nothing to hand on, if
         it has REST there; any other runs on all or none.
         """
-        cells = self.cells_in_sublayer(needs_dx)
+        cells = self.cells_in_sublayer(units, needs_dx)
         passes = np.asarray(runs_backward(cells).any(axis=1))
-        changed = (cells != self.cells).any(axis=(1, 2))
+        unneeded = (self.cells == Operation.REST) & ~needs_dx[:, None, :]
+        changed = unneeded.any(axis=(1, 2))
         trains = (cells == Operation.FULL).any(axis=(1, 2))
         whole = passes.any(axis=1) & (trains | ~changed)
         return self.has_microbatch & (whole[:, None] | passes)

@@ -427,8 +427,9 @@ class _Part:
         operations = of_sample[subnet_of_unit].T
         trains = operations == Operation.FULL
         masks = masks_of(operations != Operation.SHORTCUT, runs_backward(operations), trains)
-        passing = np.asarray(runs_backward(self.cells).any(axis=0))
-        training = np.asarray((self.cells == Operation.FULL).any(axis=0))
+        cells = self.cells[np.unique(subnet_of_unit)]
+        passing = np.asarray(runs_backward(cells).any(axis=0))
+        training = np.asarray((cells == Operation.FULL).any(axis=0))
         lane = LaneSlice(
             len(of_sample[0]),
             tokens(self.microbatches),

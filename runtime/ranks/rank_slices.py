@@ -14,7 +14,7 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums, trains_in_step
-from d2ft_sched.costs.input_gradients import needs_input_gradient
+from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.model.workload import Workload
@@ -208,7 +208,8 @@ def _rank_wave(
     foreign = microbatches[owner[microbatches] != rank]
     foreign = foreign[np.argsort(owner[foreign], kind="stable")]
     held = np.flatnonzero(np.array(placement.subnet_device) == rank)
-    made = lane_groups(workload, placement, schedule, microbatches, devices, held)
+    executed = executed_schedule(workload, schedule)
+    made = lane_groups(workload, placement, executed, microbatches, devices, held)
     needs_dx = needs_input_gradient(workload, schedule)
     num_own = int(workload.samples[own].sum())
     first_of_all = first_sample + np.cumsum(workload.samples) - workload.samples

@@ -15,6 +15,7 @@ from torch import Tensor
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.waves import running_samples
+from lane_devices import MERGING_DEVICES
 from rank_cases import Case, draw_case, model_of, small_model
 from rank_processes import join
 from runtime.data.dataset import Dataset, Split
@@ -66,7 +67,10 @@ def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
 
 
 def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object) -> Tensor:
-    slices = slice_rank_schedule(case.workload, case.replicas, schedule, model.ranks.rank)
+    ranks = model.ranks
+    merging = MERGING_DEVICES[int(schedule.sum()) % len(MERGING_DEVICES)]
+    devices = [merging] * ranks.num_ranks
+    slices = slice_rank_schedule(case.workload, case.replicas, schedule, ranks.rank, devices)
     own = slices.owned_samples
     runs = torch.from_numpy(running_samples(schedule, case.workload.samples))
     num_counted = model.family.num_counted(case.labels[runs]).sum()
