@@ -188,14 +188,6 @@ def read_shards(path: Path, shards: tuple[Shard, ...], dtype: torch.dtype) -> di
         raise InputError(f"weights {path}: is not a whole safetensors file ({error})") from None
 
 
-def join_shards(
-    parts: Mapping[str, Tensor], shards: tuple[Shard, ...], full: Mapping[str, Tensor]
-) -> None:
-    """Write a rank's parts into whole tensors, in place; both by name."""
-    for shard in shards:
-        shard.put(parts[shard.name], full[shard.name])
-
-
 def axis_indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
     """Where some units of a block lie along an axis, int64, sorted."""
     if axis.units == "hidden":
