@@ -173,16 +173,23 @@ def _by_phase(seconds: Mapping[str, float]) -> np.ndarray:
 def _random_batches(model: RankModel, slices: Mapping[str, RankSlices]) -> dict[str, RankBatch]:
     """Of a mini-batch drawn alike on every rank, what a rank has of it under each schedule."""
     generator = torch.Generator().manual_seed(0)
-    num_samples, num_classes = int(model.workload.samples.sum()), model.num_classes
-    inputs = model.family.random_inputs(model.module, num_samples, generator)
-    labels = torch.randint(num_classes, (num_samples,), generator=generator)
-    key_mask, device = model.family.key_mask(model.module, inputs), model.ranks.device
+    family, num_samples = model.family, int(model.workload.samples.sum())
+    inputs = family.random_inputs(model.module, num_samples, generator)
+    labels = family.random_labels(model.module, inputs, generator)
+    key_mask, device = family.key_mask(model.module, inputs), model.ranks.device
     if key_mask is not None:
         key_mask = key_mask.to(device)
-    made: dict[bytes, RankBatch] = {}
+    made: dict[tuple[bytes, int], RankBatch] = {}
     for one in slices.values():
-        own = torch.from_numpy(one.owned_samples)
-        key = one.owned_samples.tobytes()
-        if key not in made:
-            made[key] = RankBatch(inputs[own].to(device), labels[own].to(device), key_mask)
-    return {name: made[one.owned_samples.tobytes()] for name, one in slices.items()}
+        if _what_is_taken(one) not in made:
+            own = torch.from_numpy(one.owned_samples)
+            counted = family.num_counted(labels[: one.num_samples]).sum().to(device)
+            made[_what_is_taken(one)] = RankBatch(
+                inputs[own].to(device), labels[own].to(device), counted, key_mask
+            )
+    return {name: made[_what_is_taken(one)] for name, one in slices.items()}
+
+
+def _what_is_taken(slices: RankSlices) -> tuple[bytes, int]:
+    """What batches are told apart by: the rank's samples, and how many run on all ranks."""
+    return slices.owned_samples.tobytes(), slices.num_samples

@@ -141,6 +141,11 @@ def default_weights(name: str, weights: str | None, pretrained: bool) -> str | N
     return weights
 
 
+def has_class_labels(name: str) -> bool:
+    """Whether models of that name put samples into classes; others foretell tokens."""
+    return family_named(name).has_class_labels
+
+
 def input_format_of(shape: ModelShape, image_size: int | None = None) -> InputFormat:
     """What samples a model takes that has been planned for as `shape`.
 

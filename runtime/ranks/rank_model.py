@@ -30,6 +30,7 @@ from runtime.ranks.shards import (
     rank_shards,
     read_shards,
     sliced_axis,
+    trained_dtype,
 )
 from runtime.torch_device import backend_of
 
@@ -48,7 +49,7 @@ class RankModel:
         replicas: whose devices are the ranks; a rank may be in none.
         ranks: the job.
         shards: of every rank.
-        dtype: of all parameters.
+        dtype: of all parameters that train; what is frozen may be narrower.
         trained: shapes of the parameters that train, held here or not, by name, in an order that is
             the same on all ranks.
         trained_blocks: where in the model each of these is, as `parameter_blocks` says.
@@ -174,7 +175,7 @@ def read_rank_model(
         InputError: the file is unreadable or of another model.
     """
     shards = _all_shards(model, workload, replicas, ranks)
-    parts = read_shards(path, shards[ranks.rank], next(model.parameters()).dtype)
+    parts = read_shards(path, shards[ranks.rank], trained_dtype(model))
     return _hold(model, parts, shards, workload, replicas, ranks)
 
 
@@ -202,7 +203,7 @@ def scatter_rank_model(
         ranks: all of which must call this.
     """
     shards = _all_shards(model, workload, replicas, ranks)
-    dtype = next(model.parameters()).dtype
+    dtype = trained_dtype(model)
     what = "the distribution of the weights"
     if ranks.rank == 0:
         state = {name: p.detach() for name, p in model.named_parameters()}
@@ -231,16 +232,20 @@ def _hold(
     replicas: Sequence[Replica],
     ranks: Ranks,
 ) -> RankModel:
-    dtype = next(model.parameters()).dtype
+    dtype = trained_dtype(model)
     trained = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     names = [name for name, _ in model.named_parameters()]
     blocks = parameter_blocks(family_of(model), names, workload.shape.num_blocks)
-    for name, parameter in list(model.named_parameters()):
-        owner_name, _, leaf = name.rpartition(".")
+    places: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(parameter, []).append(name)
+    for parameter, (name, *others) in places.items():
         part, held = parts.get(name), None
         if part is not None:
-            held = nn.Parameter(part.to(ranks.device, dtype), parameter.requires_grad)
-        setattr(model.get_submodule(owner_name), leaf, held)
+            held = nn.Parameter(part.to(ranks.device, parameter.dtype), parameter.requires_grad)
+        for place in (name, *others):
+            owner_name, _, leaf = place.rpartition(".")
+            setattr(model.get_submodule(owner_name), leaf, held)
     return RankModel(
         model,
         workload,

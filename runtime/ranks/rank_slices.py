@@ -218,7 +218,7 @@ def _rank_wave(
             RankBlock(
                 lanes=block_lanes(
                     workload, groups, first_of_pass, int(counts.sum()), block_units, needs_dx[block]
-                ),
+                ).recomputing(rank in placement.recomputing),
                 lane_tokens=_joined_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),

@@ -94,11 +94,10 @@ def resting_of(
         axis = family.unit_axis(adapted_weight(shard.name)[0])
         if axis is None or not parameter.requires_grad:
             continue
-        indices = axis_indices(axis, trained[axis.block], workload)
-        if not len(indices):
+        if not len(trained[axis.block].of(axis.units)):
             whole.append(parameter)
         elif sliced_axis(family, shard.name) is not None:
-            held = shard.indices
+            indices, held = axis_indices(axis, trained[axis.block], workload), shard.indices
             if held is None:
                 held = np.arange(shard.full_shape[axis.dim])
             left = np.flatnonzero(~np.isin(held, indices, assume_unique=True))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.waves import running_samples
 from rank_cases import Case, draw_case, model_of, small_model
 from rank_processes import join
 from runtime.data.dataset import Dataset, Split
@@ -67,7 +68,9 @@ def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
 def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object) -> Tensor:
     slices = slice_rank_schedule(case.workload, case.replicas, schedule, model.ranks.rank)
     own = slices.owned_samples
-    batch = RankBatch(case.inputs[own], case.labels[own], case.key_mask)
+    runs = torch.from_numpy(running_samples(schedule, case.workload.samples))
+    num_counted = model.family.num_counted(case.labels[runs]).sum()
+    batch = RankBatch(case.inputs[own], case.labels[own], num_counted, case.key_mask)
     return rank_forward_backward(model, batch, slices, **options)
 
 
