@@ -7,7 +7,7 @@ else. Factors of adapters that a block shares live whole wherever one of its sub
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
