@@ -7,10 +7,12 @@ from analysis.console.formatting import (
     percent,
     points,
     points_within,
-    quantity,
     saved,
     sentence_start,
 )
+from analysis.console.output import outside_calibration
+from analysis.planning.dense_baselines import baselines
+from analysis.planning.way_words import beside_dense, way_text
 from analysis.plots.style import run_title
 from analysis.results.run_dir import Run
 from analysis.results.savings import (
@@ -21,8 +23,6 @@ from analysis.results.savings import (
     rank_correlation,
     worst_error,
 )
-from d2ft_sched.plan.plan import Plan
-from sim.dense.device_alone import fastest_alone
 
 
 @dataclass(frozen=True)
@@ -67,29 +67,24 @@ def _saving(run: Run) -> Answer:
         ("FLOPs", device["flops"].measured),
         ("peak memory", device["peak_memory_bytes"].measured),
     )
+    planned_s = run.prediction.cluster["plan"].step_s
+    with outside_calibration():
+        held = baselines(run.plan, planned_s)
+    best, placed = held.best_dense, cluster["step_s"].predicted or 0.0
+    figure, basis = "not known", "no dense way fits the memory"
+    if best is not None:
+        figure = saved(1 - planned_s / best.dense_step_s, "step time")
+        basis = f"against the best dense way, {way_text(best)}"
     return Answer(
         "What will I save?",
-        saved(cluster["step_s"].predicted or 0.0, "step time"),
-        f"predicted for cluster {run.plan.cluster.name}, against dense fine-tuning in the same "
-        f"placement",
+        figure,
+        f"predicted for cluster {run.plan.cluster.name}, {basis}",
         (
-            f"Also predicted there: {predicted}.",
+            f"{beside_dense(planned_s, held)}.",
+            f"Against dense naively placed as the plan is, predicted: step time "
+            f"{less_or_more(placed)}, {predicted}.",
             f"Measured on one device ({run.measurement.device}): {measured}.",
-            beside_one_device(run.plan, run.prediction.cluster["plan"].step_s),
         ),
-    )
-
-
-def beside_one_device(plan: Plan, planned_s: float) -> str:
-    """What the fastest device that could hold the dense step alone would take for it."""
-    alone = fastest_alone(plan.workload, plan.cluster)
-    if alone is None:
-        return "No device of the cluster could hold the dense step alone."
-    verdict = "faster" if alone.step_s < planned_s else "slower"
-    return (
-        f"Dense on {alone.device.name} alone is predicted to take "
-        f"{quantity(alone.step_s, 's')} a step: {verdict} than the plan on the whole cluster "
-        f"({quantity(planned_s, 's')})."
     )
 
 
