@@ -103,8 +103,9 @@ def _step_and_score(axes: Axes, solved: pd.DataFrame) -> None:
     axes.set_xlabel(f"step time ({unit})")
     axes.set_ylabel("score kept (% of dense)")
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
-    least_x, least_y = float(steps.min()), float(score.min())
-    axes.set_xlim(least_x - 0.5 * max(dense_s - least_x, 0.1 * dense_s), None)
+    drawn, least_y = [*(solved["predicted_step_s"] / factor), dense_s], float(score.min())
+    least_x, most_x = min(drawn), max(drawn)
+    axes.set_xlim(least_x - 0.5 * max(most_x - least_x, 0.1 * most_x), None)
     axes.set_ylim(least_y - 4, 100 + 0.12 * (104 - least_y))
     axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= axes.get_xlim()[1]])
     last = -np.inf
