@@ -16,8 +16,8 @@ COMPARED = (
 """What is compared unless one says otherwise; with --sizes those that need a problem only."""
 OF_CLUSTERS = (
     "model", "image_size", "num_tokens", "num_classes", "heads_per_subnet", "microbatch_size",
-    "lora_rank", "lora_alpha", "precision", "scores", "budget_compute", "budget_comm", "per_device",
-    "placement",
+    "lora_rank", "lora_alpha", "precision", "base_precision", "scores",
+    "budget_compute", "budget_comm", "per_device", "placement",
 )  # fmt: skip
 OF_SIZES = ("tightness", "plots")
 """Parameters of one of the two kinds of comparison only."""
@@ -39,6 +39,7 @@ def run(
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = None,
     precision: options.Precision = PrecisionName.FLOAT32,
+    base_precision: options.BasePrecision = None,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 0.6,
     budget_comm: options.BudgetComm = 1.0,
@@ -156,6 +157,7 @@ def run(
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
             precision=precision,
+            base_precision=base_precision,
         )
         with outside_calibration() as warned:
             placed = place(placement, request.workload, request.cluster, 1).placements[0]

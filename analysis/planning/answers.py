@@ -15,7 +15,13 @@ from analysis.planning.plan_request import Planned
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
 from analysis.planning.way_request import PlannedOnWay
-from analysis.planning.way_tables import print_operations, print_step, print_ways, ways_dict
+from analysis.planning.way_tables import (
+    print_memory,
+    print_operations,
+    print_step,
+    print_ways,
+    ways_dict,
+)
 from analysis.planning.way_words import beside_dense, is_whole, pays, sentence, verdict
 from analysis.planning.what_would_pay import change_that_pays
 from d2ft_sched.cluster.cluster import Cluster
@@ -78,6 +84,7 @@ class AnswerByWay:
     def print_tables(self) -> None:
         """What devices do, the step, and the ways."""
         print_operations(self.plan, self.planned.found.samples)
+        print_memory(self.plan)
         print_step(self.planned)
         print_ways(self.planned)
 
@@ -155,6 +162,7 @@ class AnswerByPlacement:
         plan = self.plan
         summary = summarize(plan)
         print_operations(plan, (int(plan.workload.samples.sum()),))
+        print_memory(plan)
         bytes_fraction = summary.communication_fraction if summary.dense_exchange_bytes else None
         print_table(
             "One step",

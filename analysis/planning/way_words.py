@@ -24,12 +24,23 @@ def counted(number: int, what: str) -> str:
 
 def way_text(way: Way) -> str:
     """A way by kind and devices."""
-    names = [" + ".join(names) for names in way.device_names]
-    if way.name == WayKind.ONE_DEVICE:
+    return _way_text(way.name, way.device_names)
+
+
+def replicas_text(plan: Plan) -> str:
+    """The way of a plan, likewise."""
+    groups = tuple(replica.devices for replica in plan.replicas)
+    names = [tuple(plan.cluster.devices[d].name for d in group) for group in groups]
+    return _way_text(kind_of(groups), names)
+
+
+def _way_text(kind: WayKind, device_names: Sequence[Sequence[str]]) -> str:
+    names = [" + ".join(names) for names in device_names]
+    if kind == WayKind.ONE_DEVICE:
         return f"{names[0]} alone"
-    if way.name == WayKind.CUT:
+    if kind == WayKind.CUT:
         return f"one model cut over {names[0]}"
-    return f"{way.name} on {_listed(names)}"
+    return f"{kind} on {_listed(names)}"
 
 
 def is_shorter(step_s: float, other_s: float) -> bool:

@@ -30,16 +30,16 @@ def busy_seconds(timeline: pd.DataFrame) -> pd.DataFrame:
 
 
 def network_seconds(timeline: pd.DataFrame) -> float:
-    """Seconds of a step in which messages move and no device computes."""
-    moves = (timeline["resource"] == NETWORK).to_numpy()
-    starts_s, ends_s = timeline["start_s"].to_numpy(), timeline["end_s"].to_numpy()
-    moment_s = np.unique(np.concatenate([starts_s, ends_s]))
-    under_way = np.zeros((2, len(moment_s)), dtype=int)
-    for kind, rows in enumerate((moves, ~moves)):
-        np.add.at(under_way[kind], np.searchsorted(moment_s, starts_s[rows]), 1)
-        np.add.at(under_way[kind], np.searchsorted(moment_s, ends_s[rows]), -1)
-    messages, computing = under_way.cumsum(axis=1) > 0
-    return float(np.diff(moment_s)[(messages & ~computing)[:-1]].sum())
+    """Seconds of a step in which messages move and every device waits for them."""
+    is_network = (timeline["resource"] == NETWORK).to_numpy()
+    start_s, end_s = (timeline[name].to_numpy(dtype=float) for name in ("start_s", "end_s"))
+    moments = np.unique([start_s, end_s])
+    under_way = np.zeros((2, len(moments)), dtype=int)
+    for kind, chosen in zip(under_way, (is_network, ~is_network), strict=True):
+        np.add.at(kind, np.searchsorted(moments, start_s[chosen]), 1)
+        np.add.at(kind, np.searchsorted(moments, end_s[chosen]), -1)
+    moving, computing = under_way.cumsum(axis=1)[:, :-1] > 0
+    return float(np.diff(moments)[moving & ~computing].sum())
 
 
 def workload_per_device(timelines: Mapping[str, pd.DataFrame]) -> Figure:

@@ -7,12 +7,10 @@ from analysis.console.formatting import (
     percent,
     points,
     points_within,
+    quantity,
     saved,
     sentence_start,
 )
-from analysis.console.output import outside_calibration
-from analysis.planning.dense_baselines import baselines
-from analysis.planning.way_words import beside_dense, way_text
 from analysis.plots.style import run_title
 from analysis.results.run_dir import Run
 from analysis.results.savings import (
@@ -23,6 +21,9 @@ from analysis.results.savings import (
     rank_correlation,
     worst_error,
 )
+from d2ft_sched.plan.plan import Plan
+from d2ft_sched.schedule.operations import Operation
+from sim.dense.device_alone import fastest_alone
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def question(run: Run) -> str:
         f"({data.num_train:,} training and {data.num_test:,} test images of {data.image_size} px, "
         f"{data.num_classes} classes) on cluster {plan.cluster.name} "
         f"({len(plan.cluster.devices)} devices) with {percent(budget.compute, 0)} of the dense "
-        f"run's compute and {percent(budget.communication, 0)} of its communication, scheduled by "
-        f"the solver {plan.solver.name}?"
+        f"run's compute and {percent(budget.communication, 0)} of its gradients' bytes? "
+        f"{run.prediction.verdict}."
     )
 
 
@@ -67,24 +68,52 @@ def _saving(run: Run) -> Answer:
         ("FLOPs", device["flops"].measured),
         ("peak memory", device["peak_memory_bytes"].measured),
     )
-    planned_s = run.prediction.cluster["plan"].step_s
-    with outside_calibration():
-        held = baselines(run.plan, planned_s)
-    best, placed = held.best_dense, cluster["step_s"].predicted or 0.0
-    figure, basis = "not known", "no dense way fits the memory"
-    if best is not None:
-        figure = saved(1 - planned_s / best.dense_step_s, "step time")
-        basis = f"against the best dense way, {way_text(best)}"
     return Answer(
         "What will I save?",
-        figure,
-        f"predicted for cluster {run.plan.cluster.name}, {basis}",
+        saved(cluster["step_s"].predicted or 0.0, "step time"),
+        f"predicted for cluster {run.plan.cluster.name}, against the best dense way, "
+        f"{run.prediction.ways['dense']}",
         (
-            f"{beside_dense(planned_s, held)}.",
-            f"Against dense naively placed as the plan is, predicted: step time "
-            f"{less_or_more(placed)}, {predicted}.",
+            f"Also predicted there: {predicted}.",
             f"Measured on one device ({run.measurement.device}): {measured}.",
+            _beside_fewer(run),
         ),
+    )
+
+
+def _beside_fewer(run: Run) -> str:
+    """The plan beside fewer samples, in words."""
+    plan_s, fewer_s = (run.prediction.cluster[name].step_s for name in ("plan", "fewer"))
+    return (
+        f"Fewer samples of the same compute, {run.prediction.ways['fewer']}, take "
+        f"{quantity(fewer_s, 's')} a step: the plan's {quantity(plan_s, 's')} are "
+        f"{less_or_more(1 - plan_s / fewer_s)}."
+    )
+
+
+def resting_text(plan: Plan) -> str:
+    """How many blocks train in a step, and which."""
+    block, shape = plan.workload.partition.block, plan.workload.shape
+    trained = len(set(block[(plan.schedule == Operation.FULL).any(axis=1)].tolist()))
+    if trained == shape.num_blocks:
+        return "All blocks train in every step."
+    how = "always the same ones" if plan.budget.resting is None else "others in every step"
+    return (
+        f"{trained} of {shape.num_blocks} blocks train in a step, {how}; the others rest: they run "
+        f"and pass the gradient on, and their weights are neither changed nor sent."
+    )
+
+
+def beside_one_device(plan: Plan, planned_s: float) -> str:
+    """What the fastest device that could hold the dense step alone would take for it."""
+    alone = fastest_alone(plan.workload, plan.cluster)
+    if alone is None:
+        return "No device of the cluster could hold the dense step alone."
+    verdict = "faster" if alone.step_s < planned_s else "slower"
+    return (
+        f"Dense on {alone.device.name} alone is predicted to take "
+        f"{quantity(alone.step_s, 's')} a step: {verdict} than the plan on the whole cluster "
+        f"({quantity(planned_s, 's')})."
     )
 
 
@@ -123,9 +152,7 @@ def _certainty(run: Run) -> Answer:
         else "figures given for its devices, not calibrated by measurement"
     )
     facts.append(f"The cluster was simulated, not run: its predictions rest on {source}.")
-    record = run.plan.solver
-    gap = "no bound proven" if record.gap is None else f"proven gap {percent(record.gap, 2)}"
-    facts.append(f"The schedule is {record.status} for its scores ({record.name}, {gap}).")
+    facts.append(resting_text(run.plan))
     error = worst_error(step_pairs)
     return Answer(
         "How sure is that?",
