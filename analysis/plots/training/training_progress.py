@@ -34,7 +34,7 @@ class Progress:
 def training_progress(runs: Mapping[str, Progress]) -> Figure:
     """Training loss of every step (left), accuracy or perplexity at every evaluation (right).
 
-    The heavier line is a running mean of the losses. The bar at the last accuracy is a 95 % interval
+    """Training loss of every step (left), and accuracy or perplexity after epochs (right).
     of a binomial proportion; it says nothing of the spread over seeds.
 
     Args:
