@@ -34,8 +34,8 @@ class Progress:
 def training_progress(runs: Mapping[str, Progress]) -> Figure:
     """Training loss of every step (left), accuracy or perplexity at every evaluation (right).
 
-    """Training loss of every step (left), and accuracy or perplexity after epochs (right).
-    of a binomial proportion; it says nothing of the spread over seeds.
+    The heavier line is a running mean of the losses. The bar at the last accuracy is a 95 %
+    interval of a binomial proportion; it says nothing of the spread over seeds.
 
     Args:
         runs: by name, as `analysis.plots.style.run_styles` knows them.
