@@ -233,8 +233,8 @@ def gather_full_state(
         for shards in sources
         for shard in shards
     }
-    own = {shard.name: parts[shard.name].to(model.dtype) for shard in sources[0]}
-    join_shards(own, sources[0], full)
+    said = {shard.name: parts[shard.name].to(model.dtype) for shard in sources[0]}
+    join_shards(said, sources[0], full)
     for source in range(1, ranks.num_ranks):
         received = _receive(sources[source], source, model.dtype, ranks, what)
         join_shards(received, sources[source], full)
