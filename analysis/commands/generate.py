@@ -42,12 +42,12 @@ def run(
     from analysis.console.output import print_json, print_line, print_note
     from analysis.finetuning.trained_model import trained_model
     from d2ft_sched.files.provenance import provenance
-    from runtime.models.text_generation import Speaker
+    from runtime.models.text_generation import build_speaker
     from runtime.torch_device import device_name, select_device
 
     found = trained_model(model, weights, pretrained)
     place = select_device(device)
-    speaker = Speaker(
+    speaker = build_speaker(
         found.name,
         weights=found.weights,
         pretrained=pretrained,

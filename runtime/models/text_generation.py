@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.shape import ModelShape
 from runtime.data.document_tokens import apply_chat_template, load_tokenizer
 from runtime.data.input_format import SequenceFormat
 from runtime.families.known_families import family_named
@@ -38,39 +38,19 @@ class Told:
 class Speaker:
     """A decoder with its tokenizer, on a device."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        weights: str | Path | None,
-        pretrained: bool = False,
-        adapter: Path | None = None,
-        device: torch.device,
-    ) -> None:
-        """Build it.
+    def __init__(self, model: nn.Module, tokenizer: str, device: torch.device) -> None:
+        """Take a model with a bare head to a device, as it is or with adapters.
 
         Args:
-            name, weights, pretrained: as `runtime.models.build.build_model` takes them.
-            adapter: folder of adapters in the format of `peft`, of this model.
+            model: one of transformers, or one that `peft` has put around it.
+            tokenizer: a folder in transformers' layout, or a model's name on the hub.
             device: to run on.
 
         Raises:
-            InputError: it is no decoder, or model, weights, adapters or tokenizer cannot be had.
+            InputError: the tokenizer cannot be had.
         """
-        if family_named(name).has_class_labels:
-            raise InputError(
-                f"model {name!r} sorts samples into classes; only a decoder tells text"
-            )
-        model: Any = build_model(name, weights=weights, pretrained=pretrained)
-        self._shape: ModelShape = shape_of(model)
-        own = input_format_of(self._shape)
-        assert isinstance(own, SequenceFormat)
-        self._source = own.tokenizer
-        self._tokenizer = load_tokenizer(own.tokenizer)
-        self._num_positions = int(model.config.max_position_embeddings)
-        if adapter is not None:
-            model = _with_adapter(model, adapter)
-        self._model = model.to(device).eval()
+        self._model: Any = model.to(device).eval()
+        self._tokenizer, self._source = load_tokenizer(tokenizer), tokenizer
         self._device = device
 
     def tell(
@@ -105,15 +85,16 @@ class Speaker:
         )["input_ids"][0]
         if not ids:
             raise InputError(f"the prompt is {prompt!r}, of which the tokenizer makes no token")
-        if len(ids) + max_new_tokens > self._num_positions:
+        config = self._model.config
+        if len(ids) + max_new_tokens > config.max_position_embeddings:
             raise InputError(
                 f"the prompt has {len(ids)} tokens and up to {max_new_tokens} follow; the model "
-                f"has positions for {self._num_positions}"
+                f"has positions for {config.max_position_embeddings}"
             )
-        if max(ids) >= self._shape.vocabulary_size:
+        if max(ids) >= config.vocab_size:
             raise InputError(
                 f"tokenizer {self._source}: has token {max(ids)}; the model knows those below "
-                f"{self._shape.vocabulary_size}"
+                f"{config.vocab_size}"
             )
         own = torch.tensor([ids], device=self._device)
         end = self._tokenizer.eos_token_id
@@ -139,6 +120,34 @@ class Speaker:
             bool(out) and out[-1] == end,
             time.perf_counter() - start,
         )
+
+
+def build_speaker(
+    name: str,
+    *,
+    weights: str | Path | None,
+    pretrained: bool,
+    adapter: Path | None,
+    device: torch.device,
+) -> Speaker:
+    """A decoder by name, with adapters or without.
+
+    Args:
+        name, weights, pretrained: as `runtime.models.build.build_model` takes them.
+        adapter: folder of adapters in the format of `peft`, of this model.
+        device: to run on.
+
+    Raises:
+        InputError: it is no decoder, or model, weights, adapters or tokenizer cannot be had.
+    """
+    if family_named(name).has_class_labels:
+        raise InputError(f"model {name!r} sorts samples into classes; only a decoder tells text")
+    model = build_model(name, weights=weights, pretrained=pretrained)
+    tokens = input_format_of(shape_of(model))
+    assert isinstance(tokens, SequenceFormat)
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    return Speaker(model, tokens.tokenizer, device)
 
 
 def adapter_in(folder: Path) -> Path | None:
