@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,15 +175,15 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
             name: simulate_replicas(side.workload, cluster, side.replicas, side.schedule)
             for name, side in sides.items()
         }
+        cut, schedules = _cut_alike(sides)
         alone = Cluster("this-device", (profiled,))
-        on_device = {name: _on_one_device(side, alone) for name, side in sides.items()}
-    steps: dict[str, StepMeasurement] = {}
-    for name, side in sides.items():
-        with progress.stage(f"Measure a step on this machine: {name}") as tell:
-            measured = measure_steps(
-                model, side.workload, {name: side.schedule}, device, progress=tell
-            )
-            steps[name] = _step_record(measured[name])
+        together = place_round_robin(cut.partition, cut.num_microbatches, 1)
+        on_device = {
+            name: simulate_step(cut, alone, together, schedule)
+            for name, schedule in schedules.items()
+        }
+    with progress.stage("Measure steps on this machine") as tell:
+        steps = measure_steps(model, cut, schedules, device, progress=tell)
 
     settings = FineTuneSettings(
         num_epochs=options.num_epochs,
@@ -217,7 +217,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
                     num_classes=data.num_classes,
                     image_size=options.image_size,
                 ),
-                steps=steps,
+                steps={name: _step_record(step) for name, step in steps.items()},
                 training=training,
             ),
             timelines={name: on_cluster[name].timeline() for name in ("dense", "plan")},
@@ -232,7 +232,7 @@ def _sides(planned: PlannedOnWay, seed: int) -> dict[str, Side]:
     found, plan = planned.found, planned.found.plan
     sides = {}
     for name, way in (("dense", found.best_dense), ("fewer", found.fewer)):
-        made = as_candidate(planned.search, way)
+        made = as_candidate(planned.search.steps, way)
         sides[name] = Side(
             way_text(way), made.workload, made.replicas, made.schedule, made.schedule
         )
@@ -246,10 +246,16 @@ def _sides(planned: PlannedOnWay, seed: int) -> dict[str, Side]:
     return sides
 
 
-def _on_one_device(side: Side, alone: Cluster) -> Prediction:
-    workload = side.workload
-    together = place_round_robin(workload.partition, workload.num_microbatches, 1)
-    return simulate_step(workload, alone, together, side.schedule)
+def _cut_alike(sides: Mapping[str, Side]) -> tuple[Workload, dict[str, np.ndarray]]:
+    """One workload for the schedules of all sides, so that their steps can be measured in turns:
+    its micro-batches end wherever any side's do."""
+    ends = {name: np.cumsum(side.workload.microbatch_samples) for name, side in sides.items()}
+    cuts = np.unique(np.concatenate(list(ends.values())))
+    sizes = tuple(np.diff(cuts, prepend=0).tolist())
+    workload = replace(sides["dense"].workload, microbatch_samples=sizes)
+    return workload, {
+        name: side.schedule[:, np.searchsorted(ends[name], cuts)] for name, side in sides.items()
+    }
 
 
 def _summaries(predictions: Mapping[str, Prediction]) -> dict[str, StepPrediction]:

@@ -18,7 +18,6 @@ from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan
 from d2ft_sched.problem.scores import load_scores
 from d2ft_sched.schedule.replica import Replica
@@ -37,6 +36,7 @@ from runtime.data.minibatches import Minibatches, draw_minibatches
 from runtime.models.build import (
     build_model,
     check_known,
+    check_same_shape,
     check_weights,
     has_class_labels,
     input_format_of,
@@ -158,7 +158,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         model = build() if is_whole else build_on_meta(build)
     if ranks.rank == 0 and not (found or request.weights or request.pretrained):
         progress.note("Random weights to begin with: neither --weights nor --pretrained is given")
-    _check_same_model(plan, shape_of(model))
+    check_same_shape(plan.workload.shape, shape_of(model))
     if plan.workload.lora is not None:
         lora, size = plan.workload.lora, plan.workload.frozen_bytes
         add_adapters(model, lora, request.seed, frozen_bytes=size)
@@ -323,23 +323,3 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "schedule": request.schedule.value,
         "seed": settings.seed,
     }
-
-
-def _check_same_model(plan: Plan, built: Any) -> None:
-    planned = plan.workload.shape
-    for name in (
-        "num_blocks",
-        "num_heads",
-        "head_dim",
-        "width",
-        "mlp_hidden",
-        "num_tokens",
-        "layer_scale",
-        "norm_first",
-    ):
-        ours, theirs = getattr(planned, name), getattr(built, name)
-        if ours != theirs:
-            raise InputError(
-                f"the plan is for another model: {planned.name} with {name} {ours}; "
-                f"the model built here has {theirs}"
-            )

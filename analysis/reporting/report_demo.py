@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.console.formatting import percent, points, quantity
-from analysis.plots.device_workload import network_seconds, workload_per_device
+from analysis.plots.device_workload import workload_per_device
 from analysis.plots.save import Drawing
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.timeline import block_gantt, step_gantt
@@ -60,9 +60,7 @@ def demo_part(folder: Path) -> Part | None:
             "links": link_table(cluster, run.prediction.cluster),
             "calibrated": plan.calibrated,
             "exchanged": [quantity(p.exchange_bytes, "B") for p in (dense, plan)],
-            "network": [
-                quantity(network_seconds(run.timelines[name]), "s") for name in ("dense", "plan")
-            ],
+            "network": [quantity(p.exchange_s, "s") for p in (dense, plan)],
             "spread": [
                 quantity(measured.steps[name].step_s_spread, "s") for name in ("dense", "plan")
             ],

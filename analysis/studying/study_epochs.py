@@ -11,10 +11,10 @@ from analysis.studying.study_grid import ANY_BUDGET
 SHOWN_EPOCHS = (1, 2, 3, 4)
 """Besides the last."""
 EQUAL = {
-    "simulated_s": ("seconds", "predicted seconds on the cluster, each method on its own way"),
-    "gradient_fraction": ("gradients", "gradient values sent, of the dense run's"),
+    "simulated_s": "predicted seconds on the cluster",
+    "gradient_fraction": "gradient values to be sent, of the dense run's",
 }
-"""Columns of ``curves.csv`` in which methods are compared at equal cost: short and long names."""
+"""Columns of ``curves.csv`` in which methods are compared at equal cost, in words."""
 MORE = "+"
 """Behind an accuracy of a training that has ended with less spent: longer ones were not tried."""
 

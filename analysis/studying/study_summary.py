@@ -114,7 +114,7 @@ def markdown(summary: pd.DataFrame, curves: pd.DataFrame) -> str:
         lines += ["", f"## {cluster}", "", *_lines(COLUMNS, table_rows(own))]
         of_cluster = curves[curves["cluster"] == cluster]
         lines += ["", "Top-1 after epochs:", "", *_lines_of(epochs_table(of_cluster))]
-        for column, (_, what) in EQUAL.items():
+        for column, what in EQUAL.items():
             lines += [
                 "",
                 f"Top-1 for what the first dense method has spent after its epochs, in {what}"

@@ -41,7 +41,9 @@ class Placement:
     @property
     def recomputes(self) -> np.ndarray:
         """Whether each device is one of `recomputing`, bool ``[num_devices]``."""
-        return np.isin(np.arange(self.num_devices), self.recomputing)
+        chosen = np.zeros(self.num_devices, dtype=bool)
+        chosen[list(self.recomputing)] = True
+        return chosen
 
     @property
     def owners(self) -> tuple[int, ...]:

@@ -157,6 +157,30 @@ def input_format_of(shape: ModelShape, image_size: int | None = None) -> InputFo
     return family_named(shape.name).input_format(shape)
 
 
+def check_same_shape(planned: ModelShape, built: ModelShape) -> None:
+    """Refuse to run a plan with another model than it was made for; classes may differ.
+
+    Raises:
+        InputError: naming the first size that differs.
+    """
+    for name in (
+        "num_blocks",
+        "num_heads",
+        "head_dim",
+        "width",
+        "mlp_hidden",
+        "num_tokens",
+        "layer_scale",
+        "norm_first",
+    ):
+        ours, theirs = getattr(planned, name), getattr(built, name)
+        if ours != theirs:
+            raise InputError(
+                f"the plan is for another model: {planned.name} with {name} {ours}; "
+                f"the model built here has {theirs}"
+            )
+
+
 def check_supported(model: nn.Module) -> nn.Module:
     """The model itself, or a refusal of one that lanes would not compute exactly.
 

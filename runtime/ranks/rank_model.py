@@ -26,7 +26,6 @@ from runtime.ranks.gradient_buckets import Bucket, make_bucket, sum_layout
 from runtime.ranks.job import Ranks
 from runtime.ranks.shards import (
     Shard,
-    join_shards,
     parameter_blocks,
     rank_shards,
     read_shards,
@@ -34,6 +33,9 @@ from runtime.ranks.shards import (
     trained_dtype,
 )
 from runtime.torch_device import backend_of
+
+INITIAL_STD = 0.02
+"""Of values that are drawn, as is usual for transformers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +179,18 @@ def read_rank_model(
     return _hold(model, parts, shards, workload, replicas, ranks)
 
 
+def draw_rank_model(
+    model: nn.Module, workload: Workload, replicas: Sequence[Replica], ranks: Ranks
+) -> RankModel:
+    """Turn `model` into this rank's part with values that are drawn here, for measurements.
+
+    Args: as of `read_rank_model`.
+    """
+    shards = _all_shards(model, workload, replicas, ranks)
+    parts = {s.name: INITIAL_STD * torch.randn(s.shape) for s in shards[ranks.rank]}
+    return _hold(model, parts, shards, workload, replicas, ranks)
+
+
 def scatter_rank_model(
     model: nn.Module, workload: Workload, replicas: Sequence[Replica], ranks: Ranks
 ) -> RankModel:
@@ -202,43 +216,6 @@ def scatter_rank_model(
     else:
         parts = _receive(shards[ranks.rank], 0, dtype, ranks, what)
     return _hold(model, parts, shards, workload, replicas, ranks)
-
-
-def gather_full_state(
-    model: RankModel, parts: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The whole model on rank 0, by the parameters' names; nothing on the other ranks.
-
-    Args:
-        model: all ranks must call this.
-        parts: other values than the parameters, shaped like them and of their type, such as
-            gradients or an optimizer's state; by the names of the parameters held.
-
-    Returns:
-        On rank 0 tensors on its device; values that several hold are those of the first of them.
-    """
-    ranks, what = model.ranks, "the collection of the whole model"
-    if parts is None:
-        parts = {name: p.detach() for name, p in model.module.named_parameters()}
-    sources = [model.written_shards(rank) for rank in range(ranks.num_ranks)]
-    if ranks.rank > 0:
-        own = [parts[shard.name] for shard in sources[ranks.rank]]
-        message = _flatten(own, model.dtype, ranks)
-        if len(message):
-            with ranks.watched(what):
-                dist.send(message, 0)
-        return {}
-    full = {
-        shard.name: torch.empty(shard.full_shape, dtype=model.dtype, device=ranks.device)
-        for shards in sources
-        for shard in shards
-    }
-    said = {shard.name: parts[shard.name].to(model.dtype) for shard in sources[0]}
-    join_shards(said, sources[0], full)
-    for source in range(1, ranks.num_ranks):
-        received = _receive(sources[source], source, model.dtype, ranks, what)
-        join_shards(received, sources[source], full)
-    return full
 
 
 def _all_shards(

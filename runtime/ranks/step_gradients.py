@@ -34,9 +34,9 @@ class _Open(NamedTuple):
 class StepGradients:
     """Makes gradients block by block, as backward comes to them, and sums them.
 
-    The trunk's parameters always get one, those of subnets where any micro-batch of the step trains
-    any of their heads or hidden units, on this rank or on another; zeros where nothing reaches them
-    here. Others rest and get none.
+    The trunk's parameters always get one, those of subnets where any micro-batch of the step, of
+    this replica or another, trains any of the heads or hidden units held; zeros where nothing
+    reaches them here. Others rest and get none.
     """
 
     def __init__(self, model: RankModel, slices: RankSlices, counted: SentBytes | None) -> None:
@@ -79,7 +79,10 @@ class StepGradients:
             for part in bucket.parts:
                 if part.positions is None:
                     self._places[parameters[part.shard.name]] = part.of(flat)
+        is_at_ends = not 0 <= block < model.workload.shape.num_blocks
         for name, parameter in parameters.items():
+            if is_at_ends and parameter not in self._places:
+                continue  # autograd makes it
             if name not in model.made_by_lanes and not self._rests(name, parameter):
                 self._set_zeros(parameter)
 

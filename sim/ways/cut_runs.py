@@ -51,6 +51,21 @@ class CutLayout:
     def total_s(self) -> float:
         return self.compute_s + self.messages_s
 
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Devices that hold subnets or own micro-batches, sorted."""
+        return tuple(sorted({*self.subnet_device, *self.owner}))
+
+    def of_used(self) -> "CutLayout":
+        """The same with devices counted within those that are used."""
+        local = {d: i for i, d in enumerate(self.used)}
+        return replace(
+            self,
+            subnet_device=tuple(local[d] for d in self.subnet_device),
+            owner=tuple(local[d] for d in self.owner),
+            recomputing=tuple(local[d] for d in self.recomputing if d in local),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class CutRuns:
@@ -80,18 +95,30 @@ class CutRuns:
     @property
     def layouts(self) -> dict[int, CutLayout]:
         """By the samples that they were made for, rising."""
-        return {**self._spread, **self._polished}
+        return dict(sorted({**self._spread, **self._polished}.items()))
+
+    def made_for(self, num_samples: int) -> int:
+        """The samples of the layout that so many are run in: the fewest of at least so many."""
+        return next(n for n in self.layouts if n >= num_samples)
 
     def layout(self, num_samples: int) -> CutLayout:
-        """That which was made for the fewest samples of at least so many."""
-        return next(v for n, v in self.layouts.items() if n >= num_samples)
+        """That which so many samples are run in."""
+        return self.layouts[self.made_for(num_samples)]
 
     def polish(self, num_samples: int) -> None:
         """Search thoroughly for the layout of so many samples."""
-        number = next(n for n in self.layouts if n >= num_samples)
+        number = self.made_for(num_samples)
         found = self._fewest_waves(number, thorough=True)
-        if found is not None and found.total_s < self.layouts[number].total_s:
-            self._polished[number] = found
+        if found is not None:
+            self.take(number, found)
+
+    def take(self, num_samples: int, layout: CutLayout) -> bool:
+        """Use a layout for so many samples, if it is the faster one, and say whether it is."""
+        known = self.layouts.get(num_samples)
+        if known is not None and known.total_s <= layout.total_s:
+            return False
+        self._polished[num_samples] = layout
+        return True
 
     def of(self, load: Load) -> ReplicaRun:
         """Its run of a load."""

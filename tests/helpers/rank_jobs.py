@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,7 +25,6 @@ from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.job import Ranks, check_agreement, close_ranks, job_facts
 from runtime.ranks.rank_model import (
     RankModel,
-    gather_full_state,
     read_rank_model,
     scatter_rank_model,
 )
@@ -99,7 +99,19 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
         _step(case, model, schedule)
         update(optimizer, resting(model.module, model.own_shards, case.workload, schedule))
     held = {f"held.{name}": p.detach() for name, p in model.module.named_parameters()}
-    return held | {f"full.{name}": p for name, p in gather_full_state(model).items()}
+    return held | {f"full.{name}": p for name, p in _full_state(model).items()}
+
+
+def _full_state(model: RankModel) -> dict[str, Tensor]:
+    """The whole model, joined from what every rank says of it."""
+    every: list[dict[str, Tensor]] = [{} for _ in range(model.ranks.num_ranks)]
+    dist.all_gather_object(every, {name: p.detach() for name, p in model.parameters.items()})
+    full: dict[str, Tensor] = {}
+    for rank, parts in enumerate(every):
+        for shard in model.written_shards(rank):
+            full.setdefault(shard.name, torch.empty(shard.full_shape, dtype=model.dtype))
+            shard.put(parts[shard.name], full[shard.name])
+    return full
 
 
 def tensor_parallel_step(

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from analysis.console.formatting import percent
 from analysis.names.placement_names import PlacementName
 from analysis.plots.cluster_graph import cluster_topology
-from analysis.plots.device_workload import busy_seconds, workload_per_device
+from analysis.plots.device_workload import busy_seconds, network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.scores_heatmap import score_heatmap
 from analysis.plots.solvers import solver_comparison
@@ -230,6 +230,14 @@ def test_workload_bars_are_as_long_as_the_step(run: Run) -> None:
     assert [bar.get_width() for bar in messages[::num_devices]] == pytest.approx(
         [1e3 * run.prediction.cluster[name].exchange_s for name in run.timelines]
     )
+
+
+def test_messages_that_devices_compute_beside_are_no_waiting() -> None:
+    timeline = pd.DataFrame(
+        [("a", 0.0, 4.0), ("b", 0.0, 3.0), ("network", 1.0, 3.5), ("network", 2.0, 6.0)],
+        columns=["resource", "start_s", "end_s"],
+    )
+    assert network_seconds(timeline) == pytest.approx(2.0)
 
 
 def test_every_row_of_a_timeline_has_a_kind_with_a_colour(run: Run) -> None:

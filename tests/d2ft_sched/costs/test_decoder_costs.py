@@ -163,14 +163,9 @@ def test_llama_3_8b_by_hand() -> None:
     assert forward / 2048 == pytest.approx(15.55e9, rel=1e-3)
 
 
-@given(
-    shape=SHAPES,
-    lora=ADAPTERS,
-    num_devices=st.integers(1, 4),
-    heads=st.data(),
-)
+@given(shape=SHAPES, lora=ADAPTERS, num_devices=st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
-def test_devices_hold_every_parameter(shape, lora, num_devices, heads) -> None:
+def test_devices_hold_every_parameter(shape, lora, num_devices) -> None:
     workload = workload_of(shape, lora)
     placement = place_round_robin(workload.partition, 3, num_devices)
     held = device_parameters(workload, placement)
@@ -224,16 +219,13 @@ def test_frozen_weights_and_adapters_have_precisions_of_their_own() -> None:
         frozen_bytes=2,
     )
     placement = place_round_robin(workload.partition, 1, 1)
-    adapters = 32 * 16 * (2 * 4096 + 4096 + 1024 + 4096 + 1024 + 2 * 4096 + 2 * 4096 + 3 * 14_336)
-    adapters += (
-        32 * 16 * 4096
-    )  # the second of q and o: A of each map reads the stream of width 4096
-    adapters = trained_parameters(workload)
+    sides = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), *[(4096, 14_336)] * 3]
+    adapters = 32 * 16 * sum(into + out_of for into, out_of in sides)
+    assert adapters == trained_parameters(workload) == 41_943_040
     memory = device_memory(workload, placement, dense(workload))
     assert memory.parameters[0] == 2 * 8_030_261_248 + 4 * adapters
     assert memory.optimizer_state[0] == 2 * 4 * adapters
     assert memory.gradients[0] == 4 * adapters
-    assert adapters == 41_943_040
 
 
 @pytest.mark.parametrize("lora", [None, Lora(2, 2.0)])
@@ -308,10 +300,10 @@ def test_the_head_is_cut_by_tokens() -> None:
     shape = shape_of(num_tokens=HEAD_CHUNK_TOKENS)
     wide = replace(shape, vocabulary_size=10**6)
     placement = Placement(1, (0,) * 6, (0,))
-    for samples, chunks in ((1, 1), (2, 1), (4, 1)):
+    for samples in (1, 2, 4):
         workload = Workload(wide, partition_by_heads(wide, 1), (samples,), lora=Lora(1, 1.0))
         memory = device_memory(workload, placement, dense(workload))
-        assert memory.workspace[0] == chunks * HEAD_CHUNK_TOKENS * 10**6 * 8
+        assert memory.workspace[0] == HEAD_CHUNK_TOKENS * 10**6 * 8
         assert memory.total[0] > memory.workspace[0]
 
 
