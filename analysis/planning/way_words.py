@@ -83,7 +83,10 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
         f"{_beside_time(found.step_s, dense_s)} the best dense way ({quantity(dense_s, 's')})"
     )
     if pays(planned) and planned.target:
-        return f"{text}, and runs {run:,} samples where as short a dense step runs {fewer_run:,}"
+        beside = f"as short a dense step runs {fewer_run:,}"
+        if not is_shorter(fewer_s, found.step_s) and fewer_run == 1:
+            beside = "not one runs dense in so short a step"
+        return f"{text}, and runs {counted(run, 'sample')} where {beside}"
     if pays(planned):
         runs = f", and runs {run:,} where they are {fewer_run:,}" if run > fewer_run else ""
         return (
