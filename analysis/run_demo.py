@@ -1,61 +1,52 @@
 """The main job: from a pretrained model and pictures to plan, prediction, run and report."""
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from analysis.comparing.comparison import compare_solvers, comparison_table
 from analysis.finetuning.data_notes import data_notes
 from analysis.planning.request import Request
+from analysis.planning.way_request import PlannedOnWay, plan_on_way
+from analysis.planning.way_words import replicas_text, verdict, way_text
 from analysis.reporting.write_report import write_report
-from analysis.results.run_dir import SCORES, Run, save_run
+from analysis.results.run_dir import Run, save_run
 from analysis.results.run_records import (
     DataFacts,
     EpochMeasurement,
     MeasurementFile,
     PredictionFile,
-    ScoringCost,
     StepMeasurement,
     StepPrediction,
     TrainingMeasurement,
 )
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import load_cluster
-from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.files.provenance import provenance
-from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
-from d2ft_sched.problem.formulate import formulate
-from d2ft_sched.problem.scores import Scores, save_scores
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement, place_round_robin
-from d2ft_sched.schedule.schedule import uniform_schedule
-from d2ft_sched.solvers.registry import solve
+from d2ft_sched.problem.scores import uniform_scores
+from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from runtime.data.input_format import PictureFormat
 from runtime.data.load_data import load_data
 from runtime.measure.device_profile import profile_device
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import build_model, shape_of
 from runtime.models.linear_probe import fit_classifier
-from runtime.scoring.minibatch_scores import mean_scores
-from runtime.scoring.training_scores import training_scores
 from runtime.steady_settings import steady_process
 from runtime.torch_device import device_name, select_device
 from runtime.training.events import Evaluated, Event, FineTuneSettings, Stepped
 from runtime.training.loop import ScheduleOf, fine_tune, training_minibatches
+from runtime.training.schedule_source import redrawn_schedules
 from sim.prediction import Prediction
-from sim.step import simulate_step
-
-SOLVERS = ("two_stage", "dp", "mip")
-"""Compared in the demo; the schedule that is run is the exact one's."""
+from sim.step import simulate_replicas, simulate_step
+from sim.ways.plans import as_candidate
 
 
 class Progress(Protocol):
@@ -114,6 +105,25 @@ class DemoOptions:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of what is compared: the best dense way, fewer samples, or the plan.
+
+    Attributes:
+        way: its devices in words.
+        workload: the mini-batch as it is dealt.
+        replicas: copies of the model.
+        schedule: of the step that is predicted, int ``[num_subnets, num_microbatches]``.
+        schedule_of: of every step of its training.
+    """
+
+    way: str
+    workload: Workload
+    replicas: tuple[Replica, ...]
+    schedule: np.ndarray
+    schedule_of: np.ndarray | ScheduleOf
+
+
 def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
     """Do the main job and write everything to `out`; returns the report's path."""
     steady_process()
@@ -146,65 +156,57 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         (options.microbatch_size,) * options.num_microbatches,
     )
     minibatches = training_minibatches(data.train, workload, options.seed)
-    num_minibatches = len(minibatches)
     for note in data_notes(data, minibatches).first_notes:
         progress.note(note)
-    placement = place_round_robin(
-        workload.partition, workload.num_microbatches, len(cluster.devices)
-    )
     with progress.stage("Fit a classifier to the pretrained features"):
         fit_classifier(model, data.train.to(device))
-    with progress.stage("Score subnets on every mini-batch") as tell:
-        start = time.perf_counter()
-        scores = []
-        for own in training_scores(model, data, workload, options.seed, device):
-            scores.append(own)
-            tell(len(scores), num_minibatches)
-        scoring_s = time.perf_counter() - start
-
-    with progress.stage("Plan, with several solvers"):
-        request = Request(workload, cluster, mean_scores(scores), options.budget)
-        answers = compare_solvers(request, placement, list(SOLVERS), seed=options.seed)
-        schedules = _schedules(request, placement, scores, options.seed)
-    plan = answers["dp"].plan
-    assert plan is not None
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    shown = {"dense": dense, "plan": plan.schedule, "random": schedules["random"][0]}
+    with progress.stage("Search the ways of the cluster, and plan"):
+        scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
+        request = Request(workload, cluster, scores, options.budget)
+        planned = plan_on_way(request, seed=options.seed)
+        sides = _sides(planned, options.seed)
+        said = verdict(planned, None)
+    progress.note(said)
 
     with progress.stage("Profile this machine") as tell:
         profiled = profile_device(model, workload, device, progress=tell)
     with progress.stage("Simulate"):
-        on_cluster = _simulate(workload, cluster, placement, shown)
-        alone = place_round_robin(workload.partition, workload.num_microbatches, 1)
-        on_device = _simulate(workload, Cluster("this-device", (profiled,)), alone, shown)
+        on_cluster = {
+            name: simulate_replicas(side.workload, cluster, side.replicas, side.schedule)
+            for name, side in sides.items()
+        }
+        cut, schedules = _cut_alike(sides)
+        alone = Cluster("this-device", (profiled,))
+        together = place_round_robin(cut.partition, cut.num_microbatches, 1)
+        on_device = {
+            name: simulate_step(cut, alone, together, schedule)
+            for name, schedule in schedules.items()
+        }
     with progress.stage("Measure steps on this machine") as tell:
-        steps = measure_steps(model, workload, shown, device, progress=tell)
+        steps = measure_steps(model, cut, schedules, device, progress=tell)
 
     settings = FineTuneSettings(
         num_epochs=options.num_epochs,
         lr=options.learning_rate,
         linear_probe=False,
-        warmup_steps=num_minibatches // 2,
+        warmup_steps=len(minibatches) // 2,
         seed=options.seed,
     )
     training: dict[str, TrainingMeasurement] = {}
-    for name in shown:
+    for name, side in sides.items():
         with progress.stage(f"Fine-tune: {name}") as tell:
             events = fine_tune(
-                copy.deepcopy(model),
-                data,
-                workload,
-                _of_minibatch(schedules[name]),
-                settings,
-                device,
+                copy.deepcopy(model), data, side.workload, side.schedule_of, settings, device
             )
             training[name] = _training_record(events, options.seed, tell)
     with progress.stage("Write the report"):
         run = Run(
-            plan=plan,
-            comparison=comparison_table(request, placement, answers),
+            plan=planned.found.plan,
             prediction=PredictionFile(
-                cluster=_summaries(on_cluster), this_device=_summaries(on_device)
+                verdict=said,
+                ways={name: side.way for name, side in sides.items()},
+                cluster=_summaries(on_cluster),
+                this_device=_summaries(on_device),
             ),
             measurement=MeasurementFile(
                 device=device_name(device),
@@ -215,9 +217,6 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
                     num_classes=data.num_classes,
                     image_size=options.image_size,
                 ),
-                scoring=ScoringCost(
-                    seconds=scoring_s, flops=num_minibatches * step_flops(workload, dense)
-                ),
                 steps={name: _step_record(step) for name, step in steps.items()},
                 training=training,
             ),
@@ -225,37 +224,37 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
             provenance=provenance(options.seed, device=device_name(device)),
         )
         save_run(run, out)
-        save_scores(request.scores, out / SCORES)
         return write_report(out)
 
 
-def _of_minibatch(schedules: Sequence[np.ndarray]) -> ScheduleOf:
-    return lambda step, minibatch: schedules[minibatch]
+def _sides(planned: PlannedOnWay, seed: int) -> dict[str, Side]:
+    """The best dense way, fewer samples in their own, and the plan as ``d2ft finetune`` runs it."""
+    found, plan = planned.found, planned.found.plan
+    sides = {}
+    for name, way in (("dense", found.best_dense), ("fewer", found.fewer)):
+        made = as_candidate(planned.search.steps, way)
+        sides[name] = Side(
+            way_text(way), made.workload, made.replicas, made.schedule, made.schedule
+        )
+    sides["plan"] = Side(
+        replicas_text(plan),
+        plan.workload,
+        plan.replicas,
+        plan.schedule,
+        redrawn_schedules(plan, seed) or plan.schedule,
+    )
+    return sides
 
 
-def _schedules(
-    request: Request, placement: Placement, scores: list[Scores], seed: int
-) -> dict[str, list[np.ndarray]]:
-    """A schedule for every mini-batch: dense, exact for its scores, random at equal cost."""
-    found: dict[str, list[np.ndarray]] = {"dense": [], "plan": [], "random": []}
-    workload = request.workload
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    for index, own in enumerate(scores):
-        problem = formulate(workload, request.cluster, placement, own, request.budget).problem
-        found["dense"].append(dense)
-        for name, solver in (("plan", "dp"), ("random", "random")):
-            schedule = solve(problem, solver=solver, seed=following_seed(seed, index)).schedule
-            assert schedule is not None
-            found[name].append(schedule)
-    return found
-
-
-def _simulate(
-    workload: Workload, cluster: Cluster, placement: Placement, schedules: Mapping[str, np.ndarray]
-) -> dict[str, Prediction]:
-    return {
-        name: simulate_step(workload, cluster, placement, schedule)
-        for name, schedule in schedules.items()
+def _cut_alike(sides: Mapping[str, Side]) -> tuple[Workload, dict[str, np.ndarray]]:
+    """One workload for the schedules of all sides, so that their steps can be measured in turns:
+    its micro-batches end wherever any side's do."""
+    ends = {name: np.cumsum(side.workload.microbatch_samples) for name, side in sides.items()}
+    cuts = np.unique(np.concatenate(list(ends.values())))
+    sizes = tuple(np.diff(cuts, prepend=0).tolist())
+    workload = replace(sides["dense"].workload, microbatch_samples=sizes)
+    return workload, {
+        name: side.schedule[:, np.searchsorted(ends[name], cuts)] for name, side in sides.items()
     }
 
 

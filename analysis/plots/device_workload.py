@@ -31,8 +31,15 @@ def busy_seconds(timeline: pd.DataFrame) -> pd.DataFrame:
 
 def network_seconds(timeline: pd.DataFrame) -> float:
     """Seconds of a step in which messages move and every device waits for them."""
-    rows = timeline[timeline["resource"] == NETWORK]
-    return float((rows["end_s"] - rows["start_s"]).sum())
+    is_network = (timeline["resource"] == NETWORK).to_numpy()
+    start_s, end_s = (timeline[name].to_numpy(dtype=float) for name in ("start_s", "end_s"))
+    moments = np.unique([start_s, end_s])
+    under_way = np.zeros((2, len(moments)), dtype=int)
+    for kind, chosen in zip(under_way, (is_network, ~is_network), strict=True):
+        np.add.at(kind, np.searchsorted(moments, start_s[chosen]), 1)
+        np.add.at(kind, np.searchsorted(moments, end_s[chosen]), -1)
+    moving, computing = under_way.cumsum(axis=1)[:, :-1] > 0
+    return float(np.diff(moments)[moving & ~computing].sum())
 
 
 def workload_per_device(timelines: Mapping[str, pd.DataFrame]) -> Figure:

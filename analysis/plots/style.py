@@ -40,12 +40,12 @@ WIDTH_IN = 8.0
 _RUN_STYLES = {
     "dense": (BLACK, "o", "-"),
     "plan": (BLUE, "s", "-"),
-    "random": (VERMILION, "^", "--"),
+    "fewer": (VERMILION, "^", "--"),
 }
 _MORE_COLOURS = (GREEN, PURPLE, ORANGE, GREY, SKY_BLUE, BLUE, BLACK, VERMILION)
 _MORE_MARKERS = ("D", "v", "P", "X", "<", ">", "h", "p", "s", "^", "d")
 _MORE_LINES = ("-.", ":", "--", "-.", "-", ":", "--", "-.")
-_RUN_TITLES = {"dense": "dense", "plan": "D2FT plan", "random": "random schedule"}
+_RUN_TITLES = {"dense": "dense", "plan": "D2FT plan", "fewer": "fewer samples"}
 
 _RC: Any = {
     "font.size": 9.0,

@@ -22,6 +22,7 @@ from analysis.results.savings import (
     worst_error,
 )
 from d2ft_sched.plan.plan import Plan
+from d2ft_sched.schedule.operations import Operation
 from sim.dense.device_alone import fastest_alone
 
 
@@ -45,8 +46,8 @@ def question(run: Run) -> str:
         f"({data.num_train:,} training and {data.num_test:,} test images of {data.image_size} px, "
         f"{data.num_classes} classes) on cluster {plan.cluster.name} "
         f"({len(plan.cluster.devices)} devices) with {percent(budget.compute, 0)} of the dense "
-        f"run's compute and {percent(budget.communication, 0)} of its communication, scheduled by "
-        f"the solver {plan.solver.name}?"
+        f"run's compute and {percent(budget.communication, 0)} of its gradients' bytes? "
+        f"{run.prediction.verdict}."
     )
 
 
@@ -70,13 +71,36 @@ def _saving(run: Run) -> Answer:
     return Answer(
         "What will I save?",
         saved(cluster["step_s"].predicted or 0.0, "step time"),
-        f"predicted for cluster {run.plan.cluster.name}, against dense fine-tuning in the same "
-        f"placement",
+        f"predicted for cluster {run.plan.cluster.name}, against the best dense way, "
+        f"{run.prediction.ways['dense']}",
         (
             f"Also predicted there: {predicted}.",
             f"Measured on one device ({run.measurement.device}): {measured}.",
-            beside_one_device(run.plan, run.prediction.cluster["plan"].step_s),
+            _beside_fewer(run),
         ),
+    )
+
+
+def _beside_fewer(run: Run) -> str:
+    """The plan beside fewer samples, in words."""
+    plan_s, fewer_s = (run.prediction.cluster[name].step_s for name in ("plan", "fewer"))
+    return (
+        f"Fewer samples of the same compute, {run.prediction.ways['fewer']}, take "
+        f"{quantity(fewer_s, 's')} a step: the plan's {quantity(plan_s, 's')} are "
+        f"{less_or_more(1 - plan_s / fewer_s)}."
+    )
+
+
+def resting_text(plan: Plan) -> str:
+    """How many blocks train in a step, and which."""
+    block, shape = plan.workload.partition.block, plan.workload.shape
+    trained = len(set(block[(plan.schedule == Operation.FULL).any(axis=1)].tolist()))
+    if trained == shape.num_blocks:
+        return "All blocks train in every step."
+    how = "always the same ones" if plan.budget.resting is None else "others in every step"
+    return (
+        f"{trained} of {shape.num_blocks} blocks train in a step, {how}; the others rest: they run "
+        f"and pass the gradient on, and their weights are neither changed nor sent."
     )
 
 
@@ -128,9 +152,7 @@ def _certainty(run: Run) -> Answer:
         else "figures given for its devices, not calibrated by measurement"
     )
     facts.append(f"The cluster was simulated, not run: its predictions rest on {source}.")
-    record = run.plan.solver
-    gap = "no bound proven" if record.gap is None else f"proven gap {percent(record.gap, 2)}"
-    facts.append(f"The schedule is {record.status} for its scores ({record.name}, {gap}).")
+    facts.append(resting_text(run.plan))
     error = worst_error(step_pairs)
     return Answer(
         "How sure is that?",

@@ -1,31 +1,30 @@
-"""The report's part on a whole job: plan, prediction, measurement, training, solvers."""
+"""The report's part on a whole job: plan, prediction, measurement, training."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.console.formatting import percent, points, quantity
-from analysis.plots.device_workload import network_seconds, workload_per_device
+from analysis.plots.device_workload import workload_per_device
 from analysis.plots.save import Drawing
 from analysis.plots.schedule_heatmap import schedule_heatmap
-from analysis.plots.solvers import solver_comparison
 from analysis.plots.timeline import block_gantt, step_gantt
 from analysis.plots.training.accuracy import accuracy_curves
 from analysis.plots.validation import predicted_against_measured
-from analysis.reporting.headline import answers, question
+from analysis.reporting.headline import answers, question, resting_text
 from analysis.reporting.report_part import Part
 from analysis.reporting.report_tables import (
     accuracy_table,
     link_table,
     provenance_table,
     savings_table,
-    solver_table,
+    sides_table,
     workload_table,
 )
-from analysis.results.run_dir import COMPARISON, MEASUREMENT, PREDICTION, Run, load_run
-from analysis.results.run_records import StepPrediction, solver_rows
+from analysis.results.run_dir import MEASUREMENT, PREDICTION, Run, load_run
+from analysis.results.run_records import StepPrediction
 from analysis.results.savings import QUANTITIES, accuracy_interval, cluster_savings, device_pairs
 
-FILES = (COMPARISON, MEASUREMENT, PREDICTION)
+FILES = (MEASUREMENT, PREDICTION)
 """Any of these in a folder says that it is of a whole job."""
 
 
@@ -41,7 +40,7 @@ def demo_part(folder: Path) -> Part | None:
     cluster, model = run.plan.cluster.name, run.plan.workload.shape.name
     dense, plan = run.prediction.cluster["dense"], run.prediction.cluster["plan"]
     measured = run.measurement
-    scoring, training, num_test = measured.scoring, measured.training, measured.data.num_test
+    training, num_test = measured.training, measured.data.num_test
     chance = accuracy_interval(
         training["dense"].test_accuracy, training["plan"].test_accuracy, num_test
     )
@@ -59,27 +58,20 @@ def demo_part(folder: Path) -> Part | None:
             "accuracy": accuracy_table(run),
             "workload": workload_table(cluster, run.prediction.cluster, run.timelines),
             "links": link_table(cluster, run.prediction.cluster),
-            "solvers": solver_table(run.comparison),
-            "methods": solver_rows(run.comparison),
             "calibrated": plan.calibrated,
             "exchanged": [quantity(p.exchange_bytes, "B") for p in (dense, plan)],
-            "network": [
-                quantity(network_seconds(run.timelines[name]), "s") for name in ("dense", "plan")
-            ],
-            "scoring": (
-                quantity(scoring.seconds, "s"),
-                quantity(scoring.flops, "FLOP"),
-                percent(scoring.flops / training["dense"].flops),
-            ),
+            "network": [quantity(p.exchange_s, "s") for p in (dense, plan)],
             "spread": [
                 quantity(measured.steps[name].step_s_spread, "s") for name in ("dense", "plan")
             ],
             "chance": points(chance).lstrip("+"),
             "num_test": num_test,
-            "solver": run.plan.solver,
-            "num_waves": run.plan.num_waves,
+            "ways": run.prediction.ways,
+            "resting": resting_text(run.plan),
+            "num_passes": max(replica.num_waves for replica in run.plan.replicas),
         },
         _drawings(run),
+        sides_table(run),
     )
 
 
@@ -112,7 +104,7 @@ def _drawings(run: Run) -> dict[str, Drawing]:
         ),
         "schedule": (
             lambda: schedule_heatmap(run.plan),
-            "The operation of every subnet and micro-batch: FULL, FORWARD_ONLY or SHORTCUT.",
+            "The operation of every subnet and micro-batch: FULL, REST, FORWARD_ONLY or SHORTCUT.",
         ),
         "timeline": (
             lambda: step_gantt(run.timelines),
@@ -125,14 +117,5 @@ def _drawings(run: Run) -> dict[str, Drawing]:
         "workload": (
             lambda: workload_per_device(run.timelines),
             f"Busy and idle time of every device of {cluster} in one step: {times}.",
-        ),
-        "solvers": (
-            lambda: solver_comparison(run.comparison),
-            "Objective and time of every solver: "
-            + ", ".join(
-                f"{row.solver} {row.status} in {quantity(row.solve_s, 's')}"
-                for row in solver_rows(run.comparison)
-            )
-            + ".",
         ),
     }

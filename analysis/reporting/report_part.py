@@ -25,6 +25,7 @@ class Part:
         provenance: where the results come from.
         context: what its template shows.
         drawings: its pictures by name; names differ between parts.
+        first_table: what the first screen shows above the answers, or None.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Part:
     provenance: Table
     context: Mapping[str, Any]
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
+    first_table: Table | None = None
 
 
 NOT_KNOWN = {

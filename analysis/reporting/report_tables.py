@@ -17,7 +17,7 @@ from analysis.console.formatting import (
 from analysis.plots.device_workload import busy_seconds
 from analysis.plots.style import run_title
 from analysis.results.run_dir import Run
-from analysis.results.run_records import StepPrediction, solver_rows
+from analysis.results.run_records import StepPrediction
 from analysis.results.savings import Pair, Saving, cluster_savings, device_savings
 
 
@@ -45,6 +45,41 @@ class Table:
             any(isinstance(row[c].value, str) and row[c].value for row in rows)
             for c in range(len(self.columns))
         )
+
+
+def sides_table(run: Run) -> Table:
+    """The best dense way, fewer samples and the plan: where, how fast, how accurate."""
+    training, epochs = run.measurement.training, run.measurement.training["plan"].epochs
+    rows = []
+    for name, predicted in run.prediction.cluster.items():
+        here, measured = run.prediction.this_device[name], run.measurement.steps[name]
+        rows.append(
+            (
+                text_cell(sentence_start(run_title(name))),
+                text_cell(run.prediction.ways[name]),
+                amount_cell(predicted.step_s, "s"),
+                amount_cell(predicted.exchange_bytes, "B"),
+                amount_cell(here.step_s, "s"),
+                amount_cell(measured.step_s, "s"),
+                amount_cell(measured.flops, "FLOP"),
+                *(number_cell(e.test_accuracy, percent) for e in training[name].epochs),
+            )
+        )
+    return Table(
+        f"A step on {run.plan.cluster.name} and on one device ({run.measurement.device}), and the "
+        f"accuracy of its training",
+        (
+            "What runs",
+            "On which devices of the cluster",
+            "Step there, predicted",
+            "Bytes there, predicted",
+            "Step on one device, predicted",
+            "Step on one device, measured",
+            "FLOPs, measured",
+            *(f"Top-1 after epoch {epoch.epoch}" for epoch in epochs),
+        ),
+        (("", tuple(rows)),),
+    )
 
 
 def savings_table(run: Run) -> Table:
@@ -189,43 +224,6 @@ def link_table(cluster: str, predictions: Mapping[str, StepPrediction]) -> Table
         f"Links of {cluster} in one step, predicted",
         ("Link", "Bytes, dense", "Bytes, plan", "Used, dense", "Used, plan"),
         (("", tuple(rows)),),
-    )
-
-
-def solver_table(comparison: pd.DataFrame) -> Table:
-    """Quality, time and effect of every solver's schedule."""
-    rows = tuple(
-        (
-            text_cell(row.solver),
-            text_cell(row.status),
-            Cell(f"{row.objective:.6g}", row.objective),
-            number_cell(row.upper_bound, lambda value: f"{value:.6g}"),
-            number_cell(row.gap, lambda value: percent(value, 3)),
-            amount_cell(row.build_s, "s"),
-            amount_cell(row.solve_s, "s"),
-            number_cell(row.compute_fraction, percent),
-            number_cell(row.communication_fraction, percent),
-            amount_cell(row.predicted_step_s, "s"),
-            Cell(f"{row.workload_cv:.3f}", row.workload_cv),
-        )
-        for row in solver_rows(comparison)
-    )
-    return Table(
-        "The same problem through every solver",
-        (
-            "Solver",
-            "Status",
-            "Objective",
-            "Upper bound",
-            "Gap",
-            "Build time",
-            "Solve time",
-            "Compute, of dense",
-            "Dispatched and combined, of dense",
-            "Step, predicted",
-            "Imbalance (CV of busy time)",
-        ),
-        (("", rows),),
     )
 
 

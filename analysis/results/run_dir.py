@@ -1,12 +1,10 @@
 """The files of a run directory: how they are written, read and checked.
 
-``plan.json`` (`d2ft_sched.plan.plan_file`), ``comparison.csv``, ``prediction.json``,
-``measurement.json``, ``timeline_dense.csv``, ``timeline_plan.csv`` and ``provenance.json``;
+``plan.json`` (`d2ft_sched.plan.plan_file`), ``prediction.json``, ``measurement.json``,
+``timeline_dense.csv``, ``timeline_plan.csv`` and ``provenance.json``;
 `analysis.results.run_records` says what is in them.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -17,7 +15,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import ValidationError
 
-from analysis.results.run_records import MeasurementFile, PredictionFile, SolverRow
+from analysis.results.run_records import MeasurementFile, PredictionFile
 from analysis.results.table_file import parse_csv
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
@@ -27,11 +25,9 @@ from d2ft_sched.model.shape_file import describe_first_error
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import load_plan, save_plan
 
-PLAN, COMPARISON = "plan.json", "comparison.csv"
+PLAN = "plan.json"
 PREDICTION, MEASUREMENT = "prediction.json", "measurement.json"
 PROVENANCE = "provenance.json"
-SCORES = "scores.csv"
-"""Mean scores that the plan was made from; not needed to read a run."""
 TIMELINES = {"dense": "timeline_dense.csv", "plan": "timeline_plan.csv"}
 TIMELINE_COLUMNS = (
     "wave",
@@ -51,7 +47,6 @@ class Run:
 
     Attributes:
         plan: the plan that was simulated and executed.
-        comparison: one row per solver, columns as the fields of `SolverRow`.
         prediction: simulated steps.
         measurement: measured steps and trainings.
         timelines: of the simulated step on the plan's cluster, for the runs "dense" and "plan",
@@ -60,7 +55,6 @@ class Run:
     """
 
     plan: Plan
-    comparison: pd.DataFrame
     prediction: PredictionFile
     measurement: MeasurementFile
     timelines: dict[str, pd.DataFrame]
@@ -71,7 +65,6 @@ def save_run(run: Run, run_dir: Path) -> None:
     """Write every file, each atomically."""
     run_dir = Path(run_dir)
     save_plan(run.plan, run_dir / PLAN)
-    write_text(run_dir / COMPARISON, run.comparison.to_csv(index=False))
     write_text(run_dir / PREDICTION, run.prediction.model_dump_json(indent=1) + "\n")
     write_text(run_dir / MEASUREMENT, run.measurement.model_dump_json(indent=1) + "\n")
     for name, file in TIMELINES.items():
@@ -91,7 +84,6 @@ def load_run(run_dir: Path) -> Run:
         raise InputError(f"{run_dir}: is not a run directory; make one with 'd2ft demo --out DIR'")
     run = Run(
         plan=load_plan(run_dir / PLAN),
-        comparison=_load_comparison(run_dir / COMPARISON),
         prediction=_load_versioned(run_dir / PREDICTION, PredictionFile),
         measurement=_load_versioned(run_dir / MEASUREMENT, MeasurementFile),
         timelines={name: _load_timeline(run_dir / file) for name, file in TIMELINES.items()},
@@ -161,19 +153,6 @@ def _load_versioned(path: Path, schema: type[_File]) -> _File:
         return schema.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {describe_first_error(error)}") from None
-
-
-def _load_comparison(path: Path) -> pd.DataFrame:
-    reader = csv.DictReader(io.StringIO(_read(path)))
-    rows = []
-    for line, row in enumerate(reader, start=2):
-        try:
-            rows.append(SolverRow.model_validate(row).model_dump())
-        except ValidationError as error:
-            raise InputError(f"{path}: line {line}: {describe_first_error(error)}") from None
-    if not rows:
-        raise InputError(f"{path}: has no rows; it must have one per solver")
-    return pd.DataFrame(rows)
 
 
 def _load_timeline(path: Path) -> pd.DataFrame:

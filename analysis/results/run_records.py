@@ -1,15 +1,15 @@
 """What the files of a run directory hold, field by field.
 
-The runs of a directory have names; "dense" and "plan" are always among them.
+The runs of a directory have names: "dense" is the best dense way, "fewer" are fewer samples of the
+plan's compute in their own best way, "plan" is the plan.
 """
 
 import math
 from typing import Any, Literal, Self
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-NEEDED_RUNS = ("dense", "plan")
+NEEDED_RUNS = ("dense", "fewer", "plan")
 
 
 class _Record(BaseModel):
@@ -39,11 +39,6 @@ class SolverRow(_Record):
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
-
-
-def solver_rows(comparison: pd.DataFrame) -> list[SolverRow]:
-    """The lines of ``comparison.csv`` from its table."""
-    return [SolverRow.model_validate(row) for row in comparison.to_dict(orient="records")]
 
 
 class DevicePrediction(_Record):
@@ -91,11 +86,14 @@ class _Runs(_Record):
 
 
 class PredictionFile(_Runs):
-    """``prediction.json``: simulated steps by run, on the plan's cluster and on the device that
-    was measured (with its measured profile)."""
+    """``prediction.json``: simulated steps by run, each on its own way on the plan's cluster, and
+    on the device that was measured (with its measured profile); `verdict` holds the plan against
+    the others in one sentence."""
 
     format: Literal["d2ft-prediction"] = "d2ft-prediction"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
+    verdict: str
+    ways: dict[str, str]
     cluster: dict[str, StepPrediction]
     this_device: dict[str, StepPrediction]
 
@@ -158,20 +156,12 @@ class DataFacts(_Record):
     image_size: int
 
 
-class ScoringCost(_Record):
-    """What the contribution scores cost, once, before training."""
-
-    seconds: float
-    flops: float
-
-
 class MeasurementFile(_Runs):
     """``measurement.json``: single steps and whole trainings by run, on one device."""
 
     format: Literal["d2ft-measurement"] = "d2ft-measurement"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     device: str
     data: DataFacts
-    scoring: ScoringCost
     steps: dict[str, StepMeasurement]
     training: dict[str, TrainingMeasurement]

@@ -4,28 +4,37 @@ from dataclasses import replace
 
 import numpy as np
 
+from analysis.studying.study_drawn import ways_of
 from analysis.studying.study_recipe import Recipe, naive_placement
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import Operation, trains_in_step
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.data_parallel import DataParallelSteps
 from sim.prediction import Prediction
-from sim.step import simulate_step
+from sim.step import simulate_replicas, simulate_step
+from sim.ways.candidates import Candidate
+from sim.ways.search import best_dense
 
 
 class StepCosts:
     """Predictions of a recipe's steps, each different one simulated once."""
 
-    def __init__(self, recipe: Recipe, workload: Workload) -> None:
-        self._recipe, self._workload = recipe, workload
+    def __init__(self, recipe: Recipe, workload: Workload, everything: Workload) -> None:
+        """Take a recipe and its workload, and the study's own, of which all parameters train."""
+        self._recipe, self._workload, self._everything = recipe, workload, everything
         self._known: dict[bytes, Prediction] = {}
 
     def of(self, schedule: np.ndarray) -> Prediction:
         """The step under a schedule."""
         recipe, workload = self._recipe, self._workload
-        if recipe.placement is None:
+        if recipe.way is not None:
+            key = schedule.astype(np.int8).tobytes()
+        elif recipe.placement is None:
             key = b""
         elif recipe.leave_out:
             number = int((schedule != Operation.SHORTCUT).any(axis=0).sum())
@@ -33,7 +42,9 @@ class StepCosts:
         else:
             key = schedule.astype(np.int8).tobytes()
         if key not in self._known:
-            if recipe.placement is None:
+            if recipe.way is not None:
+                self._known[key] = _on_way(recipe.way, recipe.cluster, schedule)
+            elif recipe.placement is None:
                 self._known[key] = _best_data_parallel(workload, recipe.cluster)
             elif recipe.leave_out:
                 fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
@@ -46,14 +57,45 @@ class StepCosts:
         return self._known[key]
 
     def dense(self) -> Prediction:
-        """The dense step on all micro-batches that trains all parameters, in the recipe's placement
-        or the naive one."""
-        recipe, workload = self._recipe, replace(self._workload, lora=None)
+        """The dense step of the study's mini-batch that trains all parameters: on the best way
+        where the recipe has one, in its placement where it has one, else in the naive one."""
+        recipe, workload = self._recipe, self._everything
         placement = recipe.placement
+        if recipe.way is not None:
+            way = best_dense(ways_of(workload, recipe.cluster))
+            full = uniform_schedule(
+                workload.num_subnets, way.workload.num_microbatches, Operation.FULL
+            )
+            return simulate_replicas(way.workload, recipe.cluster, way.replicas, full)
         if placement is None or len(placement.owner) != workload.num_microbatches:
             placement = naive_placement(workload, recipe.cluster)
         dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
         return simulate_step(workload, recipe.cluster, placement, dense)
+
+
+def gradient_values(workload: Workload, schedule: np.ndarray) -> int:
+    """Values whose gradients a step has to send where several copies of the model train."""
+    num_devices = 2
+    copies = [
+        Replica(Placement(num_devices, (device,) * workload.num_subnets, (device,)))
+        for device in range(num_devices)
+    ]
+    return sum(s.num_values for s in gradient_sums(workload, copies, schedule))
+
+
+def described(way: Candidate, cluster: Cluster) -> str:
+    """Devices of each replica and the samples that it runs, for tables."""
+    names = (" + ".join(cluster.devices[d].name for d in group) for group in way.groups)
+    return ", ".join(f"{who}: {n}" for who, n in zip(names, way.samples, strict=True))
+
+
+def _on_way(way: Candidate, cluster: Cluster, schedule: np.ndarray) -> Prediction:
+    """The step on a way's replicas and samples, in which the same subnets train."""
+    trains = trains_in_step(schedule)[:, None]
+    operation = np.where(trains, Operation.FULL, Operation.REST)
+    runs = way.schedule != Operation.SHORTCUT
+    own = np.where(runs, operation, Operation.SHORTCUT).astype(np.int8)
+    return simulate_replicas(way.workload, cluster, way.replicas, own)
 
 
 def _best_data_parallel(workload: Workload, cluster: Cluster) -> Prediction:

@@ -23,6 +23,7 @@ Kind = Literal[
     "frozen_prefix",
     "smaller_rank",
     "schedule",
+    "drawn",
 ]
 
 
@@ -33,6 +34,8 @@ class DataSchema(StrictModel):
         image_size, num_tokens: of a sample; the one that the model reads.
         evaluate_on: the test samples, or samples held out of the training set, for studies that
             choose settings.
+        num_classes: to tell apart; nothing where a decoder foretells tokens, whose share foretold
+            right then stands for top-1.
     """
 
     name: str
@@ -40,7 +43,7 @@ class DataSchema(StrictModel):
     num_test: Count
     image_size: Count | None = None
     num_tokens: Count | None = None
-    num_classes: Count
+    num_classes: Count | None = None
     evaluate_on: Literal["test", "held_out"] = "test"
 
 
@@ -122,6 +125,11 @@ class MethodSchema(StrictModel):
         lora_rank: train adapters (LoRA) of this rank and the classifier, not all parameters; costs
             and budgets stay fractions of the dense run that trains all.
         lora_alpha: scale of the adapters times their rank; default the rank.
+        samples: for ``drawn``, part of the mini-batch that runs in a step.
+        trains: for ``drawn``, part of the units that train in a step; the others rest.
+        unit: whole blocks, or single subnets.
+        policy: for ``drawn``, how these are chosen: a key of `d2ft_sched.problem.resting.POLICIES`.
+        accumulate: for ``drawn``, mini-batches of the study in one of this method.
     """
 
     name: str
@@ -146,6 +154,16 @@ class MethodSchema(StrictModel):
     num_epochs: Count | None = None
     lora_rank: Count | None = None
     lora_alpha: Annotated[float, Field(gt=0)] | None = None
+    samples: Fraction = 1.0
+    trains: Fraction = 1.0
+    unit: Literal["block", "subnet"] = "block"
+    policy: Literal["drawn", "turns"] = "drawn"
+    accumulate: Count = 1
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a study's budgets say what it spends."""
+        return self.kind not in ("dense", "data_parallel", "drawn")
 
 
 _OF_SCHEDULES = {
@@ -162,6 +180,8 @@ _OF_SCHEDULES = {
     "warmup_steps",
 }
 """Fields that only the kind ``schedule`` heeds."""
+_OF_DRAWN = {"samples", "trains", "unit", "policy", "accumulate"}
+"""Fields that only the kind ``drawn`` heeds."""
 
 
 class StudySchema(StrictModel):
@@ -174,7 +194,7 @@ class StudySchema(StrictModel):
     training: TrainingSchema = TrainingSchema()
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=MAX_SEED)]], Field(min_length=1)]
     clusters: Annotated[list[str], Field(min_length=1)]
-    budgets: Annotated[list[BudgetSchema], Field(min_length=1)]
+    budgets: Annotated[list[BudgetSchema], Field(default_factory=list)]
     methods: Annotated[list[MethodSchema], Field(min_length=1)]
 
 
@@ -223,10 +243,15 @@ def _check(study: StudySchema) -> None:
             raise InputError(
                 f"methods[{i}].solver is {method.solver!r}; with coverage it must be lagrangian"
             )
-        if method.kind != "schedule" and (odd := method.model_fields_set & _OF_SCHEDULES):
+        for kind, fields in (("schedule", _OF_SCHEDULES), ("drawn", _OF_DRAWN)):
+            if method.kind != kind and (odd := method.model_fields_set & fields):
+                raise InputError(
+                    f"methods[{i}].{min(odd)} is given for the kind {method.kind}; it must be left "
+                    f"out there: only the kind {kind} has it"
+                )
+        if method.has_budget and not study.budgets:
             raise InputError(
-                f"methods[{i}].{min(odd)} is given for the kind {method.kind}; it must be left out "
-                f"there: only the kind schedule has it"
+                f"budgets is empty; the kind {method.kind} of methods[{i}] needs at least one"
             )
         if method.kind != "fewer_microbatches" and "select" in method.model_fields_set:
             raise InputError(

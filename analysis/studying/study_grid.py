@@ -14,6 +14,8 @@ from d2ft_sched.errors import InputError
 
 ANY_BUDGET = "dense"
 """Budget of methods that spend what the dense run spends."""
+OWN_BUDGET = "its own"
+"""Of methods that say themselves what they spend."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,21 @@ def planned_runs(study: StudySchema, folder: Path) -> list[Run]:
     for seed in study.seeds:
         for cluster in clusters:
             for method in study.methods:
-                is_dense = method.kind in ("dense", "data_parallel")
-                for budget in study.budgets[:1] if is_dense else study.budgets:
+                for budget in study.budgets if method.has_budget else [BudgetSchema()]:
                     facts = settings_of(study, method) | {
                         "cluster": cluster_to_dict(cluster),
-                        "budget": None if is_dense else budget.model_dump(),
+                        "budget": budget.model_dump() if method.has_budget else None,
                         "seed": seed,
                     }
-                    name = ANY_BUDGET if is_dense else budget.name
+                    name = budget.name if method.has_budget else _own_budget(method)
                     runs.append(Run(cluster, budget, name, method, seed, digest(facts)))
     return runs
+
+
+def _own_budget(method: MethodSchema) -> str:
+    is_whole = method.samples == method.trains == method.accumulate == 1
+    is_dense = method.kind != "drawn" or (is_whole and method.lora_rank is None)
+    return ANY_BUDGET if is_dense else OWN_BUDGET
 
 
 def digest(facts: Any) -> str:

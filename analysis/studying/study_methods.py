@@ -12,6 +12,8 @@
 - ``frozen_prefix``: as many of the last blocks as the budget holds are trained, the others
   FORWARD_ONLY, and frozen with the embedding.
 - ``smaller_rank``: dense with adapters of the largest rank that the budget holds.
+- ``drawn``: some samples run and some blocks train, drawn anew in every step by the schedules that
+  ``d2ft finetune`` follows, see `analysis.studying.study_drawn`.
 - ``schedule``: a solver of `d2ft_sched.solvers.registry` on scores, see
   `analysis.studying.study_schedules`.
 
@@ -23,6 +25,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from analysis.studying.study_drawn import drawn_recipe
 from analysis.studying.study_file import BudgetSchema, MethodSchema
 from analysis.studying.study_recipe import (
     Recipe,
@@ -73,6 +76,8 @@ def _recipe(
     num_epochs = method.num_epochs or num_epochs
     if method.kind == "schedule":
         return scheduled(method, budget, cluster, start, num_epochs)
+    if method.kind == "drawn":
+        return drawn_recipe(method, cluster, start, num_epochs)
     dense = uniform_schedule(
         start.workload.num_subnets, start.workload.num_microbatches, Operation.FULL
     )

@@ -17,6 +17,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.data.minibatches import epoch_order
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.peers.training import Scored, Start
+from sim.ways.candidates import Candidate
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Recipe:
         rescale: see `runtime.lanes.hooks.rescaled`.
         lr_factor: of the study's learning rate.
         num_frozen_blocks: see `runtime.peers.training.train_peer`.
+        way: replicas and shares that it would run on, in place of `placement`; or None.
     """
 
     schedules: np.ndarray
@@ -50,6 +52,7 @@ class Recipe:
     rescale: bool = False
     lr_factor: float = 1.0
     num_frozen_blocks: int = 0
+    way: Candidate | None = None
 
 
 def minibatch_order(start: Start, num_epochs: int) -> np.ndarray:

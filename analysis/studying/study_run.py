@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.studying.study_claims import claim
-from analysis.studying.study_costs import StepCosts
+from analysis.studying.study_costs import StepCosts, described, gradient_values
 from analysis.studying.study_file import StudySchema, training_settings
 from analysis.studying.study_grid import Run, digest
 from analysis.studying.study_methods import build_recipe
@@ -20,12 +21,20 @@ from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
 from runtime.data.load_data import load_data
 from runtime.models.build import build_model, input_format_of, shape_of
-from runtime.peers.training import Start, common_start, train_peer, with_adapters
+from runtime.peers.training import (
+    Start,
+    common_start,
+    train_peer,
+    with_adapters,
+    with_larger_minibatches,
+)
 from runtime.scoring.training_scores import scoring_flops
 from runtime.torch_device import device_name, float32_products, select_device
 from runtime.training.events import Evaluated, FineTuneSettings, Stepped
+from runtime.training.schedule_memo import ScheduleMemo
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,10 @@ class Worker:
             "seed": run.seed,
         }
         training = self._study.training
-        start = self.prepare(run.seed)
+        start = everything = self.prepare(run.seed)
         try:
+            if run.method.accumulate > 1:
+                start = with_larger_minibatches(start, run.method.accumulate)
             lora = adapters_of(run.method, run.budget, start.workload, run.cluster)
             if lora is not None:
                 start = with_adapters(start, lora)
@@ -106,7 +117,7 @@ class Worker:
             if measured is None:
                 measured = train(start, recipe, run.seed, training.learning_rate, told)
             head |= {"training": name, "note": note}
-            return self._put(*rows(head, recipe, start, measured, training.num_epochs))
+            return self._put(*rows(head, recipe, start, everything, measured, training.num_epochs))
 
     def _training_name(self, run: Run, recipe: Recipe, lora: Lora | None) -> str:
         """The same for runs that train the same."""
@@ -122,6 +133,7 @@ class Worker:
                 hashlib.sha256(recipe.schedules.tobytes()).hexdigest(),
                 *([] if lora is None else [asdict(lora)]),
                 *([recipe.num_frozen_blocks] if recipe.num_frozen_blocks else []),
+                *([run.method.accumulate] if run.method.accumulate > 1 else []),
             ]
         )
 
@@ -151,7 +163,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         study.model.name,
         image_size=study.data.image_size,
         num_tokens=study.data.num_tokens,
-        num_classes=study.data.num_classes,
+        num_classes=study.data.num_classes or 1,
         weights=study.model.weights,
         pretrained=study.model.pretrained,
         seed=seed,
@@ -167,7 +179,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         download=where.download,
         held_out=study.data.evaluate_on == "held_out",
     )
-    if samples.num_classes != study.data.num_classes:
+    if samples.num_classes != (study.data.num_classes or 0):
         raise InputError(
             f"data.num_classes is {study.data.num_classes}; {study.data.name} has "
             f"{samples.num_classes}"
@@ -260,22 +272,40 @@ def scoring_of(recipe: Recipe, start: Start) -> Scoring:
 
 
 def rows(
-    head: dict[str, Any], recipe: Recipe, start: Start, measured: Measured, num_epochs: int
+    head: dict[str, Any],
+    recipe: Recipe,
+    start: Start,
+    everything: Start,
+    measured: Measured,
+    num_epochs: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row of a run and its curve, with `head` in front of both."""
+    """The row of a run and its curve, with `head` in front of both.
+
+    Args:
+        head: columns that say which run it is.
+        recipe: of the run.
+        start: with the adapters and mini-batches of its method.
+        everything: without them; what the dense run begins with.
+        measured: see `Measured`.
+        num_epochs: of the dense run.
+    """
     scoring = scoring_of(recipe, start)
     if recipe.policy is not None:
         recipe = replace(
             recipe, schedules=np.array(recipe.policy.schedules), solve_s=recipe.policy.solve_s
         )
-    costs = StepCosts(recipe, start.workload)
+    costs = StepCosts(recipe, start.workload, everything.workload)
     predictions = [costs.of(schedule) for schedule in recipe.schedules]
     dense = costs.dense()
-    dense_steps = num_epochs * start.num_minibatches
+    dense_steps = num_epochs * everything.num_minibatches
     scoring_flops = scoring.flops
     scoring_s = scoring_flops / dense.flops * dense.step_s
     step_s = np.array([p.step_s for p in predictions])
     flops = np.array([p.flops for p in predictions])
+    values_of = ScheduleMemo(partial(gradient_values, start.workload))
+    values = np.array([values_of(schedule) for schedule in recipe.schedules])
+    every = np.full_like(recipe.schedules[0], Operation.FULL)
+    dense_values = dense_steps * gradient_values(everything.workload, every)
     exchanged = np.array([p.exchange_bytes for p in predictions])
     scoring_bytes = scoring_flops / dense.flops * dense.exchange_bytes
     busy_s = np.mean([p.device_busy_s for p in predictions], axis=0)
@@ -285,6 +315,7 @@ def rows(
         scored = scoring.share_spent[steps]
         spent = {
             "compute_fraction": (flops[:steps].sum() + scored * scoring_flops) / dense_flops,
+            "gradient_fraction": values[:steps].sum() / dense_values,
             "simulated_s": step_s[:steps].sum() + scored * scoring_s,
             "measured_train_s": seconds,
         }
@@ -301,6 +332,10 @@ def rows(
         "communication_fraction": (exchanged.sum() + scoring_bytes) / dense_bytes
         if dense_bytes
         else 0.0,
+        "gradient_fraction": values.sum() / dense_values,
+        "peak_memory_bytes": max(p.peak_memory_bytes.max() for p in predictions),
+        "way": "" if recipe.way is None else described(recipe.way, recipe.cluster),
+        "dense_step_s": dense.step_s,
         "simulated_step_s": step_s.mean(),
         "simulated_step_max_s": step_s.max(),
         "simulated_scoring_s": scoring_s,

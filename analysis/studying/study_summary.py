@@ -1,5 +1,6 @@
 """What a study found: means and spreads over seeds, and time to accuracy."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from analysis.plots.save import save_both
 from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.results.file_names import file_names
 from analysis.results.table_file import check_finite
+from analysis.studying.study_epochs import EQUAL, MORE, epochs_table, equal_cost_table
 from analysis.studying.study_grid import ANY_BUDGET
 from analysis.studying.study_table import CURVES, RUNS, load_table
 from d2ft_sched.errors import InputError
@@ -22,6 +24,8 @@ MEANS = (
     "compute_fraction",
     "scoring_compute_fraction",
     "communication_fraction",
+    "gradient_fraction",
+    "peak_memory_bytes",
     "workload_variance",
     "simulated_step_s",
     "simulated_total_s",
@@ -61,8 +65,9 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 COLUMNS = (
-    "method", "budget", "seeds", "top-1", "against dense", "compute", "communication",
-    "workload variance", "step, predicted", "training, predicted", "training, measured", "solver",
+    "method", "budget", "seeds", "top-1", "against dense", "compute", "bytes", "gradients",
+    "memory", "workload variance", "step, predicted", "training, predicted",
+    "training, measured", "solver",
 )  # fmt: skip
 
 
@@ -81,6 +86,8 @@ def table_rows(summary: pd.DataFrame) -> list[list[str]]:
                 "-" if np.isnan(against) else f"{100 * against:+.1f}",
                 percent(row["compute_fraction"]),
                 percent(row["communication_fraction"]),
+                percent(row["gradient_fraction"]),
+                quantity(row["peak_memory_bytes"], "B"),
                 f"{row['workload_variance']:.3f}",
                 quantity(row["simulated_step_s"], "s"),
                 quantity(row["simulated_total_s"], "s"),
@@ -91,21 +98,43 @@ def table_rows(summary: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def markdown(summary: pd.DataFrame) -> str:
-    """The table in the layout of the paper: accuracy, compute, communication, workload variance."""
+def markdown(summary: pd.DataFrame, curves: pd.DataFrame) -> str:
+    """What methods cost and reach: after training, after every epoch, and at equal cost."""
     lines = [
         "# Summary",
         "",
         "Top-1 in percent, mean and standard deviation over seeds; against dense: points, of the",
-        "same seeds. Compute and communication are fractions of the dense run, scoring included;",
-        "predicted seconds are the simulator's on the cluster, measured ones those of the training",
-        "device, all subnets on it. Solver: its share of the measured training.",
+        "same seeds. Compute and bytes are fractions of the dense run, scoring included; gradients",
+        "are the values that have to be sent where copies of the model train, of the dense run's;",
+        "memory is the fullest device's. Predicted seconds are the simulator's on the cluster,",
+        "measured ones those of the training device, all subnets on it. Solver: its share of the",
+        "measured training.",
     ]
     for cluster, own in summary.groupby("cluster", sort=False):
-        lines += ["", f"## {cluster}", "", "| " + " | ".join(COLUMNS) + " |"]
-        lines.append("|---|---|" + "---:|" * (len(COLUMNS) - 2))
-        lines += ["| " + " | ".join(row) + " |" for row in table_rows(own)]
+        lines += ["", f"## {cluster}", "", *_lines(COLUMNS, table_rows(own))]
+        of_cluster = curves[curves["cluster"] == cluster]
+        lines += ["", "Top-1 after epochs:", "", *_lines_of(epochs_table(of_cluster))]
+        for column, what in EQUAL.items():
+            lines += [
+                "",
+                f"Top-1 for what the first dense method has spent after its epochs, in {what}"
+                f" ({MORE}: the training had ended with less):",
+                "",
+                *_lines_of(equal_cost_table(of_cluster, column)),
+            ]
     return "\n".join(lines) + "\n"
+
+
+def _lines_of(table: pd.DataFrame) -> list[str]:
+    return _lines(tuple(table.columns), table.to_numpy().tolist())
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|---|---|" + "---:|" * (len(columns) - 2),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
 
 
 def seconds_to_accuracy(curves: pd.DataFrame, top1: float) -> pd.DataFrame:
@@ -143,8 +172,9 @@ def load_results(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     runs = load_table(out / RUNS, [*GROUP, "key", "seed", "top1", *SPENT, *SAVED])
     check_finite(out / RUNS, runs, ("seed",))
     check_finite(out / RUNS, runs[runs["top1"].notna()], ("top1", *SPENT, *SAVED))
-    known = [column for column in PLOTS if column != "measured_s"]
-    columns = [*GROUP, "key", "epoch", "top1", "measured_train_s", *known]
+    known = dict.fromkeys([*PLOTS, *EQUAL])
+    del known["measured_s"]
+    columns = [*GROUP, "key", "seed", "epoch", "top1", "measured_train_s", *known]
     curves = load_table(out / CURVES, columns)
     check_finite(out / CURVES, curves, [name for name in columns if name not in (*GROUP, "key")])
     scoring_s = runs.drop_duplicates("key").set_index("key")["measured_scoring_s"]
@@ -157,7 +187,7 @@ def write_summary(out: Path) -> pd.DataFrame:
     runs, curves = load_results(out)
     table = summary_table(runs)
     write_text(out / "summary.csv", table.to_csv(index=False))
-    write_text(out / "summary.md", markdown(table))
+    write_text(out / "summary.md", markdown(table, curves))
     called = file_names(runs["cluster"])
     for cluster, own in curves.groupby("cluster", sort=False):
         for column, name in PLOTS.items():

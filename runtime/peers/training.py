@@ -89,6 +89,13 @@ def with_adapters(start: Start, lora: Lora) -> Start:
     return start.adapted[lora]
 
 
+def with_larger_minibatches(start: Start, factor: int) -> Start:
+    """The start of methods that update once in so many mini-batches."""
+    sizes = start.workload.microbatch_samples * factor
+    larger = replace(start.workload, microbatch_samples=sizes)
+    return replace(start, workload=larger, known_scores={}, adapted={})
+
+
 def score_start(start: Start, forward_score: str, backward_score: str) -> Scored:
     """Score every mini-batch of an epoch on the model as it is before training, once."""
     names = forward_score, backward_score

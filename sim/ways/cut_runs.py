@@ -35,12 +35,14 @@ class CutLayout:
         compute_s: forward and backward of all waves, without messages.
         messages_s: of dispatch and combine.
         update_s: of the parameter update.
+        recomputing: devices that compute forward again in backward, sorted.
     """
 
     num_waves: int
     most_per_wave: int
     subnet_device: tuple[int, ...]
     owner: tuple[int, ...]
+    recomputing: tuple[int, ...]
     compute_s: float
     messages_s: float
     update_s: float
@@ -61,6 +63,7 @@ class CutLayout:
             self,
             subnet_device=tuple(local[d] for d in self.subnet_device),
             owner=tuple(local[d] for d in self.owner),
+            recomputing=tuple(local[d] for d in self.recomputing if d in local),
         )
 
 
@@ -86,7 +89,7 @@ class CutRuns:
         """By the samples that they were made for, rising; those that fit."""
         most = int(self.workload.samples.sum())
         numbers = np.unique(np.geomspace(1, most, NUM_PRICED).round().astype(int)).tolist()
-        found = {n: next(self._fitting(n, thorough=False), None) for n in numbers}
+        found = {n: self._fewest_waves(n, thorough=False) for n in numbers}
         return {n: layout for n, layout in found.items() if layout is not None}
 
     @property
@@ -105,7 +108,7 @@ class CutRuns:
     def polish(self, num_samples: int) -> None:
         """Search thoroughly for the layout of so many samples."""
         number = self.made_for(num_samples)
-        found = next(self._fitting(number, thorough=True), None)
+        found = self._fewest_waves(number, thorough=True)
         if found is not None:
             self.take(number, found)
 
@@ -140,49 +143,87 @@ class CutRuns:
             max(v.update_s for v in layouts.values()),
         )
 
-    def _fitting(self, num_samples: int, thorough: bool) -> Iterator[CutLayout]:
-        """Layouts in 1, 2, 4, ... waves, as far as they fit."""
+    def _fewest_waves(self, num_samples: int, thorough: bool) -> CutLayout | None:
+        """The layout of 1, 2, 4, ... waves that fits first; or the one where devices compute
+        forward again, if that is faster."""
+        once = self._fitting(num_samples, thorough, ())
+        if once is not None and once.num_waves == 1:
+            return once
+        again = self._fitting(num_samples, thorough, self.group)
+        found = [layout for layout in (once, again) if layout is not None]
+        return min(found, key=lambda layout: layout.total_s, default=None)
+
+    def _fitting(
+        self, num_samples: int, thorough: bool, recomputing: tuple[int, ...]
+    ) -> CutLayout | None:
         num_waves = 1
         while True:
             num_waves = min(num_waves, num_samples)
-            found = self._best(num_samples, num_waves, thorough)
-            if found is not None:
-                yield found
-            if num_waves == num_samples:
-                return
+            found = self._best(num_samples, num_waves, thorough, recomputing)
+            if found is not None or num_waves == num_samples:
+                return found
             num_waves *= 2
 
-    def _best(self, num_samples: int, num_waves: int, thorough: bool) -> CutLayout | None:
-        """The fastest layout of those tried that fits; waves are priced by the first two."""
+    def _best(
+        self, num_samples: int, num_waves: int, thorough: bool, recomputing: tuple[int, ...]
+    ) -> CutLayout | None:
+        """The fastest layout of those tried that fits; waves are priced by the first two. Devices
+        that have room for all that backward needs do not compute forward again."""
         wave = split_evenly(num_samples, num_waves)
         largest = max(self.workload.microbatch_samples)
         pieces = min(wave[-1], max(-(-wave[0] // largest), 2 * min(len(self.group), MAX_OWNERS)))
         priced_waves = min(num_waves, 2)
         samples = tuple(n for size in wave[:priced_waves] for n in split_evenly(size, pieces))
         workload = replace(self.workload, microbatch_samples=samples)
-        step = DenseStep(workload, self.cluster, self.group, priced_waves)
+        step = DenseStep(workload, self.cluster, self.group, priced_waves, recomputing)
         later = (num_samples - sum(samples)) * input_bytes(self.workload)
-        scale, local = num_waves / priced_waves, {d: i for i, d in enumerate(self.group)}
-        priced = []
-        for counts, owner in self._layouts(step, thorough, later):
-            messages_s = _messages_s(step, counts, owner)
-            update_s = step.update_s(counts, owner)
-            compute_s = step.seconds(counts, owner) - messages_s - update_s
-            compute_s -= step.all_reduce_s(owner)
-            placement = to_placement(step, counts, owner[:pieces])
-            layout = CutLayout(
-                num_waves,
-                wave[0],
-                tuple(local[d] for d in placement.subnet_device),
-                owner[:pieces],
-                scale * compute_s,
-                scale * messages_s,
-                update_s,
-            )
-            priced.append((layout, counts, owner))
-        priced.sort(key=lambda found: found[0].total_s)
-        return next(
-            (v for v, counts, owner in priced if self._fits(step, counts, owner, later)), None
+        priced = [
+            (step.seconds(counts, owner) - step.all_reduce_s(owner), counts, owner)
+            for counts, owner in self._layouts(step, thorough, later)
+        ]
+        priced.sort(key=lambda found: found[0])
+        for _, counts, owner in priced:
+            if self._fits(step, counts, owner, later):
+                fewer = self._keeping(step, counts, owner, later)
+                return self._layout(fewer, counts, owner, num_waves, wave[0], pieces)
+        return None
+
+    def _keeping(
+        self, step: DenseStep, counts: np.ndarray, owner: tuple[int, ...], later_bytes: float
+    ) -> DenseStep:
+        """The step in which devices with room for it keep all that backward needs, those that the
+        layout keeps busiest first."""
+        busy_s = [step.lanes_s(d, counts[:, d].sum(axis=0)).sum() for d in range(step.num_devices)]
+        for d in np.argsort(busy_s)[::-1].tolist():
+            rest = tuple(r for r in step.recomputing if r != step.devices[d])
+            if rest != step.recomputing:
+                tried = DenseStep(step.workload, step.cluster, step.devices, step.num_waves, rest)
+                step = tried if self._fits(tried, counts, owner, later_bytes) else step
+        return step
+
+    def _layout(
+        self,
+        step: DenseStep,
+        counts: np.ndarray,
+        owner: tuple[int, ...],
+        num_waves: int,
+        most_per_wave: int,
+        pieces: int,
+    ) -> CutLayout:
+        scale, local = num_waves / step.num_waves, {d: i for i, d in enumerate(self.group)}
+        messages_s = _messages_s(step, counts, owner)
+        update_s = step.update_s(counts, owner)
+        compute_s = step.seconds(counts, owner) - messages_s - update_s - step.all_reduce_s(owner)
+        placement = to_placement(step, counts, owner[:pieces])
+        return CutLayout(
+            num_waves,
+            most_per_wave,
+            tuple(local[d] for d in placement.subnet_device),
+            owner[:pieces],
+            tuple(local[d] for d in step.recomputing),
+            scale * compute_s,
+            scale * messages_s,
+            update_s,
         )
 
     def _layouts(

@@ -21,11 +21,13 @@ class ReplicaLayout:
         subnet_device: device of every subnet.
         owner: of each micro-batch of a pass.
         pass_samples: samples of its passes, one after another, the larger ones first.
+        recomputing: devices that compute forward again in backward, sorted.
     """
 
     subnet_device: tuple[int, ...]
     owner: tuple[int, ...]
     pass_samples: tuple[int, ...]
+    recomputing: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ def deal(
             own = layout.owner[:size]
             samples.extend(split_evenly(size, len(own)))
             owners.extend(own)
-        placement = Placement(num_devices, layout.subnet_device, tuple(owners))
+        placement = Placement(num_devices, layout.subnet_device, tuple(owners), layout.recomputing)
         replicas.append(Replica(placement, len(layout.pass_samples)))
     dealt = replace(workload, microbatch_samples=tuple(samples))
     return Dealt(dealt, tuple(replicas), np.ones(len(samples), dtype=bool))

@@ -95,8 +95,9 @@ class WaySteps:
         return np.array([size / seconds[kind] for kind in self.device_kinds])
 
     @cached_property
-    def _memory(self) -> PassMemory:
-        return PassMemory(self.workload)
+    def _memory(self) -> tuple[PassMemory, PassMemory]:
+        """Of passes where forward is computed once, and where it is computed again."""
+        return PassMemory(self.workload), PassMemory(self.workload, recomputes=True)
 
     @cached_property
     def _update(self) -> tuple[float, np.ndarray]:
@@ -254,15 +255,18 @@ class WaySteps:
         """How a replica runs its share, in micro-batches no larger than the mini-batch's largest;
         one sample at a time where its memory does not suffice."""
         if len(group) == 1:
-            num_passes = int(self.device_runs(group[0], is_shared).num_passes[share]) or share
+            runs = self.device_runs(group[0], is_shared)
+            num_passes = int(runs.num_passes[share]) or share
+            recomputing = group if runs.recomputes[share] else ()
             pass_samples = split_evenly(share, num_passes)
             pieces = -(-pass_samples[0] // max(self.workload.microbatch_samples))
             subnet_device = (group[0],) * self.workload.num_subnets
-            return ReplicaLayout(subnet_device, (group[0],) * pieces, pass_samples)
+            return ReplicaLayout(subnet_device, (group[0],) * pieces, pass_samples, recomputing)
         cut = self.cut_runs(group).layout(share)
         num_passes = -(-share // cut.most_per_wave)
         return ReplicaLayout(
             tuple(group[d] for d in cut.subnet_device),
             tuple(group[d] for d in cut.owner),
             split_evenly(share, num_passes),
+            tuple(group[d] for d in cut.recomputing),
         )

@@ -37,7 +37,7 @@ def tables(run_dir, tmp_path):
             }
         ),
     }  # fmt: skip
-    paths = {"plan": run_dir / "plan.json", "comparison": run_dir / "comparison.csv"}
+    paths = {"plan": run_dir / "plan.json"}
     for name, table in made.items():
         paths[name] = tmp_path / f"{name}.csv"
         table.to_csv(paths[name], index=False)
@@ -47,7 +47,7 @@ def tables(run_dir, tmp_path):
 @pytest.mark.parametrize(
     ("picture", "table"),
     [
-        ("solvers", "solvers"), ("solvers", "comparison"), ("validation", "validation"),
+        ("solvers", "solvers"), ("validation", "validation"),
         ("accuracy", "curves"), ("accuracy-time", "curves"), ("topology", "plan"),
         ("accuracy-ranked", "summary"),
     ],

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from analysis.console.formatting import percent
 from analysis.names.placement_names import PlacementName
 from analysis.plots.cluster_graph import cluster_topology
-from analysis.plots.device_workload import busy_seconds, workload_per_device
+from analysis.plots.device_workload import busy_seconds, network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.scores_heatmap import score_heatmap
 from analysis.plots.solvers import solver_comparison
@@ -69,10 +69,17 @@ def _sweep(run: Run) -> pd.DataFrame:
     return _tables[id(run)]
 
 
+SOLVERS = pd.DataFrame(
+    {
+        "solver": ["two_stage", "dp", "mip"], "status": ["FEASIBLE", "OPTIMAL", "OPTIMAL"],
+        "objective": [90.0, 100.0, 100.0], "upper_bound": [np.nan, 100.0, 100.0],
+        "build_s": [0.001, 0.002, 0.2], "solve_s": [0.001, 0.01, 1.5],
+    }
+)  # fmt: skip
 PICTURES: dict[str, Callable[[Run], Figure]] = {
     "accuracy": lambda run: accuracy_curves(run.measurement.training, 500),
     "schedule": lambda run: schedule_heatmap(run.plan),
-    "solvers": lambda run: solver_comparison(run.comparison),
+    "solvers": lambda run: solver_comparison(SOLVERS),
     "step": lambda run: step_gantt(run.timelines),
     "block": lambda run: block_gantt(run.timelines, 2),
     "workload": lambda run: workload_per_device(run.timelines),
@@ -225,6 +232,14 @@ def test_workload_bars_are_as_long_as_the_step(run: Run) -> None:
     )
 
 
+def test_messages_that_devices_compute_beside_are_no_waiting() -> None:
+    timeline = pd.DataFrame(
+        [("a", 0.0, 4.0), ("b", 0.0, 3.0), ("network", 1.0, 3.5), ("network", 2.0, 6.0)],
+        columns=["resource", "start_s", "end_s"],
+    )
+    assert network_seconds(timeline) == pytest.approx(2.0)
+
+
 def test_every_row_of_a_timeline_has_a_kind_with_a_colour(run: Run) -> None:
     for timeline in run.timelines.values():
         kinds = set(work_kinds(timeline))
@@ -282,8 +297,8 @@ def test_a_prediction_is_drawn_over_its_measurement(run: Run) -> None:
     np.testing.assert_allclose(ratio, [p.measured / p.predicted for p in pairs.values()])
 
 
-def test_solvers_without_a_bound_are_held_against_the_best(run: Run) -> None:
-    table = run.comparison.assign(upper_bound=None)
+def test_solvers_without_a_bound_are_held_against_the_best() -> None:
+    table = SOLVERS.assign(upper_bound=None)
     left = solver_comparison(table).axes[0]
     longest = max(bar.get_width() for bar in left.patches)
     assert longest == pytest.approx(100.0)

@@ -225,6 +225,8 @@ def test_methods_that_cannot_meet_a_budget_say_so(d2ft, study, tmp_path):
         ("kind: random_heads", "kind: random_heads, growth: 0.5", r"methods\[8\].growth is given"),
         ("solver: top_k", "solvr: top_k", "solvr is not a known field"),
         ("kind: random_heads", "kind: random_heads, select: score", r"methods\[8\].select is"),
+        ("kind: random_heads", "kind: random_heads, trains: 0.5", r"methods\[8\].trains is given"),
+        ("budgets: [{compute: 0.67}]", "budgets: []", r"budgets is empty; the kind fewer_micro"),
     ],
 )
 def test_a_wrong_study_file_is_one_line(study, tmp_path, old, new, message):
@@ -257,13 +259,16 @@ def test_steps_of_many_microbatches_have_costs():
     cluster = load_cluster(EXAMPLES / "cluster_equal.yaml")
     recipe = Recipe(np.zeros(0), 1, True, cluster, naive_placement(workload, cluster))
     schedule = uniform_schedule(workload.num_subnets, 300, Operation.FULL)
-    assert StepCosts(recipe, workload).of(schedule).flops == step_flops(workload, schedule)
+    assert StepCosts(recipe, workload, workload).of(schedule).flops == step_flops(
+        workload, schedule
+    )
 
 
 def test_the_summary_by_hand():
     same = {"cluster": "c", "scoring_compute_fraction": 0.1, "simulated_step_s": 0.5,
             "simulated_total_s": 3.0, "measured_train_s": 7.0, "measured_scoring_s": 1.0,
-            "solver_share_of_step": 0.002, "communication_fraction": 0.5}  # fmt: skip
+            "solver_share_of_step": 0.002, "communication_fraction": 0.5,
+            "gradient_fraction": 0.25, "peak_memory_bytes": 2e9}  # fmt: skip
     rows = [
         {"method": "full", "budget": "dense", "seed": 0, "top1": 0.8, "workload_cv": 0.0},
         {"method": "full", "budget": "dense", "seed": 1, "top1": 0.6, "workload_cv": 0.0},
@@ -277,7 +282,9 @@ def test_the_summary_by_hand():
     assert plan["top1_less_dense"] == pytest.approx(-0.05)
     assert plan["workload_variance"] == pytest.approx(0.04)
     assert plan["measured_s"] == 8
-    text = markdown(table)
+    curve = {"cluster": "c", "epoch": 1, "seed": 0, "top1": 0.7, "simulated_s": 1.0}
+    curve |= {"method": "full", "budget": "dense", "gradient_fraction": 1.0}
+    text = markdown(table, pd.DataFrame([curve]))
     assert "| full | dense | 2 | 70.0 \N{PLUS-MINUS SIGN} 14.1 | +0.0 |" in text
     assert "| plan | b | 1 | 55.0 | -5.0 | 60.0\N{NO-BREAK SPACE}% |" in text
     assert "0.040" in text

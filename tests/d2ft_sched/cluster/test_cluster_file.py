@@ -37,6 +37,7 @@ def test_examples_load_and_come_back_equal(path, tmp_path):
 def test_what_the_examples_show():
     clusters = {path.stem: load_cluster(path) for path in EXAMPLES}
     assert set(clusters) == {
+        "gigabit_cpus",
         "homogeneous",
         "islands_ethernet",
         "testbed_equal",
@@ -44,6 +45,7 @@ def test_what_the_examples_show():
         "testbed_slow_device",
         "testbed_slow_link",
         "unequal_cpus",
+        "unequal_gpus_llm",
         "unequal_lab",
     }
     machines = clusters["unequal_cpus"].devices

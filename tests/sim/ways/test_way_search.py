@@ -17,6 +17,7 @@ from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
+from sim.ways.bound import least_step_s
 from sim.ways.candidates import as_candidate, candidate
 from sim.ways.fewer import fewer_samples
 from sim.ways.load import Load, dense_load
@@ -180,6 +181,13 @@ def test_the_bound_is_reached_where_nothing_but_lanes_takes_time():
     found = search_ways(WORKLOAD, replace(cluster, devices=fast_memory))
     trunk = 16 * (2 * SHAPE.embed_flops + 3 * SHAPE.classifier_flops) / 1e9
     assert found.lower_bound_s == pytest.approx(best_dense(found).dense_step_s - trunk, rel=1e-3)
+
+
+@pytest.mark.parametrize("times_slower", [1e6, 1e24, 1e36])
+def test_a_device_of_no_use_leaves_the_bound_where_it_was(times_slower):
+    bound_s = least_step_s(WORKLOAD, switch_of([1.0, 0.6]))
+    with_slow = least_step_s(WORKLOAD, switch_of([1.0, 0.6, 1 / times_slower]))
+    assert with_slow == pytest.approx(bound_s, rel=1e-5)
 
 
 def test_only_the_kinds_asked_for():

@@ -1,0 +1,92 @@
+"""Methods whose samples and trained blocks are drawn anew in every step, each on its best way."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from analysis.studying.study_file import MethodSchema
+from analysis.studying.study_recipe import Recipe
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.resting import POLICIES
+from d2ft_sched.schedule.operations import Operation
+from runtime.peers.training import Start
+from runtime.training.schedule_source import RedrawnSchedules
+from sim.ways.candidates import Candidate, candidate
+from sim.ways.load import Load
+from sim.ways.search import WaySearch, best_replicas, search_ways, shown
+
+
+def drawn_recipe(method: MethodSchema, cluster: Cluster, start: Start, num_epochs: int) -> Recipe:
+    """The recipe of the kind ``drawn``.
+
+    Args:
+        method: what to do.
+        cluster: where it would run.
+        start: with the adapters and mini-batches of the method.
+        num_epochs: that it trains.
+
+    Raises:
+        InputError: the samples are no whole micro-batches, or nothing would train.
+    """
+    workload = start.workload
+    first = _first_schedule(method, workload)
+    unit = workload.partition.block if method.unit == "block" else np.arange(len(first))
+    schedules = RedrawnSchedules(first, unit, method.policy, start.seed)
+    num_steps = num_epochs * start.num_minibatches
+    return Recipe(
+        np.stack([schedules(step, 0) for step in range(num_steps)]),
+        num_epochs,
+        False,
+        cluster,
+        None,
+        way=_best_way(workload, cluster, first, start.seed),
+    )
+
+
+def _first_schedule(method: MethodSchema, workload: Workload) -> np.ndarray:
+    """As many micro-batches and units as the method has, the first ones."""
+    num_running = method.samples * workload.num_microbatches
+    if not round(num_running) or abs(num_running - round(num_running)) > 1e-9:
+        raise InputError(
+            f"method {method.name!r}: samples is {method.samples:g}, which are {num_running:g} "
+            f"of {workload.num_microbatches} micro-batches; it must be a whole number of them"
+        )
+    block = workload.partition.block
+    unit = block if method.unit == "block" else np.arange(len(block))
+    num_trained = int(method.trains * (unit.max() + 1) * (1 + 1e-12))
+    if not num_trained:
+        raise InputError(
+            f"method {method.name!r}: trains is {method.trains:g} of {unit.max() + 1} "
+            f"{method.unit}s; it must be at least one"
+        )
+    schedule = np.full((workload.num_subnets, workload.num_microbatches), Operation.SHORTCUT)
+    operation = np.where(unit < num_trained, Operation.FULL, Operation.REST)
+    schedule[:, : round(num_running)] = operation[:, None]
+    return schedule.astype(np.int8)
+
+
+def _best_way(workload: Workload, cluster: Cluster, schedule: np.ndarray, seed: int) -> Candidate:
+    """The replicas and shares with the least predicted step for as many samples and as large a part
+    of the blocks."""
+    trains = (schedule == Operation.FULL).any(axis=1).mean()
+    num_blocks = workload.shape.num_blocks
+    blocks = POLICIES["drawn"](0, seed, np.ones(num_blocks), max(trains, 1 / num_blocks))
+    runs = (schedule != Operation.SHORTCUT).any(axis=0)
+    load = Load(int(workload.samples[runs].sum()), tuple(blocks.tolist()))
+    search = ways_of(workload, cluster)
+    found = shown(search.steps, best_replicas(search.steps, load, search.kinds))
+    fitting = [c for c in (candidate(search.steps, one) for one in found) if c.priced.fits]
+    if not fitting:
+        raise InputError(
+            f"cluster {cluster.name!r}: {workload.shape.name} does not fit it in any way; use more "
+            f"memory, LoRA or a smaller model"
+        )
+    return min(fitting, key=lambda c: c.step_s)
+
+
+@lru_cache(maxsize=16)
+def ways_of(workload: Workload, cluster: Cluster) -> WaySearch:
+    """The ways of a mini-batch on a cluster, searched once."""
+    return search_ways(workload, cluster)
