@@ -149,7 +149,7 @@ def _beside_time(step_s: float, other_s: float) -> str:
     told = beside(step_s, other_s)
     if told.endswith("as much"):
         return f"{told.removesuffix('as much')}as long as"
-    return f"{told} than"
+    return f"{told} time than"
 
 
 def sentence(planned: PlannedOnWay, file: Path) -> str:
