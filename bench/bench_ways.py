@@ -1,57 +1,49 @@
 """Plans beside their own table of ways, over many clusters, models and mini-batches.
 
 ``python -m bench.bench_ways --out DIR`` writes ``ways.csv``: for every case the least dense step
-that any way reaches (of up to six devices all ways are tried), the plan with a whole budget, and
-the plan with 60 % of the compute beside fewer samples of the same compute. All are predictions.
+that any way reaches (of up to six devices the ways are tried one by one, priced by the simulator,
+see `bench.least_dense`), the plan with a whole budget, and the plan with 60 % of the compute beside
+fewer samples of the same compute. All are predictions.
 """
 
 import argparse
 import time
 import warnings
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bench.way_cases import Case, cases
+from bench.least_dense import MOST_DEVICES, LeastDense
+from bench.way_cases import Case, cases, odd_cases
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
-from sim.ways.groups import MAX_EXHAUSTIVE_GROUPS, partitions
-from sim.ways.load import dense_load
 from sim.ways.plans import plan_on_ways
 from sim.ways.search import WaySearch, best_dense, search_ways
 
 
 def least_dense_s(search: WaySearch) -> float:
-    """The least estimate of a dense step over all ways to form replicas, of few devices; else that
-    of the search."""
-    steps, load = search.steps, dense_load(search.workload)
-    everyone = range(len(search.cluster.devices))
-    least = best_dense(search).dense_step_s
-    if len(everyone) > MAX_EXHAUSTIVE_GROUPS:
-        return least
-    groups = [group for k in everyone[1:] for group in combinations(everyone, k + 1)]
-    alone = [tuple((d,) for d in some) for k in everyone for some in combinations(everyone, k + 1)]
-    for replicas in (*alone, *partitions(everyone, groups, everyone)):
-        found = steps.level(replicas, load, below_s=least)
-        if found is not None:
-            least = min(least, found.step_s)
-    return least
+    """The least simulated dense step, of few devices over all ways to form replicas; else that of
+    the search."""
+    least_s = best_dense(search).dense_step_s
+    if len(search.cluster.devices) > MOST_DEVICES:
+        return least_s
+    return min(least_s, LeastDense(search.workload, search.cluster).found().step_s)
 
 
 def row(case: Case) -> dict[str, Any]:
     """One line of the table."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     search = search_ways(case.workload, case.cluster)
-    searched_s = time.perf_counter() - begin
+    searched_s = time.process_time() - begin
     workload = case.workload
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
     whole, part, bytes_too = (
         plan_on_ways(workload, case.cluster, scores, budget, search=search)
         for budget in (Budget(), Budget(compute=0.6), Budget(compute=0.6, communication=0.5))
     )
+    planned_s = time.process_time() - begin
     least_s = least_dense_s(search)
     return {
         "case": case.name,
@@ -68,20 +60,23 @@ def row(case: Case) -> dict[str, Any]:
         "and_bytes_0.5_s": bytes_too.step_s,
         "and_bytes_0.5_method": bytes_too.method,
         "and_bytes_0.5_samples": sum(bytes_too.samples) / sum(whole.samples),
-        "search_s": searched_s,
+        "search_cpu_s": searched_s,
+        "search_and_three_plans_cpu_s": planned_s,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/ways"))
-    parser.add_argument("--per-cluster", type=int, default=3)
+    parser.add_argument("--part", default="1/1", help="i/n: every n-th case from the i-th on")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    first, step = map(int, arguments.part.split("/"))
     rows = []
-    for case in cases(arguments.per_cluster):
+    for case in [*cases(), *odd_cases()][first - 1 :: step]:
         rows.append(row(case))
-        print(", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in rows[-1].values()))
+        told = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in rows[-1].values())
+        print(", ".join(told), flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)
     write_text(arguments.out / "ways.csv", table.to_csv(index=False))

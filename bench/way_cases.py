@@ -108,20 +108,49 @@ def example_clusters() -> list[Cluster]:
     return [load_cluster(path) for path in sorted(EXAMPLES.glob("*.yaml"))]
 
 
-def cases(per_cluster: int = 3) -> Iterator[Case]:
+def cases(per_example: int = 2, per_built: int = 3) -> Iterator[Case]:
     """Some models and mini-batches on every cluster, all of them in turn."""
     number = 0
-    for cluster in [*example_clusters(), *built_clusters()]:
-        for _ in range(per_cluster):
-            shape = load_model_shape(MODELS[number % len(MODELS)])
-            count, samples = MICROBATCHES[number % len(MICROBATCHES)]
-            yield Case(
-                cluster,
-                Workload(
-                    shape,
-                    partition_by_heads(shape, 1),
-                    (samples,) * count,
-                    lora=Lora(8, 16.0) if number % 7 in (1, 3, 5) else None,
-                ),
-            )
-            number += 1
+    for clusters, count in ((example_clusters(), per_example), (built_clusters(), per_built)):
+        for cluster in clusters:
+            for _ in range(count):
+                microbatches, samples = MICROBATCHES[number % len(MICROBATCHES)]
+                is_adapted = number % 7 in (1, 3, 5)
+                model = MODELS[number % len(MODELS)]
+                yield _case(cluster, model, (samples,) * microbatches, is_adapted)
+                number += 1
+
+
+def odd_cases() -> Iterator[Case]:
+    """A dozen that nobody tuned for: extremes of devices, links, memory and mini-batches."""
+    small, base, large, bert = MODELS
+    slow = (*_presets("rtx-3090", "rtx-3090", "rtx-3090"), *_cpus(700))
+    tiny = tuple(replace(d, memory_bytes=3 * 10**9) for d in _presets("t4", "t4", "t4"))
+    eight = _presets(*("rtx-4090",) * 8)
+    names = [device.name for device in eight]
+    fours = topology.islands(
+        [names[:4], names[4:]], Cable(300e9, 3e-6), Cable(25 * GIGABIT, LATENCY_S)
+    )
+    mixed = (*_presets("rtx-4090", "rtx-3090"), *_cpus(800, 800, 400, 400))
+    desk = _presets("rtx-4090", "rtx-3090", "rtx-3090", "t4")
+    four = _presets(*("rtx-3090",) * 4)
+    yield _case(Cluster("one GPU", _presets("rtx-4090")), base, (16,) * 5)
+    yield _case(_star("two alike, 1 Gbit/s", _presets("t4", "t4"), 1), small, (16, 16))
+    yield _case(_star("one of four 50 times slower", slow, 10), base, (16,) * 5, True)
+    yield _case(_star("three too small alone", tiny, 10), large, (4,) * 8)
+    yield _case(_of("two islands of four", eight, fours), large, (64,) * 8)
+    yield _case(_star("six CPUs", _cpus(300, 300, 200, 200, 100, 50), 1), small, (16,) * 5)
+    yield _case(_star("one slow link of four", four, 10, {1: 0.1}), small, (16,) * 8)
+    yield _case(_star("desk, texts", desk, 10), bert, (16,) * 5)
+    yield _case(_star("desk, adapters", desk, 10), large, (64,) * 8, True)
+    yield _case(_star("eight GPUs, eight samples", eight, 10), small, (1,) * 8)
+    yield _case(_star("four GPUs, many samples", four, 10), large, (64,) * 8)
+    yield _case(_star("GPUs and CPUs", mixed, 10), base, (16,) * 8)
+
+
+def _case(
+    cluster: Cluster, model: str, microbatches: tuple[int, ...], is_adapted: bool = False
+) -> Case:
+    shape = load_model_shape(model)
+    lora = Lora(8, 16.0) if is_adapted else None
+    return Case(cluster, Workload(shape, partition_by_heads(shape, 1), microbatches, lora=lora))

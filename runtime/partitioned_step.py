@@ -8,7 +8,6 @@ hidden units run as the schedule says.
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.families.known_families import family_of
@@ -31,12 +30,11 @@ def run_lanes(
     if adapters is not None:
         maps = AdaptedMaps(linears, bias_out, sublayer.core)
         return adapted_lanes(x, maps, adapters, lanes, key_mask)
-    weights = (linears.weight_in, linears.bias_in, linears.weight_out, bias_out)
-    return sublayer_lanes(x, *weights, sublayer.core, lanes, key_mask)
+    return sublayer_lanes(x, linears, bias_out, sublayer.core, lanes, key_mask)
 
 
-def forward(model: nn.Module, inputs: Tensor, wave: Wave, run: RunLanes = run_lanes) -> Tensor:
-    """Logits ``[num_samples, num_classes]`` of one wave's inputs ``[num_samples, ...]``.
+def features(model: nn.Module, inputs: Tensor, wave: Wave, run: RunLanes = run_lanes) -> Tensor:
+    """What the classifier sees of one wave's inputs, ``[num_samples, ...]`` both.
 
     Args:
         model: one that `runtime.models.build.check_supported` accepts.
@@ -49,7 +47,12 @@ def forward(model: nn.Module, inputs: Tensor, wave: Wave, run: RunLanes = run_la
     for (attention, mlp), lanes in zip(family.blocks(model), wave.blocks, strict=True):
         x = _sublayer(x, attention, lanes.attention, key_mask, run)
         x = _sublayer(x, mlp, lanes.mlp, key_mask, run)
-    return family.classifier(model)(family.features(model, x, inputs))
+    return family.features(model, x, inputs)
+
+
+def forward(model: nn.Module, inputs: Tensor, wave: Wave) -> Tensor:
+    """Logits of one wave's inputs ``[num_samples, ...]``, as `features` takes them."""
+    return family_of(model).classifier(model)(features(model, inputs, wave))
 
 
 def forward_backward(
@@ -61,28 +64,30 @@ def forward_backward(
 ) -> Tensor:
     """Run one mini-batch and add its gradients to those of the parameters.
 
-    The loss is the mean cross-entropy of the mini-batch, whatever the waves. Parameters of subnets
-    that no micro-batch trains get no gradient. The trunk always gets one, zeros where nothing
-    reaches it, unless it is frozen.
+    The loss is the mean over all losses that count in the mini-batch, one for each sample or for
+    each token, whatever the waves. Parameters of subnets that no micro-batch trains get no
+    gradient. The trunk always gets one, zeros where nothing reaches it, unless it is frozen.
 
     Args:
         model: one that `runtime.models.build.check_supported` accepts.
         inputs: as the model takes them, ``[num_samples, ...]``, micro-batch after micro-batch.
-        labels: int64 ``[num_samples]``.
+        labels: int64 ``[num_samples]``, or ``[num_samples, num_tokens]``.
         slices: the schedule.
         watch: laps "forward" and "backward" are added to it.
 
     Returns:
         The loss, a scalar without graph on the device of `inputs`.
     """
-    losses = []
+    family, losses = family_of(model), []
+    counted = family.num_counted(labels)
+    num_counted = torch.stack([wave.take(counted).sum() for wave in slices.waves]).sum()
     for wave in slices.waves:
-        logits = forward(model, wave.take(inputs), wave)
-        total = F.cross_entropy(logits, wave.take(labels), reduction="sum")
-        loss = total / slices.num_samples
+        seen = features(model, wave.take(inputs), wave)
+        loss = family.loss(model, seen, wave.take(labels)) / num_counted.clamp_min(1)
         if watch is not None:
             watch.lap("forward")
-        loss.backward()
+        if loss.requires_grad:  # not where nothing trains but adapters, and none in this wave
+            loss.backward()
         if watch is not None:
             watch.lap("backward")
         losses.append(loss.detach())

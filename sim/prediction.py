@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.memory import DeviceMemory
 from sim.network.exchange_time import channel_seconds, link_loads
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOGETHER = -1
 """As a phase's replica: all of them."""
@@ -192,9 +194,11 @@ class Prediction:
         """Whether all work of every device is timed by measured curves, none by a roofline."""
         return all(d.is_calibrated(kind) for d in self.cluster.devices for kind in WorkKind)
 
-    def link_bytes(self) -> pd.DataFrame:
+    def link_bytes(self) -> "pd.DataFrame":
         """Bytes of every directed link that carries some, and for how much of the step its channel
         is busy: both directions together where they share it (half duplex)."""
+        import pandas as pd
+
         carried = link_loads(self.cluster, self.pair_bytes)
         busy_s = channel_seconds(self.cluster, carried)[self.cluster.link_channel]
         rows = [
@@ -208,12 +212,14 @@ class Prediction:
         ]
         return pd.DataFrame(rows, columns=["link", "bytes", "utilisation"])
 
-    def timeline(self) -> pd.DataFrame:
+    def timeline(self) -> "pd.DataFrame":
         """One row per device and phase in which it computes, and per phase of messages.
 
         Columns: wave, direction, block, phase, resource (a device's name, or "network"), start_s,
         end_s, bytes.
         """
+        import pandas as pd
+
         names = [d.name for d in self.cluster.devices]
         rows: list[dict[str, Any]] = []
         for p in self.phases:

@@ -72,13 +72,14 @@ def wave_work(
     for direction, kinds in enumerate(LANE_KINDS):
         run = groups if direction == FORWARD else groups.select(runs_backward(groups.operation))
         trains = run.operation == Operation.FULL
-        moved = lane_bytes_of(workload, run.heads, run.hidden, run.tokens, trains)
+        again = placement.recomputes[run.device]
+        moved = lane_bytes_of(workload, run.heads, run.hidden, run.tokens, trains, again)
         sublayers = (
             (attention_flops_of, run.heads, (moved.attention_forward, moved.attention_backward)),
             (mlp_flops_of, run.hidden, (moved.mlp_forward, moved.mlp_backward)),
         )
         for sublayer, (flops_of, units, bytes_moved) in enumerate(sublayers):
-            flops = flops_of(workload, units, run.tokens, needs_dx[run.block, sublayer])
+            flops = flops_of(workload, units, run.tokens, needs_dx[run.block, sublayer], again)
             of_direction = flops.forward
             if direction == BACKWARD:
                 of_direction = flops.backward_input + flops.backward_weight * trains

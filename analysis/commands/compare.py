@@ -16,8 +16,8 @@ COMPARED = (
 """What is compared unless one says otherwise; with --sizes those that need a problem only."""
 OF_CLUSTERS = (
     "model", "image_size", "num_tokens", "num_classes", "heads_per_subnet", "microbatch_size",
-    "lora_rank", "lora_alpha", "precision", "scores", "budget_compute", "budget_comm", "per_device",
-    "placement",
+    "lora_rank", "lora_alpha", "precision", "base_precision", "scores",
+    "budget_compute", "budget_comm", "per_device", "placement",
 )  # fmt: skip
 OF_SIZES = ("tightness", "plots")
 """Parameters of one of the two kinds of comparison only."""
@@ -39,6 +39,7 @@ def run(
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = None,
     precision: options.Precision = PrecisionName.FLOAT32,
+    base_precision: options.BasePrecision = None,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 0.6,
     budget_comm: options.BudgetComm = 1.0,
@@ -82,7 +83,12 @@ def run(
 ) -> None:
     """Compare solvers: objective, proven gap, time, memory, balance and predicted step time."""
     from analysis.commands.parsing.axis_values import counts, numbers
-    from analysis.comparing.compare_tables import print_comparison, print_scaling, table_rows
+    from analysis.comparing.compare_tables import (
+        print_comparison,
+        print_scaling,
+        print_setups,
+        table_rows,
+    )
     from analysis.console.output import (
         outside_calibration,
         print_json,
@@ -90,6 +96,8 @@ def run(
         print_note,
         print_warnings,
     )
+    from analysis.planning.dense_baselines import way_record
+    from analysis.planning.way_words import way_text
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -105,6 +113,7 @@ def run(
         options.refuse_given(ctx, OF_CLUSTERS, "--sizes makes its instances up")
     else:
         options.refuse_given(ctx, OF_SIZES, "it goes with --sizes")
+    verdict, setups, way = None, None, None
     if sizes is not None:
         from analysis.comparing.scaling import run_cases, scaling_cases, scaling_table
         from analysis.plots.solver_scaling import save_scaling_plots
@@ -127,7 +136,9 @@ def run(
         table = scaling_table(rows)
         written = save_scaling_plots(table, plots) if plots else []
     else:
+        from analysis.comparing.compare_setups import compare_setups, setups_way
         from analysis.comparing.comparison import compare_solvers, comparison_table
+        from analysis.comparing.solvers_verdict import Verdict
         from analysis.planning.placing import place
         from analysis.planning.request import parse_heads, read_request
 
@@ -146,21 +157,35 @@ def run(
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
             precision=precision,
+            base_precision=base_precision,
         )
         with outside_calibration() as warned:
             placed = place(placement, request.workload, request.cluster, 1).placements[0]
             answers = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
-            table, written = comparison_table(request, placed, answers), []
+            verdict = Verdict.of(answers, seed)
+            held = verdict.held if verdict else None
+            table, written = comparison_table(request, answers, held), []
+            if held and budget_comm < 1:
+                way = setups_way(held.search)
+            if way:
+                setups = compare_setups(request, way, names, seed=seed, time_limit_s=time_limit)
         print_warnings(warned)
     if out:
         write_text(out, table.to_csv(index=False))
         written.append(out)
     if json:
-        print_json({"solvers": table_rows(table), "provenance": provenance(seed)})
+        held_against = verdict.as_dict() if verdict else {}
+        if setups is not None and way is not None:
+            held_against |= {"setups": table_rows(setups), "setups_way": way_record(way)}
+        print_json({"solvers": table_rows(table), **held_against, "provenance": provenance(seed)})
         return
+    if verdict:
+        print_line(verdict.text)
     if sizes is not None:
         print_scaling(table)
     else:
         print_comparison(table, f"{request.workload.shape.name} on {request.cluster.name}")
+    if setups is not None and way is not None and len(setups):
+        print_setups(setups, f"Which blocks train, gradients sent once: {way_text(way)}")
     for path in written:
         print_line(f"Wrote {path}")

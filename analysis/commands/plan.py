@@ -28,6 +28,7 @@ def run(
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = None,
     precision: options.Precision = PrecisionName.FLOAT32,
+    base_precision: options.BasePrecision = None,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 1.0,
     budget_comm: options.BudgetComm = 1.0,
@@ -157,6 +158,7 @@ def run(
         lora_rank=lora_rank,
         lora_alpha=lora_alpha,
         precision=precision,
+        base_precision=base_precision,
     )
     answer: AnswerByPlacement | AnswerByWay
     with outside_calibration() as warned, signs_of_life(messages) as stage:

@@ -69,6 +69,7 @@ def run(
     lora_rank: options.LoraRank = None,
     lora_alpha: options.LoraAlpha = None,
     precision: options.Precision = PrecisionName.FLOAT32,
+    base_precision: options.BasePrecision = None,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -117,7 +118,7 @@ def run(
     from analysis.console.output import messages, print_json, print_line, print_note, print_warnings
     from analysis.console.progress import TerminalProgress
     from analysis.planning.model_shapes import model_shape
-    from analysis.planning.request import read_cluster, read_lora
+    from analysis.planning.request import read_cluster, read_frozen_bytes, read_lora
     from analysis.results.file_lock import alone_in
     from analysis.sweeping.console_tables import print_front, sweep_summary
     from analysis.sweeping.run_sweep import FORMATS, Sweep
@@ -137,13 +138,15 @@ def run(
         memory=numbers("--budget-memory", budget_memory),
         solvers=names("--solvers", solvers, solver_names()),
     )
+    lora = read_lora(lora_rank, lora_alpha)
     common = Common(
         shape=model_shape(
             model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
         ),
         minibatch_samples=minibatch_size,
         scores_file=scores,
-        lora=read_lora(lora_rank, lora_alpha),
+        lora=lora,
+        frozen_bytes=read_frozen_bytes(lora, base_precision, precision),
         element_bytes=ELEMENT_BYTES[precision],
         placement=placement,
         num_waves=waves,

@@ -9,9 +9,22 @@ from analysis.commands import options
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
 
+OF_THE_PLANS = [
+    "cluster_file", "model", "num_tokens", "num_classes", "heads_per_subnet", "microbatches",
+    "microbatch_size", "waves", "placement", "precision", "lora_rank", "lora_alpha",
+]  # fmt: skip
+"""What plans say themselves."""
+
 
 def run(
     ctx: typer.Context,
+    plans: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PLAN]...",
+            help="Plans from 'd2ft plan' to run on their devices, in place of those made here.",
+        ),
+    ] = None,
     cluster_file: Annotated[
         Path | None,
         typer.Option(
@@ -57,7 +70,8 @@ def run(
 
     On one device as it is; on several as 'torchrun --no-python --nproc-per-node N d2ft validate
     --cluster FILE' or 'd2ft testbed --cluster ASKED -- d2ft validate --cluster MEASURED'. No plan
-    is one that a calibration has seen.
+    is one that a calibration has seen. Plans that are given, of any replicas, need a rank for each
+    device of theirs.
     """
     from analysis.console.output import (
         messages,
@@ -68,6 +82,7 @@ def run(
     )
     from analysis.console.progress import TerminalProgress
     from analysis.planning.request import parse_heads, read_lora
+    from analysis.validating.given_plans import PlansRequest, validate_plans
     from analysis.validating.run_validation import ValidationRequest, validate
     from analysis.validating.validation_files import (
         print_validation,
@@ -75,30 +90,48 @@ def run(
         validation_summary,
     )
 
+    shared = options.option_values(ctx, ["plans", "cluster_file", "device", "out", "json"])
+    progress = TerminalProgress(messages)
     with outside_calibration() as warned:
-        validated = validate(
-            ValidationRequest(
-                cluster_file=cluster_file,
-                model=model,
-                image_size=image_size,
-                num_tokens=num_tokens,
-                num_classes=num_classes,
-                heads=parse_heads(heads_per_subnet),
-                num_microbatches=microbatches,
-                microbatch_size=microbatch_size,
-                num_waves=waves,
-                overlap=overlap,
-                lora=read_lora(lora_rank, lora_alpha),
-                placement=placement,
-                num_repeats=repeats,
-                precision=precision,
-                device=device,
-                timeout_s=timeout,
-                seed=seed,
-                shared=options.option_values(ctx, ["cluster_file", "device", "out", "json"]),
-            ),
-            TerminalProgress(messages),
-        )
+        if plans:
+            options.refuse_given(ctx, OF_THE_PLANS, "the plans have their own")
+            validated = validate_plans(
+                PlansRequest(
+                    files=plans,
+                    image_size=image_size,
+                    overlap=overlap,
+                    num_repeats=repeats,
+                    device=device,
+                    timeout_s=timeout,
+                    seed=seed,
+                    shared=shared,
+                ),
+                progress,
+            )
+        else:
+            validated = validate(
+                ValidationRequest(
+                    cluster_file=cluster_file,
+                    model=model,
+                    image_size=image_size,
+                    num_tokens=num_tokens,
+                    num_classes=num_classes,
+                    heads=parse_heads(heads_per_subnet),
+                    num_microbatches=microbatches,
+                    microbatch_size=microbatch_size,
+                    num_waves=waves,
+                    overlap=overlap,
+                    lora=read_lora(lora_rank, lora_alpha),
+                    placement=placement,
+                    num_repeats=repeats,
+                    precision=precision,
+                    device=device,
+                    timeout_s=timeout,
+                    seed=seed,
+                    shared=shared,
+                ),
+                progress,
+            )
     if not validated.speaks:
         return
     print_warnings(warned)

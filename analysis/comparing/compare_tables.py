@@ -38,6 +38,30 @@ def print_comparison(table: pd.DataFrame, title: str) -> None:
     )
 
 
+def print_setups(table: pd.DataFrame, title: str) -> None:
+    """The table of `analysis.comparing.compare_setups.compare_setups`."""
+    shown = table.assign(of_bound=table["objective"] / table["upper_bound"].min())
+    print_columns(
+        title,
+        ["solver", "status", "score, of bound", "gap", "build", "solve", "blocks training",
+         "gradient bytes", "step"],
+        [
+            [
+                str(row["solver"]),
+                str(row["status"]),
+                _fine_percent(row["of_bound"]),
+                _fine_percent(row["gap"]),
+                seconds(row["build_s"]),
+                seconds(row["solve_s"]),
+                _or_dash(row["num_training"], lambda v: f"{v:.0f}"),
+                percent(row["gradient_fraction"]),
+                _or_dash(row["predicted_step_s"], seconds),
+            ]
+            for row in table_rows(shown)
+        ],
+    )  # fmt: skip
+
+
 def print_scaling(table: pd.DataFrame) -> None:
     """The table of `analysis.comparing.scaling.scaling_table`; a dash where a solver gave
     nothing."""

@@ -7,20 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.planning.dense_baselines import Baselines, baselines, dense_step_of
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
-from analysis.simulating.dense_on_fewer import fewer_microbatches
-from d2ft_sched.costs.exchange import plan_exchange
+from analysis.planning.way_words import way_text
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.solution import Solution, Status
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.step import simulate_plan, simulate_step
+from sim.step import simulate_plan, simulate_replicas
 
-FEWER = "fewer_microbatches at equal step"
+FEWER = "fewer samples, same compute"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +67,34 @@ def compare_solvers(
 
 
 def comparison_table(
-    request: Request, placement: Placement, answers: Mapping[str, Compared]
+    request: Request, answers: Mapping[str, Compared], held: Baselines | None = None
 ) -> pd.DataFrame:
-    """One row per solver, and one of dense on fewer micro-batches at the step time of the best.
+    """One row per solver, and one of dense on fewer samples of the best one's compute, in their own
+    best way; `held` is `baselines_of` that one, if known.
 
     Columns: solver, method, status, objective, upper_bound, gap, build_s, solve_s,
     compute_fraction, communication_fraction, predicted_step_s, workload_cv (coefficient of
     variation of the devices' busy seconds); NaN where there is none.
     """
     rows = [_row(name, answer) for name, answer in answers.items()]
-    best = max(rows, key=lambda row: -np.inf if np.isnan(row["objective"]) else row["objective"])
-    if best["predicted_step_s"] > 0:
-        rows.append(_fewer_row(request, placement, best))
+    best = best_answer(answers)
+    if best is not None:
+        own = next(row for row in rows if row["solver"] == best)
+        known = baselines_of(answers[best]) if held is None else held
+        rows.append(_fewer_row(request, own, known))
     return pd.DataFrame(rows)
+
+
+def best_answer(answers: Mapping[str, Compared]) -> str | None:
+    """The solver whose plan has the most value; None where none found a schedule."""
+    planned = {name: answer for name, answer in answers.items() if answer.plan is not None}
+    return max(planned, key=lambda name: planned[name].solution.objective, default=None)
+
+
+def baselines_of(answer: Compared) -> Baselines:
+    """What needs no planner, beside a solver's plan."""
+    assert answer.plan is not None
+    return baselines(answer.plan, simulate_plan(answer.plan).step_s)
 
 
 def _row(name: str, answer: Compared) -> dict[str, Any]:
@@ -113,31 +127,28 @@ def _row(name: str, answer: Compared) -> dict[str, Any]:
     }
 
 
-def _fewer_row(request: Request, placement: Placement, best: dict[str, Any]) -> dict[str, Any]:
-    """Dense on as many whole micro-batches as the best solver's step time holds."""
-    workload = request.workload
+def _fewer_row(request: Request, best: dict[str, Any], held: Baselines) -> dict[str, Any]:
+    """Dense on as many samples, those of most value, as the best solver's FLOPs suffice for."""
     row = dict.fromkeys(best, np.nan) | {"solver": FEWER, "build_s": 0.0, "solve_s": 0.0}
-    fewer = fewer_microbatches(
-        workload, request.cluster, placement, request.scores, best["predicted_step_s"]
-    )
-    if fewer is None:
-        method = f"not one micro-batch is as fast as {best['solver']}"
-        return row | {"method": method, "status": Status.TIME_LIMIT.value}
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    kept = np.full_like(dense, Operation.SHORTCUT)
-    kept[:, fewer.kept] = Operation.FULL
-    kept_bytes, dense_bytes = (
-        plan_exchange(workload, placement, schedule).total_bytes() for schedule in (kept, dense)
-    )
-    dense_value = request.scores.values()[..., Operation.FULL].sum()
-    everything = simulate_step(workload, request.cluster, placement, dense)
+    if held.fewer is None:
+        return row | {"method": "no dense way fits", "status": Status.INFEASIBLE.value}
+    number, total = sum(held.fewer.samples), held.search.steps.num_samples
+    prediction = simulate_replicas(*dense_step_of(held.fewer))
     return row | {
-        "method": f"{len(fewer.kept)} of {workload.num_microbatches} micro-batches dense, at most "
-        f"the step of {best['solver']}",
+        "method": f"{number} of {total} samples dense, {way_text(held.fewer)}",
         "status": Status.FEASIBLE.value,
-        "objective": fewer.retained_score * float(dense_value),
-        "compute_fraction": fewer.prediction.flops / everything.flops,
-        "communication_fraction": kept_bytes / dense_bytes if dense_bytes else np.nan,
-        "predicted_step_s": fewer.prediction.step_s,
-        "workload_cv": fewer.prediction.workload_cv,
+        "objective": value_of_samples(request, number),
+        "compute_fraction": number / total,
+        "predicted_step_s": prediction.step_s,
+        "workload_cv": prediction.workload_cv,
     }
+
+
+def value_of_samples(request: Request, number: int) -> float:
+    """The most value that so many samples have dense, each an equal part of its micro-batch's."""
+    value = request.scores.values()[..., Operation.FULL].sum(axis=0)
+    samples = request.workload.samples
+    order = np.argsort(-value / samples, kind="stable")
+    before = np.cumsum(samples[order]) - samples[order]
+    taken = np.clip(number - before, 0, samples[order])
+    return float((value[order] / samples[order]) @ taken)

@@ -16,9 +16,7 @@ from analysis.finetuning.finetune_schedules import plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.schedule_names import ScheduleName
-from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan
 from d2ft_sched.problem.scores import load_scores
 from d2ft_sched.schedule.replica import Replica
@@ -31,13 +29,15 @@ from runtime.checkpoint.checkpoint import (
 from runtime.checkpoint.facts import Setting, TrainingState
 from runtime.checkpoint.going_on import check_goes_on
 from runtime.data.dataset import Dataset
-from runtime.data.input_format import InputFormat
+from runtime.data.input_format import InputFormat, SequenceFormat
 from runtime.data.load_data import load_data
 from runtime.data.minibatches import Minibatches, draw_minibatches
 from runtime.models.build import (
     build_model,
     check_known,
+    check_same_shape,
     check_weights,
+    has_class_labels,
     input_format_of,
     shape_of,
 )
@@ -109,11 +109,12 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         check_no_newer(request.checkpoint_dir, -1)
     else:
         found = resolve_checkpoint(request.resume, request.checkpoint_dir)
-    input_format = input_format_of(plan.workload.shape, request.image_size)
+    input_format = _input_format(request)
     settings = FineTuneSettings(
         num_epochs=request.num_epochs,
         lr=request.learning_rate,
-        linear_probe=request.linear_probe,
+        linear_probe=request.linear_probe and has_class_labels(plan.workload.shape.name),
+        recomputes=any(replica.placement.recomputing for replica in replicas),
         num_waves=sum(replica.num_waves for replica in replicas),
         watch_scores=request.schedule is ScheduleName.RUNNING,
         seed=request.seed,
@@ -145,7 +146,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         return build_model(
             plan.workload.shape.name,
             **input_format.sizes,
-            num_classes=data.num_classes,
+            num_classes=max(1, data.num_classes),
             weights=None if found or ranks.rank > 0 else request.weights,
             pretrained=request.pretrained and not found and ranks.rank == 0,
             seed=request.seed,
@@ -156,11 +157,23 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
         model = build() if is_whole else build_on_meta(build)
     if ranks.rank == 0 and not (found or request.weights or request.pretrained):
         progress.note("Random weights to begin with: neither --weights nor --pretrained is given")
-    _check_same_model(plan, shape_of(model))
+    check_same_shape(plan.workload.shape, shape_of(model))
     if plan.workload.lora is not None:
-        add_adapters(model, plan.workload.lora, request.seed)
+        lora, size = plan.workload.lora, plan.workload.frozen_bytes
+        add_adapters(model, lora, request.seed, frozen_bytes=size)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
     return _Inputs(found, settings, input_format, data, minibatches, model, replicas)
+
+
+def _input_format(request: FineTuneRequest) -> InputFormat:
+    """Raises InputError if sequences are to be packed, and samples are none."""
+    own = input_format_of(request.plan.workload.shape, request.image_size)
+    if not request.packed:
+        return own
+    if not isinstance(own, SequenceFormat):
+        name = request.plan.workload.shape.name
+        raise InputError(f"--packed is for texts that a decoder foretells; {name} sorts samples")
+    return replace(own, is_packed=True)
 
 
 def prepare_finetune(
@@ -298,6 +311,7 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "num_classes": data.num_classes,
         **data.fingerprint.facts(),
         **inputs.input_format.sizes,
+        "packed": request.packed,
         "num_epochs": settings.num_epochs,
         "lr": settings.lr,
         "lr_decay": settings.lr_decay,
@@ -308,23 +322,3 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "schedule": request.schedule.value,
         "seed": settings.seed,
     }
-
-
-def _check_same_model(plan: Plan, built: Any) -> None:
-    planned = plan.workload.shape
-    for name in (
-        "num_blocks",
-        "num_heads",
-        "head_dim",
-        "width",
-        "mlp_hidden",
-        "num_tokens",
-        "layer_scale",
-        "norm_first",
-    ):
-        ours, theirs = getattr(planned, name), getattr(built, name)
-        if ours != theirs:
-            raise InputError(
-                f"the plan is for another model: {planned.name} with {name} {ours}; "
-                f"the model built here has {theirs}"
-            )

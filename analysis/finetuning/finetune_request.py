@@ -42,6 +42,7 @@ class FineTuneRequest:
     replan_every: int | None = None
     scores: Path | None = None
     schedule: ScheduleName = ScheduleName.FIXED
+    packed: bool = False
     on_bad_file: OnBadFileName = OnBadFileName.FAIL
     forward_score: str = FORWARD_SCORE
     backward_score: str = BACKWARD_SCORE

@@ -15,6 +15,7 @@ from d2ft_sched.problem.running_scores import nothing_seen
 from d2ft_sched.problem.scores import Scores
 from runtime.data.dataset import Dataset
 from runtime.data.minibatches import epoch_order
+from runtime.models.build import has_class_labels
 from runtime.models.linear_probe import fit_classifier
 from runtime.ranks.agreement import sum_arrays, together
 from runtime.ranks.job import Ranks
@@ -116,7 +117,7 @@ def score_minibatches(
     is_first = ranks.rank == 0
     if is_first:
         model.to(ranks.device)
-    if is_first and request.linear_probe:
+    if is_first and request.linear_probe and has_class_labels(workload.shape.name):
         start = time.perf_counter()
         top1 = fit_classifier(model, data.train.to(ranks.device))
         events.append(Probed(top1, time.perf_counter() - start))

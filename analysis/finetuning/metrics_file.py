@@ -114,7 +114,8 @@ def records_until(path: Path, step: int) -> list[Record]:
 
 
 def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row per evaluation: epoch, mean loss, seconds and FLOPs of its steps, test accuracy.
+    """One row per evaluation: epoch, mean loss, seconds and FLOPs of its steps, test accuracy, loss
+    and, where tokens are foretold, perplexity.
 
     `train_loss` and `train_s` are None before the first step; epoch 0 is before training.
     """
@@ -129,6 +130,8 @@ def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "epoch": evaluation["epoch"],
                 "train_loss": float(np.mean(losses)) if losses else None,
                 "test_accuracy": evaluation["top1"],
+                "test_loss": evaluation["loss"],
+                "test_perplexity": evaluation.get("perplexity"),
                 "train_s": sum(s["step_s"] for s in steps) if steps else None,
                 "flops": sum(s["flops"] for s in steps),
             }

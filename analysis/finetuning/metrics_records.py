@@ -92,7 +92,14 @@ class EvaluatedRecord(_Record):
     top1: Share
     loss: float | None
     num_samples: Annotated[int, Field(ge=1)]
+    num_counted: Count | None = None
+    perplexity: float | None = None
     seconds: Amount
+
+    @property
+    def num_judged(self) -> int:
+        """What `top1` is a share of: samples, or tokens."""
+        return self.num_samples if self.num_counted is None else max(1, self.num_counted)
 
 
 MetricsRecord = (

@@ -15,7 +15,13 @@ from analysis.planning.plan_request import Planned
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
 from analysis.planning.way_request import PlannedOnWay
-from analysis.planning.way_tables import print_operations, print_step, print_ways, ways_dict
+from analysis.planning.way_tables import (
+    print_memory,
+    print_operations,
+    print_step,
+    print_ways,
+    ways_dict,
+)
 from analysis.planning.way_words import beside_dense, is_whole, pays, sentence, verdict
 from analysis.planning.what_would_pay import change_that_pays
 from d2ft_sched.cluster.cluster import Cluster
@@ -78,6 +84,7 @@ class AnswerByWay:
     def print_tables(self) -> None:
         """What devices do, the step, and the ways."""
         print_operations(self.plan, self.planned.found.samples)
+        print_memory(self.plan)
         print_step(self.planned)
         print_ways(self.planned)
 
@@ -119,7 +126,7 @@ class AnswerByPlacement:
         """With what it is held against."""
         plan = planned.plan
         step_s = simulate_plan(plan).step_s
-        held = baselines(plan.workload, plan.cluster, step_s)
+        held = baselines(plan, step_s)
         return cls(planned, placement, has_coverage, file, step_s, held)
 
     @property
@@ -136,7 +143,7 @@ class AnswerByPlacement:
 
     def as_dict(self) -> dict[str, Any]:
         """How it was placed, and what it is held against."""
-        dense, fewer = self.baselines.best_dense, self.baselines.as_short
+        dense, fewer = self.baselines.best_dense, self.baselines.fewer
         return {
             "verdict": self.verdict,
             "placement": self.placement.value,
@@ -155,6 +162,7 @@ class AnswerByPlacement:
         plan = self.plan
         summary = summarize(plan)
         print_operations(plan, (int(plan.workload.samples.sum()),))
+        print_memory(plan)
         bytes_fraction = summary.communication_fraction if summary.dense_exchange_bytes else None
         print_table(
             "One step",

@@ -1,17 +1,20 @@
 """What every saving of a plan is held against: the best dense way, and fewer samples."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from analysis.planning.step_totals import StepTotals, step_totals
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan import Plan
-from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import schedule_to_rows, uniform_schedule
+from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.ways.candidates import most_within
+from sim.ways.fewer import fewest
 from sim.ways.load import dense_load
 from sim.ways.search import (
     WaySearch,
@@ -26,6 +29,8 @@ from sim.ways.way import Way
 
 PARTS = (4, 16)
 """Samples of the mini-batch over those for which ways are searched that may be short enough."""
+ROUNDING = 1e-9
+"""Relative, by which FLOPs may be off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,31 +40,53 @@ class Baselines:
     Attributes:
         search: all ways.
         best_dense: the least dense step that fits; None where none does.
+        fewer: dense on the samples that the plan's FLOPs suffice for, in their own best way; None
+            where none fits.
         as_short: dense on the most samples whose step is at most as long as the plan's, in their
             own best way; None where one sample takes longer, or none fits.
     """
 
     search: WaySearch
     best_dense: Way | None
+    fewer: Way | None
     as_short: Way | None
 
 
-def baselines(workload: Workload, cluster: Cluster, step_s: float) -> Baselines:
-    """Baselines of a plan.
+def baselines(plan: Plan, step_s: float) -> Baselines:
+    """Baselines of a plan, on its cluster.
 
     Args:
-        workload: the whole mini-batch.
-        cluster: devices and links.
+        plan: whose mini-batch and FLOPs they have.
         step_s: of the plan.
     """
-    search = search_ways(workload, cluster)
-    return Baselines(search, fitting_dense(search), samples_within(search, step_s))
+    search = search_ways(plan.workload, plan.cluster)
+    return Baselines(
+        search,
+        fitting_dense(search),
+        samples_of_compute(search, plan),
+        samples_within(search, step_s),
+    )
 
 
 def fitting_dense(search: WaySearch) -> Way | None:
     """The least dense step that fits; None where none does."""
     try:
         return best_dense(search)
+    except InputError:
+        return None
+
+
+def samples_of_compute(search: WaySearch, plan: Plan) -> Way | None:
+    """Dense on the samples that a plan's FLOPs suffice for, one at the least, in their own best
+    way; None where memory does not suffice."""
+    workload = plan.workload
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    own, whole = (
+        step_totals(workload, plan.replicas, schedule).flops for schedule in (plan.schedule, dense)
+    )
+    number = int(own / whole * search.steps.num_samples * (1 + ROUNDING))
+    try:
+        return fewest(search, max(1, number))
     except InputError:
         return None
 
@@ -85,17 +112,11 @@ def samples_within(search: WaySearch, step_s: float) -> Way | None:
     return way_of(steps, steps.priced(best.groups, best.samples, load))
 
 
-def dense_plan(plan: Plan, way: Way) -> Plan:
-    """The dense step of a way, on a plan's cluster, as a plan."""
+def dense_step_of(way: Way) -> tuple[Workload, Cluster, tuple[Replica, ...], np.ndarray]:
+    """What `sim.step.simulate_replicas` takes of the dense step of a way."""
     workload = way.workload
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return replace(
-        plan,
-        workload=workload,
-        replicas=way.replicas,
-        budget=Budget(),
-        schedule_rows=tuple(schedule_to_rows(dense)),
-    )
+    return workload, way.cluster, way.replicas, dense
 
 
 def way_record(way: Way) -> dict[str, Any]:
@@ -105,12 +126,12 @@ def way_record(way: Way) -> dict[str, Any]:
         "replicas": [list(names) for names in way.device_names],
         "samples": list(way.samples),
         "dense_step_s": way.dense_step_s,
+        "exchange_bytes": way_totals(way).exchange_bytes,
         "fits": way.fits,
     }
 
 
 def way_totals(way: Way) -> StepTotals:
     """FLOPs and bytes of its dense step."""
-    workload = way.workload
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return step_totals(workload, way.replicas, dense)
+    workload, _, replicas, dense = dense_step_of(way)
+    return step_totals(workload, replicas, dense)

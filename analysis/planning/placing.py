@@ -9,11 +9,10 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.balanced import place_candidates
-from d2ft_sched.placement_search.dense_step import DenseStep
-from d2ft_sched.placement_search.layout import to_counts
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
+from sim.step import simulate_step
 
 MAX_CANDIDATES = 4
 """Placements that a plan for a step time is tried on."""
@@ -73,10 +72,9 @@ def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: 
         workload, cluster, num_waves=num_waves, every_device=name == PlacementName.EVERY_DEVICE
     )
     placements = tuple(result.placement for result in found[:MAX_CANDIDATES])
-    if workload.lora is not None:
-        dense_s = dense_step_s(workload, cluster, placements[0], num_waves)
-        return Placed(placements, dense_s, None, found[0].fits_dense)
-    return Placed(placements, found[0].dense_step_s, found[0].lower_bound_s, found[0].fits_dense)
+    dense_s = dense_step_s(workload, cluster, placements[0], num_waves)
+    bound_s = None if workload.lora is not None else found[0].lower_bound_s
+    return Placed(placements, dense_s, bound_s, found[0].fits_dense)
 
 
 def _fits_dense(workload: Workload, cluster: Cluster, placement: Placement, num_waves: int) -> bool:
@@ -87,14 +85,9 @@ def _fits_dense(workload: Workload, cluster: Cluster, placement: Placement, num_
 def dense_step_s(
     workload: Workload, cluster: Cluster, placement: Placement, num_waves: int = 1
 ) -> float:
-    """Seconds of the dense step: by `DenseStep`, and simulated where adapters train, whose first
-    block and all-reduce that leaves out."""
-    if workload.lora is not None:
-        from sim.step import simulate_step
-
-        return simulate_step(workload, cluster, placement, _dense(workload), num_waves).step_s
-    step = DenseStep(workload, cluster, tuple(range(len(cluster.devices))), num_waves)
-    return step.seconds(to_counts(step, placement), placement.owner)
+    """Seconds of the dense step, simulated: `DenseStep`, which the search goes by, hides no sum of
+    the trunk's gradients behind backward."""
+    return simulate_step(workload, cluster, placement, _dense(workload), num_waves).step_s
 
 
 def _dense(workload: Workload) -> np.ndarray:

@@ -124,8 +124,10 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
         ("optimizer", lambda plan: plan.workload.optimizer),
         ("bytes of a value sent", lambda plan: plan.workload.element_bytes),
         ("bytes of a parameter", lambda plan: plan.workload.parameter_bytes),
+        ("bytes of a frozen parameter", lambda plan: plan.workload.frozen_bytes),
         ("adapters", lambda plan: _adapters(plan.workload.lora)),
         ("replicas", _replicas_text),
+        ("forward computed again", _recomputing_text),
         ("waves", lambda plan: ", ".join(str(replica.num_waves) for replica in plan.replicas)),
         ("solver", lambda plan: plan.solver.name),
         ("method", lambda plan: plan.solver.method),
@@ -133,6 +135,11 @@ def _settings(first: Plan, second: Plan) -> dict[str, tuple[Any, Any]]:
     ):
         pairs[name] = (get(first), get(second))
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _recomputing_text(plan: Plan) -> str:
+    again = sorted(d for replica in plan.replicas for d in replica.placement.recomputing)
+    return ", ".join(plan.cluster.devices[d].name for d in again) or "nowhere"
 
 
 def _clusters(first: Cluster, second: Cluster) -> tuple[str, str]:

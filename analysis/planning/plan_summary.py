@@ -7,6 +7,8 @@ import numpy as np
 
 from analysis.planning.step_totals import StepTotals, step_totals
 from d2ft_sched.costs.flops import operation_flops
+from d2ft_sched.costs.memory import DeviceMemory, trained_device_parameters
+from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
@@ -66,7 +68,10 @@ def summarize(plan: Plan) -> PlanSummary:
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     device_flops = np.zeros((2, num_devices))
     for part in plan.parts:
-        device, flops = np.array(part.placement.subnet_device), operation_flops(part.workload)
+        device, flops = (
+            np.array(part.placement.subnet_device),
+            operation_flops(part.workload, part.placement),
+        )
         for op in Operation:
             of_op = (flops[..., op] * (part.schedule == op)).sum(axis=1)
             np.add.at(device_flops[0], device, of_op)
@@ -83,6 +88,15 @@ def summarize(plan: Plan) -> PlanSummary:
         totals=step_totals(workload, plan.replicas, plan.schedule),
         dense_totals=step_totals(workload, plan.replicas, dense),
     )
+
+
+def plan_memory(plan: Plan) -> tuple[DeviceMemory, np.ndarray]:
+    """Bytes of a step by purpose, and those of frozen parameters, float ``[num_devices]``."""
+    memory = replicas_memory(plan.workload, plan.replicas, plan.schedule)
+    trained = np.sum(
+        [trained_device_parameters(plan.workload, r.placement) for r in plan.replicas], axis=0
+    )
+    return memory, memory.parameters - trained * plan.workload.parameter_bytes
 
 
 def device_names(plan: Plan) -> tuple[tuple[str, ...], ...]:
@@ -112,7 +126,8 @@ def operations_by_device(plan: Plan) -> np.ndarray:
 
 def summary_dict(plan: Plan) -> dict[str, Any]:
     """The summary and the solver's record as plain values."""
-    summary = summarize(plan)
+    summary, (memory, frozen) = summarize(plan), plan_memory(plan)
+    again = {d for replica in plan.replicas for d in replica.placement.recomputing}
     return {
         "solver": plan.solver.name,
         "method": plan.solver.method,
@@ -129,6 +144,7 @@ def summary_dict(plan: Plan) -> dict[str, Any]:
         "gradient_bytes": summary.totals.gradient_bytes,
         "dense_gradient_bytes": summary.dense_totals.gradient_bytes,
         "resting": plan.budget.resting,
+        "frozen_precision": plan.workload.frozen_precision if plan.workload.lora else None,
         "devices": [
             {
                 "name": device.name,
@@ -137,6 +153,10 @@ def summary_dict(plan: Plan) -> dict[str, Any]:
                 "num_forward_only": int(summary.operations[d, Operation.FORWARD_ONLY]),
                 "num_shortcut": int(summary.operations[d, Operation.SHORTCUT]),
                 "flops_fraction": float(summary.device_flops_fraction[d]),
+                "computes_forward_again": d in again,
+                "frozen_weight_bytes": float(frozen[d]),
+                "peak_memory_bytes": float(memory.total[d]),
+                "memory_bytes": device.memory_bytes,
             }
             for d, device in enumerate(plan.cluster.devices)
         ],

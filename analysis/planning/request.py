@@ -41,17 +41,20 @@ def read_request(
     lora_rank: int | None = None,
     lora_alpha: float | None = None,
     precision: PrecisionName = PrecisionName.FLOAT32,
+    base_precision: PrecisionName | None = None,
 ) -> Request:
     """Load the files and build the workload; every mistake is an InputError."""
     shape = model_shape(
         model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
     )
+    lora = read_lora(lora_rank, lora_alpha)
     workload = Workload(
         shape=shape,
         partition=partition_by_heads(shape, heads_per_subnet),
         microbatch_samples=(microbatch_size,) * microbatches,
         element_bytes=ELEMENT_BYTES[precision],
-        lora=read_lora(lora_rank, lora_alpha),
+        lora=lora,
+        frozen_bytes=read_frozen_bytes(lora, base_precision, precision),
     )
     size = (workload.num_subnets, workload.num_microbatches)
     return Request(
@@ -87,6 +90,29 @@ def read_lora(rank: int | None, alpha: float | None) -> Lora | None:
             raise InputError(f"--lora-alpha is {alpha:g} without --lora-rank; give the rank, too")
         return None
     return Lora(rank, float(rank) if alpha is None else alpha)
+
+
+def read_frozen_bytes(
+    lora: Lora | None, base_precision: PrecisionName | None, precision: PrecisionName
+) -> int:
+    """Bytes of a frozen parameter: of the precision given for them, else of that of the products.
+
+    Raises:
+        InputError: there are no adapters beside which anything is frozen, or frozen weights are of
+            less precision than products with them.
+    """
+    if base_precision is None:
+        return ELEMENT_BYTES[precision if lora else PrecisionName.FLOAT32]
+    if lora is None:
+        raise InputError(
+            f"--base-precision is {base_precision} without --lora-rank; nothing is frozen then"
+        )
+    if ELEMENT_BYTES[base_precision] < ELEMENT_BYTES[precision]:
+        raise InputError(
+            f"--base-precision is {base_precision} and --precision {precision}; products of such "
+            f"weights need --precision {base_precision}"
+        )
+    return ELEMENT_BYTES[base_precision]
 
 
 def parse_heads(text: str) -> int | list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 from analysis.console.formatting import beside
 from analysis.console.output import amount, percent, print_columns, print_table, seconds
 from analysis.planning.dense_baselines import way_record, way_totals
-from analysis.planning.plan_summary import summarize
+from analysis.planning.plan_summary import plan_memory, summarize
 from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_words import command, sentence
 from d2ft_sched.plan.plan import Plan
@@ -74,6 +74,48 @@ def print_operations(plan: Plan, samples: Sequence[int]) -> None:
                 str(samples[replica_of[d]]) if d in replica_of else "-",
                 *(str(summary.operations[d, op]) for op in reversed(Operation)),
                 percent(float(summary.device_flops_fraction[d])) if summary.num_subnets[d] else "-",
+            ]
+            for d, device in enumerate(plan.cluster.devices)
+        ],
+    )
+
+
+def print_memory(plan: Plan) -> None:
+    """What fills each device's memory at the plan's peak, and in which precision weights lie."""
+    memory, frozen = plan_memory(plan)
+    again = {d for replica in plan.replicas for d in replica.placement.recomputing}
+    of_frozen = f"frozen weights in {plan.workload.frozen_precision}, what trains in float32"
+    print_table(
+        "Memory at the plan's peak (predicted)" + (f"; {of_frozen}" if plan.workload.lora else ""),
+        [
+            "device",
+            *(["frozen"] if plan.workload.lora else []),
+            "trained",
+            "optimizer",
+            "gradients",
+            "activations",
+            "workspace",
+            "peak",
+            "of",
+            *(["forward"] if again else []),
+        ],
+        [
+            [
+                device.name,
+                *([_byte(float(frozen[d]))] if plan.workload.lora else []),
+                *(
+                    _byte(float(of_purpose[d]))
+                    for of_purpose in (
+                        memory.parameters - frozen,
+                        memory.optimizer_state,
+                        memory.gradients,
+                        memory.activations,
+                        memory.workspace,
+                        memory.total,
+                    )
+                ),
+                _byte(float(device.memory_bytes)),
+                *(["again" if d in again else "once"] if again else []),
             ]
             for d, device in enumerate(plan.cluster.devices)
         ],

@@ -98,25 +98,43 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
     return f"{what}: the plan is {counted(run, 'sample')} through everything; {would}"
 
 
+def is_worth_planning(step_s: float, held: Baselines) -> bool:
+    """Whether a plan's step is shorter than the best dense way and fewer samples of its compute."""
+    others = (held.best_dense, held.fewer)
+    return all(way is None or is_shorter(step_s, way.dense_step_s) for way in others)
+
+
 def beside_dense(step_s: float, held: Baselines) -> str:
-    """A plan's step beside the best dense way and fewer samples in steps as short, in one line."""
-    text = f"A step of the plan takes {quantity(step_s, 's')} (predicted)"
+    """A plan's step beside the best dense way and fewer samples, of the same compute and in steps
+    as short, in one line that begins with what beats it, if anything does."""
+    text = f"step of the plan takes {quantity(step_s, 's')} (predicted)"
     if held.best_dense is None:
-        return f"{text}; no dense way fits the memory"
-    dense, fewer = held.best_dense, held.as_short
+        return f"A {text}; no dense way fits the memory"
+    dense, fewer, total = held.best_dense, held.fewer, held.search.steps.num_samples
+    if not is_shorter(step_s, dense.dense_step_s):
+        text = f"The plan does not beat the best dense way: a {text}"
+    elif not is_worth_planning(step_s, held):
+        text = f"The plan does not beat fewer samples of the same compute: a {text}"
+    else:
+        text = f"A {text}"
     text += (
         f", {_beside_time(step_s, dense.dense_step_s)} that of the best dense way, "
-        f"{way_text(dense)} ({quantity(dense.dense_step_s, 's')}); "
+        f"{way_text(dense)} ({quantity(dense.dense_step_s, 's')})"
     )
-    total = held.search.steps.num_samples
-    if fewer is None:
-        return f"{text}in steps as short not one sample runs dense"
-    run = sum(fewer.samples)
-    of_all = f"all {run:,} samples run" if run == total else f"{run:,} of {total:,} samples run"
-    return (
-        f"{text}in steps as short {of_all} dense, {way_text(fewer)} "
-        f"({quantity(fewer.dense_step_s, 's')})"
-    )
+    if fewer is not None:
+        text += (
+            f", and {_beside_time(step_s, fewer.dense_step_s)} that of fewer samples of the same "
+            f"compute, {_of_all(fewer, total)}, {way_text(fewer)} "
+            f"({quantity(fewer.dense_step_s, 's')})"
+        )
+    if held.as_short is None:
+        return f"{text}; in steps as short not one sample runs dense"
+    return f"{text}; in steps as short run {_of_all(held.as_short, total)} dense"
+
+
+def _of_all(way: Way, total: int) -> str:
+    run = sum(way.samples)
+    return f"all {run:,}" if run == total else f"{run:,} of {total:,}"
 
 
 def _beside_time(step_s: float, other_s: float) -> str:

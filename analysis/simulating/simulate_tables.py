@@ -9,6 +9,7 @@ from analysis.console.formatting import beside, three_digits
 from analysis.console.output import amount, percent, print_columns, seconds
 from analysis.planning.way_tables import names_text, samples_text
 from analysis.planning.way_words import beside_dense
+from analysis.simulating.change_of_setting import with_change
 from analysis.simulating.simulation import FACTOR, Simulation
 from d2ft_sched.cluster.cluster import Cluster
 from sim.prediction import Prediction
@@ -37,7 +38,8 @@ def print_simulation(found: Simulation, before: Prediction | None = None) -> Non
 
 def verdict(found: Simulation) -> str:
     """The plan beside the best dense way and fewer samples, in one line."""
-    text = beside_dense(found.planned.step_s, found.held)
+    step_s, held = found.planned.step_s, found.held
+    text = with_change(beside_dense(step_s, held), found.plan, step_s, held, found.change)
     if not found.planned.out_of_memory:
         return text
     full = ", ".join(device.device for device in found.planned.out_of_memory)
@@ -73,9 +75,13 @@ def notes(found: Simulation) -> Iterator[str]:
 
 
 def _print_summary(found: Simulation, before: Prediction | None) -> None:
+    as_short = found.as_short and found.as_short.prediction
+    if found.as_short and sum(found.as_short.way.samples) == found.plan.workload.samples.sum():
+        as_short = None
     known = {
         "best dense": found.best_dense and found.best_dense.prediction,
-        "fewer samples": found.as_short and found.as_short.prediction,
+        "fewer samples": found.fewer and found.fewer.prediction,
+        "in steps as short": as_short,
         "before": before,
     }
     others = {name: other for name, other in known.items() if other}

@@ -10,11 +10,13 @@ import pandas as pd
 from analysis.planning.dense_baselines import (
     Baselines,
     baselines,
-    dense_plan,
+    dense_step_of,
     way_record,
     way_totals,
 )
 from analysis.planning.plan_summary import device_names
+from analysis.planning.way_request import is_on_way
+from analysis.simulating.change_of_setting import change_where_needed
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
@@ -85,7 +87,10 @@ class Simulation:
         planned: its step.
         held: what every saving is held against.
         best_dense: the least dense step of any way; None where none fits.
+        fewer: dense on the samples that the plan's FLOPs suffice for, in their best way.
         as_short: dense on the most samples in as short a step; None where there are none.
+        change: with what a plan would pay where this one does not; None where it does, or where
+            nothing that was tried does.
         references: ways to do the dense step, the fastest first, and naive placements.
         sensitivities: what better resources would bring, the most important ones first.
         jitter: step times of "best dense" and "plan" with devices that are not always equally fast.
@@ -95,7 +100,9 @@ class Simulation:
     planned: Prediction
     held: Baselines
     best_dense: Baseline | None
+    fewer: Baseline | None
     as_short: Baseline | None
+    change: str | None
     references: tuple[Reference, ...]
     sensitivities: tuple[Sensitivity, ...]
     jitter: dict[str, StepTimes]
@@ -106,7 +113,9 @@ class Simulation:
             "cluster": self.plan.cluster.name,
             "overlap": self.planned.is_overlapped,
             "best_dense": self.best_dense.as_dict() if self.best_dense else None,
-            "fewer_samples": self.as_short.as_dict() if self.as_short else None,
+            "fewer_samples": self.fewer.as_dict() if self.fewer else None,
+            "samples_as_short": self.as_short.as_dict() if self.as_short else None,
+            "change_that_pays": self.change,
             "dense_step_lower_bound_s": self.held.search.lower_bound_s,
             "plan": {
                 **prediction_dict(self.planned),
@@ -176,10 +185,10 @@ def simulate(
     """
     step = partial(simulate_plan, plan, overlap=overlap)
     planned = step()
-    held = baselines(plan.workload, plan.cluster, planned.step_s)
-    dense, as_short = (
-        None if way is None else Baseline(way, simulate_plan(dense_plan(plan, way)))
-        for way in (held.best_dense, held.as_short)
+    held = baselines(plan, planned.step_s)
+    dense, fewer, as_short = (
+        None if way is None else Baseline(way, simulate_replicas(*dense_step_of(way)))
+        for way in (held.best_dense, held.fewer, held.as_short)
     )
     found: Sequence[Sensitivity] = ()
     if max_bottlenecks:
@@ -191,8 +200,11 @@ def simulate(
             name: jittered_step_times(prediction, jitter, num_steps, seed)
             for name, prediction in (drawn | {"plan": planned}).items()
         }
-    references = (*_ways(held.search), *_naive(plan, overlap))
-    return Simulation(plan, planned, held, dense, as_short, references, tuple(found), times)
+    references = (*_ways(held.search), *_naive(plan, held.search, overlap))
+    change = change_where_needed(plan, planned.step_s, held, seed)
+    return Simulation(
+        plan, planned, held, dense, fewer, as_short, change, references, tuple(found), times
+    )
 
 
 def dense_step(plan: Plan, overlap: bool = False) -> Prediction:
@@ -237,10 +249,13 @@ def _ways(search: WaySearch) -> list[Reference]:
     ]
 
 
-def _naive(plan: Plan, overlap: bool) -> list[Reference]:
-    """Dense steps that nobody should run: placed as the plan is, and tensor parallel."""
+def _naive(plan: Plan, search: WaySearch, overlap: bool) -> list[Reference]:
+    """Dense steps that nobody should run: placed as the plan is, where that is none of the ways,
+    and tensor parallel."""
     workload, cluster = plan.workload, plan.cluster
-    found = {"placed as the plan is": dense_step(plan, overlap)}
+    found = {}
+    if not is_on_way(plan):
+        found["placed as the plan is"] = dense_step(plan, overlap)
     if len(cluster.devices) > 1 and workload.shape.mlp_hidden >= workload.shape.num_heads:
         for algorithm in ("ring", "tree"):
             found[f"tensor parallel, {algorithm}"] = tensor_parallel_step(

@@ -34,6 +34,8 @@ class DataSchema(StrictModel):
         image_size, num_tokens: of a sample; the one that the model reads.
         evaluate_on: the test samples, or samples held out of the training set, for studies that
             choose settings.
+        num_classes: to tell apart; nothing where a decoder foretells tokens, whose share foretold
+            right then stands for top-1.
     """
 
     name: str
@@ -41,7 +43,7 @@ class DataSchema(StrictModel):
     num_test: Count
     image_size: Count | None = None
     num_tokens: Count | None = None
-    num_classes: Count
+    num_classes: Count | None = None
     evaluate_on: Literal["test", "held_out"] = "test"
 
 

@@ -163,7 +163,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         study.model.name,
         image_size=study.data.image_size,
         num_tokens=study.data.num_tokens,
-        num_classes=study.data.num_classes,
+        num_classes=study.data.num_classes or 1,
         weights=study.model.weights,
         pretrained=study.model.pretrained,
         seed=seed,
@@ -179,7 +179,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         download=where.download,
         held_out=study.data.evaluate_on == "held_out",
     )
-    if samples.num_classes != study.data.num_classes:
+    if samples.num_classes != (study.data.num_classes or 0):
         raise InputError(
             f"data.num_classes is {study.data.num_classes}; {study.data.name} has "
             f"{samples.num_classes}"

@@ -63,7 +63,7 @@ class Common:
         minibatch_samples: dealt to the micro-batches as evenly as they allow.
         scores_file: of the only number of micro-batches; with several groupings of heads, of
             subnets of one head each. None to let everything count alike.
-        lora, element_bytes: see `d2ft_sched.model.workload.Workload`.
+        lora, element_bytes, frozen_bytes: see `d2ft_sched.model.workload.Workload`.
         placement: how every setting is placed.
         num_waves, per_block, seed, time_limit_s: as for `d2ft_sched.plan.planning.make_plan`.
     """
@@ -73,6 +73,7 @@ class Common:
     scores_file: Path | None = None
     lora: Lora | None = None
     element_bytes: int = 4
+    frozen_bytes: int = 4
     placement: PlacementName = PlacementName.BALANCED
     num_waves: int = 1
     per_block: bool = True
@@ -105,6 +106,7 @@ class Setting:
             "heads": self.heads_per_subnet,
             "lora": asdict(common.lora) if common.lora else None,
             "element_bytes": common.element_bytes,
+            "frozen_bytes": common.frozen_bytes,
             "samples": self.workload.microbatch_samples,
             "cluster": cluster_to_dict(self.cluster),
             "scales": [self.bandwidth_scale, self.compute_scale],
@@ -184,6 +186,7 @@ def _settings(axes: Axes, common: Common) -> list[Setting]:
                 _samples(common, num),
                 common.element_bytes,
                 lora=common.lora,
+                frozen_bytes=common.frozen_bytes,
             )
             scores = _scores(axes, common, partition, num)
             settings.append(Setting(workload, scaled, scores, heads, bandwidth, compute, common))

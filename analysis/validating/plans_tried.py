@@ -5,7 +5,7 @@ budgets, exact ones for step times that capacities of the cluster allow, and ran
 drawn at random, since times do not depend on them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,31 +114,40 @@ class Measured:
     peak_memory_bytes: np.ndarray
 
 
-def rank_phase_seconds(prediction: Prediction) -> dict[str, np.ndarray]:
+def rank_phase_seconds(
+    prediction: Prediction, groups: Sequence[Sequence[int]] | None = None
+) -> dict[str, np.ndarray]:
     """Seconds that each device spends in the phases of `runtime.measure.rank_step_times.PHASES`.
 
     As a rank's clock sees them: an exchange includes the wait for those who reach it later, and the
-    all-reduce is what it waits for sums of gradients after backward; float ``[num_devices]`` each.
+    all-reduce is what it waits for sums of gradients, and for slower replicas, after backward;
+    float ``[num_devices]`` each.
+
+    Args:
+        prediction: of a step.
+        groups: devices of each replica; default one of all devices.
     """
     num_devices = len(prediction.cluster.devices)
-    seconds = {
-        name: np.zeros(num_devices)
-        for name in ("trunk", "dispatch", "lanes", "combine", "all-reduce", "optimizer")
-    }
-    waiting = np.zeros(num_devices)
-    for phase in prediction.phases:
-        if phase.is_sum:
-            continue
-        name = next(n for n in seconds if phase.name.endswith(n))
-        if name == "optimizer":
-            seconds["all-reduce"] += waiting + prediction.exposed_sums_s
-            waiting = np.zeros(num_devices)
-        if phase.device_s is not None:
-            seconds[name] += phase.device_s
-            waiting += phase.duration_s - phase.device_s
-        else:
-            seconds[name] += waiting + phase.duration_s
-            waiting = np.zeros(num_devices)
+    names = ("trunk", "dispatch", "lanes", "combine", "all-reduce", "optimizer")
+    seconds = {name: np.zeros(num_devices) for name in names}
+    *_, update = prediction.phases
+    for replica, group in enumerate([range(num_devices)] if groups is None else groups):
+        devices, own_end_s = np.array(group), 0.0
+        waiting = np.zeros(len(devices))
+        for phase in prediction.phases:
+            if phase.replica != replica:
+                continue
+            own_end_s = max(own_end_s, phase.end_s)
+            name = next(n for n in names if phase.name.endswith(n))
+            if phase.device_s is not None:
+                seconds[name][devices] += phase.device_s[devices]
+                waiting += phase.duration_s - phase.device_s[devices]
+            else:
+                seconds[name][devices] += waiting + phase.duration_s
+                waiting = np.zeros(len(devices))
+        assert update.device_s is not None
+        seconds["all-reduce"][devices] += waiting + update.start_s - own_end_s
+        seconds["optimizer"][devices] += update.device_s[devices]
     return seconds
 
 
@@ -158,12 +167,13 @@ def validation_table(
 ) -> pd.DataFrame:
     """One row per plan: columns predicted_Q, measured_Q and error_Q for Q in `QUANTITIES`, and
     step_spread_s. An error is (predicted - measured) / measured; that of the memory is the worst of
-    all devices.
+    all devices that hold something.
     """
     rows = []
     for name, run in measured.items():
         said = predicted[name]
-        memory = said.peak_memory_bytes / run.peak_memory_bytes - 1
+        holds = said.memory.parameters > 0
+        memory = said.peak_memory_bytes[holds] / run.peak_memory_bytes[holds] - 1
         pairs = {
             "flops": (said.flops, run.flops),
             "bytes": (said.exchange_bytes, float(run.pair_bytes.sum())),

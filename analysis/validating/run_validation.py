@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis.console.progress import TerminalProgress
 from analysis.finetuning.rank_hosts import note_hosts
@@ -24,6 +23,7 @@ from analysis.validating.plans_tried import (
     validation_schedules,
     validation_table,
 )
+from analysis.validating.validated import Validated
 from analysis.validating.validation_baselines import rank_baselines
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import load_cluster
@@ -102,29 +102,6 @@ class ValidationRequest:
         """
         if self.lora is not None:
             add_adapters(model, self.lora, self.seed)
-
-
-@dataclass(frozen=True, eq=False)
-class Validated:
-    """Predictions beside measurements.
-
-    Attributes:
-        table: one row per plan, from `validation_table`.
-        phases: one row per plan and phase, from `phase_table`.
-        baselines: like `table`, of dense steps that savings are held against.
-        cluster: that the predictions were made for.
-        placement: of subnets and owners.
-        device: what it ran on.
-        speaks: whether this process is the one that reports.
-    """
-
-    table: pd.DataFrame
-    phases: pd.DataFrame
-    baselines: pd.DataFrame
-    cluster: Cluster
-    placement: Placement
-    device: str
-    speaks: bool
 
 
 def validate(request: ValidationRequest, progress: TerminalProgress) -> Validated:

@@ -10,9 +10,10 @@ from analysis.console.output import amount, finite, percent, print_table, second
 from analysis.plots.save import save_both
 from analysis.plots.validation import validation_scatter
 from analysis.validating.plans_tried import QUANTITIES, agreement
-from analysis.validating.run_validation import Validated
+from analysis.validating.validated import Validated
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.provenance import provenance
+from d2ft_sched.schedule.placement import Placement
 
 _TITLES = {"flops": "FLOPs", "bytes": "bytes", "peak_memory_bytes": "memory", "step_s": "step"}
 _UNITS = {"flops": "FLOP", "bytes": "B", "peak_memory_bytes": "B", "step_s": "s"}
@@ -32,10 +33,15 @@ def validation_summary(validated: Validated, seed: int) -> dict[str, Any]:
         "plans": table.to_dict(orient="records"),
         "phases": validated.phases.to_dict(orient="records"),
         "baselines": validated.baselines.to_dict(orient="records"),
-        "subnet_device": list(validated.placement.subnet_device),
-        "owner": list(validated.placement.owner),
+        **_placed(validated.placement),
         "provenance": provenance(seed, device=validated.device),
     }
+
+
+def _placed(placement: Placement | None) -> dict[str, Any]:
+    if placement is None:
+        return {}
+    return {"subnet_device": list(placement.subnet_device), "owner": list(placement.owner)}
 
 
 def save_validation(validated: Validated, folder: Path, seed: int) -> list[Path]:
@@ -45,8 +51,9 @@ def save_validation(validated: Validated, folder: Path, seed: int) -> list[Path]
         "validation.json": json.dumps(summary, indent=1) + "\n",
         "plans.csv": validated.table.to_csv(index=False),
         "phases.csv": validated.phases.to_csv(index=False),
-        "baselines.csv": validated.baselines.to_csv(index=False),
     }
+    if len(validated.baselines):
+        texts["baselines.csv"] = validated.baselines.to_csv(index=False)
     for name, text in texts.items():
         write_text(folder / name, text)
     pictures = save_both(validation_scatter(validated.table), folder, "predicted_measured")
@@ -58,7 +65,8 @@ def print_validation(validated: Validated) -> None:
     table, phases = validated.table, validated.phases
     shown = [q for q in QUANTITIES if table[f"measured_{q}"].any()]
     _print_steps(f"Predicted beside measured: {validated.device}", "plan", table)
-    _print_steps("Dense steps to hold savings against", "step", validated.baselines)
+    if len(validated.baselines):
+        _print_steps("Dense steps to hold savings against", "step", validated.baselines)
     whole = phases.groupby("phase", sort=False)[["predicted_s", "measured_s"]].sum()
     all_s = table["measured_step_s"].sum()
     print_table(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from d2ft_sched.costs.exchange import Exchange
+from d2ft_sched.costs.flops import subnets_recompute
 from d2ft_sched.costs.held import held_by_any, held_sum, owned_sum
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
@@ -11,39 +12,50 @@ from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 
 _HIDDEN_IN_FORWARD = {False: np.array([0, 2, 0, 1]), True: np.array([0, 4, 0, 1])}
+_HIDDEN_AGAIN_IN_FORWARD = {False: np.array([0, 2, 2, 2]), True: np.array([0, 4, 4, 4])}
 _HIDDEN_IN_BACKWARD = {False: np.array([0, 0, 2, 2]), True: np.array([0, 0, 4, 4])}
-"""Values of each hidden unit, gated or not, that a group needs besides what it keeps, by
-operation."""
+"""Values of each hidden unit, gated or not, that a group needs besides what it keeps, by operation:
+forward, forward where that is computed again in backward, and backward."""
 
 _RMS_TENSORS = 3
 """In float32, there at once while an RMS norm is computed, forward or backward."""
 
 
-def operation_activation_bytes(workload: Workload) -> np.ndarray:
-    """Bytes that an operation keeps for backward, float ``[num_subnets, num_microbatches, 4]``.
+def operation_activation_bytes(
+    workload: Workload, placement: Placement | None = None
+) -> np.ndarray:
+    """Bytes that an operation keeps for backward, float ``[num_subnets, num_microbatches, 4]``;
+    nothing on devices of the placement that compute forward again.
 
     Additive: queries, keys, values, their mix and one normaliser per head of queries and token;
     where queries and keys are normed, these before it in float32 and, for dW, after it; hidden
     units before and, for dW, after the activation function, of gated ones gate, up and the
     function's value and, for dW, their product. Only FULL and REST keep anything.
     """
-    return _kept_bytes_per_token(workload).sum(axis=0)[:, None] * workload.tokens[:, None]
+    kept = _kept_bytes_per_token(workload).sum(axis=0)
+    kept[subnets_recompute(workload, placement)] = 0
+    return kept[:, None] * workload.tokens[:, None]
 
 
 def _kept_bytes_per_token(workload: Workload) -> np.ndarray:
     """Bytes that operations keep for each token, float ``[2 sublayers, num_subnets, 4]``."""
-    partition, shape, size = workload.partition, workload.shape, workload.element_bytes
-    kept = np.zeros((2, workload.num_subnets, len(Operation)))
+    partition = workload.partition
+    of_units = zip((partition.heads, partition.hidden), _kept_bytes_per_unit(workload), strict=True)
+    return np.array([units[:, None] * of_each for units, of_each in of_units])
+
+
+def _kept_bytes_per_unit(workload: Workload) -> np.ndarray:
+    """Bytes that operations keep for each token of a head, and of a hidden unit, ``[2, 4]``."""
+    shape, size = workload.shape, workload.element_bytes
+    kept = np.zeros((2, len(Operation)))
     both = [Operation.FULL, Operation.REST]
-    of_head = shape.head_rows + shape.head_columns + shape.queries_per_head
-    kept[0][:, both] = (partition.heads * of_head * size)[:, None]
+    kept[0, both] = size * (shape.head_rows + shape.head_columns + shape.queries_per_head)
     if shape.query_key_norm:
         normed = (shape.queries_per_head + 1) * shape.head_dim * ELEMENT_BYTES["float32"]
-        kept[0][:, both] += (partition.heads * normed)[:, None]
-        kept[0][:, Operation.FULL] += partition.heads * normed * (workload.lora is None)
-    of_hidden = 3 if shape.gated_mlp else 1
-    kept[1, :, Operation.FULL] = (of_hidden + 1) * partition.hidden * size
-    kept[1, :, Operation.REST] = of_hidden * partition.hidden * size
+        kept[0, both] += normed
+        kept[0, Operation.FULL] += normed * (workload.lora is None)
+    kept[1, both] = size * (3 if shape.gated_mlp else 1)
+    kept[1, Operation.FULL] += size
     return kept
 
 
@@ -68,7 +80,7 @@ def kept_by_operations(
             if operation == Operation.REST:
                 cells = cells & needs_dx[:, sublayer]
             of_subnet += of_operation[:, operation] * (cells @ workload.tokens)
-    return held_sum(workload, placement, of_subnet)
+    return held_sum(workload, placement, of_subnet) * ~placement.recomputes
 
 
 def kept_per_block(
@@ -81,10 +93,10 @@ def kept_per_block(
     """Bytes kept by each block besides operations' own, float ``[num_blocks, num_devices]``.
 
     Lanes keep both sub-layers' inputs and their products with shared factors of adapters where they
-    train. Owners keep the inputs of norms that a gradient goes through: where the norm comes first,
-    in blocks that hand one on; where it comes last, everywhere if the norms train, else from the
-    first block that any device trains on. Where LayerScale trains, and any device runs the block,
-    they keep both branches before it.
+    train, and the inputs where forward is computed again. Owners keep the inputs of norms that a
+    gradient goes through: where the norm comes first, in blocks that hand one on; where it comes
+    last, everywhere if the norms train, else from the first block that any device trains on. Where
+    LayerScale trains, and any device runs the block, they keep both branches before it.
     """
     runs, hands_on = exchange.active
     trains = held_by_any(workload, placement, trains_in_step(schedule))
@@ -93,7 +105,8 @@ def kept_per_block(
     num_products = 0 if workload.lora is None else sum(workload.shape.num_maps_in) + 2
     rank = 0 if workload.lora is None else workload.lora.rank
     products = num_products * rank / workload.shape.width
-    kept = (2 + products) * np.where(trains, owned + received, 0)
+    again = hands_on.any(axis=2) & placement.recomputes
+    kept = (2 * (trains | again) + products * trains) * (owned + received)
     if workload.shape.norm_first:
         norms = hands_on.any(axis=(1, 2)) * needs_input_gradient(workload, schedule).any(
             axis=2
@@ -118,19 +131,36 @@ def workspace_per_block(
     Forward: normed activations, branch and scaled branch, and the hidden units of the largest group
     that are not kept: of FORWARD_ONLY before and after the activation function, of REST after it.
     Backward: the gradients of the residual stream, of the branch and of its input, and those of the
-    hidden units of the largest group that has a backward pass. Or what an RMS norm needs, where
-    that is more.
+    hidden units of the largest group that has a backward pass; where forward is computed again,
+    what that keeps and the gradients of either sub-layer. Or what an RMS norm needs, where that is
+    more.
     """
+    shape, size = workload.shape, workload.element_bytes
     groups = lane_sizes(workload, placement, schedule, microbatches)
-    tensors = (2 + int(workload.shape.layer_scale)) * stream
+    again = placement.recomputes[groups.device]
+    in_forward, again_in_forward, in_backward = (
+        of_gated[shape.gated_mlp][groups.operation]
+        for of_gated in (_HIDDEN_IN_FORWARD, _HIDDEN_AGAIN_IN_FORWARD, _HIDDEN_IN_BACKWARD)
+    )
+    of_head, of_hidden = _kept_bytes_per_unit(workload)
+    hidden_kept, heads_kept = (
+        again * of_unit[groups.operation] for of_unit in (of_hidden, of_head)
+    )
+    gradients = size * (shape.head_rows + shape.head_columns)
+    needed = (
+        groups.hidden * size * np.where(again, again_in_forward, in_forward),
+        np.maximum(
+            groups.hidden * (size * in_backward + hidden_kept),
+            groups.heads * (heads_kept > 0) * (gradients + heads_kept),
+        ),
+    )
     norm = np.zeros(placement.num_devices)
-    if workload.shape.norm == "rms":
+    if shape.norm == "rms":
         norm = stream + _RMS_TENSORS * owned_sum(placement, microbatches, workload.norm_bytes)
+    tensors = (2 + int(shape.layer_scale)) * stream
     fullest = []
-    for of_gated in (_HIDDEN_IN_FORWARD, _HIDDEN_IN_BACKWARD):
-        of_operation = of_gated[workload.shape.gated_mlp]
-        hidden = np.zeros((workload.shape.num_blocks, placement.num_devices))
-        needed = groups.hidden * groups.tokens * of_operation[groups.operation]
-        np.maximum.at(hidden, (groups.block, groups.device), needed)
-        fullest.append(np.maximum(tensors + workload.element_bytes * hidden, norm))
+    for of_group in needed:
+        most = np.zeros((shape.num_blocks, placement.num_devices))
+        np.maximum.at(most, (groups.block, groups.device), of_group * groups.tokens)
+        fullest.append(np.maximum(tensors + most, norm))
     return fullest[0], fullest[1]

@@ -44,32 +44,47 @@ class SublayerFlops:
         )
 
 
-def attention_flops(workload: Workload) -> SublayerFlops:
+def attention_flops(workload: Workload, placement: Placement | None = None) -> SublayerFlops:
     """QKV, scores and values, output projection, ``[num_subnets, num_microbatches]``.
 
     Additive: the products with factors of adapters that a block shares are charged to its heads in
-    equal parts, so that the sum over a dense step on one device is exact.
+    equal parts, so that the sum over a dense step on one device is exact. A placement counts for
+    who computes forward again.
     """
     heads, tokens = workload.partition.heads[:, None], workload.tokens[None, :]
     needed = hands_gradient_on(workload, workload.partition.block)[:, None]
-    own = attention_flops_of(workload, heads, tokens, needed)
+    again = subnets_recompute(workload, placement)[:, None]
+    own = attention_flops_of(workload, heads, tokens, needed, again)
     shared = heads / workload.shape.num_heads * tokens
     maps_in, _ = workload.shape.num_maps_in
     return own + shared_factor_flops(workload, maps_in, shared, shared, shared * needed, shared)
 
 
-def mlp_flops(workload: Workload) -> SublayerFlops:
+def mlp_flops(workload: Workload, placement: Placement | None = None) -> SublayerFlops:
     """Both linear layers of the hidden units, ``[num_subnets, num_microbatches]``; additive as
     `attention_flops`."""
     hidden, tokens = workload.partition.hidden[:, None], workload.tokens[None, :]
-    own = mlp_flops_of(workload, hidden, tokens)
+    again = subnets_recompute(workload, placement)[:, None]
+    own = mlp_flops_of(workload, hidden, tokens, recomputes=again)
     shared = hidden / workload.shape.mlp_hidden * tokens
     _, maps_in = workload.shape.num_maps_in
     return own + shared_factor_flops(workload, maps_in, shared, shared, shared, shared)
 
 
+def subnets_recompute(workload: Workload, placement: Placement | None) -> np.ndarray:
+    """Whether the device of each subnet computes forward again in backward, bool
+    ``[num_subnets]``; without a placement none does."""
+    if placement is None:
+        return np.zeros(workload.num_subnets, dtype=bool)
+    return placement.recomputes[np.array(placement.subnet_device)]
+
+
 def attention_flops_of(
-    workload: Workload, heads: np.ndarray, tokens: np.ndarray, needs_dx: np.ndarray | bool = True
+    workload: Workload,
+    heads: np.ndarray,
+    tokens: np.ndarray,
+    needs_dx: np.ndarray | bool = True,
+    recomputes: np.ndarray | bool = False,
 ) -> SublayerFlops:
     """Attention of so many heads on so many tokens, arrays that broadcast.
 
@@ -81,21 +96,33 @@ def attention_flops_of(
         heads: number of heads.
         tokens: number of tokens.
         needs_dx: whether the gradient goes on to the sub-layer's input.
+        recomputes: whether forward is computed again for dX and dW, but for the map out, whose
+            result they do not need.
     """
     shape = workload.shape
     columns = heads * shape.head_columns
     seen = (shape.num_tokens + 1) / 2 if shape.causal else shape.num_tokens
     attention = 4.0 * tokens * seen * columns
-    linears = _linear_flops(workload, tokens, heads * shape.head_rows, columns, needs_dx)
-    core = SublayerFlops(attention, FUSED_ATTENTION_BACKWARD * attention, np.zeros_like(attention))
+    rows = heads * shape.head_rows
+    linears = _linear_flops(workload, tokens, rows, columns, needs_dx, recomputes)
+    core = SublayerFlops(
+        attention,
+        (FUSED_ATTENTION_BACKWARD + np.where(recomputes, 1.0, 0.0)) * attention,
+        np.zeros_like(attention),
+    )
     return linears + core
 
 
 def mlp_flops_of(
-    workload: Workload, hidden: np.ndarray, tokens: np.ndarray, needs_dx: np.ndarray | bool = True
+    workload: Workload,
+    hidden: np.ndarray,
+    tokens: np.ndarray,
+    needs_dx: np.ndarray | bool = True,
+    recomputes: np.ndarray | bool = False,
 ) -> SublayerFlops:
     """The MLP of so many hidden units on so many tokens; as `attention_flops_of`."""
-    return _linear_flops(workload, tokens, hidden * workload.shape.hidden_rows, hidden, needs_dx)
+    rows = hidden * workload.shape.hidden_rows
+    return _linear_flops(workload, tokens, rows, hidden, needs_dx, recomputes)
 
 
 def _linear_flops(
@@ -104,14 +131,17 @@ def _linear_flops(
     rows: np.ndarray,
     columns: np.ndarray,
     needs_dx: np.ndarray | bool,
+    recomputes: np.ndarray | bool,
 ) -> SublayerFlops:
     """A map to so many rows and one from so many columns, with their own part of adapters."""
     to_rows = 2.0 * tokens * workload.shape.width * rows
     from_columns = 2.0 * tokens * workload.shape.width * columns
     backward_input = from_columns + np.where(needs_dx, to_rows, 0.0)
+    backward_input = backward_input + np.where(recomputes, to_rows, 0.0)
     if workload.lora is None:
         return SublayerFlops(to_rows + from_columns, backward_input, to_rows + from_columns)
     adapters = 2.0 * tokens * workload.lora.rank * (rows + columns)
+    backward_input += np.where(recomputes, 2.0 * tokens * workload.lora.rank * rows, 0.0)
     return SublayerFlops(to_rows + from_columns + adapters, backward_input + adapters, adapters)
 
 
@@ -140,16 +170,17 @@ def shared_factor_flops(
     )
 
 
-def operation_flops(workload: Workload) -> np.ndarray:
+def operation_flops(workload: Workload, placement: Placement | None = None) -> np.ndarray:
     """FLOPs of every operation, float ``[num_subnets, num_microbatches, 4]``; additive.
 
-    REST is charged as if all that lies before it trained.
+    REST is charged as if all that lies before it trained. A placement counts for who computes
+    forward again.
     """
     flops = np.zeros((workload.num_subnets, workload.num_microbatches, len(Operation)))
     before_attention = hands_gradient_on(workload, workload.partition.block)[:, None]
     for sublayer, needed in (
-        (attention_flops(workload), before_attention),
-        (mlp_flops(workload), True),
+        (attention_flops(workload, placement), before_attention),
+        (mlp_flops(workload, placement), True),
     ):
         flops[..., Operation.FORWARD_ONLY] += sublayer.forward
         flops[..., Operation.REST] += sublayer.forward + sublayer.backward_input * needed
@@ -188,8 +219,8 @@ def step_flops(
     Args:
         workload: model, partition and mini-batch.
         schedule: int ``[num_subnets, num_microbatches]``.
-        placement: counts only with adapters, whose shared factors every device multiplies with;
-            default one device.
+        placement: counts with adapters, whose shared factors every device multiplies with, and for
+            who computes forward again; default one device that does not.
     """
     partition, trunk = workload.partition, trunk_flops(workload)
     schedule = executed_schedule(workload, schedule)
@@ -198,6 +229,7 @@ def step_flops(
     runs = np.einsum("sm,m->s", schedule != Operation.SHORTCUT, tokens)
     is_full, rests = schedule == Operation.FULL, schedule == Operation.REST
     needs_dx = None if workload.lora is None else needs_input_gradient(workload, schedule)
+    again = subnets_recompute(workload, placement)
     for sublayer, (flops_of, units) in enumerate(
         ((attention_flops_of, partition.heads), (mlp_flops_of, partition.hidden))
     ):
@@ -207,9 +239,9 @@ def step_flops(
             needed = needs_dx[:, sublayer][partition.block]
         for cells, needed_there in ((is_full & needed, True), (is_full & ~needed, False)):
             trained = np.einsum("sm,m->s", cells, tokens)
-            total += flops_of(workload, units, trained, needed_there).backward.sum()
+            total += flops_of(workload, units, trained, needed_there, again).backward.sum()
         passed = np.einsum("sm,m->s", rests & needed, tokens)
-        total += flops_of(workload, units, passed).backward_input.sum()
+        total += flops_of(workload, units, passed, True, again).backward_input.sum()
     if workload.lora is not None:
         shared = shared_factor_tokens(workload, schedule, placement)
         flops = shared_factor_flops(

@@ -3,7 +3,8 @@
 Parameters and optimizer state stay. Activations are kept in forward and freed block by block in
 backward, while the gradients of the blocks passed appear; the peak is the fullest moment of that,
 or the parameter update, when all gradients are there. What a device holds of a block's subnets has
-its gradients together, none where all of them rest.
+its gradients together, none where all of them rest; where some do, the update of the block keeps a
+copy of these and of what the optimizer keeps for them.
 """
 
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def memory_besides_operations(
     """Bytes besides what operations keep, at their most, float ``[num_devices]``.
 
     Whatever the schedule, its peak is at most this and `operation_activation_bytes` of its fullest
-    wave; where the dense step fits, any schedule does.
+    wave; where this and the dense step fit, any schedule does.
     """
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     every = trains_in_step(dense)
@@ -118,7 +119,9 @@ def _memory(
     activations = np.zeros(placement.num_devices)
     workspace = np.zeros(placement.num_devices)
     exchange_buffers = np.zeros(placement.num_devices)
-    largest = gradients + made_again
+    resting = np.ones_like(trains) if besides_operations else ~trains
+    copies = _copies_in_update(workload, placement, trains, resting)
+    largest = gradients + np.maximum(made_again, copies)
     gradients_before = np.zeros_like(block_gradients)
     for wave, microbatches in enumerate(schedule_waves(schedule, num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
@@ -260,6 +263,17 @@ def _block_gradient_bytes(
     held *= held_by_any(workload, placement, trains)
     held += _shared_factors_held(workload, placement, trains)
     return held * workload.parameter_bytes
+
+
+def _copies_in_update(
+    workload: Workload, placement: Placement, trains: np.ndarray, resting: np.ndarray
+) -> np.ndarray:
+    """Of what rests in blocks of which a device trains a part, in the fullest of them, float
+    ``[num_devices]``; what rests is bool ``[num_subnets]`` like what trains."""
+    rests = held_sum(workload, placement, trained_subnet_parameters(workload) * resting)
+    rests *= held_by_any(workload, placement, trains)
+    copies = 1 + OPTIMIZER_STATES[workload.optimizer]
+    return rests.max(axis=0) * workload.parameter_bytes * copies
 
 
 def _input_bytes(workload: Workload, placement: Placement, running: np.ndarray) -> np.ndarray:

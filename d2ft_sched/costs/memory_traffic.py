@@ -112,10 +112,12 @@ def lane_bytes_of(
     hidden: np.ndarray,
     tokens: np.ndarray,
     trains: np.ndarray | bool = True,
+    recomputes: np.ndarray | bool = False,
 ) -> LaneBytes:
     """Bytes of groups of so many heads and hidden units on so many tokens; arrays that broadcast.
 
-    Where they do not train, backward has dX only.
+    Where they do not train, backward has dX only; where they recompute it has forward's map in and
+    what follows once more.
 
     A group is one slice of the weights on one batch: whatever subnets and micro-batches it merges,
     it reads activations and weights once. So it moves less than its parts would apart, and the same
@@ -145,6 +147,17 @@ def lane_bytes_of(
     norms = NORM_FORWARD_PASSES["rms"] * int(shape.query_key_norm)
     norms_back = NORM_BACKWARD_PASSES["rms"] * int(shape.query_key_norm)
     gate, gate_back = (2, 4) if shape.gated_mlp else (0, 0)
+    attention_again = np.where(recomputes, 1.0, 0.0) * (
+        attention_activation
+        + tokens * (2.0 * rows + columns)
+        + (turns + norms) * tokens * turned
+        + attention_weights * shape.head_rows / (shape.head_rows + shape.head_columns)
+    )
+    mlp_again = np.where(recomputes, 1.0, 0.0) * (
+        mlp_activation
+        + tokens * ((1.0 + gate) * hidden + 2.0 * hidden_rows)
+        + mlp_weights * shape.hidden_rows / (shape.hidden_rows + 1)
+    )
     elements = LaneBytes(
         attention_forward=3.0 * attention_activation
         + 2.0 * tokens * (rows + columns)
@@ -155,7 +168,8 @@ def lane_bytes_of(
         + tokens * ((4 + trained) * columns + (3 + (1 + shape.qkv_bias) * trained) * rows)
         + (turns + norms_back) * tokens * turned
         + passes * attention_weights
-        + of_factors * attention_factors,
+        + of_factors * attention_factors
+        + attention_again,
         mlp_forward=3.0 * mlp_activation
         + tokens * ((2.0 + gate) * hidden + 2.0 * hidden_rows)
         + mlp_weights
@@ -164,7 +178,8 @@ def lane_bytes_of(
         + tokens
         * ((2 + gate_back + trained) * hidden + (3 + (1 + shape.mlp_bias) * trained) * hidden_rows)
         + passes * mlp_weights
-        + of_factors * mlp_factors,
+        + of_factors * mlp_factors
+        + mlp_again,
     )
     size = workload.element_bytes
     return LaneBytes(

@@ -87,7 +87,12 @@ class Workload:
     @property
     def precision(self) -> str:
         """Of messages and lanes: bfloat16 where mixed precision computes them, else float32."""
-        return "bfloat16" if self.element_bytes == ELEMENT_BYTES["bfloat16"] else "float32"
+        return _precision(self.element_bytes)
+
+    @property
+    def frozen_precision(self) -> str:
+        """Of parameters that are frozen beside adapters."""
+        return _precision(self.frozen_bytes)
 
     @property
     def samples(self) -> np.ndarray:
@@ -123,3 +128,7 @@ class Workload:
     def head_trains(self) -> bool:
         """Whether the classifier does: beside adapters a head over a vocabulary is frozen."""
         return self.lora is None or not self.shape.vocabulary_size
+
+
+def _precision(size: int) -> str:
+    return "bfloat16" if size == ELEMENT_BYTES["bfloat16"] else "float32"

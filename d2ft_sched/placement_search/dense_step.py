@@ -58,12 +58,15 @@ class DenseStep:
         cluster: devices and links.
         devices: indices of the cluster's devices that may be used.
         num_waves: groups of micro-batches that pass through the model one after another.
+        recomputing: those of them that compute forward again in backward, indices of the cluster's
+            devices, sorted.
     """
 
     workload: Workload
     cluster: Cluster
     devices: tuple[int, ...]
     num_waves: int = 1
+    recomputing: tuple[int, ...] = ()
     _lanes: dict[tuple[int, bytes], np.ndarray] = field(default_factory=dict, repr=False)
     _exchanges: dict[bytes, float] = field(default_factory=dict, repr=False)
     _trunks: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict, repr=False)
@@ -105,21 +108,25 @@ class DenseStep:
         """Tokens of each wave, int ``[num_waves]``."""
         return np.array([self.workload.tokens[wave].sum() for wave in self.waves])
 
-    def lane_work(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def lane_work(
+        self, held: np.ndarray, recomputes: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """FLOPs and bytes moved by the lane group of a block's subnets on one device, float
         ``[4 kinds, num_waves]`` each.
 
         Args:
             held: subnets of each size, int ``[num_sizes]``.
+            recomputes: whether the device computes forward again in backward.
         """
         example, _ = self.sizes
         heads, hidden = (
             units[example] @ held
             for units in (self.workload.partition.heads, self.workload.partition.hidden)
         )
-        attention = attention_flops_of(self.workload, heads, self.wave_tokens)
-        mlp = mlp_flops_of(self.workload, hidden, self.wave_tokens)
-        moved = lane_bytes_of(self.workload, heads, hidden, self.wave_tokens)
+        tokens = self.wave_tokens
+        attention = attention_flops_of(self.workload, heads, tokens, recomputes=recomputes)
+        mlp = mlp_flops_of(self.workload, hidden, tokens, recomputes=recomputes)
+        moved = lane_bytes_of(self.workload, heads, hidden, tokens, recomputes=recomputes)
         return (
             np.array([attention.forward, attention.backward, mlp.forward, mlp.backward]),
             np.array(
@@ -156,6 +163,7 @@ class DenseStep:
                 device.compute_flops_per_s,
                 device.memory_bandwidth_bytes_per_s,
                 device.launch_s,
+                d in self.recomputing,
                 tuple(sorted((k.value, c.work, c.seconds) for k, c in device.curves.items())),
             )
             types.append(known.setdefault(key, len(known)))
@@ -171,7 +179,7 @@ class DenseStep:
         key = (int(self.device_type[device]), held.tobytes())
         if key not in self._lanes:
             model = self.cluster.devices[self.devices[device]]
-            work = [self.lane_work(held)]
+            work = [self.lane_work(held, self.devices[device] in self.recomputing)]
             if self.workload.lora is not None and held.any():
                 work.append(self.shared_work)
             seconds = [

@@ -37,7 +37,10 @@ def to_placement(step: DenseStep, counts: np.ndarray, owner: Sequence[int]) -> P
         for s in range(counts.shape[2]):
             device[members[size[members] == s]] = np.repeat(index, counts[block, :, s])
     return Placement(
-        len(step.cluster.devices), tuple(device.tolist()), tuple(index[list(owner)].tolist())
+        len(step.cluster.devices),
+        tuple(device.tolist()),
+        tuple(index[list(owner)].tolist()),
+        step.recomputing,
     )
 
 
@@ -54,9 +57,12 @@ def subnet_bytes(step: DenseStep, kept_share: float) -> np.ndarray:
 
     Args:
         step: the workload.
-        kept_share: of what FULL operations keep for backward.
+        kept_share: of what FULL operations keep for backward, which is nothing where every device
+            computes forward again.
     """
     workload = step.workload
+    if set(step.devices) <= set(step.recomputing):
+        kept_share = 0.0
     example, _ = step.sizes
     copies = 1 + OPTIMIZER_STATES[workload.optimizer]
     trained = trained_subnet_parameters(workload)
@@ -93,7 +99,9 @@ def has_ample_memory(step: DenseStep) -> bool:
     largest = max(int(step.workload.activation_bytes[wave].sum()) for wave in step.waves)
     messages = largest * (step.num_devices - 1)
     for device in range(step.num_devices):
-        alone = DenseStep(step.workload, step.cluster, (step.devices[device],), step.num_waves)
+        own = (step.devices[device],)
+        again = own if own[0] in step.recomputing else ()
+        alone = DenseStep(step.workload, step.cluster, own, step.num_waves, again)
         owner = (0,) * step.workload.num_microbatches
         if (excess_bytes(alone, everything, owner, 1.0) + messages > 0).any():
             return False

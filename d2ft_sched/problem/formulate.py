@@ -107,12 +107,12 @@ def formulate(
         [
             operation_seconds(workload, cluster, placement),
             operation_bytes(workload, placement),
-            operation_activation_bytes(workload)[..., :NUM_OPERATIONS],
+            operation_activation_bytes(workload, placement)[..., :NUM_OPERATIONS],
         ]
     )
     row = np.arange(workload.num_subnets)
     row_block, row_device = partition.block, device
-    flops = operation_flops(workload)[..., Operation.FULL].sum(axis=1)
+    flops = operation_flops(workload, placement)[..., Operation.FULL].sum(axis=1)
     if budget.aligned:
         (row_block, row_device), row = _pairs(partition.block, device)
         value, flops = _sum_rows(value, row), _sum_rows(flops, row)
@@ -181,13 +181,15 @@ def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement
     pairs, pair = np.unique(np.stack([partition.block, device]), axis=1, return_inverse=True)
     pair = pair.ravel()
     heads, hidden = (np.bincount(pair, weights=n) for n in (partition.heads, partition.hidden))
-    moved = lane_bytes_of(workload, heads, hidden, workload.tokens.sum())
+    again = placement.recomputes[pairs[1]]
+    moved = lane_bytes_of(workload, heads, hidden, workload.tokens.sum(), recomputes=again)
+    attention, mlp = attention_flops(workload, placement), mlp_flops(workload, placement)
     cost = np.zeros((workload.num_subnets, workload.num_microbatches, NUM_OPERATIONS))
     for kind, flops, pair_bytes in (
-        (WorkKind.ATTENTION_FORWARD, attention_flops(workload).forward, moved.attention_forward),
-        (WorkKind.ATTENTION_BACKWARD, attention_flops(workload).backward, moved.attention_backward),
-        (WorkKind.MLP_FORWARD, mlp_flops(workload).forward, moved.mlp_forward),
-        (WorkKind.MLP_BACKWARD, mlp_flops(workload).backward, moved.mlp_backward),
+        (WorkKind.ATTENTION_FORWARD, attention.forward, moved.attention_forward),
+        (WorkKind.ATTENTION_BACKWARD, attention.backward, moved.attention_backward),
+        (WorkKind.MLP_FORWARD, mlp.forward, moved.mlp_forward),
+        (WorkKind.MLP_BACKWARD, mlp.backward, moved.mlp_backward),
     ):
         pair_flops = np.bincount(pair, weights=flops.sum(axis=1))
         pair_s = np.zeros(len(pair_flops))

@@ -129,7 +129,9 @@ def load_scores(path: Path, num_subnets: int, num_microbatches: int) -> Scores:
     except csv.Error as error:
         raise InputError(f"{path}: is not a scores table ({error})") from None
     if not rows or tuple(rows[0]) != COLUMNS:
-        raise InputError(f"{path}: the first line must be {','.join(COLUMNS)}")
+        raise InputError(
+            f"{path}: is not a scores table: the first line must be {','.join(COLUMNS)}"
+        )
     forward = np.full((num_subnets, num_microbatches), np.nan)
     backward = np.full((num_subnets, num_microbatches), np.nan)
     filled = np.zeros((num_subnets, num_microbatches), dtype=bool)

@@ -39,6 +39,13 @@ class Placement:
                     )
 
     @property
+    def recomputes(self) -> np.ndarray:
+        """Whether each device is one of `recomputing`, bool ``[num_devices]``."""
+        chosen = np.zeros(self.num_devices, dtype=bool)
+        chosen[list(self.recomputing)] = True
+        return chosen
+
+    @property
     def owners(self) -> tuple[int, ...]:
         """Devices that own at least one micro-batch; these hold the trunk's parameters."""
         return tuple(sorted(set(self.owner)))

@@ -23,6 +23,18 @@ def running_microbatches(schedule: np.ndarray) -> np.ndarray:
     return np.flatnonzero(runs | ~runs.any())
 
 
+def running_samples(schedule: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Which samples of the mini-batch are in its loss, bool ``[num_samples]``.
+
+    Args:
+        schedule: int ``[num_subnets, num_microbatches]``.
+        samples: of each micro-batch, int ``[num_microbatches]``.
+    """
+    runs = np.zeros(len(samples), dtype=bool)
+    runs[running_microbatches(schedule)] = True
+    return np.repeat(runs, samples)
+
+
 def schedule_waves(schedule: np.ndarray, num_waves: int) -> list[np.ndarray]:
     """`wave_microbatches` of those that run; fewer waves where there are not so many."""
     running = running_microbatches(schedule)

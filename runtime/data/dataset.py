@@ -7,6 +7,9 @@ from torch import Tensor
 
 from runtime.data.fingerprint import Fingerprint
 
+IGNORED = -100
+"""Label of a token that is not to be foretold: of a prompt, of padding, the first of a text."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -15,7 +18,8 @@ class Split:
     Attributes:
         inputs: samples as they are stored, ``[num_samples, ...]``: pictures are uint8
             ``[num_samples, 3, image_size, image_size]``.
-        labels: int64 ``[num_samples]``.
+        labels: int64 ``[num_samples]``, classes; or ``[num_samples, num_tokens]``, the tokens
+            themselves where they are to be foretold and `IGNORED` elsewhere.
     """
 
     inputs: Tensor
@@ -35,10 +39,11 @@ class Dataset:
     Attributes:
         name: as the user calls it.
         train, test: its two parts, without common samples.
-        class_names: names by label.
+        class_names: names by label; none where tokens are foretold.
         fingerprint: of class names and chosen samples.
         parts: where the two parts come from, for people.
         skipped: samples that could not be read and were left out, a line each.
+        layout: how texts became sequences, for people.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Dataset:
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     parts: str = ""
     skipped: tuple[str, ...] = ()
+    layout: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -55,6 +61,8 @@ class Dataset:
 
     def describe_split(self) -> str:
         """Which samples are for what, in one line."""
+        if self.train.labels.dim() > 1:
+            return self._describe_sequences()
         counts = [
             torch.bincount(part.labels.cpu(), minlength=self.num_classes)
             for part in (self.train, self.test)
@@ -73,3 +81,11 @@ class Dataset:
                 more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
                 line += f"; none {what} on of {missing[0]!r}{more}"
         return line
+
+    def _describe_sequences(self) -> str:
+        num_train, num_test = (int((p.labels != IGNORED).sum()) for p in (self.train, self.test))
+        return (
+            f"{len(self.train)} sequences of {self.train.labels.shape[1]} tokens to train on and "
+            f"{len(self.test)} to test on ({self.parts}), {self.layout}; {num_train} and "
+            f"{num_test} tokens are counted"
+        )

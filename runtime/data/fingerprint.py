@@ -36,6 +36,12 @@ def digest_of_texts(texts: Iterable[str]) -> str:
     return _digest(text.encode("utf-8", "surrogateescape") for text in texts)
 
 
+def digest_of_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """Of arrays in their order, their shapes and types included."""
+    parts = ((f"{a.dtype} {a.shape}".encode(), np.ascontiguousarray(a).tobytes()) for a in arrays)
+    return _digest(part for both in parts for part in both)
+
+
 def digest_of_samples(
     labels: np.ndarray,
     indices: np.ndarray,

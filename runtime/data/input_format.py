@@ -37,4 +37,30 @@ class TokenFormat:
         return {"num_tokens": self.num_tokens}
 
 
-InputFormat = PictureFormat | TokenFormat
+@dataclass(frozen=True)
+class SequenceFormat:
+    """Texts whose every token is foretold, as token numbers of one length.
+
+    Padded at the end they are stored as int32 ``[num_tokens]``. Packed, several texts to a
+    sequence, they are stored as int32 ``[2, num_tokens]``: numbers, and positions that begin at 0
+    with every text.
+
+    Attributes:
+        num_tokens: of each sequence.
+        tokenizer: a folder in transformers' layout, or a model's name on the Hugging Face hub.
+        vocabulary_size: tokens that the model knows, by numbers from 0.
+        is_packed: whether sequences are packed.
+    """
+
+    num_tokens: int
+    tokenizer: str
+    vocabulary_size: int
+    is_packed: bool = False
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """As `runtime.models.build.build_model` takes them."""
+        return {"num_tokens": self.num_tokens}
+
+
+InputFormat = PictureFormat | TokenFormat | SequenceFormat

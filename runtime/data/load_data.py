@@ -14,11 +14,13 @@ from torch import Tensor
 from d2ft_sched.errors import InputError
 from runtime.data.choice import choose_samples
 from runtime.data.dataset import Dataset, Split
+from runtime.data.documents import DOCUMENT_PREFIXES, is_document_name, read_documents
 from runtime.data.fingerprint import Fingerprint, digest_of_samples, digest_of_texts
 from runtime.data.image_folder import PREFIX, image_folder
-from runtime.data.input_format import InputFormat, PictureFormat, TokenFormat
+from runtime.data.input_format import InputFormat, PictureFormat, SequenceFormat, TokenFormat
 from runtime.data.mnist_subset import MNIST_SUBSET, mnist_subset
 from runtime.data.pictures import Pictures, Source
+from runtime.data.sequences import make_sequences
 from runtime.data.texts import TABLES, Texts, TextSource, is_text_name, text_source, tokenize
 from runtime.data.torchvision_sets import torchvision_source
 from runtime.torch_device import memory_bytes
@@ -42,13 +44,15 @@ def load_data(
     progress: Callable[[int, int], None] | None = None,
     wanted: Callable[[int, int], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Dataset:
-    """A data set in memory: ``3 * image_size ** 2`` bytes a picture, ``4 * num_tokens`` a text.
+    """A data set in memory: ``3 * image_size ** 2`` bytes a picture, ``4 * num_tokens`` a text,
+    ``12 * num_tokens`` a sequence whose tokens are foretold, 16 if packed.
 
     Args:
         name: ``mnist-subset``, ``imagefolder:PATH`` or a data set of torchvision (``cifar10``);
-            for texts ``newsgroups20:PATH`` and what else `runtime.data.texts` knows.
+            for texts ``newsgroups20:PATH`` and what else `runtime.data.texts` knows; for decoders
+            those, and what `runtime.data.documents` knows.
         input_format: pictures are cropped to a square at their middle and resized; texts become
-            token numbers, cut or filled up.
+            token numbers, cut or filled up, or sequences as `runtime.data.sequences` makes them.
         num_train, num_test: how many samples of each part, classes as equal as they can be;
             default all of them, split as `choose_samples` does where the source has no parts.
         seed: of that choice, and of the split where the source has none.
@@ -69,6 +73,12 @@ def load_data(
     """
     report = progress or (lambda done, total: None)
     limits = _Limits(num_train, num_test, seed, held_out, on_bad_file)
+    if isinstance(input_format, SequenceFormat):
+        return _load_sequences(name, input_format, limits, report)
+    if is_document_name(name):
+        raise InputError(
+            f"data {name!r} are texts without classes; they are for a decoder, which foretells them"
+        )
     if is_text_name(name):
         if not isinstance(input_format, TokenFormat):
             raise InputError(f"data {name!r} are texts; the model takes pictures")
@@ -158,6 +168,30 @@ def _source(name: str, data_root: Path, download: bool) -> Source:
     if name.startswith(PREFIX):
         return image_folder(Path(name.removeprefix(PREFIX)))
     return torchvision_source(name, data_root, download)
+
+
+def _load_sequences(
+    name: str,
+    sequence_format: SequenceFormat,
+    limits: _Limits,
+    report: Callable[[int, int], None],
+) -> Dataset:
+    if not (is_document_name(name) or is_text_name(name)):
+        known = ", ".join(f"{prefix}:PATH" for prefix in DOCUMENT_PREFIXES)
+        raise InputError(
+            f"data {name!r} are no texts ({known}, {_TEXT_NAMES}); a decoder needs them"
+        )
+    return make_sequences(
+        name,
+        read_documents(name),
+        sequence_format,
+        num_train=limits.num_train,
+        num_test=limits.num_test,
+        seed=limits.seed,
+        held_out=limits.held_out,
+        skips=limits.on_bad_file == "skip",
+        report=report,
+    )
 
 
 def _load_texts(

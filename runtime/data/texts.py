@@ -37,8 +37,8 @@ _NUM_HEADER_LINES = 3
 _MISSING = ("", "?")
 """How Orange writes that a class is not known."""
 
-_TRAIN_TABLE = re.compile(
-    rf"(?P<stem>.*[-_.])({'|'.join(TRAIN_NAMES)})(?P<ending>\.[^.]*)", re.IGNORECASE
+_TRAIN_FILE = re.compile(
+    rf"(?P<stem>(.*[-_.])?)({'|'.join(TRAIN_NAMES)})(?P<ending>\.[^.]*)", re.IGNORECASE
 )
 _TEXTS_PER_CALL = 256
 
@@ -231,7 +231,7 @@ def _files(
                 return archive.read(member)
 
         return found[0], found[1], from_archive
-    test = _test_table(place)
+    test = test_file_beside(place)
     return str(place), None if test is None else str(test), _read
 
 
@@ -240,9 +240,9 @@ def _read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def _test_table(train: Path) -> Path | None:
-    """The table of the test part beside that of the training part, whatever their case."""
-    called = _TRAIN_TABLE.fullmatch(train.name)
+def test_file_beside(train: Path) -> Path | None:
+    """The file of the test part beside that of the training part, whatever their case."""
+    called = _TRAIN_FILE.fullmatch(train.name)
     if called is None:
         return None
     stem, ending = called["stem"].lower(), called["ending"].lower()

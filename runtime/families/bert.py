@@ -26,6 +26,7 @@ from runtime.families.bert_files import (
     read_bert_weights,
     tokenizer_of,
 )
+from runtime.families.class_loss import ClassLoss
 from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit, keep_classifier
 from runtime.families.splice import (
@@ -36,25 +37,25 @@ from runtime.families.splice import (
     visible_tokens,
 )
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.passes import attention_core, elementwise_core
+from runtime.lanes.core_graph import attention_core, elementwise_core
 
 DEFAULT_NUM_TOKENS = 128
 
 _LAYERS = "bert.encoder.layer."
 _UNIT_AXES = {
     **{
-        f"attention.self.{part}.{kind}": UnitAxis(0, "heads", 0)
-        for part in ("query", "key", "value")
+        f"attention.self.{part}.{kind}": UnitAxis(0, "heads", 0, (rows,))
+        for part, rows in (("query", "queries"), ("key", "keys"), ("value", "values"))
         for kind in ("weight", "bias")
     },
-    "attention.output.dense.weight": UnitAxis(0, "heads", 1),
-    "intermediate.dense.weight": UnitAxis(0, "hidden", 0),
-    "intermediate.dense.bias": UnitAxis(0, "hidden", 0),
-    "output.dense.weight": UnitAxis(0, "hidden", 1),
+    "attention.output.dense.weight": UnitAxis(0, "heads", 1, ("queries",)),
+    "intermediate.dense.weight": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "intermediate.dense.bias": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "output.dense.weight": UnitAxis(0, "hidden", 1, ("hidden",)),
 }
 
 
-class BertFamily:
+class BertFamily(ClassLoss):
     """A `runtime.families.family.ModelFamily`; texts are token numbers ``[B, N]``, int32 if stored.
 
     Padding is known by its number: it is masked in attention and left out of the mean of tokens.
@@ -171,6 +172,9 @@ class BertFamily:
 
     def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
         return mean_of_tokens(stream, cast(BertClassifier, model).mask(inputs))
+
+    def whole_features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return cast(BertClassifier, model).features(inputs)
 
     def classifier(self, model: nn.Module) -> nn.Linear:
         return cast(BertClassifier, model).classifier

@@ -26,9 +26,13 @@ class BertClassifier(nn.Module):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Logits ``[B, num_classes]`` of texts, int64 ``[B, N]``."""
+        return self.classifier(self.features(token_ids))
+
+    def features(self, token_ids: Tensor) -> Tensor:
+        """What the classifier sees, ``[B, D]``."""
         mask = self.mask(token_ids)
         hidden = self.bert(input_ids=token_ids, attention_mask=mask).last_hidden_state
-        return self.classifier(mean_of_tokens(hidden, mask))
+        return mean_of_tokens(hidden, mask)
 
     def mask(self, token_ids: Tensor) -> Tensor:
         """Which tokens are no padding, bool ``[B, N]``."""

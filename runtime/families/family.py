@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat
+from runtime.families.class_loss import Outcome
 from runtime.families.splice import SplicedBlocks
 from runtime.families.sublayer import Sublayer
 
@@ -25,13 +26,14 @@ class UnitAxis:
         block: which block.
         units: what is sliced.
         dim: along which dimension.
-        num_parts: equal parts that the dimension is stacked of: 3 for queries, keys and values.
+        parts: what the dimension is stacked of, as `runtime.lanes.held_units.unit_rows` calls it;
+            nothing where all units of the block share the parameter whole.
     """
 
     block: int
     units: Literal["heads", "hidden"]
     dim: int
-    num_parts: int = 1
+    parts: tuple[str, ...]
 
 
 class ModelFamily(Protocol):
@@ -100,17 +102,46 @@ class ModelFamily(Protocol):
         ...
 
     def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
-        """What the classifier sees, ``[B, D]``, of what leaves the last block, ``[B, N, D]``."""
+        """What the classifier sees, ``[B, D]`` or of every token ``[B, N, D]``, of what leaves the
+        last block, ``[B, N, D]``."""
+        ...
+
+    def whole_features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """The same of inputs, computed by the model's library as it does: the untouched model."""
         ...
 
     def classifier(self, model: nn.Module) -> nn.Linear:
         """The last linear map, from features to logits."""
         ...
 
-    def key_mask(self, model: nn.Module, samples: Tensor) -> Tensor | None:
-        """Which tokens attention may look at, bool ``[B, N]``, of stored samples or inputs.
+    @property
+    def has_class_labels(self) -> bool:
+        """Whether a label is a class for each sample, whose classifier is fitted and trains beside
+        adapters; else one for each token, and the head is pretrained."""
+        ...
 
-        None if all. On ranks everyone knows it of all samples, for it is not sent with them.
+    def num_counted(self, labels: Tensor) -> Tensor:
+        """How many losses of each sample count, int64 ``[B]``."""
+        ...
+
+    def loss(self, model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the losses that count, a scalar with graph. A step divides it by `num_counted` of
+        the whole mini-batch, however that is cut."""
+        ...
+
+    def outcome(self, model: nn.Module, features: Tensor, labels: Tensor) -> Outcome:
+        """The same without graph, and how often the highest logit is the label's."""
+        ...
+
+    def random_labels(self, model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Labels of random inputs, to time a step with."""
+        ...
+
+    def key_mask(self, model: nn.Module, samples: Tensor) -> Tensor | None:
+        """What attention must know of tokens, ``[B, N]``, of stored samples or inputs: which may be
+        looked at, bool, or whatever the family's core takes for it.
+
+        None if nothing. On ranks everyone knows it of all samples, for it is not sent with them.
         """
         ...
 

@@ -4,10 +4,11 @@ from torch import nn
 
 from d2ft_sched.errors import InputError
 from runtime.families.bert import BertFamily
+from runtime.families.decoder import DecoderFamily
 from runtime.families.family import ModelFamily
 from runtime.families.vit import VitFamily
 
-FAMILIES: tuple[ModelFamily, ...] = (BertFamily(), VitFamily())
+FAMILIES: tuple[ModelFamily, ...] = (DecoderFamily(), BertFamily(), VitFamily())
 """The last one is asked for every name that no other knows, and says what is wrong with it."""
 
 
@@ -28,6 +29,6 @@ def family_of(model: nn.Module) -> ModelFamily:
     config = getattr(model, "pretrained_cfg", None) or {}
     name = config.get("architecture") or type(model).__name__
     raise InputError(
-        f"model {name!r} is a {type(model).__name__}; only timm's VisionTransformer and "
-        f"transformers' BERT can run in lanes"
+        f"model {name!r} is a {type(model).__name__}; only timm's VisionTransformer, "
+        f"transformers' BERT and its Llama, Mistral, Qwen2 and Qwen3 can run in lanes"
     )

@@ -1,6 +1,6 @@
 """Attention and MLP of a block as lanes run them, whatever family the block is of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from runtime.families.low_rank import LowRank, low_rank_of
 from runtime.lanes.adapters import Adapters
-from runtime.lanes.passes import Core, Linears
+from runtime.lanes.core_graph import Core
+from runtime.lanes.linears import Linears
 
 
 @dataclass(frozen=True, eq=False)
 class Sublayer:
-    """A linear map in, a core without parameters, a linear map out, a norm and a residual sum.
+    """Linear maps in, a core, a linear map out, a norm and a residual sum.
 
     On a rank the maps have rows and columns of the heads or hidden units held alone; a parameter
     that is not held is None.
@@ -22,11 +23,12 @@ class Sublayer:
         name: "attention" or "mlp".
         norm: over the last axis; it belongs to the trunk.
         norm_first: whether the sub-layer is ``x + f(norm(x))`` or ``norm(x + f(x))``.
-        maps_in: whose outputs stand one after another: queries, keys and values in one map or in
-            three, or the hidden units.
+        maps_in: to queries, keys and values, one or three; to hidden units, or to their gates and
+            to what these let through.
         map_out: from heads or hidden units to the stream; its bias belongs to the trunk.
         core: what stands between them.
         scale: LayerScale's vector, or None.
+        core_modules: whose parameters the core has, and all heads of the block share.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Sublayer:
     map_out: nn.Linear
     core: Core
     scale: nn.Parameter | None = None
+    core_modules: tuple[nn.Module, ...] = ()
 
     @property
     def is_held(self) -> bool:
@@ -46,41 +49,44 @@ class Sublayer:
     def bias_out(self) -> nn.Parameter | None:
         return self.map_out.bias
 
+    @property
+    def core_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Those of `core_modules` that train."""
+        return tuple(p for m in self.core_modules for p in m.parameters() if p.requires_grad)
+
     def linears(self) -> Linears:
-        """The weights held; those of several maps are stacked in a copy, under autograd."""
-        biases = [linear.bias for linear in self.maps_in]
+        """The weights held, as they are."""
         return Linears(
-            _stacked([linear.weight for linear in self.maps_in]),
-            None if biases[0] is None else _stacked(biases),
+            tuple(linear.weight for linear in self.maps_in),
+            tuple(linear.bias for linear in self.maps_in),
             self.map_out.weight,
+            self.core_parameters,
         )
 
     def adapters(self) -> Adapters | None:
         """The low-rank factors held, of maps that `peft` has wrapped; None if it has not.
 
-        Those of several maps are stacked in a copy, under autograd.
+        The first factors of several maps are stacked in a copy, under autograd.
         """
         of_in, of_out = self._adapters_in(), low_rank_of(self.map_out)
         if of_out is None:
             return None
+        downs = [one.down for one in of_in]
         return Adapters(
-            _stacked([one.down for one in of_in]),
-            _stacked([one.up for one in of_in]),
+            downs[0] if len(downs) == 1 else torch.cat(downs),
+            tuple(one.up for one in of_in),
             of_out.down,
             of_out.up,
             of_out.scale,
-            len(of_in),
         )
 
     def add_adapter_gradients(self, made: Adapters) -> None:
         """Add gradients of all factors held to those that they have."""
-        of_out = low_rank_of(self.map_out)
+        of_in, of_out = self._adapters_in(), low_rank_of(self.map_out)
         assert of_out is not None
         pairs = [(of_out.down, made.down_out), (of_out.up, made.up_out)]
-        for one, (down, up) in zip(
-            self._adapters_in(), made.map_by_map((made.down_in, 0), (made.up_in, 0)), strict=True
-        ):
-            pairs += [(one.down, down), (one.up, up)]
+        pairs += zip([one.up for one in of_in], made.ups_in, strict=True)
+        pairs += zip([one.down for one in of_in], made.down_in.chunk(len(of_in)), strict=True)
         for factor, gradient in pairs:
             assert factor.grad is not None
             factor.grad += gradient
@@ -89,25 +95,16 @@ class Sublayer:
         return [one for linear in self.maps_in if (one := low_rank_of(linear)) is not None]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Those of the maps, the output bias included."""
-        return [p for linear in (*self.maps_in, self.map_out) for p in linear.parameters()]
+        """Those of the maps, the output bias included, and of the core."""
+        modules = (*self.maps_in, self.map_out, *self.core_modules)
+        return [p for module in modules for p in module.parameters()]
 
-    def new_gradients(self, *, overwrite: bool) -> Linears:
-        """New gradients of the weights held, made as `Linears.gradient_buffers` makes them.
-
-        Those of several maps are parts of one tensor, so that lanes add to all of them at once.
-        """
-        with torch.no_grad():
-            made = self.linears().gradient_buffers(overwrite=overwrite)
-        sizes = [linear.weight.shape[0] for linear in self.maps_in]
-        for linear, part in zip(self.maps_in, made.weight_in.split(sizes), strict=True):
-            linear.weight.grad = part
-        if made.bias_in is not None:
-            for linear, part in zip(self.maps_in, made.bias_in.split(sizes), strict=True):
-                linear.bias.grad = part
-        self.map_out.weight.grad = made.weight_out
-        return made
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    def set_gradients(self, made: Linears) -> None:
+        """Let the weights held have these gradients; those in the core keep what they have."""
+        weights = (*self.maps_in, self.map_out)
+        gradients = (*made.weights_in, made.weight_out)
+        for linear, gradient in zip(weights, gradients, strict=True):
+            linear.weight.grad = gradient
+        for linear, bias in zip(self.maps_in, made.biases_in, strict=True):
+            if bias is not None:
+                linear.bias.grad = bias

@@ -16,27 +16,28 @@ from torch import Tensor, nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, PictureFormat
+from runtime.families.class_loss import ClassLoss
 from runtime.families.family import UnitAxis
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 from runtime.families.splice import Lanes, Splice, SplicedBlocks, only_module
 from runtime.families.sublayer import Sublayer
 from runtime.families.timm_names import check_timm_name, current_name
 from runtime.families.vit_weights import load_vit_weights
-from runtime.lanes.passes import attention_core, elementwise_core
+from runtime.lanes.core_graph import attention_core, elementwise_core
 
 _NUM_CHANNELS = 3
 STOCHASTIC_DEPTH = "stochastic depth"
 _UNIT_AXES = {
-    "attn.qkv.weight": UnitAxis(0, "heads", 0, num_parts=3),
-    "attn.qkv.bias": UnitAxis(0, "heads", 0, num_parts=3),
-    "attn.proj.weight": UnitAxis(0, "heads", 1),
-    "mlp.fc1.weight": UnitAxis(0, "hidden", 0),
-    "mlp.fc1.bias": UnitAxis(0, "hidden", 0),
-    "mlp.fc2.weight": UnitAxis(0, "hidden", 1),
+    "attn.qkv.weight": UnitAxis(0, "heads", 0, ("queries", "keys", "values")),
+    "attn.qkv.bias": UnitAxis(0, "heads", 0, ("queries", "keys", "values")),
+    "attn.proj.weight": UnitAxis(0, "heads", 1, ("queries",)),
+    "mlp.fc1.weight": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "mlp.fc1.bias": UnitAxis(0, "hidden", 0, ("hidden",)),
+    "mlp.fc2.weight": UnitAxis(0, "hidden", 1, ("hidden",)),
 }
 
 
-class VitFamily:
+class VitFamily(ClassLoss):
     """A `runtime.families.family.ModelFamily`; stored pictures are uint8 ``[B, 3, H, W]``."""
 
     weight_names = (FOCUS_WEIGHTS,)
@@ -136,6 +137,10 @@ class VitFamily:
     def features(self, model: nn.Module, stream: Tensor, inputs: Tensor) -> Tensor:
         vit: Any = model
         return vit.forward_head(vit.norm(stream), pre_logits=True)
+
+    def whole_features(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        vit: Any = model
+        return vit.forward_head(vit.forward_features(inputs), pre_logits=True)
 
     def classifier(self, model: nn.Module) -> nn.Linear:
         return cast(nn.Linear, model.head)

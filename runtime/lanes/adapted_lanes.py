@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from runtime.lanes.adapters import Adapters, AdapterSums
-from runtime.lanes.passes import Core, CoreGraph, Linears, lanes_forward
+from runtime.lanes.core_graph import Core
+from runtime.lanes.linears import Linears
+from runtime.lanes.passes import Graph, lanes_forward
 from runtime.lanes.products import (
     add_input_weight_gradient,
     add_output_weight_gradient,
@@ -43,7 +45,7 @@ def adapted_lanes(
 ) -> Tensor:
     """As `runtime.lanes.autograd.sublayer_lanes`, but gradients reach `x` and adapters alone."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and bool(lanes.backward)):
-        return _AdaptedLanes.apply(x, *adapters.tensors, adapters, maps, lanes, key_mask)
+        return _AdaptedLanes.apply(x, adapters.scale, maps, lanes, key_mask, *adapters.tensors)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def adapted_lanes_backward(
     grad_branch: Tensor,
     linears: Linears,
     adapters: Adapters,
-    graphs: list[CoreGraph],
+    graphs: list[Graph],
     lanes: SublayerLanes,
     trained: TrainedAdapters | None,
     *,
@@ -102,7 +104,7 @@ def adapted_lanes_backward(
         for start, stop in lanes.tokens_trained:
             add_product(into, grad_branch[start:stop].t(), low[start:stop])
     for group in lanes.backward:
-        graph = graphs.pop(0)
+        graph = graphs.pop(0)(linears)
         grad_result = product_of_all(grad_branch, group.columns.take(linears.weight_out, 1), group)
         down_out = group.columns.take(adapters.down_out, 1)
         add_product_of_all(grad_result, grad_low_out, down_out, group)
@@ -113,23 +115,28 @@ def adapted_lanes_backward(
             result, into = group.scaled(graph.result), trained.gradients.down_out
             add_output_weight_gradient(into, grad_low_out, result, group, overwrite=False)
             del result
-        grad_projected = graph.backward(grad_result)
+        grad_projected, _ = graph.backward(grad_result)
         del graph, grad_result
         if trained is not None and group.trains:
-            of_map = group.of_one_map(adapters.num_maps_in)
-            for own, low, into in adapters.map_by_map(
-                (grad_projected, 1), (trained.sums.low_in, 1), (trained.gradients.up_in, 0)
+            for rows, own, low, into in zip(
+                group.rows.of_maps(adapters.num_maps_in),
+                grad_projected,
+                adapters.of_maps(trained.sums.low_in),
+                trained.gradients.ups_in,
+                strict=True,
             ):
-                add_input_weight_gradient(into, own, low, of_map, overwrite=False)
-        up_in = group.rows.take(adapters.up_in, 0)
-        for own, up, into in adapters.map_by_map(
-            (grad_projected, 1), (up_in, 0), (grad_low[group.trains], 1)
+                add_input_weight_gradient(into, rows, own, low, group, overwrite=False)
+        for own, up, into in zip(
+            grad_projected,
+            adapters.rows_in(group),
+            adapters.of_maps(grad_low[group.trains]),
+            strict=True,
         ):
             add_product_of_own(into, own, up, group)
-        if grad_x is not None:
-            rows = group.rows.take(linears.weight_in, 0)
-            for of_all, of_own in group.dx_runs:
-                add_product(grad_x[of_all], grad_projected[of_own], rows)
+        if grad_x is not None and group.dx_runs:
+            for own, rows_in in zip(grad_projected, linears.rows_in(group), strict=True):
+                for of_all, of_own in group.dx_runs:
+                    add_product(grad_x[of_all], own[of_own], rows_in)
         del grad_projected
     for grad_low_in in grad_low.values():
         grad_low_in.mul_(adapters.scale)
@@ -148,18 +155,14 @@ class _AdaptedLanes(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        down_in: Tensor,
-        up_in: Tensor,
-        down_out: Tensor,
-        up_out: Tensor,
-        adapters: Adapters,
+        scale: float,
         maps: AdaptedMaps,
         lanes: SublayerLanes,
         key_mask: Tensor | None,
+        *factors: Tensor,
     ) -> Tensor:
-        ctx.lanes, ctx.maps, ctx.shape, ctx.dtype = lanes, maps, x.shape, x.dtype
-        ctx.scale, ctx.num_maps_in = adapters.scale, adapters.num_maps_in
-        adapters = Adapters(down_in, up_in, down_out, up_out, ctx.scale, ctx.num_maps_in)
+        ctx.lanes, ctx.maps, ctx.shape, ctx.dtype, ctx.scale = lanes, maps, x.shape, x.dtype, scale
+        adapters = Adapters.like(factors, scale)
         x = x.to(compute_dtype(x)).flatten(0, 1)
         with without_autocast(x):
             out = branch_buffer(x, maps.bias_out)
@@ -170,16 +173,14 @@ class _AdaptedLanes(torch.autograd.Function):
         if not lanes.train:
             ctx.sums = None
         ctx.compute_dtype = x.dtype
-        ctx.save_for_backward(x if lanes.train else None, *adapters.tensors)
+        ctx.save_for_backward(x if lanes.train else None, *factors)
         return out.view(ctx.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_branch: Tensor) -> tuple[Tensor | None, ...]:
         x, *factors = ctx.saved_tensors
-        down_in, up_in, down_out, up_out = factors
-        adapters = Adapters(down_in, up_in, down_out, up_out, ctx.scale, ctx.num_maps_in)
-        trained = None
+        adapters, trained = Adapters.like(factors, ctx.scale), None
         if ctx.lanes.train:
             trained = TrainedAdapters(x, ctx.sums, adapters.gradient_buffers())
         with without_autocast(grad_branch):
@@ -196,4 +197,4 @@ class _AdaptedLanes(torch.autograd.Function):
         if grad_x is not None:
             grad_x = grad_x.to(ctx.dtype).view(ctx.shape)
         made = (None,) * len(factors) if trained is None else trained.gradients.tensors
-        return grad_x, *made, None, None, None, None
+        return grad_x, None, None, None, None, *made

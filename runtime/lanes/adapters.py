@@ -2,13 +2,13 @@
 
 To a map in, ``x W^T``, an adapter adds ``scale (x A^T) B^T``; to a map out the same. Heads and
 hidden units have their rows of the first B and their columns of the second A; the first A and the
-second B are the block's. So ``x A^T`` of the map in is computed once for all groups, and what the
-groups give to the second A is summed before it is multiplied with B. Where queries, keys and values
-have maps of their own, their factors stand one after another.
+second B are the block's. So ``x A^T`` of the maps in is computed once for all groups, and what the
+groups give to the second A is summed before it is multiplied with B. Several maps in (queries, keys
+and values; gate and up) have factors of their own, of as many rows as the map has.
 Shapes: T tokens, D width, r rank, m maps in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,39 +23,50 @@ class Adapters:
     """The factors of a sub-layer or the part of them that is held, or their gradients.
 
     Attributes:
-        down_in: A of the maps in, ``[m r, D]``.
-        up_in: B of the maps in, ``[rows, r]``.
+        down_in: A of the maps in, one after another, ``[m r, D]``.
+        ups_in: B of each map in, ``[rows, r]``.
         down_out: A of the map out, ``[r, columns]``.
         up_out: B of the map out, ``[D, r]``.
         scale: alpha / r.
-        num_maps_in: m.
     """
 
     down_in: Tensor
-    up_in: Tensor
+    ups_in: tuple[Tensor, ...]
     down_out: Tensor
     up_out: Tensor
     scale: float
-    num_maps_in: int
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.down_in, self.up_in, self.down_out, self.up_out
+    def num_maps_in(self) -> int:
+        return len(self.ups_in)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the order in which `like` takes them."""
+        return self.down_in, self.down_out, self.up_out, *self.ups_in
+
+    @staticmethod
+    def like(tensors: Sequence[Tensor], scale: float) -> "Adapters":
+        """The inverse of `tensors`."""
+        down_in, down_out, up_out, *ups_in = tensors
+        return Adapters(down_in, tuple(ups_in), down_out, up_out, scale)
 
     def to(self, dtype: torch.dtype) -> "Adapters":
         """In another type; themselves if they have it."""
-        down_in, up_in, down_out, up_out = (tensor.to(dtype) for tensor in self.tensors)
-        return Adapters(down_in, up_in, down_out, up_out, self.scale, self.num_maps_in)
+        return self.like([tensor.to(dtype) for tensor in self.tensors], self.scale)
 
     def gradient_buffers(self) -> "Adapters":
         """Zeros to add gradients to."""
-        down_in, up_in, down_out, up_out = (torch.zeros_like(t) for t in self.tensors)
-        return Adapters(down_in, up_in, down_out, up_out, self.scale, self.num_maps_in)
+        return self.like([torch.zeros_like(tensor) for tensor in self.tensors], self.scale)
 
-    def map_by_map(self, *tensors: tuple[Tensor, int]) -> Iterator[tuple[Tensor, ...]]:
-        """The part of each tensor that belongs to a map in, along the dimension that stacks them;
-        for one map after another."""
-        return zip(*(t.chunk(self.num_maps_in, dim) for t, dim in tensors), strict=True)
+    def rows_in(self, group: LaneSlice) -> list[Tensor]:
+        """The group's rows of B of each map in, ``[own rows, r]``."""
+        of_maps = group.rows.of_maps(self.num_maps_in)
+        return [rows.take(up, 0) for rows, up in zip(of_maps, self.ups_in, strict=True)]
+
+    def of_maps(self, low: Tensor) -> tuple[Tensor, ...]:
+        """Each map's part of products with A of the maps in, ``[T, m r]``."""
+        return low.chunk(self.num_maps_in, 1)
 
 
 class AdapterSums:
@@ -81,11 +92,11 @@ class AdapterSums:
         add_product_on_runs(self.low_in, x, down, lanes.tokens_active, keep=False)
         self.low_in.mul_(adapters.scale)
 
-    def add_to_projected(self, projected: Tensor, group: LaneSlice) -> None:
-        """Add the adapters of the maps in to ``[own T, own rows]``."""
-        up_in = group.rows.take(self._adapters.up_in, 0)
-        for part, low, up in self._adapters.map_by_map(
-            (projected, 1), (self.low_in, 1), (up_in, 0)
+    def add_to_projected(self, projected: Sequence[Tensor], group: LaneSlice) -> None:
+        """Add the adapters of the maps in to ``[own T, own rows]`` of each."""
+        adapters = self._adapters
+        for part, low, up in zip(
+            projected, adapters.of_maps(self.low_in), adapters.rows_in(group), strict=True
         ):
             add_product_of_all(part, low, up.t(), group)
 

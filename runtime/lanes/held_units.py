@@ -1,9 +1,11 @@
 """Heads and hidden units of a block that one device holds."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 
@@ -15,9 +17,23 @@ class HeldUnits:
     heads: np.ndarray
     hidden: np.ndarray
 
+    def of(self, units: Literal["heads", "hidden"]) -> np.ndarray:
+        return self.heads if units == "heads" else self.hidden
+
     @property
     def are_any(self) -> bool:
         return len(self.heads) + len(self.hidden) > 0
+
+
+HEAD_PARTS = ("queries", "keys", "values")
+"""What the maps into attention make of each head, in their order."""
+
+
+def unit_rows(shape: ModelShape, *parts: str) -> tuple[int, ...]:
+    """Rows of a map, or columns, that a head has in some of `HEAD_PARTS`, or a hidden unit in
+    ``hidden``: those of several queries where these share keys and values."""
+    rows = {"queries": shape.head_columns, "keys": shape.head_dim, "values": shape.head_dim}
+    return tuple((rows | {"hidden": 1})[part] for part in parts)
 
 
 def all_units(workload: Workload) -> HeldUnits:

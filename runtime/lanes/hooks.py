@@ -127,16 +127,13 @@ def rescaled(
 
 def columns_to_subnets(workload: Workload, group: LaneSlice, place: Place) -> np.ndarray:
     """The subnet of each of a group's columns, int ``[c]``."""
-    columns = np.concatenate([np.arange(*run) for run in group.columns.runs])
-    if place.sublayer == "attention":
-        owner = np.full(workload.shape.num_heads, -1)
-        unit = place.held.heads[columns // workload.shape.head_dim]
-    else:
-        owner = np.full(workload.shape.mlp_hidden, -1)
-        unit = place.held.hidden[columns]
+    is_attention = place.sublayer == "attention"
+    held = place.held.heads if is_attention else place.held.hidden
+    unit = np.repeat(held[group.columns.indices], group.columns.parts[0])
+    owner = np.full(workload.shape.num_heads if is_attention else workload.shape.mlp_hidden, -1)
     for index, subnet in enumerate(workload.partition.subnets):
         if subnet.block == place.block:
-            if place.sublayer == "attention":
+            if is_attention:
                 owner[list(subnet.heads)] = index
             else:
                 owner[subnet.hidden_start : subnet.hidden_stop] = index
@@ -162,13 +159,13 @@ class TaylorWatch:
         """For `hooked` and `hooked_rank`."""
         subnets = torch.from_numpy(columns_to_subnets(self._workload, group, place))
         samples = torch.from_numpy(place.samples).to(self._device)
-        head_dim = self._workload.shape.head_dim if place.sublayer == "attention" else None
-        owner = (subnets if head_dim is None else subnets[::head_dim]).to(self._device)
+        size = group.columns.parts[0]
+        owner = subnets[::size].to(self._device)
 
         def watch(result: Tensor, grad_result: Tensor) -> None:
             by_unit = (result * grad_result).unflatten(0, (len(samples), -1)).sum(1).float()
-            if head_dim is not None:
-                by_unit = by_unit.unflatten(1, (-1, head_dim)).sum(2).abs()
+            if place.sublayer == "attention":
+                by_unit = by_unit.unflatten(1, (-1, size)).sum(2).abs()
             own = self._total.new_zeros(len(self._total), len(samples))
             own.index_add_(0, owner, by_unit.t())
             self._total.index_add_(1, samples, own.abs())

@@ -80,14 +80,20 @@ def add_product_of_all(y_own: Tensor, x_all: Tensor, matrix: Tensor, group: Lane
 
 
 def add_input_weight_gradient(
-    gradient: Tensor, grad_own: Tensor, x_all: Tensor, group: LaneSlice, *, overwrite: bool
+    gradient: Tensor,
+    rows: Units,
+    grad_own: Tensor,
+    x_all: Tensor,
+    group: LaneSlice,
+    *,
+    overwrite: bool,
 ) -> None:
-    """Add the dW of a linear map from all tokens to the group's rows of `gradient`.
+    """Add the dW of a linear map from all tokens to the group's `rows` of `gradient`.
 
     With `overwrite` the group has all rows, and what `gradient` holds is of no account.
     """
     pairs = [(grad_own[of_own].t(), x_all[of_all]) for of_all, of_own in group.token_runs]
-    _add_weight_gradient(gradient, 0, group.rows, pairs, overwrite)
+    _add_weight_gradient(gradient, 0, rows, pairs, overwrite)
 
 
 def add_output_weight_gradient(

@@ -18,7 +18,7 @@ from d2ft_sched.schedule.lanes import LaneGroup, lane_groups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import schedule_waves
-from runtime.lanes.held_units import HeldUnits, all_units
+from runtime.lanes.held_units import HEAD_PARTS, HeldUnits, all_units, unit_rows
 
 Run = tuple[int, int]
 """First index, and one past the last, of neighbours."""
@@ -26,50 +26,64 @@ Run = tuple[int, int]
 
 @dataclass(frozen=True)
 class Units:
-    """Some rows, or columns, of a weight.
+    """Rows, or columns, of a weight that some heads or hidden units have.
 
     Attributes:
-        runs: where they are in every part of the weight, in order; at least one.
-        is_all: whether the weight has no others.
-        num_parts: equal parts that the weight is stacked of: 3 for queries, keys and values.
+        runs: of heads or hidden units, counted among those that the weight has, in order.
+        num_all: that the weight has.
+        parts: how many rows each has in every part that the weight is stacked of: queries, keys
+            and values, which may be unequal.
     """
 
     runs: tuple[Run, ...]
-    is_all: bool
-    num_parts: int = 1
+    num_all: int
+    parts: tuple[int, ...] = (1,)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether the weight has no others."""
+        return self.runs == ((0, self.num_all),)
 
     @property
     def is_one_run(self) -> bool:
         """Whether they neighbour one another in the whole weight."""
-        return len(self.runs) == 1 and (self.num_parts == 1 or self.is_all)
+        return len(self.runs) == 1 and (len(self.parts) == 1 or self.is_all)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Of the heads or hidden units, int, sorted."""
+        return np.concatenate([np.arange(*run) for run in self.runs])
+
+    def of_maps(self, num_maps: int) -> tuple["Units", ...]:
+        """The same in each of the maps whose outputs the parts are, in equal numbers."""
+        size = len(self.parts) // num_maps
+        return tuple(
+            replace(self, parts=self.parts[i * size : (i + 1) * size]) for i in range(num_maps)
+        )
 
     def take(self, tensor: Tensor, dim: int) -> Tensor:
         """Their part of `tensor` along `dim`: a view if they are one run, else a copy."""
         if self.is_all:
             return tensor
-        if self.num_parts == 1:
-            return self._join(tensor, dim)
-        return self._join(tensor.unflatten(dim, (self.num_parts, -1)), dim + 1).flatten(
-            dim, dim + 1
-        )
+        views = self._views(tensor, dim) or [tensor.narrow(dim, 0, 0)]
+        return views[0] if len(views) == 1 else torch.cat(views, dim)
 
     def add_to(self, tensor: Tensor, dim: int, own: Tensor) -> None:
         """Add `own` to their part of `tensor` along `dim`, in place."""
-        if self.num_parts > 1:
-            tensor = tensor.unflatten(dim, (self.num_parts, -1))
-            own = own.unflatten(dim, (self.num_parts, -1))
-            dim += 1
         views = self._views(tensor, dim)
         pieces = own.split([view.shape[dim] for view in views], dim)
         for view, piece in zip(views, pieces, strict=True):
             view.add_(piece)
 
-    def _join(self, tensor: Tensor, dim: int) -> Tensor:
-        views = self._views(tensor, dim)
-        return views[0] if len(views) == 1 else torch.cat(views, dim)
-
     def _views(self, tensor: Tensor, dim: int) -> list[Tensor]:
-        return [tensor.narrow(dim, start, stop - start) for start, stop in self.runs]
+        views, first = [], 0
+        for rows in self.parts:
+            views += [
+                tensor.narrow(dim, first + start * rows, (stop - start) * rows)
+                for start, stop in self.runs
+            ]
+            first += rows * self.num_all
+        return views
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,8 @@ class LaneSlice:
     Attributes:
         num_samples: samples of the group.
         tokens: runs of tokens of the pass, a sample's tokens being neighbours.
-        rows: the group's rows of the input weight: queries, keys and values of its heads, or its
-            hidden units.
+        rows: the group's rows of the maps in: queries, keys and values of its heads, or gate and up
+            of its hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
         tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
         trains: whether its weights get a gradient; else it hands it on alone, or has none.
@@ -122,11 +136,6 @@ class LaneSlice:
             pairs.append((slice(start, stop), slice(first, first + stop - start)))
         return tuple(pairs)
 
-    def of_one_map(self, num_maps: int) -> "LaneSlice":
-        """The same where each of the maps that the input weight is stacked of stands alone."""
-        rows = replace(self.rows, num_parts=self.rows.num_parts // num_maps)
-        return self if num_maps == 1 else replace(self, rows=rows)
-
     def scaled(self, values: Tensor) -> Tensor:
         """Values ``[own T, c]`` times `gradient_scale`, in their own type."""
         scale = self.gradient_scale
@@ -154,6 +163,7 @@ class SublayerLanes:
         tokens_trained: runs of tokens in FULL groups.
         tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
         tokens_active: runs of tokens in any group.
+        recomputes: whether groups keep their inputs alone, and run forward again in backward.
     """
 
     num_tokens: int
@@ -165,6 +175,7 @@ class SublayerLanes:
     tokens_trained: tuple[Run, ...]
     tokens_with_dx: tuple[Run, ...]
     tokens_active: tuple[Run, ...]
+    recomputes: bool = False
 
     @property
     def train(self) -> bool:
@@ -183,6 +194,12 @@ class BlockLanes:
 
     attention: SublayerLanes
     mlp: SublayerLanes
+
+    def recomputing(self, recomputes: bool) -> "BlockLanes":
+        """The same, of which groups run forward again in backward, or not."""
+        return BlockLanes(
+            replace(self.attention, recomputes=recomputes), replace(self.mlp, recomputes=recomputes)
+        )
 
 
 @dataclass(frozen=True)
@@ -216,13 +233,16 @@ class ScheduleSlices:
     waves: tuple[Wave, ...]
 
 
-def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1) -> ScheduleSlices:
+def slice_schedule(
+    workload: Workload, schedule: np.ndarray, num_waves: int = 1, *, recomputes: bool = False
+) -> ScheduleSlices:
     """Cut a mini-batch into waves, and every block of a wave into lane groups.
 
     Args:
         workload: the model, its subnets and the micro-batches.
         schedule: int ``[num_subnets, num_microbatches]``.
         num_waves: passes through the model, from 1 to num_microbatches.
+        recomputes: whether lanes run forward again in backward instead of keeping what they made.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.
@@ -250,7 +270,7 @@ def slice_schedule(workload: Workload, schedule: np.ndarray, num_waves: int = 1)
                 int(counts.sum()),
                 units,
                 needs_dx[block],
-            )
+            ).recomputing(recomputes)
             for block in range(workload.shape.num_blocks)
         )
         samples = _samples_of(workload, start, microbatches)
@@ -277,8 +297,8 @@ def block_lanes(
         held: heads and hidden units that the weights have.
         needs_dx: whose gradient goes on, bool ``[2 sublayers, num_microbatches]``.
     """
-    partition, head_dim = workload.partition, workload.shape.head_dim
-    num_tokens = num_samples * workload.shape.num_tokens
+    partition, shape = workload.partition, workload.shape
+    num_tokens = num_samples * shape.num_tokens
     attention, mlp = [], []
     for group in groups:
         members = [partition.subnets[s] for s in group.subnets]
@@ -287,16 +307,17 @@ def block_lanes(
         )
         heads = np.array([head for m in members for head in m.heads], dtype=np.int64)
         heads = np.searchsorted(held.heads, np.sort(heads))
-        channels = (heads[:, None] * head_dim + np.arange(head_dim)).ravel()
-        if len(channels):
-            columns = _units(channels, len(held.heads) * head_dim)
-            rows = replace(columns, num_parts=3)
-            attention += [part.lane(rows, columns) for part in of_attention]
+        if len(heads):
+            runs, num_all = index_runs(heads), len(held.heads)
+            rows = unit_rows(shape, *HEAD_PARTS)
+            units = Units(runs, num_all, rows), Units(runs, num_all, rows[:1])
+            attention += [part.lane(*units) for part in of_attention]
         hidden = np.concatenate([np.arange(m.hidden_start, m.hidden_stop) for m in members])
         hidden = np.searchsorted(held.hidden, np.sort(hidden))
         if len(hidden):
-            units = _units(hidden, len(held.hidden))
-            mlp += [part.lane(units, units) for part in of_mlp]
+            runs, num_all = index_runs(hidden), len(held.hidden)
+            units = Units(runs, num_all, (1,) * shape.hidden_rows), Units(runs, num_all)
+            mlp += [part.lane(*units) for part in of_mlp]
     return BlockLanes(_sublayer(attention, num_tokens), _sublayer(mlp, num_tokens))
 
 
@@ -379,10 +400,6 @@ def _samples_of(
 
 def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
     return tuple((start * num_tokens, stop * num_tokens) for start, stop in index_runs(samples))
-
-
-def _units(indices: np.ndarray, num_all: int) -> Units:
-    return Units(index_runs(indices), is_all=len(indices) == num_all)
 
 
 def index_runs(indices: np.ndarray) -> tuple[Run, ...]:

@@ -29,7 +29,7 @@ from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.slices import SublayerLanes, slice_schedule
 from runtime.models.optimizers import create_optimizer
-from runtime.partitioned_step import forward, run_lanes
+from runtime.partitioned_step import features, run_lanes
 from runtime.torch_device import Stopwatch, autocast, device_name, memory_bytes
 
 NUM_TIMED_BLOCKS = 4
@@ -216,7 +216,8 @@ def _time_trunk(
     points: dict[WorkKind, Points],
 ) -> None:
     part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
-    own = inputs[: int(part.samples.sum())]
+    own, family = inputs[: int(part.samples.sum())], family_of(model)
+    labels = family.random_labels(model, own.cpu(), torch.Generator()).to(own.device)
     idle = slice_schedule(
         part, uniform_schedule(part.num_subnets, num_microbatches, Operation.SHORTCUT)
     )
@@ -236,9 +237,10 @@ def _time_trunk(
         for repeat in range(num_repeats + 1):
             watch = Stopwatch(inputs.device)
             watch.lap("start")
-            logits = forward(model, own, slices.waves[0], hand_on)
+            seen = features(model, own, slices.waves[0], hand_on)
+            loss = family.loss(model, seen, labels)
             watch.lap("forward")
-            torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+            torch.autograd.grad(loss, parameters, allow_unused=True)
             watch.lap("backward")
             if repeat > 0:
                 samples.append(_both(watch))

@@ -86,7 +86,7 @@ def _measure(
     num_repeats: int,
 ) -> RankStepMeasurement:
     steps = {"step": step}
-    return measure_in_turns(ranks, steps, module, optimizer, held, num_repeats)["step"]
+    return measure_in_turns(ranks, steps, module, optimizer, {"step": held}, num_repeats)["step"]
 
 
 def _update(optimizer: torch.optim.Optimizer, watch: Stopwatch | None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import peak_memory_bytes
+from runtime.measure.step_times import begin_state
 from runtime.models.optimizers import create_optimizer
 from runtime.ranks.agreement import gather_arrays, meet
 from runtime.ranks.all_to_all import SentBytes
@@ -82,15 +83,15 @@ def measure_rank_steps(
         name: resting(model.module, model.own_shards, workload, schedule)
         for name, schedule in schedules.items()
     }
-    any_slices = next(iter(slices.values()))
-    batch = _random_batch(model, any_slices)
+    batches = _random_batches(model, slices)
     optimizer = create_optimizer(model.module, workload.optimizer, lr=0.0)
+    begin_state(optimizer)
 
     def step(name: str, watch: Stopwatch | None, counted: SentBytes | None) -> None:
         with autocast(ranks.device, workload):
             rank_forward_backward(
                 model,
-                batch,
+                batches[name],
                 slices[name],
                 overlap=overlap,
                 watch=watch,
@@ -101,7 +102,7 @@ def measure_rank_steps(
             watch.lap("optimizer")
 
     steps = {name: partial(step, name) for name in slices}
-    held = [batch.inputs, batch.labels]
+    held = {name: [batch.inputs, batch.labels] for name, batch in batches.items()}
     return measure_in_turns(ranks, steps, model.module, optimizer, held, num_repeats, progress)
 
 
@@ -110,7 +111,7 @@ def measure_in_turns(
     steps: Mapping[str, RankStep],
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    held: Sequence[Tensor],
+    held: Mapping[str, Sequence[Tensor]],
     num_repeats: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, RankStepMeasurement]:
@@ -121,7 +122,7 @@ def measure_in_turns(
         steps: by name.
         module: whose parameters they train.
         optimizer: which they use.
-        held: what else is there before a step.
+        held: what else is there before each of them.
         num_repeats: timed steps of each kind, after one that is not.
         progress: told how many of how many steps are done.
     """
@@ -140,7 +141,7 @@ def measure_in_turns(
             progress(done, total)
 
     state = [t for values in optimizer.state.values() for t in values.values()]
-    held = [*module.parameters(), *(t for t in state if isinstance(t, Tensor)), *held]
+    stays = [*module.parameters(), *(t for t in state if isinstance(t, Tensor))]
     measured, what = {}, "the collection of measurements"
     for name, step in steps.items():
         all_laps = gather_arrays(ranks, np.stack(laps[name]), what)
@@ -148,7 +149,8 @@ def measure_in_turns(
         quartiles = np.percentile(slowest_s, [25, 75])
         counted = SentBytes(ranks.num_ranks)
         flops = count_flops(partial(step, None, counted))
-        peak = peak_memory_bytes(partial(step, None, None), held, ranks.device)
+        all_held = [*stays, *held[name]]
+        peak = peak_memory_bytes(partial(step, None, None), all_held, ranks.device)
         sent = counted.total() + counted.all_reduce
         facts = gather_arrays(ranks, np.array([flops, peak, *sent], dtype=float), what)
         measured[name] = RankStepMeasurement(
@@ -168,16 +170,26 @@ def _by_phase(seconds: Mapping[str, float]) -> np.ndarray:
     return np.array([sum(s for name, s in seconds.items() if name.endswith(p)) for p in PHASES])
 
 
-def _random_batch(model: RankModel, slices: RankSlices) -> RankBatch:
-    """A mini-batch drawn alike on every rank."""
+def _random_batches(model: RankModel, slices: Mapping[str, RankSlices]) -> dict[str, RankBatch]:
+    """Of a mini-batch drawn alike on every rank, what a rank has of it under each schedule."""
     generator = torch.Generator().manual_seed(0)
-    num_samples, num_classes = slices.num_samples, model.num_classes
-    inputs = model.family.random_inputs(model.module, num_samples, generator)
-    labels = torch.randint(num_classes, (num_samples,), generator=generator)
-    key_mask = model.family.key_mask(model.module, inputs)
-    own, device = torch.from_numpy(slices.owned_samples), model.ranks.device
-    return RankBatch(
-        inputs[own].to(device),
-        labels[own].to(device),
-        None if key_mask is None else key_mask.to(device),
-    )
+    family, num_samples = model.family, int(model.workload.samples.sum())
+    inputs = family.random_inputs(model.module, num_samples, generator)
+    labels = family.random_labels(model.module, inputs, generator)
+    key_mask, device = family.key_mask(model.module, inputs), model.ranks.device
+    if key_mask is not None:
+        key_mask = key_mask.to(device)
+    made: dict[tuple[bytes, int], RankBatch] = {}
+    for one in slices.values():
+        if _what_is_taken(one) not in made:
+            own = torch.from_numpy(one.owned_samples)
+            counted = family.num_counted(labels[: one.num_samples]).sum().to(device)
+            made[_what_is_taken(one)] = RankBatch(
+                inputs[own].to(device), labels[own].to(device), counted, key_mask
+            )
+    return {name: made[_what_is_taken(one)] for name, one in slices.items()}
+
+
+def _what_is_taken(slices: RankSlices) -> tuple[bytes, int]:
+    """What batches are told apart by: the rank's samples, and how many run on all ranks."""
+    return slices.owned_samples.tobytes(), slices.num_samples

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
@@ -16,7 +15,7 @@ from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
 from runtime.models.optimizers import create_optimizer
-from runtime.partitioned_step import forward, forward_backward
+from runtime.partitioned_step import features, forward_backward
 from runtime.ranks.shards import whole_shards
 from runtime.torch_device import Stopwatch, autocast, device_name
 from runtime.training.resting_rows import Resting, resting, update
@@ -62,6 +61,7 @@ def measure_steps(
     device: torch.device,
     *,
     num_waves: int = 1,
+    recomputes: bool = False,
     num_repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, StepMeasurement]:
@@ -73,6 +73,7 @@ def measure_steps(
         schedules: by name; None is the untouched model.
         device: what to measure.
         num_waves: passes per step.
+        recomputes: whether lanes run forward again in backward.
         num_repeats: timed steps of each schedule, after one that is not.
         progress: told how many of how many steps are done.
     """
@@ -81,7 +82,9 @@ def measure_steps(
     begin_state(optimizer)
     shards = whole_shards(model)
     slices = {
-        name: None if schedule is None else slice_schedule(workload, schedule, num_waves)
+        name: None
+        if schedule is None
+        else slice_schedule(workload, schedule, num_waves, recomputes=recomputes)
         for name, schedule in schedules.items()
     }
     rests = {
@@ -126,7 +129,9 @@ def measure_steps(
             },
             flops=count_flops(partial(step, name)),
             peak_memory_bytes=peak_memory_bytes(partial(step, name), held, device),
-            activation_bytes=_activation_bytes(model, workload, inputs, slices[name], held, device),
+            activation_bytes=_activation_bytes(
+                model, workload, inputs, labels, slices[name], held, device
+            ),
             exchange_bytes=0,
             num_repeats=num_repeats,
             device=device_name(device),
@@ -153,8 +158,7 @@ def random_batch(
     num_samples = int(workload.samples.sum())
     family = family_of(model)
     inputs = family.random_inputs(model, num_samples, generator)
-    num_classes = family.classifier(model).out_features
-    labels = torch.randint(num_classes, (num_samples,), generator=generator)
+    labels = family.random_labels(model, inputs, generator)
     return inputs.to(device), labels.to(device)
 
 
@@ -168,7 +172,9 @@ def _gradients(
     if slices is not None:
         forward_backward(model, inputs, labels, slices, watch)
         return
-    loss = F.cross_entropy(model(inputs), labels)
+    family = family_of(model)
+    total = family.loss(model, family.whole_features(model, inputs), labels)
+    loss = total / family.num_counted(labels).sum()
     if watch is not None:
         watch.lap("forward")
     loss.backward()
@@ -180,15 +186,20 @@ def _activation_bytes(
     model: nn.Module,
     workload: Workload,
     inputs: Tensor,
+    labels: Tensor,
     slices: ScheduleSlices | None,
     held: list[Tensor],
     device: torch.device,
 ) -> int:
+    family = family_of(model)
+
     def run(wave: int) -> Tensor:
         with autocast(device, workload):
             if slices is None:
-                return model(inputs)
-            return forward(model, slices.waves[wave].take(inputs), slices.waves[wave])
+                return family.loss(model, family.whole_features(model, inputs), labels)
+            own = slices.waves[wave]
+            seen = features(model, own.take(inputs), own)
+            return family.loss(model, seen, own.take(labels))
 
     num_waves = 1 if slices is None else len(slices.waves)
     return max(kept_bytes(partial(run, wave), held, device) for wave in range(num_waves))

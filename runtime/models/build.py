@@ -141,6 +141,11 @@ def default_weights(name: str, weights: str | None, pretrained: bool) -> str | N
     return weights
 
 
+def has_class_labels(name: str) -> bool:
+    """Whether models of that name put samples into classes; others foretell tokens."""
+    return family_named(name).has_class_labels
+
+
 def input_format_of(shape: ModelShape, image_size: int | None = None) -> InputFormat:
     """What samples a model takes that has been planned for as `shape`.
 
@@ -150,6 +155,30 @@ def input_format_of(shape: ModelShape, image_size: int | None = None) -> InputFo
     if image_size is not None:
         return PictureFormat(image_size)
     return family_named(shape.name).input_format(shape)
+
+
+def check_same_shape(planned: ModelShape, built: ModelShape) -> None:
+    """Refuse to run a plan with another model than it was made for; classes may differ.
+
+    Raises:
+        InputError: naming the first size that differs.
+    """
+    for name in (
+        "num_blocks",
+        "num_heads",
+        "head_dim",
+        "width",
+        "mlp_hidden",
+        "num_tokens",
+        "layer_scale",
+        "norm_first",
+    ):
+        ours, theirs = getattr(planned, name), getattr(built, name)
+        if ours != theirs:
+            raise InputError(
+                f"the plan is for another model: {planned.name} with {name} {ours}; "
+                f"the model built here has {theirs}"
+            )
 
 
 def check_supported(model: nn.Module) -> nn.Module:

@@ -73,15 +73,12 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
 def pooled_features(model: nn.Module, split: Split, batch_size: int = 128) -> Tensor:
     """What the classifier sees, ``[num_samples, width]``."""
     was_training, family = model.training, family_of(model)
-    parts: list[Tensor] = []
-    hook = family.classifier(model).register_forward_pre_hook(
-        lambda _, given: parts.append(given[0])
-    )
     try:
         model.eval()
-        for stored in split.inputs.split(batch_size):
-            model(family.to_inputs(model, stored))
+        parts = [
+            family.whole_features(model, family.to_inputs(model, stored))
+            for stored in split.inputs.split(batch_size)
+        ]
     finally:
-        hook.remove()
         model.train(was_training)
     return torch.cat(parts)

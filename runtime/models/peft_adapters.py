@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.files.atomic_write import write_atomically, write_text
 from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.workload import ELEMENT_BYTES
 from runtime.families.known_families import family_of
 from runtime.tensor_file import write_state
 
@@ -24,8 +25,8 @@ _PREFIX = "base_model.model."
 """Of all names in `FACTORS`."""
 
 
-def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
-    """Put adapters on all linear maps of the blocks and freeze all else but the classifier.
+def add_adapters(model: nn.Module, lora: Lora, seed: int = 0, *, frozen_bytes: int = 4) -> None:
+    """Put adapters on all linear maps of the blocks and freeze all else but a classifier.
 
     As `peft` draws them: A at random, B zero, so that the model's results stay as they are.
 
@@ -33,6 +34,7 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
         model: one that `runtime.models.build.check_supported` accepts; it is changed.
         lora: rank and alpha.
         seed: of A.
+        frozen_bytes: as of a workload; where they are 2, what does not train becomes bfloat16.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -53,7 +55,11 @@ def add_adapters(model: nn.Module, lora: Lora, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)
-    family.classifier(model).requires_grad_(True)
+    if family.has_class_labels:
+        family.classifier(model).requires_grad_(True)
+    for parameter in model.parameters():
+        if frozen_bytes == ELEMENT_BYTES["bfloat16"] and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def has_adapters(model: nn.Module) -> bool:
@@ -62,8 +68,9 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -> None:
-    """Write adapters and classifier so that ``peft.PeftModel.from_pretrained(base, folder)`` reads
-    them, each file atomically.
+    """Write adapters, and a classifier that trains, each file atomically.
+
+    ``peft.PeftModel.from_pretrained(base, folder)`` reads them.
 
     Args:
         model: that `add_adapters` has changed; on a rank, its part.
@@ -74,19 +81,22 @@ def save_adapter(model: nn.Module, values: Mapping[str, Tensor], folder: Path) -
 
     own: Any = model
     (name,) = own.peft_config
-    classifier = family_of(model).classifier(model)
-    (classifier_name,) = (n for n, module in model.named_modules() if module is classifier)
+    family, classifiers = family_of(model), []
+    if family.has_class_labels:
+        classifier = family.classifier(model)
+        classifiers = [n for n, module in model.named_modules() if module is classifier]
     trained = get_peft_model_state_dict(
         model, dict(values), adapter_name=name, save_embedding_layers=False
     )
-    trained |= {key: t for key, t in values.items() if key.startswith(f"{classifier_name}.")}
+    of_classifiers = tuple(f"{name}." for name in classifiers)
+    trained |= {key: t for key, t in values.items() if key.startswith(of_classifiers)}
     state = {f"{_PREFIX}{key}": tensor for key, tensor in trained.items()}
     with tempfile.TemporaryDirectory() as temporary:
         own.peft_config[name].save_pretrained(temporary)
         content = json.loads((Path(temporary) / CONFIG).read_text())
     # Whole names: the shortened ones of `peft` would fit maps that other models have besides.
     adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
-    content |= {"target_modules": adapted, "modules_to_save": [classifier_name]}
+    content |= {"target_modules": adapted, "modules_to_save": classifiers or None}
     content["inference_mode"] = True
     write_atomically(folder / FACTORS, lambda path: write_state(path, state))
     write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")

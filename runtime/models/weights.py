@@ -8,6 +8,7 @@ from torch import nn
 
 from d2ft_sched.files.atomic_write import write_atomically, write_text
 from runtime.families.known_families import family_of
+from runtime.ranks.shards import trained_dtype
 from runtime.tensor_file import write_state
 
 CLASS_NAMES = "class_names.json"
@@ -15,8 +16,10 @@ CLASS_NAMES = "class_names.json"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write all parameters as safetensors in the model's own layout, atomically."""
-    state = model.state_dict()
+    """Write all parameters as safetensors in the model's own layout, in the type of those that
+    train, atomically."""
+    dtype = trained_dtype(model)
+    state = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
     write_atomically(path, lambda temporary: write_state(temporary, state))
 
 
@@ -28,6 +31,8 @@ def write_companions(model: nn.Module, folder: Path, class_names: Sequence[str])
     files = family_of(model).companion_files(model, class_names)
     for name, text in files.items():
         write_text(folder / name, text)
+    if not family_of(model).has_class_labels:
+        return tuple(files)
     return *files, write_class_names(folder, class_names)
 
 

@@ -37,6 +37,7 @@ def _after_blocks(model: nn.Module) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
     inputs = family.random_inputs(model, 1, generator).to(parameters[0].device)
     stream = family.embed(model, inputs).detach()
-    logits = family.classifier(model)(family.features(model, stream, inputs))
-    gradients = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+    labels = family.random_labels(model, inputs, generator).to(inputs.device)
+    loss = family.loss(model, family.features(model, stream, inputs), labels)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [p for p, g in zip(parameters, gradients, strict=True) if g is not None]

@@ -78,8 +78,6 @@ def sum_layout(
 ) -> list[Shard]:
     """What of the parameters of a sum's block is in it, in the order of its values.
 
-    Matrices stand before vectors, so that those of several maps into a core neighbour one another.
-
     Args:
         one: the sum.
         full_shapes: of the block's parameters that train, by name, in their order.
@@ -87,8 +85,8 @@ def sum_layout(
         workload: whose shape says what heads and hidden units are.
     """
     units, layout = HeldUnits(one.heads, one.hidden), list[Shard]()
-    for name in sorted(full_shapes, key=lambda name: -len(full_shapes[name])):
-        full_shape = tuple(full_shapes[name])
+    for name, shape in full_shapes.items():
+        full_shape = tuple(shape)
         axis = sliced_axis(family, name)
         if axis is not None:
             indices = axis_indices(axis, units, workload)

@@ -42,4 +42,5 @@ def _renamed(placement: Placement, rank_of: dict[int, int]) -> Placement:
         len(rank_of),
         tuple(rank_of[device] for device in placement.subnet_device),
         tuple(rank_of[device] for device in placement.owner),
+        tuple(sorted(rank_of[device] for device in placement.recomputing)),
     )

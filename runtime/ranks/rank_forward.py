@@ -22,13 +22,11 @@ class Outputs:
 
     Attributes:
         rows: which samples, int64.
-        features: what the classifier sees, ``[len(rows), width]``.
-        logits: ``[len(rows), num_classes]``.
+        features: what the classifier sees, ``[len(rows), ...]``.
     """
 
     rows: np.ndarray
     features: Tensor
-    logits: Tensor
 
 
 @torch.no_grad()
@@ -55,7 +53,7 @@ def rank_outputs(
     ranks, replica = model.ranks, model.replica
     if replica is None:
         return
-    classifier, owners = model.family.classifier(model.module), replica.placement.owners
+    owners = replica.placement.owners
     rows_of = [np.flatnonzero(owner_of == owner) for owner in owners]
     own_rows = np.flatnonzero(owner_of == ranks.rank)
     prepared: dict[tuple[int, ...], RankWave] = {}
@@ -65,22 +63,14 @@ def rank_outputs(
         if sizes not in prepared:
             prepared[sizes] = _forward_wave(model, replica.placement, sizes)
         rows = own_rows[start : start + samples_per_pass]
-        captured: list[tuple[Tensor, Tensor]] = []
-        hook = None
-        if len(rows):
-            hook = classifier.register_forward_hook(
-                lambda _, given, logits, into=captured: into.append((given[0], logits))
-            )
         labels = torch.zeros(len(rows), dtype=torch.int64, device=ranks.device)
         mask = None if key_mask is None else key_mask[torch.from_numpy(np.concatenate(parts))]
-        batch = RankBatch(inputs_of(rows), labels, mask)
-        one = WavePass(model, prepared[sizes], batch, sum(sizes), None, None, None)
+        batch = RankBatch(inputs_of(rows), labels, labels.new_ones(()), mask)
+        one = WavePass(model, prepared[sizes], batch, None, None, None)
         for _ in one.forward():
             pass
-        if hook is not None:
-            hook.remove()
-        for features, logits in captured:
-            yield Outputs(rows, features.detach(), logits.detach())
+        if len(rows):
+            yield Outputs(rows, one.features)
 
 
 def _forward_wave(model: RankModel, place: Placement, sizes: tuple[int, ...]) -> RankWave:

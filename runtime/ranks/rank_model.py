@@ -26,13 +26,16 @@ from runtime.ranks.gradient_buckets import Bucket, make_bucket, sum_layout
 from runtime.ranks.job import Ranks
 from runtime.ranks.shards import (
     Shard,
-    join_shards,
     parameter_blocks,
     rank_shards,
     read_shards,
     sliced_axis,
+    trained_dtype,
 )
 from runtime.torch_device import backend_of
+
+INITIAL_STD = 0.02
+"""Of values that are drawn, as is usual for transformers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class RankModel:
         replicas: whose devices are the ranks; a rank may be in none.
         ranks: the job.
         shards: of every rank.
-        dtype: of all parameters.
+        dtype: of all parameters that train; what is frozen may be narrower.
         trained: shapes of the parameters that train, held here or not, by name, in an order that is
             the same on all ranks.
         trained_blocks: where in the model each of these is, as `parameter_blocks` says.
@@ -172,7 +175,19 @@ def read_rank_model(
         InputError: the file is unreadable or of another model.
     """
     shards = _all_shards(model, workload, replicas, ranks)
-    parts = read_shards(path, shards[ranks.rank], next(model.parameters()).dtype)
+    parts = read_shards(path, shards[ranks.rank], trained_dtype(model))
+    return _hold(model, parts, shards, workload, replicas, ranks)
+
+
+def draw_rank_model(
+    model: nn.Module, workload: Workload, replicas: Sequence[Replica], ranks: Ranks
+) -> RankModel:
+    """Turn `model` into this rank's part with values that are drawn here, for measurements.
+
+    Args: as of `read_rank_model`.
+    """
+    shards = _all_shards(model, workload, replicas, ranks)
+    parts = {s.name: INITIAL_STD * torch.randn(s.shape) for s in shards[ranks.rank]}
     return _hold(model, parts, shards, workload, replicas, ranks)
 
 
@@ -188,7 +203,7 @@ def scatter_rank_model(
         ranks: all of which must call this.
     """
     shards = _all_shards(model, workload, replicas, ranks)
-    dtype = next(model.parameters()).dtype
+    dtype = trained_dtype(model)
     what = "the distribution of the weights"
     if ranks.rank == 0:
         state = {name: p.detach() for name, p in model.named_parameters()}
@@ -201,42 +216,6 @@ def scatter_rank_model(
     else:
         parts = _receive(shards[ranks.rank], 0, dtype, ranks, what)
     return _hold(model, parts, shards, workload, replicas, ranks)
-
-
-def gather_full_state(
-    model: RankModel, parts: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The whole model on rank 0, by the parameters' names; nothing on the other ranks.
-
-    Args:
-        model: all ranks must call this.
-        parts: other values than the parameters, shaped like them and of their type, such as
-            gradients or an optimizer's state; by the names of the parameters held.
-
-    Returns:
-        On rank 0 tensors on its device; values that several hold are those of the first of them.
-    """
-    ranks, what = model.ranks, "the collection of the whole model"
-    if parts is None:
-        parts = {name: p.detach() for name, p in model.module.named_parameters()}
-    sources = [model.written_shards(rank) for rank in range(ranks.num_ranks)]
-    if ranks.rank > 0:
-        own = [parts[shard.name] for shard in sources[ranks.rank]]
-        message = _flatten(own, model.dtype, ranks)
-        if len(message):
-            with ranks.watched(what):
-                dist.send(message, 0)
-        return {}
-    full = {
-        shard.name: torch.empty(shard.full_shape, dtype=model.dtype, device=ranks.device)
-        for shards in sources
-        for shard in shards
-    }
-    join_shards(parts, sources[0], full)
-    for source in range(1, ranks.num_ranks):
-        received = _receive(sources[source], source, model.dtype, ranks, what)
-        join_shards(received, sources[source], full)
-    return full
 
 
 def _all_shards(
@@ -253,16 +232,20 @@ def _hold(
     replicas: Sequence[Replica],
     ranks: Ranks,
 ) -> RankModel:
-    dtype = next(model.parameters()).dtype
+    dtype = trained_dtype(model)
     trained = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     names = [name for name, _ in model.named_parameters()]
     blocks = parameter_blocks(family_of(model), names, workload.shape.num_blocks)
-    for name, parameter in list(model.named_parameters()):
-        owner_name, _, leaf = name.rpartition(".")
+    places: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(parameter, []).append(name)
+    for parameter, (name, *others) in places.items():
         part, held = parts.get(name), None
         if part is not None:
-            held = nn.Parameter(part.to(ranks.device, dtype), parameter.requires_grad)
-        setattr(model.get_submodule(owner_name), leaf, held)
+            held = nn.Parameter(part.to(ranks.device, parameter.dtype), parameter.requires_grad)
+        for place in (name, *others):
+            owner_name, _, leaf = place.rpartition(".")
+            setattr(model.get_submodule(owner_name), leaf, held)
     return RankModel(
         model,
         workload,

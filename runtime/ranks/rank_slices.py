@@ -101,7 +101,8 @@ class RankSlices:
         waves: passes of its replica, one after another or interleaved; none on a rank of no
             replica.
         sums: of gradients over ranks, in the order in which backward makes them.
-        trained: heads and hidden units of every block that any micro-batch of any replica trains.
+        trained: heads and hidden units of every block that the rank holds and that any micro-batch
+            of any replica trains.
     """
 
     num_samples: int
@@ -138,7 +139,10 @@ def slice_rank_schedule(
             waves = rank_waves(part, rank, int(workload.samples[: part.microbatches.start].sum()))
     is_owned = runs & (np.array(microbatch_owners(replicas)) == rank)
     owned = np.flatnonzero(np.repeat(is_owned, workload.samples))
-    trains = trains_in_step(schedule)
+    is_held = np.zeros(workload.num_subnets, dtype=bool)
+    for replica in replicas:
+        is_held |= np.array(replica.placement.subnet_device) == rank
+    trains = trains_in_step(schedule) & is_held
     trained = tuple(units_of(workload, trains, b) for b in range(workload.shape.num_blocks))
     return RankSlices(int(workload.samples[runs].sum()), owned, waves, sums, trained)
 
@@ -214,7 +218,7 @@ def _rank_wave(
             RankBlock(
                 lanes=block_lanes(
                     workload, groups, first_of_pass, int(counts.sum()), block_units, needs_dx[block]
-                ),
+                ).recomputing(rank in placement.recomputing),
                 lane_tokens=_joined_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),

@@ -49,7 +49,7 @@ def rank_forward_backward(
         counted: bytes sent are added to it.
 
     Returns:
-        Mean cross-entropy of the whole mini-batch, a scalar without graph, the same on all ranks.
+        Mean loss of the whole mini-batch, a scalar without graph, the same on all ranks.
 
     Raises:
         RankError: another rank died or hung.
@@ -60,7 +60,6 @@ def rank_forward_backward(
             model,
             wave,
             replace(batch, inputs=batch.inputs[wave.samples], labels=batch.labels[wave.samples]),
-            slices.num_samples,
             gradients,
             watch,
             counted,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.adapters import AdapterSums
-from runtime.lanes.passes import CoreGraph
+from runtime.lanes.passes import Graph
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Kept:
         norm_graph: the norm's result with its graph; what the lanes see of the samples owned where
             the norm comes first.
         lane_input: what the lanes saw, ``[T, D]``, owned before received, if any are FULL.
-        graphs: of the cores of the FULL groups.
+        graphs: of the cores of groups that run backward.
         sums: what adapters need where lanes have them.
         branch: sum of all ranks' results ``[B N, D]`` where LayerScale needs it.
     """
@@ -30,7 +30,7 @@ class Kept:
     norm_input: Tensor | None = None
     norm_graph: Tensor | None = None
     lane_input: Tensor | None = None
-    graphs: list[CoreGraph] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
     sums: AdapterSums | None = None
     branch: Tensor | None = None
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from d2ft_sched.costs.gradient_sums import EMBEDDING
@@ -44,13 +43,15 @@ class RankBatch:
 
     Attributes:
         inputs: of the samples owned, as the model takes them, ``[num_owned, ...]``.
-        labels: of these samples, int64.
-        key_mask: which tokens of all samples of the mini-batch attention may look at, bool
-            ``[num_samples, N]``; None for all.
+        labels: of these samples.
+        num_counted: losses that count in the whole mini-batch, of the samples that run.
+        key_mask: what attention must know of tokens of all samples of the mini-batch,
+            ``[num_samples, N]``; None for nothing.
     """
 
     inputs: Tensor
     labels: Tensor
+    num_counted: Tensor
     key_mask: Tensor | None = None
 
 
@@ -75,7 +76,8 @@ class WavePass:
     """Runs one wave, forward and then backward.
 
     Attributes:
-        loss: this rank's part of the mean cross-entropy of the mini-batch, once forward is over.
+        features: what the classifier sees of the samples owned, without graph, after forward.
+        loss: this rank's part of the mean loss of the mini-batch; 0 in a pass that is forward only.
     """
 
     def __init__(
@@ -83,14 +85,13 @@ class WavePass:
         model: RankModel,
         wave: RankWave,
         batch: RankBatch,
-        num_samples: int,
         gradients: StepGradients | None,
         watch: Stopwatch | None,
         counted: SentBytes | None,
     ) -> None:
         """Prepare a pass; without `gradients` it is one forward only."""
         self._model, self._wave = model, wave
-        self._batch, self._num_samples = batch, num_samples
+        self._batch = batch
         self._gradients, self._watch, self._counted = gradients, watch, counted
         self._trains_trunk = model.workload.lora is None
         shape = model.workload.shape
@@ -99,10 +100,10 @@ class WavePass:
         self._probe = torch.empty(0, dtype=model.dtype, device=model.ranks.device)
         self._dtype = compute_dtype(self._probe)
         self._kept: list[Kept] = []
-        self.loss = self._probe.new_zeros(())
+        self.features = self.loss = self._probe.new_zeros(())
 
     def forward(self) -> Iterator[None]:
-        """From the inputs to `loss`."""
+        """From the inputs to `features` and `loss`."""
         module, family, batch = self._model.module, self._model.family, self._batch
         stream = self._probe
         if self._num_own:
@@ -115,10 +116,11 @@ class WavePass:
         if self._num_own:
             self._last = stream.requires_grad_()
             features = family.features(module, self._last, batch.inputs)
-            logits = family.classifier(module)(features)
-            total = F.cross_entropy(logits, batch.labels, reduction="sum")
-            self._loss_graph = total / self._num_samples
-            self.loss = self._loss_graph.detach()
+            self.features = features.detach()
+            if self._gradients is not None:
+                total = family.loss(module, features, batch.labels)
+                self._loss_graph = total / batch.num_counted.clamp_min(1)
+                self.loss = self._loss_graph.detach()
         self._lap("forward trunk")
 
     def backward(self) -> Iterator[None]:

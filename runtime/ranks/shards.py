@@ -25,7 +25,7 @@ from d2ft_sched.schedule.replica import Replica
 from runtime.families.family import ModelFamily, UnitAxis
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
-from runtime.lanes.held_units import HeldUnits, held_units
+from runtime.lanes.held_units import HeldUnits, held_units, unit_rows
 from runtime.lanes.slices import index_runs
 from runtime.tensor_file import DTYPE_NAMES
 
@@ -121,7 +121,7 @@ def sliced_axis(family: ModelFamily, parameter: str) -> UnitAxis | None:
     """Which axis of a parameter, or of a factor of an adapter, subnets share among them, if any."""
     weight, dim = adapted_weight(parameter)
     axis = family.unit_axis(weight)
-    return axis if axis is not None and dim in (None, axis.dim) else None
+    return axis if axis is not None and not _is_shared(axis, dim) else None
 
 
 def is_trunk(family: ModelFamily, parameter: str) -> bool:
@@ -130,10 +130,17 @@ def is_trunk(family: ModelFamily, parameter: str) -> bool:
 
 
 def sharing_block(family: ModelFamily, parameter: str) -> int | None:
-    """Whose subnets share a factor of an adapter; None for all other parameters."""
+    """Whose subnets share a factor of an adapter, or what stands in their core; None for all other
+    parameters."""
     weight, dim = adapted_weight(parameter)
     axis = family.unit_axis(weight)
-    return None if axis is None or dim in (None, axis.dim) else axis.block
+    return axis.block if axis is not None and _is_shared(axis, dim) else None
+
+
+def _is_shared(axis: UnitAxis, dim: int | None) -> bool:
+    """Whether the units of an axis have all of a parameter in common; `dim` as `adapted_weight`
+    gives it."""
+    return not axis.parts or dim not in (None, axis.dim)
 
 
 def parameter_blocks(
@@ -164,6 +171,12 @@ def _common_module(names: Sequence[str]) -> str:
     """The innermost module that has all of several parameters."""
     levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
     return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+
+
+def trained_dtype(model: nn.Module) -> torch.dtype:
+    """Type of all parameters that train, of messages of parameters and of files; what is frozen may
+    be narrower."""
+    return next((p.dtype for p in model.parameters() if p.requires_grad), torch.float32)
 
 
 def read_shards(path: Path, shards: tuple[Shard, ...], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -197,14 +210,14 @@ def join_shards(
 
 
 def axis_indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:
-    """Where some units of a block lie along an axis, int64, sorted."""
-    if axis.units == "hidden":
-        own, num_all = held.hidden, workload.shape.mlp_hidden
-    else:
-        head_dim = workload.shape.head_dim
-        own = (held.heads[:, None] * head_dim + np.arange(head_dim)).ravel()
-        num_all = workload.shape.num_heads * head_dim
-    return np.concatenate([part * num_all + own for part in range(axis.num_parts)])
+    """Where some units of a block lie along an axis, int64, sorted; nothing where they share it."""
+    shape, own = workload.shape, held.of(axis.units)
+    num_all = shape.num_heads if axis.units == "heads" else shape.mlp_hidden
+    pieces, first = [np.array([], dtype=np.int64)], 0
+    for rows in unit_rows(shape, *axis.parts):
+        pieces.append((first + own[:, None] * rows + np.arange(rows)).ravel())
+        first += num_all * rows
+    return np.concatenate(pieces)
 
 
 def _read(file: safe_open, names: set[str], shard: Shard, path: Path, dtype: torch.dtype) -> Tensor:

@@ -6,7 +6,6 @@ block, while backward goes on to the blocks before it. All ranks go through bloc
 order, so they start the same sums in the same order.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor, nn
 
 from d2ft_sched.costs.gradient_sums import EMBEDDING
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.passes import Linears, can_overwrite
+from runtime.lanes.linears import Linears
+from runtime.lanes.passes import can_overwrite
+from runtime.lanes.products import parameter_gradient_buffer
 from runtime.lanes.slices import SublayerLanes
 from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.gradient_buckets import Bucket
@@ -33,9 +34,9 @@ class _Open(NamedTuple):
 class StepGradients:
     """Makes gradients block by block, as backward comes to them, and sums them.
 
-    The trunk's parameters always get one, those of subnets where any micro-batch of the step trains
-    any of their heads or hidden units, on this rank or on another; zeros where nothing reaches them
-    here. Others rest and get none.
+    The trunk's parameters always get one, those of subnets where any micro-batch of the step, of
+    this replica or another, trains any of the heads or hidden units held; zeros where nothing
+    reaches them here. Others rest and get none.
     """
 
     def __init__(self, model: RankModel, slices: RankSlices, counted: SentBytes | None) -> None:
@@ -58,10 +59,16 @@ class StepGradients:
             parameter.grad = None
 
     def begin(self, block: int) -> None:
-        """A wave comes to a block; -1 is the embedding, `num_blocks` the classifier."""
+        """A wave comes to a block; -1 is the embedding, `num_blocks` the classifier.
+
+        A head that is the embedding leaves its gradient where the embedding's is added to it.
+        """
+        model, shape = self._model, self._model.workload.shape
+        if block == shape.num_blocks and shape.tied_vocabulary:
+            self.begin(EMBEDDING)
         if block in self._opened:
             return
-        model, opened = self._model, self._opened.setdefault(block, [])
+        opened = self._opened.setdefault(block, [])
         parameters = model.held_of_block[block]
         for one in self._sums[block]:
             if model.ranks.rank not in one.members:
@@ -72,7 +79,10 @@ class StepGradients:
             for part in bucket.parts:
                 if part.positions is None:
                     self._places[parameters[part.shard.name]] = part.of(flat)
+        is_at_ends = not 0 <= block < model.workload.shape.num_blocks
         for name, parameter in parameters.items():
+            if is_at_ends and parameter not in self._places:
+                continue  # autograd makes it
             if name not in model.made_by_lanes and not self._rests(name, parameter):
                 self._set_zeros(parameter)
 
@@ -126,50 +136,30 @@ class StepGradients:
         axis = self._model.unit_axes[name]
         if axis is None or parameter in self._places:
             return False
-        trained = self._trained[axis.block]
-        return not len(trained.heads if axis.units == "heads" else trained.hidden)
+        return not len(self._trained[axis.block].of(axis.units))
 
     def _set_zeros(self, parameter: nn.Parameter) -> None:
         place = self._places.get(parameter)
         parameter.grad = torch.zeros_like(parameter) if place is None else place.zero_()
 
     def _new(self, sublayer: Sublayer, overwrite: bool) -> Linears:
-        """In their buckets where all of them have places there, one after another."""
-        maps, out = sublayer.maps_in, sublayer.map_out.weight
-        weight_in = self._joined_places([linear.weight for linear in maps])
-        bias_in = None
-        if maps[0].bias is not None:
-            bias_in = self._joined_places([linear.bias for linear in maps])
-        if (
-            weight_in is None
-            or out not in self._places
-            or (bias_in is None and maps[0].bias is not None)
-        ):
-            return sublayer.new_gradients(overwrite=overwrite)
-        for linear in maps:
-            linear.weight.grad = self._places[linear.weight]
-            if bias_in is not None:
-                linear.bias.grad = self._places[linear.bias]
-        out.grad = self._places[out]
-        if not overwrite:
-            weight_in.zero_()
-            out.grad.zero_()
-        if bias_in is not None:
-            bias_in.zero_()
-        return Linears(weight_in, bias_in, out.grad)
+        """In their buckets where they have places there."""
 
-    def _joined_places(self, parameters: Sequence[Tensor]) -> Tensor | None:
-        """The places of several as one tensor, stacked; None if they do not neighbour."""
-        places = [self._places[p] for p in parameters if p in self._places]
-        if len(places) < len(parameters):
-            return None
-        first, stop = places[0], places[0].data_ptr()
-        for place in places:
-            if place.data_ptr() != stop:
-                return None
-            stop += place.numel() * place.element_size()
-        size = (sum(map(len, places)), *first.shape[1:])
-        return first.as_strided(size, first.stride(), first.storage_offset())
+        def place(parameter: Tensor, *, overwrite: bool) -> Tensor:
+            made = self._places.get(parameter)
+            if made is None:
+                return parameter_gradient_buffer(parameter, overwrite)
+            return made if overwrite else made.zero_()
+
+        held = sublayer.linears()
+        made = Linears(
+            tuple(place(weight, overwrite=overwrite) for weight in held.weights_in),
+            tuple(None if b is None else place(b, overwrite=False) for b in held.biases_in),
+            place(held.weight_out, overwrite=overwrite),
+            tuple(_gradient(parameter) for parameter in sublayer.core_parameters),
+        )
+        sublayer.set_gradients(made)
+        return made
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

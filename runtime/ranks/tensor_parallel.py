@@ -70,7 +70,7 @@ def tensor_parallel_forward_backward(
     Args:
         model: from `scatter_tensor_parallel`.
         inputs: of all samples, as the model takes them, ``[num_samples, ...]``.
-        labels: of all samples, int64.
+        labels: of all samples.
         watch: laps "forward" and "backward", all-reduces included, are added to it.
         counted: bytes of the all-reduces, as a ring's, are added to it.
 
@@ -89,8 +89,8 @@ def tensor_parallel_forward_backward(
     for block in model.blocks:
         for sublayer in block:
             x = _sublayer(x, sublayer, key_mask, members)
-    logits = family.classifier(module)(family.features(module, x, inputs))
-    loss = F.cross_entropy(logits, labels)
+    total = family.loss(module, family.features(module, x, inputs), labels)
+    loss = total / family.num_counted(labels).sum()
     if watch is not None:
         watch.lap("forward")
     loss.backward()
@@ -147,7 +147,10 @@ def _sublayer(x: Tensor, sublayer: Sublayer, key_mask: Tensor | None, members: _
     normed = sublayer.norm(x) if sublayer.norm_first else x
     lane_input = _GradientSum.apply(normed.to(compute_dtype(normed)), members)
     linears = sublayer.linears()
-    projected = F.linear(lane_input, linears.weight_in, linears.bias_in)
+    projected = [
+        F.linear(lane_input, weight, bias)
+        for weight, bias in zip(linears.weights_in, linears.biases_in, strict=True)
+    ]
     part = F.linear(sublayer.core(projected, key_mask), linears.weight_out)
     delta = _OutputSum.apply(part, members)
     if sublayer.bias_out is not None:

@@ -37,11 +37,10 @@ def score_samples(
         return {}
     backward = any(kinds[name].backward for name in functions)
     traces = trace_blocks(model, inputs, labels, backward=backward)
-    head_dim = workload.shape.head_dim
     with torch.no_grad():
         return {
             name: torch.stack(
-                [score(traces[s.block], s, head_dim) for s in workload.partition.subnets]
+                [score(traces[s.block], s, workload.shape) for s in workload.partition.subnets]
             )
             .double()
             .cpu()

@@ -6,23 +6,25 @@ normalised here: `d2ft_sched.problem.scores.Scores.values` divides each table by
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import Subnet
+from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import low_rank_of
 from runtime.families.sublayer import Sublayer
+from runtime.lanes.held_units import HEAD_PARTS, unit_rows
+from runtime.lanes.slices import Units, index_runs
 from runtime.scoring.score_pass import BlockTrace, LinearTrace
 
-SampleScore = Callable[[BlockTrace, Subnet, int], Tensor]
-"""From a block's trace, a subnet of the block and the head size to a score per sample, ``[B]``."""
+SampleScore = Callable[[BlockTrace, Subnet, ModelShape], Tensor]
+"""From a block's trace, one of its subnets and the model's sizes to a score per sample, ``[B]``."""
 
 
 @dataclass(frozen=True)
@@ -43,33 +45,32 @@ class ScoreKind:
     backward: bool = False
 
 
-def fisher(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+def fisher(trace: BlockTrace, subnet: Subnet, shape: ModelShape) -> Tensor:
     """Squared norm of the gradient of a sample's loss with respect to the subnet's parameters.
 
     Those that train: with adapters its rows and columns of them, without what its block shares.
     The mean over samples is the trace of the empirical Fisher information. Norms of per-sample
     weight gradients come from Gram matrices over tokens (arXiv 1510.01799, 2110.05679).
     """
-    own = _columns(subnet.heads, head_dim)
-    units = slice(subnet.hidden_start, subnet.hidden_stop)
+    own = _units(subnet.heads, shape.num_heads, unit_rows(shape, "queries"))
+    units = _hidden(subnet, shape)
     total = _weight_columns(trace.heads_out.trained_columns, own)
     total = total + _weight_columns(trace.hidden_out.trained_columns, units)
-    maps = trace.heads_in.trained_rows
-    num_stacked = 3 // len(maps)
-    rows = torch.cat([own + k * trace.heads_out.x.shape[-1] for k in range(num_stacked)])
-    for one in maps:
-        total = total + _rows_and_bias(one, rows)
-    for one in trace.hidden_in.trained_rows:
-        total = total + _rows_and_bias(one, units)
+    for maps, rows in (
+        (trace.heads_in, replace(own, parts=unit_rows(shape, *HEAD_PARTS))),
+        (trace.hidden_in, replace(units, parts=(1,) * shape.hidden_rows)),
+    ):
+        for one, own_rows in zip(maps, rows.of_maps(len(maps)), strict=True):
+            total = total + _rows_and_bias(one.trained_rows, own_rows)
     return total
 
 
-def gradient_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+def gradient_norm(trace: BlockTrace, subnet: Subnet, shape: ModelShape) -> Tensor:
     """L2 norm of the gradient of a sample's loss with respect to the subnet's parameters."""
-    return fisher(trace, subnet, head_dim).sqrt()
+    return fisher(trace, subnet, shape).sqrt()
 
 
-def taylor(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+def taylor(trace: BlockTrace, subnet: Subnet, shape: ModelShape) -> Tensor:
     """First-order change of a sample's loss if heads and hidden units are left out, one by one.
 
     The derivative by a gate of 1 on each head's output and on the subnet's hidden units as a group
@@ -77,20 +78,15 @@ def taylor(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
     """
     assert trace.heads_out.grad_x is not None
     assert trace.hidden_out.grad_x is not None
-    own = _columns(subnet.heads, head_dim)
-    by_channel = (trace.heads_out.x[..., own] * trace.heads_out.grad_x[..., own]).sum(1)
-    heads = by_channel.unflatten(-1, (len(subnet.heads), head_dim)).sum(-1).abs().sum(-1)
-    units = slice(subnet.hidden_start, subnet.hidden_stop)
-    return (
-        heads
-        + (trace.hidden_out.x[..., units] * trace.hidden_out.grad_x[..., units]).sum((1, 2)).abs()
-    )
+    own, units = _taken(trace, subnet, shape, lambda linear: linear.x)
+    grad_own, grad_units = _taken(trace, subnet, shape, lambda linear: linear.grad_x)
+    by_head = (own * grad_own).sum(1).unflatten(-1, (len(subnet.heads), shape.head_columns))
+    return by_head.sum(-1).abs().sum(-1) + (units * grad_units).sum((1, 2)).abs()
 
 
-def activation_norm(trace: BlockTrace, subnet: Subnet, head_dim: int) -> Tensor:
+def activation_norm(trace: BlockTrace, subnet: Subnet, shape: ModelShape) -> Tensor:
     """L2 norm of the subnet's head outputs and hidden units over a sample's tokens."""
-    heads = trace.heads_out.x[..., _columns(subnet.heads, head_dim)]
-    units = trace.hidden_out.x[..., subnet.hidden_start : subnet.hidden_stop]
+    heads, units = _taken(trace, subnet, shape, lambda linear: linear.x)
     return (heads.square().sum((1, 2)) + units.square().sum((1, 2))).sqrt()
 
 
@@ -110,11 +106,12 @@ def fisher_of_microbatches(
     Returns:
         float ``[num_subnets, num_microbatches]``.
     """
-    columns = []
+    family, columns = family_of(model), []
     sizes = list(workload.microbatch_samples)
     for part, targets in zip(inputs.split(sizes), labels.split(sizes), strict=True):
         model.zero_grad()
-        F.cross_entropy(model(part), targets).backward()
+        total = family.loss(model, family.whole_features(model, part), targets)
+        (total / family.num_counted(targets).sum().clamp_min(1)).backward()
         columns.append(sum_per_subnet(model, workload, _squared_gradient, trained=True))
     model.zero_grad()
     return np.stack(columns, axis=1)
@@ -170,15 +167,19 @@ def sum_per_subnet(
         trained: whether the parameters are those that train, adapters where there are any; else
             those of the maps themselves.
     """
-    num_heads = workload.shape.num_heads
-    per_head, per_unit = [], []
+    shape = workload.shape
+    per_head, per_unit = list[Tensor](), list[Tensor]()
     for attention, mlp in family_of(model).blocks(model):
-        (rows, columns), (hidden_rows, hidden_columns) = (
-            _sums_of_units(sublayer, of, trained) for sublayer in (attention, mlp)
-        )
-        heads = columns.unflatten(0, (num_heads, -1)).sum(1)
-        per_head.append(heads + rows.unflatten(0, (3, num_heads, -1)).sum((0, 2)))
-        per_unit.append(hidden_rows + hidden_columns)
+        for sublayer, sums, parts in (
+            (attention, per_head, unit_rows(shape, *HEAD_PARTS)),
+            (mlp, per_unit, (1,) * shape.hidden_rows),
+        ):
+            rows, columns = _sums_of_units(sublayer, of, trained)
+            total = columns.unflatten(0, (-1, parts[0])).sum(1)
+            num_units = len(total)
+            for part, size in zip(rows.split([num_units * p for p in parts]), parts, strict=True):
+                total = total + part.unflatten(0, (num_units, size)).sum(1)
+            sums.append(total)
     head_sums = torch.stack(per_head).double().cpu().numpy()
     unit_sums = torch.stack(per_unit).double().cpu().numpy()
     return np.array(
@@ -211,24 +212,41 @@ def _squared_gradient(parameter: Tensor) -> Tensor:
     return parameter.grad.square()
 
 
-def _columns(heads: Sequence[int], head_dim: int) -> Tensor:
-    """Channels of some heads."""
-    return (torch.tensor(heads)[:, None] * head_dim + torch.arange(head_dim)).flatten()
+def _units(heads: Sequence[int], num_all: int, parts: tuple[int, ...]) -> Units:
+    return Units(index_runs(np.sort(np.array(heads, dtype=np.int64))), num_all, parts)
 
 
-def _rows_and_bias(linear: LinearTrace, rows: Tensor | slice) -> Tensor:
+def _hidden(subnet: Subnet, shape: ModelShape) -> Units:
+    return _units(range(subnet.hidden_start, subnet.hidden_stop), shape.mlp_hidden, (1,))
+
+
+def _taken(
+    trace: BlockTrace,
+    subnet: Subnet,
+    shape: ModelShape,
+    values: Callable[[LinearTrace], Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    """A subnet's part of what the maps out see: of its heads and of its hidden units."""
+    heads, hidden = values(trace.heads_out), values(trace.hidden_out)
+    assert heads is not None
+    assert hidden is not None
+    own = _units(subnet.heads, shape.num_heads, unit_rows(shape, "queries"))
+    return own.take(heads, -1), _hidden(subnet, shape).take(hidden, -1)
+
+
+def _rows_and_bias(linear: LinearTrace, rows: Units) -> Tensor:
     """Squared norm of each sample's gradient of some rows of the weight and of the bias, ``[B]``.
 
     A sample's weight gradient is ``grad_out.T @ x`` over tokens; its squared norm is the inner
     product of the two Gram matrices.
     """
     assert linear.grad_out is not None
-    grad_out = linear.grad_out[..., rows]
+    grad_out = rows.take(linear.grad_out, -1)
     weight = ((grad_out @ grad_out.mT) * linear.gram_x).sum((1, 2))
     return weight + grad_out.sum(1).square().sum(-1) if linear.has_bias else weight
 
 
-def _weight_columns(linear: LinearTrace, columns: Tensor | slice) -> Tensor:
+def _weight_columns(linear: LinearTrace, columns: Units) -> Tensor:
     """The same of some columns of the weight, without the bias."""
-    x = linear.x[..., columns]
+    x = columns.take(linear.x, -1)
     return (linear.gram_out * (x @ x.mT)).sum((1, 2))

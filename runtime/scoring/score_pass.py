@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.families.known_families import family_of
@@ -29,36 +28,29 @@ class LinearTrace:
             pass without backward.
         grad_x: the same with respect to the input, where it was asked for.
         has_bias: whether a bias was added.
-        adapters: what trains in place of the map itself, if anything does; one for each of the maps
-            that stand side by side.
+        adapter: what trains in place of the map itself, if anything does.
     """
 
     x: Tensor
     grad_out: Tensor | None = None
     grad_x: Tensor | None = None
     has_bias: bool = True
-    adapters: tuple[LowRank, ...] = ()
+    adapter: LowRank | None = None
 
     @cached_property
-    def trained_rows(self) -> "tuple[LinearTrace, ...]":
-        """What the parameters of the outputs saw that train: the map's own, or B of adapters."""
-        if not self.adapters:
-            return (self,)
-        assert self.grad_out is not None
-        return tuple(
-            LinearTrace(one.scale * (self.x @ one.down.detach().t()), grad_out, has_bias=False)
-            for one, grad_out in zip(
-                self.adapters, self.grad_out.chunk(len(self.adapters), -1), strict=True
-            )
-        )
+    def trained_rows(self) -> "LinearTrace":
+        """What the parameters of the outputs saw that train: the map's own, or B of an adapter."""
+        if self.adapter is None:
+            return self
+        low = self.adapter.scale * (self.x @ self.adapter.down.detach().t())
+        return LinearTrace(low, self.grad_out, has_bias=False)
 
     @cached_property
     def trained_columns(self) -> "LinearTrace":
         """What the parameters of the inputs saw that train: the map's own, or A of an adapter."""
-        if not self.adapters or self.grad_out is None:
+        if self.adapter is None or self.grad_out is None:
             return self
-        (adapter,) = self.adapters
-        low = adapter.scale * (self.grad_out @ adapter.up.detach())
+        low = self.adapter.scale * (self.grad_out @ self.adapter.up.detach())
         return LinearTrace(self.x, low, has_bias=False)
 
     @cached_property
@@ -75,11 +67,11 @@ class LinearTrace:
 
 @dataclass(frozen=True)
 class BlockTrace:
-    """The linear maps of a block; queries, keys and values are one map, one after another."""
+    """The linear maps of a block; several may stand side by side into heads and hidden units."""
 
-    heads_in: LinearTrace
+    heads_in: tuple[LinearTrace, ...]
     heads_out: LinearTrace
-    hidden_in: LinearTrace
+    hidden_in: tuple[LinearTrace, ...]
     hidden_out: LinearTrace
 
 
@@ -98,10 +90,11 @@ def trace_blocks(
     model.eval()
     try:
         with torch.set_grad_enabled(backward), _recorded(model) as records:
-            logits = model(inputs)
+            family = family_of(model)
+            features = family.whole_features(model, inputs)
             if not backward:
                 return _traces(records, {})
-            losses = F.cross_entropy(logits, labels, reduction="sum")
+            losses = family.loss(model, features, labels)
             wanted = _wanted(records)
             grads = torch.autograd.grad(losses, wanted)
             return _traces(records, dict(zip(map(id, wanted), grads, strict=True)))
@@ -151,18 +144,22 @@ def _wanted(records: _Records) -> list[Tensor]:
 def _traces(records: _Records, grads: Mapping[int, Tensor]) -> list[BlockTrace]:
     """`grads` are by the activation's id."""
     return [
-        BlockTrace(**{name: _trace(seen, grads) for name, seen in record.items()})
+        BlockTrace(
+            heads_in=tuple(_trace(seen, grads) for seen in record["heads_in"]),
+            heads_out=_trace(record["heads_out"][0], grads),
+            hidden_in=tuple(_trace(seen, grads) for seen in record["hidden_in"]),
+            hidden_out=_trace(record["hidden_out"][0], grads),
+        )
         for record in records
     ]
 
 
-def _trace(seen: list[_Seen], grads: Mapping[int, Tensor]) -> LinearTrace:
-    x, _, linear = seen[0]
-    grads_out = [grads[id(output)] for _, output, _ in seen] if grads else []
+def _trace(seen: _Seen, grads: Mapping[int, Tensor]) -> LinearTrace:
+    x, output, linear = seen
     return LinearTrace(
         x.detach(),
-        torch.cat(grads_out, -1) if len(grads_out) > 1 else next(iter(grads_out), None),
+        grads.get(id(output)),
         grads.get(id(x)),
         linear.bias is not None,
-        tuple(one for _, _, m in seen if (one := low_rank_of(m)) is not None),
+        low_rank_of(linear),
     )

@@ -9,6 +9,8 @@ import numpy as np
 
 from d2ft_sched.errors import InputError
 
+_LARGEST_EXPONENT = 700.0
+
 
 @dataclass(frozen=True)
 class FineTuneSettings:
@@ -21,6 +23,8 @@ class FineTuneSettings:
         lr_decay: ``cosine``, which would reach zero one step after the last, or ``constant``.
         warmup_steps: steps in which the learning rate rises linearly to its peak.
         linear_probe: fit the classifier on frozen features first.
+        recomputes: on one device, whether lanes run forward again in backward (gradient
+            checkpointing); ranks know it from the plan's placement.
         num_waves: passes of a mini-batch.
         watch_scores: whether each step tells the scores of its operations.
         seed: of the drawing of mini-batches and of their order.
@@ -32,6 +36,7 @@ class FineTuneSettings:
     lr_decay: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 5
     linear_probe: bool = True
+    recomputes: bool = False
     num_waves: int = 1
     watch_scores: bool = False
     seed: int = 0
@@ -177,13 +182,51 @@ class Replanned:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test samples were classified; `epoch` 0 is before training."""
+    """The test samples were classified, or their tokens foretold; `epoch` 0 is before training.
+
+    Attributes:
+        epoch: after which it was.
+        top1: share of what counts that got the highest logit: samples, or tokens.
+        loss: mean over what counts.
+        num_samples: of the test part.
+        num_counted: what counts: samples, or tokens.
+        perplexity: of tokens, exp of the loss; None of classes.
+        seconds: that it took.
+    """
 
     epoch: int
     top1: float
     loss: float
     num_samples: int
+    num_counted: int
+    perplexity: float | None
     seconds: float
+
+
+def evaluated(
+    epoch: int,
+    *,
+    num_right: float,
+    loss_sum: float,
+    num_samples: int,
+    num_counted: int,
+    of_tokens: bool,
+    seconds: float,
+) -> Evaluated:
+    """From sums over what counts. A perplexity beyond floats is infinite."""
+    loss = loss_sum / max(1, num_counted)
+    perplexity = None
+    if of_tokens:
+        perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
+    return Evaluated(
+        epoch=epoch,
+        top1=num_right / max(1, num_counted),
+        loss=loss,
+        num_samples=num_samples,
+        num_counted=num_counted,
+        perplexity=perplexity,
+        seconds=seconds,
+    )
 
 
 Event = Probed | Scored | Stepped | Replanned | Evaluated

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.files.atomic_write import write_atomically
+from d2ft_sched.schedule.waves import running_samples
 from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.checkpoint.optimizer_state import (
     load_optimizer,
@@ -37,10 +37,16 @@ from runtime.ranks.rank_wave import RankBatch
 from runtime.ranks.shards import read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.torch_device import Stopwatch, autocast
-from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.events import (
+    Evaluated,
+    FineTuneSettings,
+    StepTimes,
+    TrainedStep,
+    evaluated,
+)
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
-from runtime.training.whole_model import check_classes
+from runtime.training.whole_model import check_classes, samples_at_once
 
 
 class RankPart:
@@ -66,7 +72,7 @@ class RankPart:
         Raises:
             InputError: the data have more classes than the model.
         """
-        check_classes(data, model.num_classes)
+        check_classes(data, model.family, model.num_classes)
         self._model, self._settings, self._clock = model, settings, clock
         self._rank, self._device = model.ranks.rank, model.ranks.device
         self._class_names = data.class_names
@@ -122,6 +128,7 @@ class RankPart:
         batch = RankBatch(
             self._train.inputs_of(rows),
             self._train.labels[torch.from_numpy(rows)].to(self._device),
+            self._num_counted(samples, schedule).to(self._device),
             self._train.key_mask_of(samples),
         )
         set_learning_rate(self._optimizer, lr)
@@ -144,20 +151,23 @@ class RankPart:
         start = time.perf_counter()
         self._model.module.eval()
         right_and_loss = torch.zeros(2, dtype=torch.float64, device=self._device)
+        family, most = self._model.family, samples_at_once(self._test.labels)
         for outputs in rank_outputs(
-            self._model, self._test_owner, self._test.inputs_of, self._test.key_mask
+            self._model, self._test_owner, self._test.inputs_of, self._test.key_mask, most
         ):
             labels = self._test.labels[torch.from_numpy(outputs.rows)].to(self._device)
-            right_and_loss[0] += outputs.logits.argmax(1).eq(labels).sum()
-            right_and_loss[1] += F.cross_entropy(outputs.logits, labels, reduction="sum")
+            outcome = family.outcome(self._model.module, outputs.features, labels)
+            right_and_loss[0] += outcome.num_right
+            right_and_loss[1] += outcome.loss
         start_sum(self._model.ranks, right_and_loss, "the evaluation").wait()
         num_right, loss = right_and_loss.tolist()
-        num_samples = len(self._test_owner)
-        return Evaluated(
-            epoch=epoch,
-            top1=num_right / num_samples,
-            loss=loss / num_samples,
-            num_samples=num_samples,
+        return evaluated(
+            epoch,
+            num_right=num_right,
+            loss_sum=loss,
+            num_samples=len(self._test_owner),
+            num_counted=int(family.num_counted(self._test.labels).sum()),
+            of_tokens=not family.has_class_labels,
             seconds=time.perf_counter() - start,
         )
 
@@ -181,7 +191,8 @@ class RankPart:
         values = dict(zip(names, self._whole_tensors(names), strict=True))
         if self._rank == 0:
             save_adapter(self._model.module, values, folder / ADAPTER)
-            write_class_names(folder / ADAPTER, self._class_names)
+            if self._class_names:
+                write_class_names(folder / ADAPTER, self._class_names)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
         written = self.save_model(folder / MODEL)
@@ -199,6 +210,11 @@ class RankPart:
         values = VALUES[self._model.workload.optimizer]
         state = load_optimizer(optimizer_files(folder), shards, values, dtype)
         set_state(self._optimizer, parameters, state)
+
+    def _num_counted(self, samples: np.ndarray, schedule: np.ndarray) -> Tensor:
+        """Losses that count of those of a mini-batch's samples that run."""
+        own = samples[running_samples(schedule, self._model.workload.samples)]
+        return self._model.family.num_counted(self._train.labels[torch.from_numpy(own)]).sum()
 
     def _slice(self, schedule: np.ndarray) -> RankSlices:
         model, replica = self._model, self._model.replica
@@ -246,10 +262,10 @@ class RankPart:
                     continue
                 shard = held[name]
                 if source == ranks.rank == 0:
-                    shard.put(parameters[name].detach(), whole)
+                    shard.put(parameters[name].detach().to(whole.dtype), whole)
                 elif source == ranks.rank:
                     with ranks.watched(what):
-                        dist.send(parameters[name].detach().contiguous(), 0)
+                        dist.send(parameters[name].detach().to(whole.dtype).contiguous(), 0)
                 elif ranks.rank == 0:
                     part = torch.empty(shard.shape, dtype=whole.dtype, device=ranks.device)
                     with ranks.watched(what):

@@ -2,8 +2,9 @@
 
 Such a parameter has no gradient, so an optimizer passes it over. Where subnets share one, as heads
 share the maps of their attention, the rows of those that rest are kept over the update, and those
-of the optimizer's moments with them: neither weight decay nor a fading moment touches them. Only
-the count of updates is one for the whole parameter.
+of the optimizer's moments with them: neither weight decay nor a fading moment touches them. The
+update goes block by block, so that only one block's rows are kept at a time. Only the count of
+updates is one for the whole parameter, also on a rank that holds nothing of it but what rests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,13 @@ class RestingRows:
 
     Attributes:
         parameter: as it is held.
+        block: of the subnets that share it.
         dim: along which it is shared.
         runs: what rests along `dim`, in order.
     """
 
     parameter: nn.Parameter
+    block: int
     dim: int
     runs: tuple[Run, ...]
 
@@ -48,10 +51,12 @@ class Resting:
 
     Attributes:
         whole: parameters of which nothing trains anywhere.
+        elsewhere: all that is held of parameters of which another part trains on other ranks.
         rows: parts of others.
     """
 
     whole: tuple[nn.Parameter, ...] = ()
+    elsewhere: tuple[RestingRows, ...] = ()
     rows: tuple[RestingRows, ...] = ()
 
 
@@ -82,33 +87,72 @@ def resting_of(
     """As `resting`, of parameters by the names that `family` gives them."""
     trains = trains_in_step(np.asarray(schedule))
     trained = [units_of(workload, trains, block) for block in range(workload.shape.num_blocks)]
-    whole, rows = [], []
+    whole = list[nn.Parameter]()
+    elsewhere, rows = list[RestingRows](), list[RestingRows]()
     for shard in shards:
         parameter = parameters[shard.name]
         axis = family.unit_axis(adapted_weight(shard.name)[0])
         if axis is None or not parameter.requires_grad:
             continue
-        indices = axis_indices(axis, trained[axis.block], workload)
-        if not len(indices):
+        if not len(trained[axis.block].of(axis.units)):
             whole.append(parameter)
         elif sliced_axis(family, shard.name) is not None:
-            held = shard.indices
+            indices, held = axis_indices(axis, trained[axis.block], workload), shard.indices
             if held is None:
                 held = np.arange(shard.full_shape[axis.dim])
             left = np.flatnonzero(~np.isin(held, indices, assume_unique=True))
             if len(left):
-                rows.append(RestingRows(parameter, axis.dim, index_runs(left)))
-    return Resting(tuple(whole), tuple(rows))
+                part = RestingRows(parameter, axis.block, axis.dim, index_runs(left))
+                (elsewhere if len(left) == len(held) else rows).append(part)
+    return Resting(tuple(whole), tuple(elsewhere), tuple(rows))
 
 
+@torch.no_grad()
 def update(optimizer: torch.optim.Optimizer, left: Resting) -> None:
     """A step of `optimizer` that leaves `left` as it is, moments included, bit by bit.
 
-    Gradients of parameters that rest as a whole are dropped.
+    Gradients of parameters of which nothing trains here are dropped.
     """
-    held = hold(optimizer, left)
+    for parameter in (*left.whole, *(rows.parameter for rows in left.elsewhere)):
+        parameter.grad = None
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = {p: p.grad for p in parameters if p.grad is not None}
+    of_block: dict[int, list[RestingRows]] = {}
+    for rows in left.rows:
+        if rows.parameter in gradients:
+            of_block.setdefault(rows.block, []).append(rows)
+    partly = {rows.parameter for rows in left.rows}
+    _update_with(optimizer, {p: g for p, g in gradients.items() if p not in partly})
+    for of_one in of_block.values():
+        _update_with(optimizer, {r.parameter: gradients[r.parameter] for r in of_one}, of_one)
+    for rows in left.elsewhere:
+        _count_update(optimizer, rows)
+    for parameter, gradient in gradients.items():
+        parameter.grad = gradient
+
+
+def _update_with(
+    optimizer: torch.optim.Optimizer,
+    gradients: Mapping[nn.Parameter, Tensor],
+    left: Sequence[RestingRows] = (),
+) -> None:
+    """Update the parameters of these gradients and no others, but for what of them is `left`."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = gradients.get(parameter)
+    held = hold(optimizer, Resting(rows=tuple(left)))
     optimizer.step()
     put_back(optimizer, held)
+
+
+def _count_update(optimizer: torch.optim.Optimizer, left: RestingRows) -> None:
+    """An update of nothing that is here: an optimizer that counts has counted it."""
+    parameter = left.parameter
+    state = optimizer.state.get(parameter)
+    if state and "step" in state:
+        state["step"] += 1
+    else:
+        _update_with(optimizer, {parameter: torch.zeros_like(parameter)}, [left])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +170,8 @@ class Held:
 
 @torch.no_grad()
 def hold(optimizer: torch.optim.Optimizer, left: Resting) -> Held:
-    """Before a step: drop gradients of parameters that rest whole, copy what rests of others."""
+    """Before a step of the whole model: drop gradients of parameters that rest whole, copy what
+    rests of others."""
     for parameter in left.whole:
         parameter.grad = None
     _begin_momentum(optimizer)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
@@ -21,6 +20,7 @@ from runtime.checkpoint.optimizer_state import (
     state_by_name,
 )
 from runtime.data.dataset import Dataset, Split
+from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_seen
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
@@ -29,11 +29,20 @@ from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rat
 from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
 from runtime.models.weights import save_weights, write_class_names, write_companions
 from runtime.partitioned_step import forward_backward
-from runtime.ranks.shards import read_shards, whole_shards
+from runtime.ranks.shards import read_shards, trained_dtype, whole_shards
 from runtime.torch_device import Stopwatch, autocast, synchronize
-from runtime.training.events import Evaluated, FineTuneSettings, StepTimes, TrainedStep
+from runtime.training.events import (
+    Evaluated,
+    FineTuneSettings,
+    StepTimes,
+    TrainedStep,
+    evaluated,
+)
 from runtime.training.resting_rows import Resting, resting, update
 from runtime.training.schedule_memo import ScheduleMemo
+
+_EVALUATED_SAMPLES, _EVALUATED_LABELS = 128, 16_384
+"""The most that pass forward together."""
 
 
 class WholeModel:
@@ -57,7 +66,7 @@ class WholeModel:
             InputError: the data have more classes than the model.
         """
         self._family = family_of(model)
-        check_classes(data, self._family.classifier(model).out_features)
+        check_classes(data, self._family, self._family.classifier(model).out_features)
         self._model, self._workload, self._class_names = model, workload, data.class_names
         self._settings, self._device, self._clock = settings, device, clock
         self._train, self._test = data.train.to(device), data.test.to(device)
@@ -107,7 +116,8 @@ class WholeModel:
         if has_adapters(self._model):
             trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
             save_adapter(self._model, trained, folder / ADAPTER)
-            write_class_names(folder / ADAPTER, self._class_names)
+            if self._class_names:
+                write_class_names(folder / ADAPTER, self._class_names)
         else:
             self.save_model(folder / MODEL)
 
@@ -120,7 +130,7 @@ class WholeModel:
 
     def load_state(self, folder: Path) -> None:
         parameters, shards = dict(self._model.named_parameters()), whole_shards(self._model)
-        dtype = next(iter(parameters.values())).dtype
+        dtype = trained_dtype(self._model)
         for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
         values = VALUES[self._workload.optimizer]
@@ -136,7 +146,12 @@ class WholeModel:
 
     def _prepared(self, workload: Workload, schedule: np.ndarray) -> "PreparedStep":
         return PreparedStep(
-            slice_schedule(workload, schedule, self._settings.num_waves),
+            slice_schedule(
+                workload,
+                schedule,
+                self._settings.num_waves,
+                recomputes=self._settings.recomputes,
+            ),
             lane_share(workload, schedule),
             resting(self._model, whole_shards(self._model), workload, schedule),
         )
@@ -163,13 +178,18 @@ def lane_share(workload: Workload, schedule: np.ndarray) -> float:
     return 1 - float((trunk.forward + trunk.backward).sum()) / step_flops(workload, schedule)
 
 
-def check_classes(data: Dataset, num_classes: int) -> None:
-    """Refuse data of more classes than a classifier has.
+def samples_at_once(labels: Tensor) -> int:
+    """Samples that pass forward together: 128, or fewer where each has many labels."""
+    return max(1, min(_EVALUATED_SAMPLES, _EVALUATED_LABELS * len(labels) // labels.numel()))
+
+
+def check_classes(data: Dataset, family: ModelFamily, num_classes: int) -> None:
+    """Refuse data of more classes than a classifier has, where labels are classes.
 
     Raises:
         InputError: naming both.
     """
-    if data.num_classes > num_classes:
+    if family.has_class_labels and data.num_classes > num_classes:
         raise InputError(
             f"data {data.name!r} have {data.num_classes} classes; "
             f"the model's classifier has {num_classes}"
@@ -177,24 +197,28 @@ def check_classes(data: Dataset, num_classes: int) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, test: Split, epoch: int = 0, batch_size: int = 128) -> Evaluated:
-    """Top-1 accuracy and mean loss of the whole model, on the device of `test`."""
+def evaluate(model: nn.Module, test: Split, epoch: int = 0) -> Evaluated:
+    """Accuracy and mean loss of the whole model, on the device of `test`."""
     start = time.perf_counter()
     model.eval()
     family = family_of(model)
-    num_right = torch.zeros((), device=test.labels.device)
-    loss = torch.zeros((), device=test.labels.device)
+    num_right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
+    loss = torch.zeros((), dtype=torch.float64, device=test.labels.device)
+    batch_size = samples_at_once(test.labels)
     for stored, labels in zip(
         test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
     ):
-        logits = model(family.to_inputs(model, stored))
-        num_right += logits.argmax(1).eq(labels).sum()
-        loss += F.cross_entropy(logits, labels, reduction="sum")
+        features = family.whole_features(model, family.to_inputs(model, stored))
+        outcome = family.outcome(model, features, labels)
+        num_right += outcome.num_right
+        loss += outcome.loss
     synchronize(test.labels.device)
-    return Evaluated(
-        epoch=epoch,
-        top1=float(num_right) / len(test),
-        loss=float(loss) / len(test),
+    return evaluated(
+        epoch,
+        num_right=float(num_right),
+        loss_sum=float(loss),
         num_samples=len(test),
+        num_counted=int(family.num_counted(test.labels).sum()),
+        of_tokens=not family.has_class_labels,
         seconds=time.perf_counter() - start,
     )

@@ -38,9 +38,10 @@ def whole(workload: Workload, pass_samples: Sequence[int]) -> Workload:
     )
 
 
-def on_one_device(passes: Workload) -> Placement:
-    """Everything on a device of its own."""
-    return Placement(1, (0,) * passes.num_subnets, (0,) * passes.num_microbatches)
+def on_one_device(passes: Workload, recomputes: bool = False) -> Placement:
+    """Everything on a device of its own, which computes forward again in backward or not."""
+    on_it = (0,) * passes.num_subnets, (0,) * passes.num_microbatches
+    return Placement(1, *on_it, (0,) if recomputes else ())
 
 
 def split_evenly(num_samples: int, num_passes: int) -> tuple[int, ...]:
@@ -87,7 +88,12 @@ class PassSeconds:
 
 
 def pass_seconds(
-    workload: Workload, device: Device, pass_samples: Sequence[int], *, is_trial: bool = False
+    workload: Workload,
+    device: Device,
+    pass_samples: Sequence[int],
+    *,
+    recomputes: bool = False,
+    is_trial: bool = False,
 ) -> PassSeconds:
     """Price passes as a step of `sim.step` would be with every operation FULL.
 
@@ -95,6 +101,7 @@ def pass_seconds(
         workload: the model and what trains; neither its partition nor its micro-batches count.
         device: that runs them.
         pass_samples: samples of each, at least 1.
+        recomputes: whether lanes compute forward again in backward.
         is_trial: see `Device.seconds`.
     """
     passes, num_blocks = whole(workload, pass_samples), workload.shape.num_blocks
@@ -105,7 +112,7 @@ def pass_seconds(
         ],
         axis=0,
     )
-    blocks = [_block_seconds(passes, device, block, is_trial) for block in (0, 1)]
+    blocks = [_block_seconds(passes, device, block, recomputes, is_trial) for block in (0, 1)]
     (block_forward_s, first_s, _), (_, other_s, other_rest_s) = blocks
     trunk_s = backward_s / num_blocks
     return PassSeconds(
@@ -119,23 +126,25 @@ def pass_seconds(
 
 
 def _block_seconds(
-    passes: Workload, device: Device, block: int, is_trial: bool
+    passes: Workload, device: Device, block: int, recomputes: bool, is_trial: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Forward, backward and, where it rests, backward of a block's lanes, float ``[num_passes]``
     each."""
     shape, tokens = passes.shape, passes.tokens
     needs_dx = hands_gradient_on(passes, np.array(block))
     heads, hidden = np.array(shape.num_heads), np.array(shape.mlp_hidden)
-    moved, resting = (lane_bytes_of(passes, heads, hidden, tokens, on) for on in (True, False))
+    moved, resting = (
+        lane_bytes_of(passes, heads, hidden, tokens, on, recomputes) for on in (True, False)
+    )
     sublayers = (
         (
-            attention_flops_of(passes, heads, tokens, needs_dx),
+            attention_flops_of(passes, heads, tokens, needs_dx, recomputes),
             (moved.attention_forward, moved.attention_backward, resting.attention_backward),
             (WorkKind.ATTENTION_FORWARD, WorkKind.ATTENTION_BACKWARD),
             needs_dx,
         ),
         (
-            mlp_flops_of(passes, hidden, tokens),
+            mlp_flops_of(passes, hidden, tokens, True, recomputes),
             (moved.mlp_forward, moved.mlp_backward, resting.mlp_backward),
             (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD),
             True,
@@ -160,9 +169,11 @@ class PassMemory:
 
     Attributes:
         workload: the model, what trains, and the optimizer.
+        recomputes: whether the device computes forward again in backward.
     """
 
     workload: Workload
+    recomputes: bool = False
     _known: dict[tuple[int, bool], DeviceMemory] = field(default_factory=dict, repr=False)
 
     def of(self, largest: int, is_one_of_several: bool) -> DeviceMemory:
@@ -178,7 +189,8 @@ class PassMemory:
             passes = whole(self.workload, (largest,) * (2 if is_one_of_several else 1))
             num = passes.num_microbatches
             dense = uniform_schedule(passes.num_subnets, num, Operation.FULL)
-            self._known[key] = device_memory(passes, on_one_device(passes), dense, num)
+            placement = on_one_device(passes, self.recomputes)
+            self._known[key] = device_memory(passes, placement, dense, num)
         return self._known[key]
 
     def most_samples(self, room_bytes: float, most: int, is_one_of_several: bool) -> int:

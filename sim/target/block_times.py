@@ -42,7 +42,7 @@ class BlockTimes:
     def _waves(self) -> list[np.ndarray]:
         return wave_microbatches(self.workload.num_microbatches, self.num_waves)
 
-    def _work(self, groups: Sequence[LaneGroup]) -> np.ndarray:
+    def _work(self, groups: Sequence[LaneGroup], device: int) -> np.ndarray:
         """FLOPs and bytes moved by lane groups, float ``[2, 2 sub-layers, 2 directions,
         num_groups]``."""
         workload, partition = self.workload, self.workload.partition
@@ -61,10 +61,11 @@ class BlockTimes:
             .reshape(-1, 3)
             .T
         )
-        moved = lane_bytes_of(workload, heads, hidden, tokens)
+        again = device in self.placement.recomputing
+        moved = lane_bytes_of(workload, heads, hidden, tokens, recomputes=again)
         sublayers = (
-            attention_flops_of(workload, heads, tokens),
-            mlp_flops_of(workload, hidden, tokens),
+            attention_flops_of(workload, heads, tokens, recomputes=again),
+            mlp_flops_of(workload, hidden, tokens, recomputes=again),
         )
         flops = [[f.forward, f.backward] for f in sublayers]
         bytes_moved = [
@@ -105,7 +106,7 @@ class BlockTimes:
             seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
             for w, wave in enumerate(self._waves):
                 groups = lane_groups(partition, schedule, block, mask, wave)
-                work = self._work(groups)
+                work = self._work(groups, device)
                 trained = np.array([g.operation == Operation.FULL for g in groups], dtype=bool)
                 for direction in (0, 1):
                     for sublayer, kind in enumerate(LANE_KINDS[direction]):

@@ -12,6 +12,10 @@ from d2ft_sched.placement_search.dense_bound import best_rate
 from sim.dense.memory_passes import whole
 from sim.ways.kinds import device_kinds
 
+SLOWEST = 1e9
+"""Times as long as the fastest device takes for the least of all work, at the most: what takes
+longer is counted as this, which keeps the bound one and the program within what can be solved."""
+
 
 def least_step_s(workload: Workload, cluster: Cluster) -> float:
     """Seconds that all lanes of a dense step take if messages, memory and the trunk cost nothing.
@@ -37,9 +41,10 @@ def least_step_s(workload: Workload, cluster: Cluster) -> float:
     )
     num_devices, num_kinds = whole_s.shape
     unit_s = whole_s.min()
+    relative = np.minimum(whole_s / unit_s, SLOWEST)
     at_most = np.zeros((num_devices, num_devices * num_kinds + 1))
     for d in range(num_devices):
-        at_most[d, d * num_kinds : (d + 1) * num_kinds] = whole_s[d] / unit_s
+        at_most[d, d * num_kinds : (d + 1) * num_kinds] = relative[d]
         at_most[d, -1] = -number[d]
     all_done = np.hstack([np.tile(np.eye(num_kinds), num_devices), np.zeros((num_kinds, 1))])
     objective = np.zeros(at_most.shape[1])

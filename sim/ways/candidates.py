@@ -7,10 +7,11 @@ import numpy as np
 
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.replica import Replica
-from sim.ways.deal import load_schedule
-from sim.ways.load import Load
+from sim.ways.deal import Dealt, load_schedule, with_left_out
+from sim.ways.load import Load, dense_load
 from sim.ways.price import Priced, price
 from sim.ways.steps import Groups, Levelled, WaySteps
+from sim.ways.way import Way
 
 MAX_CORRECTIONS = 5
 """Times that samples are chosen anew by what was predicted for those chosen before."""
@@ -61,19 +62,27 @@ def method_of(steps: WaySteps, load: Load) -> str:
 
 
 def candidate(steps: WaySteps, found: Levelled) -> Candidate:
-    """The plan of some shares; samples that do not run are left out as whole micro-batches, dealt
-    to the replicas in proportion to what they run."""
-    left = steps.num_samples - found.load.num_samples
-    left_out = _in_proportion(left, found.shares)
-    dealt = steps.deal(found.groups, found.shares, left_out)
-    schedule = load_schedule(dealt, found.load)
+    """The plan of some shares; see `with_left_out` for samples that do not run."""
+    return _of_dealt(steps, steps.deal(found.groups, found.shares), found.load, found.shares)
+
+
+def as_candidate(steps: WaySteps, way: Way) -> Candidate:
+    """The plan that runs the samples of a way dense and leaves out all others."""
+    dealt = Dealt(way.workload, way.replicas, np.ones(way.workload.num_microbatches, dtype=bool))
+    return _of_dealt(steps, dealt, dense_load(steps.workload, sum(way.samples)), way.samples)
+
+
+def _of_dealt(steps: WaySteps, running: Dealt, load: Load, shares: tuple[int, ...]) -> Candidate:
+    left_out = _in_proportion(steps.num_samples - load.num_samples, shares)
+    dealt = with_left_out(running, left_out)
+    schedule = load_schedule(dealt, load)
     return Candidate(
-        method=method_of(steps, found.load),
-        load=found.load,
+        method=method_of(steps, load),
+        load=load,
         workload=dealt.workload,
         replicas=dealt.replicas,
         schedule=schedule,
-        samples=found.shares,
+        samples=shares,
         priced=price(dealt.workload, steps.cluster, dealt.replicas, schedule),
     )
 

@@ -35,12 +35,14 @@ class CutLayout:
         compute_s: forward and backward of all waves, without messages.
         messages_s: of dispatch and combine.
         update_s: of the parameter update.
+        recomputing: devices that compute forward again in backward, sorted.
     """
 
     num_waves: int
     most_per_wave: int
     subnet_device: tuple[int, ...]
     owner: tuple[int, ...]
+    recomputing: tuple[int, ...]
     compute_s: float
     messages_s: float
     update_s: float
@@ -48,6 +50,21 @@ class CutLayout:
     @property
     def total_s(self) -> float:
         return self.compute_s + self.messages_s
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Devices that hold subnets or own micro-batches, sorted."""
+        return tuple(sorted({*self.subnet_device, *self.owner}))
+
+    def of_used(self) -> "CutLayout":
+        """The same with devices counted within those that are used."""
+        local = {d: i for i, d in enumerate(self.used)}
+        return replace(
+            self,
+            subnet_device=tuple(local[d] for d in self.subnet_device),
+            owner=tuple(local[d] for d in self.owner),
+            recomputing=tuple(local[d] for d in self.recomputing if d in local),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +89,36 @@ class CutRuns:
         """By the samples that they were made for, rising; those that fit."""
         most = int(self.workload.samples.sum())
         numbers = np.unique(np.geomspace(1, most, NUM_PRICED).round().astype(int)).tolist()
-        found = {n: next(self._fitting(n, thorough=False), None) for n in numbers}
+        found = {n: self._fewest_waves(n, thorough=False) for n in numbers}
         return {n: layout for n, layout in found.items() if layout is not None}
 
     @property
     def layouts(self) -> dict[int, CutLayout]:
         """By the samples that they were made for, rising."""
-        return {**self._spread, **self._polished}
+        return dict(sorted({**self._spread, **self._polished}.items()))
+
+    def made_for(self, num_samples: int) -> int:
+        """The samples of the layout that so many are run in: the fewest of at least so many."""
+        return next(n for n in self.layouts if n >= num_samples)
 
     def layout(self, num_samples: int) -> CutLayout:
-        """That which was made for the fewest samples of at least so many."""
-        return next(v for n, v in self.layouts.items() if n >= num_samples)
+        """That which so many samples are run in."""
+        return self.layouts[self.made_for(num_samples)]
 
     def polish(self, num_samples: int) -> None:
         """Search thoroughly for the layout of so many samples."""
-        number = next(n for n in self.layouts if n >= num_samples)
-        found = next(self._fitting(number, thorough=True), None)
-        if found is not None and found.total_s < self.layouts[number].total_s:
-            self._polished[number] = found
+        number = self.made_for(num_samples)
+        found = self._fewest_waves(number, thorough=True)
+        if found is not None:
+            self.take(number, found)
+
+    def take(self, num_samples: int, layout: CutLayout) -> bool:
+        """Use a layout for so many samples, if it is the faster one, and say whether it is."""
+        known = self.layouts.get(num_samples)
+        if known is not None and known.total_s <= layout.total_s:
+            return False
+        self._polished[num_samples] = layout
+        return True
 
     def of(self, load: Load) -> ReplicaRun:
         """Its run of a load."""
@@ -114,49 +143,87 @@ class CutRuns:
             max(v.update_s for v in layouts.values()),
         )
 
-    def _fitting(self, num_samples: int, thorough: bool) -> Iterator[CutLayout]:
-        """Layouts in 1, 2, 4, ... waves, as far as they fit."""
+    def _fewest_waves(self, num_samples: int, thorough: bool) -> CutLayout | None:
+        """The layout of 1, 2, 4, ... waves that fits first; or the one where devices compute
+        forward again, if that is faster."""
+        once = self._fitting(num_samples, thorough, ())
+        if once is not None and once.num_waves == 1:
+            return once
+        again = self._fitting(num_samples, thorough, self.group)
+        found = [layout for layout in (once, again) if layout is not None]
+        return min(found, key=lambda layout: layout.total_s, default=None)
+
+    def _fitting(
+        self, num_samples: int, thorough: bool, recomputing: tuple[int, ...]
+    ) -> CutLayout | None:
         num_waves = 1
         while True:
             num_waves = min(num_waves, num_samples)
-            found = self._best(num_samples, num_waves, thorough)
-            if found is not None:
-                yield found
-            if num_waves == num_samples:
-                return
+            found = self._best(num_samples, num_waves, thorough, recomputing)
+            if found is not None or num_waves == num_samples:
+                return found
             num_waves *= 2
 
-    def _best(self, num_samples: int, num_waves: int, thorough: bool) -> CutLayout | None:
-        """The fastest layout of those tried that fits; waves are priced by the first two."""
+    def _best(
+        self, num_samples: int, num_waves: int, thorough: bool, recomputing: tuple[int, ...]
+    ) -> CutLayout | None:
+        """The fastest layout of those tried that fits; waves are priced by the first two. Devices
+        that have room for all that backward needs do not compute forward again."""
         wave = split_evenly(num_samples, num_waves)
         largest = max(self.workload.microbatch_samples)
         pieces = min(wave[-1], max(-(-wave[0] // largest), 2 * min(len(self.group), MAX_OWNERS)))
         priced_waves = min(num_waves, 2)
         samples = tuple(n for size in wave[:priced_waves] for n in split_evenly(size, pieces))
         workload = replace(self.workload, microbatch_samples=samples)
-        step = DenseStep(workload, self.cluster, self.group, priced_waves)
+        step = DenseStep(workload, self.cluster, self.group, priced_waves, recomputing)
         later = (num_samples - sum(samples)) * input_bytes(self.workload)
-        scale, local = num_waves / priced_waves, {d: i for i, d in enumerate(self.group)}
-        priced = []
-        for counts, owner in self._layouts(step, thorough, later):
-            messages_s = _messages_s(step, counts, owner)
-            update_s = step.update_s(counts, owner)
-            compute_s = step.seconds(counts, owner) - messages_s - update_s
-            compute_s -= step.all_reduce_s(owner)
-            placement = to_placement(step, counts, owner[:pieces])
-            layout = CutLayout(
-                num_waves,
-                wave[0],
-                tuple(local[d] for d in placement.subnet_device),
-                owner[:pieces],
-                scale * compute_s,
-                scale * messages_s,
-                update_s,
-            )
-            priced.append((layout, counts, owner))
-        priced.sort(key=lambda found: found[0].total_s)
-        return next(
-            (v for v, counts, owner in priced if self._fits(step, counts, owner, later)), None
+        priced = [
+            (step.seconds(counts, owner) - step.all_reduce_s(owner), counts, owner)
+            for counts, owner in self._layouts(step, thorough, later)
+        ]
+        priced.sort(key=lambda found: found[0])
+        for _, counts, owner in priced:
+            if self._fits(step, counts, owner, later):
+                fewer = self._keeping(step, counts, owner, later)
+                return self._layout(fewer, counts, owner, num_waves, wave[0], pieces)
+        return None
+
+    def _keeping(
+        self, step: DenseStep, counts: np.ndarray, owner: tuple[int, ...], later_bytes: float
+    ) -> DenseStep:
+        """The step in which devices with room for it keep all that backward needs, those that the
+        layout keeps busiest first."""
+        busy_s = [step.lanes_s(d, counts[:, d].sum(axis=0)).sum() for d in range(step.num_devices)]
+        for d in np.argsort(busy_s)[::-1].tolist():
+            rest = tuple(r for r in step.recomputing if r != step.devices[d])
+            if rest != step.recomputing:
+                tried = DenseStep(step.workload, step.cluster, step.devices, step.num_waves, rest)
+                step = tried if self._fits(tried, counts, owner, later_bytes) else step
+        return step
+
+    def _layout(
+        self,
+        step: DenseStep,
+        counts: np.ndarray,
+        owner: tuple[int, ...],
+        num_waves: int,
+        most_per_wave: int,
+        pieces: int,
+    ) -> CutLayout:
+        scale, local = num_waves / step.num_waves, {d: i for i, d in enumerate(self.group)}
+        messages_s = _messages_s(step, counts, owner)
+        update_s = step.update_s(counts, owner)
+        compute_s = step.seconds(counts, owner) - messages_s - update_s - step.all_reduce_s(owner)
+        placement = to_placement(step, counts, owner[:pieces])
+        return CutLayout(
+            num_waves,
+            most_per_wave,
+            tuple(local[d] for d in placement.subnet_device),
+            owner[:pieces],
+            tuple(local[d] for d in step.recomputing),
+            scale * compute_s,
+            scale * messages_s,
+            update_s,
         )
 
     def _layouts(

@@ -15,7 +15,7 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.resting import drawn
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.starved import starved_microbatches
-from sim.ways.candidates import Candidate, candidate, most_within
+from sim.ways.candidates import Candidate, as_candidate, most_within
 from sim.ways.fewer import fewest
 from sim.ways.load import Load, dense_load, most_samples, sample_flops
 from sim.ways.price import price
@@ -77,7 +77,7 @@ def plan_on_ways(
     number = most_samples(workload, everything, budget.compute)
     is_whole = number == known.steps.num_samples
     fewer = dense if is_whole else fewest(known, number)
-    plain = as_candidate(known, fewer)
+    plain = as_candidate(known.steps, fewer)
     chosen = plain
     if not is_whole or budget.communication < 1:
         rested = _best_rest(known, fewer, budget, seed)
@@ -103,12 +103,6 @@ def plan_on_ways(
         seed=seed,
         solve_s=time.perf_counter() - begin,
     )
-
-
-def as_candidate(search: WaySearch, way: Way) -> Candidate:
-    """The plan that runs the samples of a way dense and leaves out all others."""
-    load = dense_load(search.workload, sum(way.samples))
-    return candidate(search.steps, search.steps.priced(way.groups, way.samples, load))
 
 
 def _best_rest(search: WaySearch, fewer: Way, budget: Budget, seed: int) -> Candidate | None:

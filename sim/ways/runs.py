@@ -7,7 +7,7 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import PassMemory, PassSeconds, pass_seconds
-from sim.ways.load import Load
+from sim.ways.load import Load, dense_load
 
 NUM_SIZES = 16
 """Of passes whose memory is computed."""
@@ -33,8 +33,9 @@ class ReplicaRun:
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceRuns:
-    """Runs of one kind of device alone with the whole model, of any load.
+class PlainRuns:
+    """Runs of one kind of device alone with the whole model, of any load, with forward computed
+    once, or always again in backward.
 
     Attributes:
         num_passes: as of `ReplicaRun`.
@@ -81,6 +82,43 @@ class DeviceRuns:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class DeviceRuns:
+    """Runs of one kind of device alone that computes forward again where that is faster: where
+    memory then asks for fewer passes, or holds the model at all.
+
+    Attributes:
+        once: where it keeps what backward needs.
+        again: where it keeps inputs alone; None where that can make nothing faster.
+        recomputes: which of the two it is, by the dense step of every number of samples, bool
+            ``[most + 1]``.
+    """
+
+    once: PlainRuns
+    again: PlainRuns | None
+    recomputes: np.ndarray
+
+    @property
+    def num_passes(self) -> np.ndarray:
+        """As of `ReplicaRun`."""
+        if self.again is None:
+            return self.once.num_passes
+        return np.where(self.recomputes, self.again.num_passes, self.once.num_passes)
+
+    def of(self, load: Load) -> ReplicaRun:
+        """Its run of a load."""
+        once = self.once.of(load)
+        if self.again is None:
+            return once
+        again, recomputes = self.again.of(load), self.recomputes[: load.num_samples + 1]
+        return ReplicaRun(
+            np.where(recomputes, again.num_passes, once.num_passes),
+            np.where(recomputes, again.total_s, once.total_s),
+            np.where(recomputes[:, None], again.last_backward_s, once.last_backward_s),
+            once.update_s,
+        )
+
+
 def device_runs(
     workload: Workload,
     device: Device,
@@ -89,8 +127,43 @@ def device_runs(
     reserved_bytes: float,
     update_s: float,
     update_share: np.ndarray,
-    memory: PassMemory,
+    memory: tuple[PassMemory, PassMemory],
 ) -> DeviceRuns:
+    """Price a device that runs up to `most` samples, forward once or again as is faster.
+
+    Args:
+        workload, device, most, reserved_bytes, update_s, update_share: as of `plain_runs`.
+        memory: of passes where forward is computed once, and where it is computed again.
+    """
+
+    def runs(known: PassMemory) -> PlainRuns:
+        return plain_runs(
+            workload,
+            device,
+            most,
+            reserved_bytes=reserved_bytes,
+            update_s=update_s,
+            update_share=update_share,
+            memory=known,
+        )
+
+    once = runs(memory[0])
+    if (once.num_passes[1:] == 1).all():
+        return DeviceRuns(once, None, np.zeros(most + 1, dtype=bool))
+    again, every = runs(memory[1]), dense_load(workload, most)
+    return DeviceRuns(once, again, again.of(every).total_s < once.of(every).total_s)
+
+
+def plain_runs(
+    workload: Workload,
+    device: Device,
+    most: int,
+    *,
+    reserved_bytes: float,
+    update_s: float,
+    update_share: np.ndarray,
+    memory: PassMemory,
+) -> PlainRuns:
     """Price a device that runs up to `most` samples in the fewest passes that its memory holds.
 
     Args:
@@ -98,14 +171,16 @@ def device_runs(
         device: that runs it.
         most: samples.
         reserved_bytes: of its memory that are needed for messages.
-        update_s, update_share: as of `DeviceRuns`.
+        update_s, update_share: as of `PlainRuns`.
         memory: of passes of this workload, as far as it is known already.
     """
     num_passes = fewest_passes(memory, device.memory_bytes - reserved_bytes, most)
     samples = np.arange(most + 1)
     largest = int((-(-samples // np.maximum(num_passes, 1)))[num_passes > 0].max(initial=1))
-    passes = pass_seconds(workload, device, range(1, largest + 1), is_trial=True)
-    return DeviceRuns(num_passes, passes, update_s, update_share, workload.lora is not None)
+    passes = pass_seconds(
+        workload, device, range(1, largest + 1), recomputes=memory.recomputes, is_trial=True
+    )
+    return PlainRuns(num_passes, passes, update_s, update_share, workload.lora is not None)
 
 
 def input_bytes(workload: Workload) -> float:

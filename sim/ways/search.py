@@ -18,6 +18,7 @@ from sim.ways.groups import (
     chunkings,
     cut_groups,
     device_sets,
+    optimistic_seconds,
     partitions,
 )
 from sim.ways.load import Load, dense_load
@@ -170,20 +171,16 @@ def best_replicas(
         if WayKind.CUT in kinds:
             look((g,) for g in _hopeful(groups, _least_s(known)))
         if WayKind.HYBRID in kinds and groups:
-            look(_level_chunkings(steps, load))
+            look(_level_chunkings(steps, load, WORTH_POLISHING * _least_s(known)))
             if len(steps.cluster.devices) <= MAX_EXHAUSTIVE_GROUPS:
                 for replicas, optimistic_s in _hopeful_partitions(steps, load, groups):
                     if optimistic_s >= (1 - WORTH_A_HYBRID) * _least_s(known):
                         break
                     look([replicas], _least_s(known))
         for one in _worth_polishing(known):
-            for group, share in zip(one.groups, one.shares, strict=True):
-                if len(group) > 1:
-                    steps.cut_runs(group).polish(share)
-            steps.forget_runs()
-            again = steps.level(one.groups, load)
-            if again is not None and again.step_s < one.step_s:
-                known[again.groups] = again
+            steps.polish(one.groups, one.shares)
+            del known[one.groups]
+            look([one.groups])
     for one in _fastest(known)[:MAX_IMPROVED]:
         current = one
         for _ in range(MAX_ROUNDS):
@@ -229,9 +226,16 @@ def _hopeful_partitions(
     return sorted(hopeful.items(), key=lambda found: found[1])
 
 
-def _level_chunkings(steps: WaySteps, load: Load) -> Iterator[Groups]:
-    """The fastest few groups of every chunking of the islands."""
+def _level_chunkings(steps: WaySteps, load: Load, below_s: float) -> Iterator[Groups]:
+    """The fastest few groups of every chunking of the islands that may stay below a step."""
+    alone_s = alone_seconds(steps, load, is_shared=True)
     for chunking in chunkings(steps):
+        rows = [
+            optimistic_seconds(steps, g, alone_s) if len(g) > 1 else alone_s[g[0]] for g in chunking
+        ]
+        shares = level_shares(np.array(rows), load.num_samples)
+        if shares is None or max(r[n] for r, n in zip(rows, shares, strict=True)) >= below_s:
+            continue
         seconds = {g: float(steps.run(g, load, True).total_s[-1]) for g in chunking}
         order = sorted(chunking, key=lambda g: seconds[g])
         for number in range(2, len(order) + 1):

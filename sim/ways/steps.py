@@ -95,8 +95,9 @@ class WaySteps:
         return np.array([size / seconds[kind] for kind in self.device_kinds])
 
     @cached_property
-    def _memory(self) -> PassMemory:
-        return PassMemory(self.workload)
+    def _memory(self) -> tuple[PassMemory, PassMemory]:
+        """Of passes where forward is computed once, and where it is computed again."""
+        return PassMemory(self.workload), PassMemory(self.workload, recomputes=True)
 
     @cached_property
     def _update(self) -> tuple[float, np.ndarray]:
@@ -161,13 +162,38 @@ class WaySteps:
             self._runs[key] = runs.of(load)
         return self._runs[key]
 
-    def forget_runs(self) -> None:
-        """Price replicas anew: layouts have been searched further."""
-        self._runs.clear()
+    def polish(self, groups: Groups, shares: Sequence[int]) -> None:
+        """Search thoroughly for the layouts of cut replicas with such shares."""
+        for group, share in zip(groups, shares, strict=True):
+            if len(group) > 1:
+                self.cut_runs(group).polish(share)
+                self._forget(self.cut_runs(group))
+
+    def _forget(self, runs: CutRuns) -> None:
+        """Price replicas anew whose layouts have changed."""
+        for key in [key for key in self._runs if key[0] == id(runs)]:
+            del self._runs[key]
+
+    def _in_use(self, groups: Groups, shares: Sequence[int]) -> Groups:
+        """The devices of replicas without those that a cut leaves empty; the cut is then known for
+        the others."""
+        used: list[tuple[int, ...]] = []
+        for group, share in zip(groups, shares, strict=True):
+            members = group
+            if len(group) > 1:
+                runs = self.cut_runs(group)
+                layout = runs.layout(share)
+                members = tuple(group[d] for d in layout.used)
+                if 1 < len(members) < len(group):
+                    smaller = self.cut_runs(members)
+                    if smaller.take(runs.made_for(share), layout.of_used()):
+                        self._forget(smaller)
+            used.append(members)
+        return tuple(sorted(used))
 
     def level(self, groups: Groups, load: Load, below_s: float = float("inf")) -> Levelled | None:
-        """The step with level shares; replicas that get nothing are left out, and shares levelled
-        again.
+        """The step with level shares; replicas that get nothing and devices that a cut leaves empty
+        are left out, and shares levelled again.
 
         Args:
             groups: devices of each replica.
@@ -182,9 +208,11 @@ class WaySteps:
             shares = level_shares(np.array([run.total_s for run in runs]), load.num_samples)
             if shares is None:
                 return None
-            if shares.all():
+            dealt = [(g, n) for g, n in zip(groups, shares.tolist(), strict=True) if n]
+            used = self._in_use(*zip(*dealt, strict=True))
+            if used == groups:
                 break
-            groups = tuple(g for g, n in zip(groups, shares, strict=True) if n)
+            groups = used
         if max(run.total_s[n] for run, n in zip(runs, shares, strict=True)) >= below_s:
             return None
         return self._priced(groups, tuple(shares.tolist()), load, runs)
@@ -210,35 +238,35 @@ class WaySteps:
             end_s = self.sums.end_s(gradient_sums(dealt.workload, dealt.replicas, schedule), done_s)
         return Levelled(groups, shares, load, end_s + max(run.update_s for run in runs))
 
-    def deal(self, groups: Groups, shares: Sequence[int], left_out: Sequence[int] = ()) -> Dealt:
+    def deal(self, groups: Groups, shares: Sequence[int]) -> Dealt:
         """Micro-batches and replicas of given shares.
 
         Args:
             groups: devices of each replica.
             shares: samples that each runs, at least 1.
-            left_out: samples that each is dealt besides and does not run; default none.
         """
         layouts = [
             self.layout(group, share, len(groups) > 1)
             for group, share in zip(groups, shares, strict=True)
         ]
-        return deal(
-            self.workload, len(self.cluster.devices), layouts, left_out or (0,) * len(groups)
-        )
+        return deal(self.workload, len(self.cluster.devices), layouts)
 
     def layout(self, group: tuple[int, ...], share: int, is_shared: bool) -> ReplicaLayout:
         """How a replica runs its share, in micro-batches no larger than the mini-batch's largest;
         one sample at a time where its memory does not suffice."""
         if len(group) == 1:
-            num_passes = int(self.device_runs(group[0], is_shared).num_passes[share]) or share
+            runs = self.device_runs(group[0], is_shared)
+            num_passes = int(runs.num_passes[share]) or share
+            recomputing = group if runs.recomputes[share] else ()
             pass_samples = split_evenly(share, num_passes)
             pieces = -(-pass_samples[0] // max(self.workload.microbatch_samples))
             subnet_device = (group[0],) * self.workload.num_subnets
-            return ReplicaLayout(subnet_device, (group[0],) * pieces, pass_samples)
+            return ReplicaLayout(subnet_device, (group[0],) * pieces, pass_samples, recomputing)
         cut = self.cut_runs(group).layout(share)
         num_passes = -(-share // cut.most_per_wave)
         return ReplicaLayout(
             tuple(group[d] for d in cut.subnet_device),
             tuple(group[d] for d in cut.owner),
             split_evenly(share, num_passes),
+            tuple(group[d] for d in cut.recomputing),
         )

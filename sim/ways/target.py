@@ -10,9 +10,9 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
 from sim.target.target_search import best_plan, target_searches
-from sim.ways.candidates import Candidate, most_within
+from sim.ways.candidates import Candidate, as_candidate, most_within
 from sim.ways.load import Load, dense_load
-from sim.ways.plans import BETTER, RESTING, as_candidate, resting_load, scored_candidate
+from sim.ways.plans import BETTER, RESTING, resting_load, scored_candidate
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
 from sim.ways.steps import Groups
@@ -61,7 +61,7 @@ def plan_for_target_on_ways(
     known = search_ways(workload, cluster, kinds=kinds) if search is None else search
     dense, steps = best_dense(known), known.steps
     if dense.dense_step_s <= target_s and communication == 1:
-        chosen, fewer = as_candidate(known, dense), dense
+        chosen, fewer = as_candidate(known.steps, dense), dense
     else:
         plain = _most(known, dense_load(workload), target_s)
         if plain is None:

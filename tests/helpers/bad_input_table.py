@@ -375,6 +375,41 @@ TABLE: dict[str, Row] = {
         "plan --cluster cluster.yaml --model minilm-l6 --num-tokens 600 --out p.json",
         "the number of tokens is 600; minilm-l6 has positions for 1 to 512",
     ),
+    "decoder without a configuration": (
+        "plan --cluster cluster.yaml --model none/config.json --out p.json",
+        "none/config.json: cannot be read",
+    ),
+    "decoder of another architecture": (
+        "plan --cluster cluster.yaml --model gpt/config.json --out p.json",
+        "gpt/config.json: model_type is 'gpt2'; decoders that can be planned are llama",
+        {"gpt/config.json": '{"model_type": "gpt2"}'},
+    ),
+    "decoder with a trait": (
+        "plan --cluster cluster.yaml --model moe --out p.json",
+        "moe/config.json: num_experts is 8: a mixture of experts is not supported",
+        {"moe/config.json": '{"model_type": "qwen3", "num_experts": 8}'},
+    ),
+    "decoder without a size": (
+        "plan --cluster cluster.yaml --model half --out p.json",
+        "half/config.json: hidden_size is missing",
+        {"half/config.json": '{"model_type": "llama"}'},
+    ),
+    "longer than a decoder's positions": (
+        "plan --cluster cluster.yaml --model SmolLM2-135M --num-tokens 9000 --out p.json",
+        "the number of tokens is 9000; HuggingFaceTB/SmolLM2-135M has positions for 1 to 8192",
+    ),
+    "pixels for a decoder": (
+        "plan --cluster cluster.yaml --model SmolLM2-135M --image-size 32 --out p.json",
+        "tells tokens of a vocabulary apart, and image size 32 is given",
+    ),
+    "precision of nothing frozen": (
+        f"{PLAN} --base-precision bfloat16 --out p.json",
+        "--base-precision is bfloat16 without --lora-rank",
+    ),
+    "frozen weights of less precision than products": (
+        f"{PLAN} --lora-rank 2 --base-precision bfloat16 --out p.json",
+        "--base-precision is bfloat16 and --precision float32",
+    ),
     # finetune
     "texts for a model of pictures": (
         "finetune plan.json --data texts:a.tab",

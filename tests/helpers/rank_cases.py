@@ -14,6 +14,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
+from decoder_models import packed, padded, small_decoder
 from runtime.families.bert_classifier import BertClassifier
 from runtime.families.known_families import family_of
 from runtime.models.build import shape_of
@@ -24,10 +25,13 @@ LORA = Lora(3, 4.5)
 NUM_TOKENS = 7
 BERT_SEEDS = (6, 7, 12, 13, 17, 19)
 """Of cases that are texts."""
-LORA_SEEDS = (*range(8, 14), 18, 19)
+DECODER_SEEDS = {22: "llama", 23: "qwen3", 24: "smollm2", 25: "qwen2"}
+"""Of cases that are decoders, the last but one of packed texts, and their layouts."""
+LORA_SEEDS = (*range(8, 14), 18, 19, 25)
 """Of cases that train adapters."""
-FIRST_OF_SEVERAL = 14
-"""The first of those whose ranks form several replicas, or rest."""
+SEVERAL_SEEDS = (*range(14, 22), 25)
+"""Of cases whose ranks form several replicas, or rest."""
+NUM_CASES = 26
 MIXES = [(1, 1, 1, 0), (5, 1, 1, 2), (1, 0, 1, 1), (0, 1, 1, 2), (1, 1, 0, 0), (0, 0, 1, 1)]
 """Weights of SHORTCUT, FORWARD_ONLY, FULL and REST in a schedule."""
 WAYS = {
@@ -64,7 +68,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
     shape = shape_of(_plain_model(seed))
     partition = _partition(shape, rng)
     groups = [np.arange(num_ranks)]
-    if seed >= FIRST_OF_SEVERAL:
+    if seed in SEVERAL_SEEDS:
         ways = WAYS[num_ranks]
         sizes_of_groups = ways[seed % len(ways)]
         groups = np.split(rng.permutation(num_ranks), np.cumsum(sizes_of_groups))[:-1]
@@ -78,13 +82,18 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         parameter_bytes=8,
         optimizer=["adamw", "sgdm", "sgd"][seed % 3],
         lora=LORA if seed in LORA_SEEDS else None,
+        frozen_bytes=8,
     )
     schedules = [_draw_schedule(workload, MIXES[seed % len(MIXES)], rng) for _ in range(NUM_STEPS)]
     generator = torch.Generator().manual_seed(seed)
     num_samples = int(sizes.sum())
     family = family_of(model)
-    inputs = family.random_inputs(model, num_samples, generator)
-    if family.key_mask(model, inputs) is not None:
+    labels = torch.zeros(0)
+    if seed in DECODER_SEEDS:
+        inputs, labels = (packed if seed == 24 else padded)(num_samples)
+    else:
+        inputs = family.random_inputs(model, num_samples, generator)
+    if seed not in DECODER_SEEDS and family.key_mask(model, inputs) is not None:
         lengths = torch.randint(2, NUM_TOKENS + 1, (num_samples, 1), generator=generator)
         inputs = torch.where(torch.arange(NUM_TOKENS) < lengths, inputs, 0)
     return Case(
@@ -93,7 +102,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         replicas=tuple(replicas),
         schedules=schedules,
         inputs=inputs,
-        labels=torch.randint(5, (num_samples,), generator=generator),
+        labels=labels if len(labels) else torch.randint(5, (num_samples,), generator=generator),
         key_mask=family.key_mask(model, inputs),
     )
 
@@ -116,7 +125,7 @@ def _draw_replica(
 ) -> Replica:
     """Of some ranks, one of which owns nothing and one of which holds nothing of a block, if they
     are several."""
-    num_microbatches = int(rng.integers(1 if seed >= FIRST_OF_SEVERAL else 2, 6))
+    num_microbatches = int(rng.integers(1 if seed in SEVERAL_SEEDS else 2, 6))
     owner = rng.choice(len(group), num_microbatches, p=rng.dirichlet(np.ones(len(group))))
     idle_owner, absent = rng.integers(len(group), size=2)
     owner[owner == idle_owner] = (idle_owner + 1) % len(group)
@@ -125,7 +134,10 @@ def _draw_replica(
     device[of_block & (device == absent)] = (absent + 1) % len(group)
     if seed % 5 == 4:
         device[device == idle_owner] = (idle_owner + 1) % len(group)
-    placement = Placement(num_ranks, tuple(group[device].tolist()), tuple(group[owner].tolist()))
+    recomputing = tuple(sorted(group.tolist())[::2]) if seed in DECODER_SEEDS else ()
+    placement = Placement(
+        num_ranks, tuple(group[device].tolist()), tuple(group[owner].tolist()), recomputing
+    )
     num_waves = int(rng.integers(1, 4)) if num_microbatches > 2 else 1
     return Replica(placement, num_waves)
 
@@ -177,6 +189,9 @@ def small_bert(device: str = "cpu") -> BertClassifier:
 def _plain_model(seed: int, device: str = "cpu") -> nn.Module:
     if seed in BERT_SEEDS:
         return small_bert(device)
+    if seed in DECODER_SEEDS:
+        heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
+        return small_decoder(DECODER_SEEDS[seed], device=device, **heads)
     return small_model([None, 0.3][seed % 2], seed % 3 > 0, device)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.waves import running_samples
 from rank_cases import Case, draw_case, model_of, small_model
 from rank_processes import join
 from runtime.data.dataset import Dataset, Split
@@ -23,7 +25,6 @@ from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.job import Ranks, check_agreement, close_ranks, job_facts
 from runtime.ranks.rank_model import (
     RankModel,
-    gather_full_state,
     read_rank_model,
     scatter_rank_model,
 )
@@ -67,7 +68,9 @@ def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
 def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object) -> Tensor:
     slices = slice_rank_schedule(case.workload, case.replicas, schedule, model.ranks.rank)
     own = slices.owned_samples
-    batch = RankBatch(case.inputs[own], case.labels[own], case.key_mask)
+    runs = torch.from_numpy(running_samples(schedule, case.workload.samples))
+    num_counted = model.family.num_counted(case.labels[runs]).sum()
+    batch = RankBatch(case.inputs[own], case.labels[own], num_counted, case.key_mask)
     return rank_forward_backward(model, batch, slices, **options)
 
 
@@ -96,7 +99,19 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
         _step(case, model, schedule)
         update(optimizer, resting(model.module, model.own_shards, case.workload, schedule))
     held = {f"held.{name}": p.detach() for name, p in model.module.named_parameters()}
-    return held | {f"full.{name}": p for name, p in gather_full_state(model).items()}
+    return held | {f"full.{name}": p for name, p in _full_state(model).items()}
+
+
+def _full_state(model: RankModel) -> dict[str, Tensor]:
+    """The whole model, joined from what every rank says of it."""
+    every: list[dict[str, Tensor]] = [{} for _ in range(model.ranks.num_ranks)]
+    dist.all_gather_object(every, {name: p.detach() for name, p in model.parameters.items()})
+    full: dict[str, Tensor] = {}
+    for rank, parts in enumerate(every):
+        for shard in model.written_shards(rank):
+            full.setdefault(shard.name, torch.empty(shard.full_shape, dtype=model.dtype))
+            shard.put(parts[shard.name], full[shard.name])
+    return full
 
 
 def tensor_parallel_step(

@@ -48,8 +48,9 @@ def test_plan_then_simulate(d2ft, plan, tmp_path):
     code, out, _ = d2ft("simulate", plan, "--json", "--timeline", tmp_path / "t.csv")
     assert code == 0
     result = json.loads(out)
-    assert result["plan"]["flops"] < result["dense"]["flops"]
-    assert result["plan"]["step_s"] < result["dense"]["step_s"]
+    assert result["plan"]["flops"] < result["best_dense"]["flops"]
+    assert result["plan"]["step_s"] < result["best_dense"]["step_s"]
+    assert result["fewer_samples"]["flops"] <= result["plan"]["flops"]
     assert [d["name"] for d in result["plan"]["devices"]] == ["a", "b"]
     assert (tmp_path / "t.csv").read_text().startswith("wave,direction,block,phase,resource")
 
@@ -74,8 +75,11 @@ def test_a_target_is_held_against_the_dense_step_that_is_simulated(
     )
     assert code == 0, err
     _, simulated, _ = d2ft("simulate", path, "--json")
-    dense_s = json.loads(simulated)["dense"]["step_s"]
-    assert json.loads(printed)["dense_step_s"] == pytest.approx(dense_s, rel=1e-9)
+    result, planned = json.loads(simulated), json.loads(printed)
+    (placed,) = (w for w in result["references"] if w["name"] == "placed as the plan is")
+    assert planned["placed_dense_step_s"] == pytest.approx(placed["step_s"], rel=1e-9)
+    for name in ("best_dense", "fewer_samples"):
+        assert planned[f"{name}_step_s"] == pytest.approx(result[name]["step_s"], rel=1e-9)
 
 
 def test_compare_writes_a_row_per_solver(d2ft, cluster, tmp_path):
@@ -85,14 +89,41 @@ def test_compare_writes_a_row_per_solver(d2ft, cluster, tmp_path):
         "--json",
     )  # fmt: skip
     assert code == 0
-    rows = {row["solver"]: row for row in json.loads(out)["solvers"]}
-    fewer = rows.pop("fewer_microbatches at equal step")
-    assert fewer["predicted_step_s"] <= rows["dp"]["predicted_step_s"]
+    result = json.loads(out)
+    rows = {row["solver"]: row for row in result["solvers"]}
+    fewer = rows.pop("fewer samples, same compute")
+    assert fewer["compute_fraction"] <= rows["dp"]["compute_fraction"]
+    assert fewer["predicted_step_s"] == result["fewer_samples"]["dense_step_s"]
+    assert fewer["objective"] == pytest.approx(fewer["compute_fraction"] * 180)
+    beaten = min(result[name]["dense_step_s"] for name in ("best_dense", "fewer_samples"))
+    pays = rows["dp"]["predicted_step_s"] < 0.99 * beaten
+    assert result["verdict"].startswith(f"{result['best_solver']}: A step of") == pays
+    assert "setups" not in result  # every gradient may be sent
     assert set(rows) == {"two_stage", "dp", "mip"}
     assert rows["dp"]["status"] == "OPTIMAL"
     assert rows["dp"]["objective"] == pytest.approx(rows["mip"]["objective"], rel=1e-6)
     assert rows["two_stage"]["objective"] <= rows["dp"]["objective"] * (1 + 1e-9)
     assert table.read_text().count("\n") == 5
+
+
+def test_compare_puts_solvers_beside_each_other_on_which_blocks_train(d2ft, cluster):
+    """The shape of two blocks; the bound of each solver holds for the others."""
+    code, out, err = d2ft(
+        "compare", "--cluster", cluster, *SMALL, "--microbatches", 2, "--solvers",
+        "dp,lagrangian,highs", "--budget-comm", 0.25, "--budget-compute", 1, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    rows = {row["solver"]: row for row in result["setups"]}
+    assert set(rows) == {"lagrangian", "highs"}
+    assert len(result["setups_way"]["replicas"]) > 1
+    for row in rows.values():
+        assert row["status"] == "OPTIMAL"
+        assert row["num_training"] == 3
+        assert row["gradient_fraction"] == pytest.approx(0.25)
+        assert row["gap"] <= 1e-6
+        least = min(other["upper_bound"] for other in rows.values())
+        assert row["objective"] <= least * (1 + 1e-9)
 
 
 def test_compare_plans_as_plan_does(d2ft, cluster, tmp_path):
@@ -118,7 +149,9 @@ def test_where_dense_exchanges_nothing_no_share_of_it_is_given(d2ft, tmp_path):
     (line,) = [line for line in out.splitlines() if "exchanged" in line]
     assert "%" not in line
     _, out, _ = d2ft("compare", "--cluster", path, *SMALL, "--solvers", "dp", "--json")
-    assert [row["communication_fraction"] for row in json.loads(out)["solvers"]] == [None, None]
+    result = json.loads(out)
+    assert [row["communication_fraction"] for row in result["solvers"]] == [None, None]
+    assert result["best_dense"]["exchange_bytes"] == 0
 
 
 def test_a_plan_is_refused_once_changed_or_cut(d2ft, plan):
@@ -143,6 +176,7 @@ def test_help_and_planning_need_no_torch(cluster, tmp_path):
     for arguments in (
         ["--help"],
         ["plan", "--placement", "balanced", "--cluster", cluster, *SMALL, "--out", out],
+        ["plan", "--budget-compute", 0.6, "--cluster", cluster, *SMALL, "--out", out],
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True

@@ -1,11 +1,17 @@
-"""Solvers side by side, and dense on fewer micro-batches at equal step time."""
+"""Solvers side by side, beside dense on fewer samples."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analysis.comparing.comparison import FEWER, compare_solvers, comparison_table
+from analysis.comparing.comparison import (
+    FEWER,
+    best_answer,
+    compare_solvers,
+    comparison_table,
+    value_of_samples,
+)
 from analysis.planning.request import Request
 from analysis.simulating.dense_on_fewer import fewer_microbatches
 from d2ft_sched.cluster.cluster_file import load_cluster
@@ -18,6 +24,7 @@ from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from sim.step import simulate_step
+from sim.ways.fewer import fewer_samples
 
 SHAPE = load_model_shape("vit_tiny_patch16_224", image_size=32, num_classes=10)
 WORKLOAD = Workload(SHAPE, partition_by_heads(SHAPE, 1), (4, 4, 4, 4, 2))
@@ -52,22 +59,27 @@ def test_fewer_microbatches_are_the_best_ones_that_fit_the_step_trunk_left_out()
     assert fewer_microbatches(WORKLOAD, CLUSTER, PLACEMENT, scores(), 1e-6) is None
 
 
-def test_the_table_has_every_solver_and_the_baseline_within_the_best_ones_step() -> None:
+def test_the_table_has_every_solver_and_fewer_samples_of_the_best_ones_compute() -> None:
     request = Request(WORKLOAD, CLUSTER, scores(), Budget(0.7, 1.0))
     names = ["two_stage", "dp", "top_k", "frozen_prefix", "fewer_microbatches"]
-    table = comparison_table(request, PLACEMENT, compare_solvers(request, PLACEMENT, names))
-    table = table.set_index("solver")
+    answers = compare_solvers(request, PLACEMENT, names)
+    table = comparison_table(request, answers).set_index("solver")
     assert table.index.tolist() == [*names, FEWER]
-    assert table["objective"].idxmax() in ("dp", FEWER)
+    assert best_answer(answers) == "dp"
     assert (table["objective"][names] <= table["upper_bound"].min() * (1 + 1e-9)).all()
-    assert table["predicted_step_s"][FEWER] <= table["predicted_step_s"]["dp"]
-    fewer = fewer_microbatches(
-        WORKLOAD, CLUSTER, PLACEMENT, scores(), table["predicted_step_s"]["dp"]
-    )
-    remote = np.array(PLACEMENT.subnet_device)[:, None] != np.array(PLACEMENT.owner)
-    exchange = remote.sum(axis=0) * WORKLOAD.samples
-    expected = exchange[fewer.kept].sum() / exchange.sum()
-    assert table["communication_fraction"][FEWER] == pytest.approx(expected)
+    number = int(table["compute_fraction"]["dp"] * 18)
+    assert table["compute_fraction"][FEWER] == number / 18
+    own = fewer_samples(WORKLOAD, CLUSTER, number / 18)
+    assert table["predicted_step_s"][FEWER] == pytest.approx(own.dense_step_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("number", range(1, 19))
+def test_fewer_samples_are_worth_the_best_of_them(number: int) -> None:
+    request = Request(WORKLOAD, CLUSTER, scores(), Budget())
+    value = scores().values()[..., Operation.FULL].sum(axis=0)
+    samples = np.array(WORKLOAD.microbatch_samples)
+    each = np.sort(np.repeat(value / samples, samples))[::-1]
+    assert value_of_samples(request, number) == pytest.approx(each[:number].sum())
 
 
 def test_a_solver_that_needs_more_than_a_plan_has_says_so() -> None:

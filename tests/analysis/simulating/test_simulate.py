@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -11,11 +12,16 @@ from analysis.simulating.simulation import read_jitter, simulate
 from d2ft_sched.cluster.cluster_file import cluster_from_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan_file import load_plan
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.questions.jitter import Jitter
 from sim.questions.what_if import drop_devices
-from sim.step import simulate_plan
+from sim.step import simulate_plan, simulate_replicas
+from sim.ways.fewer import fewer_samples
 
 SMALL = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--microbatch-size", "2"]
+ON_WAY = ("--resting", "drawn", "--budget-compute", 0.6)
+"""Without a placement: ways are searched."""
 SPEEDS = {"fast": 2e11, "even": 1e11, "slow": 5e10}
 
 
@@ -45,10 +51,10 @@ def make_plan(d2ft, tmp_path):
         (tmp_path / "lab.yaml").write_text(yaml.safe_dump(content))
         out = tmp_path / "plan.json"
         arguments = arguments or ("--budget-compute", 0.6, "--placement", "every-device")
+        placed = () if {"--way", ON_WAY[0]} & set(arguments) else ("--placement", "balanced")
         code, _, err = d2ft(
             "plan",
-            "--placement",
-            "balanced",
+            *placed,
             "--cluster",
             tmp_path / "lab.yaml",
             *SMALL,
@@ -84,9 +90,12 @@ def test_the_tables_of_a_plan(d2ft, make_plan):
         "compute: all devices",
         "bandwidth: all links",
         "latency and fair sharing",
-        "tensor parallel, ring",
-        "data parallel, ring",
-        "alone",
+        "best dense",
+        "fewer samples",
+        "one device",
+        "data parallel",
+        "naive: placed as the plan is",
+        "naive: tensor parallel, ring",
         "fast -> switch",
     ):
         assert part in text
@@ -99,16 +108,87 @@ def test_the_first_line_is_the_verdict(d2ft, make_plan, simulated):
     plan = make_plan()
     result = simulated(plan)
     first = d2ft("simulate", plan, "--scale-bandwidth", "1e-3")[1].splitlines()[0]
-    assert first.startswith("A step of the plan takes ")
-    assert "times as long as the quickest dense way, " in first
-    ways = [way for way in result["references"] if not way["out_of_memory"]]
-    quickest = min(ways, key=lambda way: way["step_s"])
-    said = result["verdict"]
-    assert quickest["name"] in said
-    assert ("less time" in said) == (result["plan"]["step_s"] < quickest["step_s"])
+    assert first.startswith("The plan does not beat the best dense way: a step of the plan takes ")
+    assert "times as long as that of the best dense way, fast alone" in first
+    ways = [w for w in result["references"] if not (w["is_naive"] or w["out_of_memory"])]
+    least_s = min(way["step_s"] for way in ways)
+    assert result["best_dense"]["step_s"] == pytest.approx(least_s, rel=1e-12)
+    is_less = result["plan"]["step_s"] < least_s
+    assert ("less time than that of the best dense way" in result["verdict"]) == is_less
     out = d2ft("simulate", plan, "--cluster", _shrunk(plan.parent))[1]
     assert out.startswith("The plan does not fit the memory of fast")
-    assert "no dense way fits its memory" in out.splitlines()[0]
+    assert "no dense way fits the memory" in out.splitlines()[0]
+
+
+def test_a_plan_that_does_not_pay_is_told_with_what_one_would(make_plan, simulated):
+    """What is named is tried here by the plan command itself."""
+    lost = simulated(make_plan())
+    best_s = lost["best_dense"]["step_s"]
+    assert lost["plan"]["step_s"] > best_s
+    said = "on the best way, which 'd2ft plan' finds without --placement"
+    assert lost["change_that_pays"] == said
+    assert lost["verdict"].endswith(f"; a plan would pay {said}")
+    won = simulated(make_plan(lambda content: None, *ON_WAY))
+    assert won["change_that_pays"] is None
+    assert won["plan"]["step_s"] < min(best_s, won["fewer_samples"]["step_s"])
+    assert won["best_dense"]["step_s"] == best_s
+    assert won["verdict"].startswith("A step of the plan takes ")
+
+
+def test_fewer_samples_have_the_compute_of_the_plan_and_their_own_best_way(make_plan, simulated):
+    plan = load_plan(make_plan())
+    result = simulated(plan_file := make_plan())
+    fewer, as_short = result["fewer_samples"], result["samples_as_short"]
+    per_sample = result["best_dense"]["flops"] / 10
+    number = sum(fewer["samples"])
+    assert number == int(result["plan"]["flops"] / per_sample)
+    own = fewer_samples(plan.workload, plan.cluster, number / 10)
+    assert fewer["step_s"] == pytest.approx(own.dense_step_s, rel=1e-12)
+    assert fewer["replicas"] == [list(names) for names in own.device_names]
+    assert as_short["step_s"] <= result["plan"]["step_s"]
+    assert {"exchange_bytes", "name"} <= fewer.keys() & result["best_dense"].keys()
+    assert load_plan(plan_file).schedule_rows == plan.schedule_rows
+
+
+def test_a_dense_plan_is_told_without_a_change(make_plan, simulated):
+    result = simulated(make_plan(lambda content: None, "--placement", "balanced"))
+    assert result["change_that_pays"] is None
+    assert "a plan would pay" not in result["verdict"]
+    assert "no change" not in result["verdict"]
+
+
+QUESTIONS = {
+    "overlapped": ["--overlap"],
+    "jitter": ["--jitter", 0.1, "--straggler", "0.1:2", "--num-steps", 20],
+    "another network": ["--scale-bandwidth", 0.5, "--scale-latency", 2],
+    "a faster device": ["--scale-compute", "slow=3"],
+    "a device less": ["--drop-device", "slow"],
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_plan_of_several_replicas_is_asked_everything(make_plan, simulated, tmp_path, question):
+    plan_file = make_plan(lambda content: None, *ON_WAY, "--way", "data-parallel")
+    plan = load_plan(plan_file)
+    assert len(plan.replicas) > 1
+    trace, timeline = tmp_path / "trace.json", tmp_path / "timeline.csv"
+    written = ["--trace", trace, "--timeline", timeline]
+    result = simulated(plan_file, *QUESTIONS[question], *written)
+    step_s = result["plan"]["step_s"]
+    assert sum(row["bound_s"] for row in result["plan"]["bounds"]) == pytest.approx(step_s)
+    assert result["plan"]["critical_path"][-1]["end_s"] == pytest.approx(step_s)
+    rows = pd.read_csv(timeline)
+    assert rows["end_s"].max() == pytest.approx(step_s)
+    used = {d["name"] for d in result["plan"]["devices"] if d["busy_s"] > 0}
+    assert set(rows["resource"]) - {"network"} == used
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert max(e["ts"] + e["dur"] for e in events if e["ph"] == "X") == pytest.approx(1e6 * step_s)
+    if question == "jitter":
+        assert result["jitter"]["plan"]["p50_s"] > step_s
+        assert result["jitter"]["best dense"]["p50_s"] > result["best_dense"]["step_s"]
+    if question == "a device less":
+        assert "slow" not in used
+        assert result["before"]["step_s"] == simulate_plan(plan).step_s
 
 
 def _shrunk(folder):
@@ -125,14 +205,23 @@ def test_a_multiple_never_reads_as_faster(d2ft, make_plan):
         lambda c: c["network"].update(bandwidth_bytes_per_s=1e6), "--placement", "round-robin"
     )
     out = d2ft("simulate", plan)[1]
-    assert "dense, naively placed" in out
     assert "times as much" in out
     assert not [
         line
         for line in out.split("Devices under")[0].split("Ways to")[1].splitlines()
         if line.endswith("x")
     ]
-    assert "dense, placed alike" in d2ft("simulate", make_plan())[1]
+
+
+def test_no_placement_is_called_naive_that_is_one_of_the_ways(make_plan, simulated):
+    """Each naive row says which placement it is."""
+    names = {
+        given: [w["name"] for w in simulated(make_plan(*options))["references"] if w["is_naive"]]
+        for given, options in (("placed", ()), ("on a way", (lambda content: None, *ON_WAY)))
+    }
+    tensor_parallel = ["tensor parallel, ring", "tensor parallel, tree"]
+    assert names["on a way"] == tensor_parallel
+    assert names["placed"] == ["placed as the plan is", *tensor_parallel]
 
 
 def test_json_carries_everything(make_plan, simulated):
@@ -149,14 +238,17 @@ def test_json_carries_everything(make_plan, simulated):
     for found in of_plan["sensitivity"]:
         assert found["gain_s"] == pytest.approx(predicted.step_s - found["step_s"])
         assert found["unlimited_step_s"] <= found["step_s"] * (1 + 1e-9)
-    names = [way["name"] for way in result["references"]]
-    assert names[:4] == [
-        "as the plan is placed",
-        "tensor parallel, ring",
-        "tensor parallel, tree",
-        "data parallel, ring",
-    ]
-    assert result["references"][0]["step_s"] == result["dense"]["step_s"]
+    ways = [way for way in result["references"] if not way["is_naive"]]
+    assert [way["step_s"] for way in ways] == sorted(way["step_s"] for way in ways)
+    assert {way["name"] for way in ways} == {"one device", "data parallel", "cut", "hybrid"}
+    placed = next(w for w in result["references"] if w["name"] == "placed as the plan is")
+    loaded = load_plan(plan)
+    every = uniform_schedule(
+        loaded.workload.num_subnets, loaded.workload.num_microbatches, Operation.FULL
+    )
+    dense = simulate_replicas(loaded.workload, loaded.cluster, loaded.replicas, every)
+    assert placed["step_s"] == dense.step_s
+    assert placed["exchange_bytes"] == dense.exchange_bytes
     assert result["jitter"]["plan"]["num_steps"] == 50
     assert result["jitter"]["plan"]["p50_s"] > predicted.step_s
     assert (result["what_if"], result["before"], result["warnings"]) == ([], None, [])
@@ -185,7 +277,8 @@ def test_what_if_equals_a_cluster_file_that_says_so(make_plan, simulated, tmp_pa
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
     written = simulated(plan, "--cluster", tmp_path / "changed.yaml")
     assert result["plan"]["step_s"] == pytest.approx(written["plan"]["step_s"], rel=1e-9)
-    assert result["dense"]["step_s"] == pytest.approx(written["dense"]["step_s"], rel=1e-9)
+    for held in ("best_dense", "fewer_samples"):
+        assert result[held]["step_s"] == pytest.approx(written[held]["step_s"], rel=1e-9)
     assert result["before"]["step_s"] == simulated(plan)["plan"]["step_s"]
     assert result["what_if"] == [
         "bandwidth of all links x 2",
@@ -206,8 +299,7 @@ def test_a_dropped_device_means_a_plan_for_what_is_left(d2ft, make_plan, simulat
     assert result["plan"]["step_s"] == simulate_plan(again).step_s
     assert (again.budget, again.workload) == (plan.budget, plan.workload)
     assert again.placement.num_devices == 2
-    dense_flops = result["dense"]["flops"]
-    assert result["plan"]["flops"] < 0.7 * dense_flops
+    assert result["plan"]["flops"] < 0.7 * result["best_dense"]["flops"]
     assert result["before"]["step_s"] == simulate_plan(plan).step_s
     code, out, _ = d2ft("simulate", plan_file, "--drop-device", "slow")
     assert code == 0
@@ -232,12 +324,16 @@ def test_a_dropped_device_and_scores(make_plan, simulated, tmp_path):
     assert result["plan"]["step_s"] == simulate_plan(with_scores).step_s
 
 
-def test_a_target_step_time_is_asked_of_what_is_left(make_plan, simulated):
-    plan_file = make_plan(lambda content: None, "--target-step-time", "0.7x")
+@pytest.mark.parametrize(
+    "options", [("--placement", "balanced", "--target-step-time", "0.95x"),
+                ("--way", "one-device", "--target-step-time", "0.95x")]
+)  # fmt: skip
+def test_a_target_step_time_is_asked_of_what_is_left(make_plan, simulated, options):
+    plan_file = make_plan(lambda content: None, *options)
     target_s = load_plan(plan_file).budget.target_step_s
     result = simulated(plan_file, "--drop-device", "slow")
     assert result["plan"]["step_s"] <= target_s * (1 + 1e-9)
-    assert result["plan"]["step_s"] < result["dense"]["step_s"]
+    assert result["plan"]["flops"] < result["best_dense"]["flops"]
 
 
 def test_a_placement_in_turn_stays_one(make_plan):
@@ -329,7 +425,12 @@ def test_overlapped_waves(make_plan, simulated):
     assert not apart["overlap"]
     assert overlapped["overlap"]
     assert overlapped["plan"]["step_s"] < apart["plan"]["step_s"]
-    assert overlapped["dense"]["step_s"] < apart["dense"]["step_s"]
+    placed_s = [
+        next(w["step_s"] for w in r["references"] if w["name"] == "placed as the plan is")
+        for r in (apart, overlapped)
+    ]
+    assert placed_s[1] < placed_s[0]
+    assert overlapped["best_dense"]["step_s"] == apart["best_dense"]["step_s"]
     bound_s = sum(row["bound_s"] for row in overlapped["plan"]["bounds"])
     assert bound_s == pytest.approx(overlapped["plan"]["step_s"])
 
@@ -368,7 +469,8 @@ def test_overlap_without_waves_to_overlap_is_said(d2ft, make_plan):
     code, _, err = d2ft("simulate", make_plan(), "--overlap", "--json")
     assert code == 0
     assert err == (
-        "warning: --overlap changes nothing for a plan of one wave; plan with --waves 2 or more\n"
+        "warning: --overlap changes nothing for a plan of one wave; plan with --placement balanced "
+        "--waves 2 or more\n"
     )
 
 
@@ -383,7 +485,8 @@ def test_one_device_has_no_links_to_compare(make_plan, tmp_path):
         content["devices"] = content["devices"][:1]
 
     found = simulate(load_plan(make_plan(alone)))
-    assert [way.name for way in found.references] == ["as the plan is placed", "fast alone"]
+    assert [way.name for way in found.references] == ["one device", "placed as the plan is"]
+    assert found.best_dense.way.device_names == (("fast",),)
     assert found.planned.exchange_bytes == 0
 
 

@@ -109,13 +109,6 @@ def test_directions_on_one_device_add_up_to_the_step():
     assert sum(direction_seconds(prediction).values())[0] == pytest.approx(prediction.step_s)
 
 
-def memory_errors(plans):
-    """Of plans that need nearly as much memory as any: in a step that trains little, what the
-    optimizer holds for a moment, which no prediction counts, is much of so small a model."""
-    predicted = plans["predicted_peak_memory_bytes"]
-    return plans["error_peak_memory_bytes"][predicted > 0.9 * predicted.max()].abs()
-
-
 FLOAT32, BFLOAT16 = ("--precision", "float32"), ("--precision", "bfloat16")
 ADAPTERS = ("--lora-rank", 4)
 
@@ -137,7 +130,7 @@ def test_the_command_counts_what_was_predicted(d2ft, tmp_path, options):
         is_counted = ~table["plan"].isin(["all FORWARD_ONLY", "all SHORTCUT"])
         assert (table["error_flops"].abs() < 0.01).all()
     assert (table["error_flops"][is_counted] == 0).all()
-    assert (memory_errors(table) < 0.1).all()
+    assert (table["error_peak_memory_bytes"].abs() < 0.05).all()
     assert (tmp_path / "v/predicted_measured.png").stat().st_size > 5000
     (untouched,) = result["baselines"]
     assert untouched["plan"] == "untouched model"
@@ -156,7 +149,7 @@ def test_ranks_run_the_plans_and_dense_baselines(tmp_path, options):
     for table in (plans, baselines):
         assert (table["error_flops"] == 0).all()
         assert (table["predicted_bytes"] == table["measured_bytes"]).all()
-    assert (memory_errors(plans) < 0.1).all()
+    assert (plans["error_peak_memory_bytes"].abs() < 0.05).all()
     # Autocast keeps copies of weights in bfloat16, which a dense baseline is not charged with.
     assert (baselines["error_peak_memory_bytes"].abs() < 0.15).all()
     assert plans["plan"].str.startswith("dp, step").any()

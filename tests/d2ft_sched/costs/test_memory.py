@@ -105,7 +105,8 @@ def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
     assert (memory.total >= stays + memory.gradients).all()
     assert (memory.total >= stays + memory.activations).all()
     parts = memory.gradients + memory.activations + memory.workspace + memory.exchange_buffers
-    assert (memory.total <= stays + parts + memory.gradients).all()
+    copied = memory.parameters + memory.optimizer_state  # at most, of what rests, in the update
+    assert (memory.total <= stays + parts + np.maximum(memory.gradients, copied)).all()
 
     resting = np.where(schedule == Operation.FULL, Operation.REST, schedule)
     rested = device_memory(workload, placement, resting, num_waves)
@@ -134,7 +135,9 @@ def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_o
     placement = Placement(num_devices, tuple(device.tolist()), tuple(owner.tolist()))
     schedule = rng.choice(4, size=(workload.num_subnets, 3), p=rng.dirichlet([1, 1, 1, 1]))
     total = device_memory(workload, placement, schedule, num_waves).total
-    assert (total <= device_memory(workload, placement, dense(workload), num_waves).total).all()
+    besides = memory_besides_operations(workload, placement, num_waves)
+    largest = device_memory(workload, placement, dense(workload), num_waves).total
+    assert (total <= np.maximum(largest, besides)).all()
     of_each = operation_activation_bytes(workload)
     kept = np.take_along_axis(of_each, schedule[..., None], axis=2)[..., 0]
     fullest = np.max(
@@ -144,7 +147,7 @@ def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_o
         ],
         axis=0,
     )
-    assert (total <= memory_besides_operations(workload, placement, num_waves) + fullest).all()
+    assert (total <= besides + fullest).all()
 
 
 def test_waves_divide_activations() -> None:

@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.errors import InputError
+from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
+from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan import plan_file
 from d2ft_sched.plan.plan_file import dump_plan, load_plan, parse_plan, save_plan
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
+from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 
 SHAPE = ModelShape("m", 2, 4, 8, 32, 64, 5, embed_flops=10, trunk_parameters=1000)
@@ -117,6 +120,46 @@ def test_replicas_that_do_not_fit_are_refused(plan):
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(plan, replicas=replicas)
+
+
+def test_a_plan_from_before_there_were_decoders_is_read(plan):
+    content = json.loads(dump_plan(plan))
+    for name in ("format", "version", "sha256"):
+        content.pop(name)
+    for name in (
+        "queries_per_head",
+        "gated_mlp",
+        "norm",
+        "output_bias",
+        "query_key_norm",
+        "rotary",
+        "causal",
+        "vocabulary_size",
+        "tied_vocabulary",
+    ):
+        content["workload"]["shape"].pop(name)
+    content["workload"].pop("frozen_bytes")
+    content["replicas"][0].pop("recomputing")
+    header = {"format": "d2ft-plan", "version": 6, "sha256": plan_file._digest(content)}
+    assert parse_plan(json.dumps(header | content)) == plan
+
+
+def test_a_plan_carries_a_decoder_its_precisions_and_who_computes_again(plan):
+    shape = load_model_shape("SmolLM2-135M", num_tokens=16)
+    workload = Workload(
+        shape, partition_by_heads(shape, 1), (2, 1), 2, lora=Lora(4, 8.0), frozen_bytes=2
+    )
+    place = Placement(1, (0,) * workload.num_subnets, (0, 0), (0,))
+    changed = dataclasses.replace(
+        plan,
+        workload=workload,
+        replicas=(Replica(place),),
+        schedule_rows=("FF",) * workload.num_subnets,
+    )
+    read = parse_plan(dump_plan(changed))
+    assert read == changed
+    assert read.workload.shape.queries_per_head == 3
+    assert read.replicas[0].placement.recomputing == (0,)
 
 
 def test_a_plan_of_the_version_before_has_one_replica(plan):

@@ -145,7 +145,7 @@ def test_unfit_sizes_and_folders_are_refused(tiny_bert: Path) -> None:
             build_model(str(tiny_bert), num_tokens=8)
         assert "\n" not in str(caught.value)
     (tiny_bert / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(InputError, match="model_type is 'gpt2'; only bert"):
+    with pytest.raises(InputError, match="model_type is 'gpt2'; decoders that can be planned"):
         build_model(str(tiny_bert))
 
 

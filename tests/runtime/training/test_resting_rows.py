@@ -188,7 +188,7 @@ def test_parts_of_devices_rest_where_the_whole_does(family: str) -> None:
     for rank in range(2):
         shards = rank_shards(model, workload, (Replica(placement),), rank)
         left = resting(model, shards, workload, schedule)
-        rows = {id(part.parameter): part for part in left.rows}
+        rows = {id(part.parameter): part for part in (*left.rows, *left.elsewhere)}
         for shard in shards:
             parameter = parameters[shard.name]
             if not parameter.requires_grad:
@@ -199,6 +199,7 @@ def test_parts_of_devices_rest_where_the_whole_does(family: str) -> None:
             held, kept = shard.take(mask).clone(), rows.get(id(parameter))
             assert (kept is not None) == (not is_whole and not held.all()), shard.name
             if kept is not None:
+                assert (kept in left.elsewhere) == (not held.any()), shard.name
                 for part in kept.of(held):
                     assert not part.any()
                     part.fill_(1)

@@ -17,12 +17,13 @@ from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
-from sim.ways.candidates import candidate
+from sim.ways.bound import least_step_s
+from sim.ways.candidates import as_candidate, candidate
 from sim.ways.fewer import fewer_samples
 from sim.ways.load import Load, dense_load
 from sim.ways.search import best_dense, best_replicas, search_ways, way_of
 from sim.ways.steps import WaySteps
-from sim.ways.way import WayKind
+from sim.ways.way import WayKind, kind_of
 
 SHAPE = vision_transformer_shape(
     "tiny", image_size=24, patch_size=8, width=48, num_blocks=3, num_heads=6, mlp_hidden=96,
@@ -132,6 +133,24 @@ def test_estimates_of_whole_copies_are_what_the_simulator_says(
     assert max(made.workload.microbatch_samples) <= max(4, 16 - number)
 
 
+@settings(deadline=None, max_examples=10)
+@given(
+    st.lists(st.sampled_from([0.25, 1.0, 2.0, 5.0]), min_size=2, max_size=4),
+    st.sampled_from([1e6, 1e8, 1e9]),
+    st.sampled_from([5e5, 8e5, 1e9]),
+)
+def test_ways_are_called_what_they_are_and_each_stands_once(speeds, bandwidth, memory_bytes):
+    workload = replace(WORKLOAD, partition=partition_by_heads(SHAPE, 3))
+    found = search_ways(workload, switch_of(speeds, bandwidth, memory_bytes))
+    groups = [way.groups for way in found.ways]
+    assert len(set(groups)) == len(groups)
+    for way in found.ways:
+        assert way.name == kind_of(way.groups)
+        again = as_candidate(found.steps, way)
+        assert again.groups == way.groups
+        assert again.step_s == way.dense_step_s
+
+
 def test_what_fits_no_device_is_cut():
     cluster = switch_of([1.0, 1.0, 1.0], 1e8, memory_bytes=8e5)
     found = search_ways(WORKLOAD, cluster)
@@ -143,9 +162,8 @@ def test_what_fits_no_device_is_cut():
 
 
 def test_what_fits_nowhere_is_said():
-    with pytest.raises(
-        InputError, match=r"does not fit its 0.0002 GB of memory, neither on one device nor cut"
-    ):
+    said = r"does not fit its 0.0002 GB of memory, neither on one device nor cut over several"
+    with pytest.raises(InputError, match=said):
         best_dense(search_ways(WORKLOAD, switch_of([1.0, 1.0], memory_bytes=1e5)))
 
 
@@ -163,6 +181,13 @@ def test_the_bound_is_reached_where_nothing_but_lanes_takes_time():
     found = search_ways(WORKLOAD, replace(cluster, devices=fast_memory))
     trunk = 16 * (2 * SHAPE.embed_flops + 3 * SHAPE.classifier_flops) / 1e9
     assert found.lower_bound_s == pytest.approx(best_dense(found).dense_step_s - trunk, rel=1e-3)
+
+
+@pytest.mark.parametrize("times_slower", [1e6, 1e24, 1e36])
+def test_a_device_of_no_use_leaves_the_bound_where_it_was(times_slower):
+    bound_s = least_step_s(WORKLOAD, switch_of([1.0, 0.6]))
+    with_slow = least_step_s(WORKLOAD, switch_of([1.0, 0.6, 1 / times_slower]))
+    assert with_slow == pytest.approx(bound_s, rel=1e-5)
 
 
 def test_only_the_kinds_asked_for():
