@@ -232,7 +232,7 @@ def _sides(planned: PlannedOnWay, seed: int) -> dict[str, Side]:
     found, plan = planned.found, planned.found.plan
     sides = {}
     for name, way in (("dense", found.best_dense), ("fewer", found.fewer)):
-        made = as_candidate(planned.search, way)
+        made = as_candidate(planned.search.steps, way)
         sides[name] = Side(
             way_text(way), made.workload, made.replicas, made.schedule, made.schedule
         )
