@@ -172,14 +172,14 @@ class LeastDense:
         if len(group) == 1:
             pieces = -(-sizes[0] // largest)
             subnet_device = (group[0],) * self.workload.num_subnets
-            return ReplicaLayout(subnet_device, (group[0],) * pieces, sizes)
+            return ReplicaLayout(subnet_device, (group[0],) * pieces, sizes, ())
         size = 1 << (sizes[0] - 1).bit_length()
         if (group, size) not in self._cuts:
             self._cuts[group, size] = self._cut(group, size)
         placement = self._cuts[group, size]
         if placement is None:
             return None
-        return ReplicaLayout(placement.subnet_device, placement.owner, sizes)
+        return ReplicaLayout(placement.subnet_device, placement.owner, sizes, ())
 
     def _cut(self, group: tuple[int, ...], size: int) -> Placement | None:
         """The least dense pass of so many samples over some devices; None where none fits."""

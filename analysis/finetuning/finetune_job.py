@@ -16,6 +16,7 @@ from analysis.finetuning.finetune_schedules import plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.schedule_names import ScheduleName
+from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.plan.plan_file import dump_plan
 from d2ft_sched.problem.scores import load_scores

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.comparing.scaling import COLUMNS as SCALING_COLUMNS
 from analysis.names.picture_names import PictureName
-from analysis.planning.dense_baselines import dense_plan, fitting_dense
+from analysis.planning.dense_baselines import dense_step_of, fitting_dense
 from analysis.plots.cluster_graph import cluster_topology
 from analysis.plots.device_workload import workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
@@ -31,7 +31,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import load_plan
 from d2ft_sched.problem.scores import load_scores
-from sim.step import simulate_plan
+from sim.step import simulate_plan, simulate_replicas
 from sim.ways.search import search_ways
 
 _OF_PLAN: dict[PictureName, Callable[[Plan], Figure]] = {
@@ -75,7 +75,7 @@ def picture(
 def _timelines(plan: Plan) -> dict[str, pd.DataFrame]:
     """Of the best dense way that fits, and of the plan; where none fits dense on its replicas."""
     best = fitting_dense(search_ways(plan.workload, plan.cluster))
-    dense = dense_step(plan) if best is None else simulate_plan(dense_plan(plan, best))
+    dense = dense_step(plan) if best is None else simulate_replicas(*dense_step_of(best))
     return {"dense": dense.timeline(), "plan": simulate_plan(plan).timeline()}
 
 

@@ -65,8 +65,10 @@ def study_plans(
     size = (workload.num_subnets, workload.num_microbatches)
     found = plan_on_ways(workload, cluster, uniform_scores(*size), budget, seed=seed, search=search)
     made = [
-        _study_plan("best_dense", BEST_DENSE, as_candidate(search, best_dense(search)), cluster),
-        _study_plan("fewer_samples", FEWER, as_candidate(search, found.fewer), cluster),
+        _study_plan(
+            "best_dense", BEST_DENSE, as_candidate(search.steps, best_dense(search)), cluster
+        ),
+        _study_plan("fewer_samples", FEWER, as_candidate(search.steps, found.fewer), cluster),
         StudyPlan(
             "plan",
             str(kind_of(tuple(r.devices for r in found.plan.replicas))),
