@@ -102,7 +102,7 @@ def simulate_replicas(
     sums = gradient_sums(workload, replicas, schedule)
     with np.errstate(over="ignore", invalid="ignore"):
         chains = [
-            _replica_phases(part, ExchangeTimes(own), index, overlap)
+            [] if part.is_idle else _replica_phases(part, ExchangeTimes(own), index, overlap)
             for index, (part, own) in enumerate(
                 zip(parts, replica_clusters(cluster, replicas), strict=True)
             )
@@ -122,7 +122,11 @@ def simulate_replicas(
     return Prediction(
         cluster=cluster,
         phases=timed,
-        flops=sum(step_flops(part.workload, part.schedule, part.placement) for part in parts),
+        flops=sum(
+            step_flops(part.workload, part.schedule, part.placement)
+            for part in parts
+            if not part.is_idle
+        ),
         memory=replicas_memory(workload, replicas, schedule, sums, overlap=overlap),
         is_overlapped=overlap and any(replica.num_waves > 1 for replica in replicas),
     )
@@ -192,9 +196,12 @@ def _with_sums(
             stop = len(of_replica)
             if block > EMBEDDING:
                 stop = 1 + max(
-                    at
-                    for at, phase in enumerate(of_replica)
-                    if phase.block == block and phase.direction == "backward"
+                    (
+                        at
+                        for at, phase in enumerate(of_replica)
+                        if phase.block == block and phase.direction == "backward"
+                    ),
+                    default=-1,
                 )
             phases.extend(of_replica[done[index] : stop])
             done[index] = max(done[index], stop)

@@ -45,6 +45,7 @@ def test_what_the_examples_show():
         "testbed_slow_device",
         "testbed_slow_link",
         "unequal_cpus",
+        "unequal_gpus_llm",
         "unequal_lab",
     }
     machines = clusters["unequal_cpus"].devices
