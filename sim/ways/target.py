@@ -11,11 +11,11 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
 from sim.target.target_search import best_plan, target_searches
 from sim.ways.candidates import Candidate, as_candidate, most_within
-from sim.ways.load import Load, dense_load
+from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.steps import Groups
 from sim.ways.plans import BETTER, RESTING, resting_load, scored_candidate
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
-from sim.ways.steps import Groups
 from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan
 

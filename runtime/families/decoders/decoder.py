@@ -19,19 +19,19 @@ from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, SequenceFormat
 from runtime.families.bert_files import DTYPE_KEYS, in_one_line
 from runtime.families.class_loss import Outcome
-from runtime.families.decoder_cores import gated_core, rotary_attention
-from runtime.families.decoder_files import (
+from runtime.families.decoders.decoder_cores import gated_core, rotary_attention
+from runtime.families.decoders.decoder_files import (
     SMOLLM2,
     default_decoder_weights,
     read_decoder_weights,
     tokenizer_of_decoder,
 )
-from runtime.families.family import UnitAxis
-from runtime.families.next_token_loss import (
+from runtime.families.decoders.next_token_loss import (
     next_token_loss,
     next_token_outcome,
     num_counted_tokens,
 )
+from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit
 from runtime.families.splice import Lanes, Splice, SplicedBlocks, only_module
 from runtime.families.sublayer import Sublayer
@@ -61,8 +61,8 @@ class DecoderFamily:
 
     A sample is ``[N]``, one text that is filled up at its end, or ``[2, N]``, several texts one
     after another: token numbers and positions, which begin at 0 with every text. Labels are
-    ``[N]``, as `runtime.families.next_token_loss` takes them. Models are transformers' own; their
-    plain attributes ``name_or_path`` and ``num_tokens`` say what they were built as.
+    ``[N]``, as `runtime.families.decoders.next_token_loss` takes them. Models are transformers'
+    own; their plain attributes ``name_or_path`` and ``num_tokens`` say what they were built as.
     """
 
     weight_names = (SMOLLM2,)
