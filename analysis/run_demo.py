@@ -46,7 +46,7 @@ from runtime.training.loop import ScheduleOf, fine_tune, training_minibatches
 from runtime.training.schedule_source import redrawn_schedules
 from sim.prediction import Prediction
 from sim.step import simulate_replicas, simulate_step
-from sim.ways.plans import as_candidate
+from sim.ways.candidates import as_candidate
 
 
 class Progress(Protocol):

@@ -1,9 +1,9 @@
 """A dense data-parallel step on two gloo ranks, ours beside torch's DistributedDataParallel.
 
 By default ViT-S/16 at 112 pixels with random weights, 16 samples on each rank in two micro-batches,
-AdamW. Both have the same shares, one thread for each rank, and run in turns, so that a busy machine
-slows them alike; the ratio is the median of those of the rounds. Uneven shares:
-``python -m bench.bench_data_parallel --shares 24,8``.
+AdamW. Both have the same shares, one thread for each rank, and run in turns, the one and the other
+first, so that a busy machine slows them alike; the ratio is the median of those of the rounds.
+Uneven shares: ``python -m bench.bench_data_parallel --shares 24,8``.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from runtime.ranks.rank_slices import slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
 from runtime.ranks.rank_wave import RankBatch
 from runtime.steady_settings import steady_process
+from runtime.training.resting_rows import resting, update
 
 TARGET = 1.05
 MICROBATCHES_OF_A_RANK = 2
@@ -73,8 +74,8 @@ def _run(rank: int, shares: list[int], given: argparse.Namespace, folder: str) -
     steps = _steps(ranks, shares, given)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     losses = dict.fromkeys(steps, 0.0)
-    for _ in range(given.repeats + 1):
-        for name, step in steps.items():
+    for repeat in range(given.repeats + 1):
+        for name, step in list(steps.items())[:: -1 if repeat % 2 else 1]:
             meet(ranks, "the benchmark")
             start = time.perf_counter()
             losses[name] = float(step())
@@ -121,11 +122,12 @@ def _steps(ranks: Ranks, shares: list[int], given: argparse.Namespace) -> dict[s
     part = scatter_rank_model(model, workload, replicas, ranks)
     slices = slice_rank_schedule(workload, replicas, dense, ranks.rank)
     our_optimizer = create_optimizer(part.module, "adamw", lr=1e-3)
+    rests = resting(part.module, part.own_shards, workload, dense)
     batch = RankBatch(inputs, labels, torch.tensor(slices.num_samples))
 
     def step_ours() -> Tensor:
         loss = rank_forward_backward(part, batch, slices)
-        our_optimizer.step()
+        update(our_optimizer, rests)
         return loss
 
     return {"d2ft": step_ours, "torch DDP": step_theirs}

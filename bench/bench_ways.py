@@ -79,7 +79,7 @@ def main() -> None:
         print(", ".join(told), flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)
-    write_text(arguments.out / "ways.csv", table.to_csv(index=False))
+    write_text(arguments.out / "ways.csv", table.to_csv(index=False, float_format="%.4g"))
     print(
         f"{len(table)} cases: at most {table['over_least'].max():.2%} over the least dense step; "
         f"slower than fewer samples in "

@@ -21,8 +21,8 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.memory_passes import PassMemory, split_evenly
 from sim.step import simulate_replicas
-from sim.ways.deal import ReplicaLayout, deal
-from sim.ways.runs import fewest_passes
+from sim.ways.estimate.deal import ReplicaLayout, deal
+from sim.ways.estimate.runs import fewest_passes
 
 MOST_DEVICES = 6
 """Up to which every combination is tried."""

@@ -102,10 +102,12 @@ def simulate_replicas(
     """
     parts = replica_parts(workload, replicas, schedule)
     sums = gradient_sums(workload, replicas, schedule)
-    devices = [part_devices(part, cluster.devices) for part in parts]
+    devices = [None if part.is_idle else part_devices(part, cluster.devices) for part in parts]
     with np.errstate(over="ignore", invalid="ignore"):
         chains = [
-            _replica_phases(part, ExchangeTimes(own), index, overlap, merging)
+            []
+            if part.is_idle
+            else _replica_phases(part, ExchangeTimes(own), index, overlap, merging)
             for index, (part, own, merging) in enumerate(
                 zip(parts, replica_clusters(cluster, replicas), devices, strict=True)
             )
@@ -125,10 +127,15 @@ def simulate_replicas(
     return Prediction(
         cluster=cluster,
         phases=timed,
-        flops=sum(step_flops(part.workload, part.schedule, part.placement) for part in parts),
+        flops=sum(
+            step_flops(part.workload, part.schedule, part.placement)
+            for part in parts
+            if not part.is_idle
+        ),
         wasted_flops=sum(
             step_wasted_flops(part.workload, part.placement, part.schedule, part.num_waves, own)
             for part, own in zip(parts, devices, strict=True)
+            if not part.is_idle
         ),
         memory=replicas_memory(
             workload, replicas, schedule, sums, overlap=overlap, devices=cluster.devices
@@ -205,9 +212,12 @@ def _with_sums(
             stop = len(of_replica)
             if block > EMBEDDING:
                 stop = 1 + max(
-                    at
-                    for at, phase in enumerate(of_replica)
-                    if phase.block == block and phase.direction == "backward"
+                    (
+                        at
+                        for at, phase in enumerate(of_replica)
+                        if phase.block == block and phase.direction == "backward"
+                    ),
+                    default=-1,
                 )
             phases.extend(of_replica[done[index] : stop])
             done[index] = max(done[index], stop)

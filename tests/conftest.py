@@ -156,13 +156,3 @@ def even_plan(
     )  # fmt: skip
     assert code == 0
     return path
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests whose expectations predate plans on ways may fail until they are written anew: those
-    that ``outdated_expectations.txt`` names, alone or by their file."""
-    named = Path(__file__).with_name("outdated_expectations.txt").read_text().split("\n")
-    known = set(filter(None, named))
-    for item in items:
-        if item.nodeid in known or item.nodeid.partition("::")[0] in known:
-            item.add_marker(pytest.mark.xfail(reason="predates plans on ways", strict=False))

@@ -122,7 +122,7 @@ def run(
     from analysis.planning.plan_request import plan_request
     from analysis.planning.plan_summary import summary_dict
     from analysis.planning.request import parse_heads, read_request
-    from analysis.planning.way_request import plan_on_way
+    from analysis.planning.way_request import WAYS, plan_on_way
     from d2ft_sched.cluster.cluster_file import load_cluster
     from d2ft_sched.errors import InputError
     from d2ft_sched.plan.plan_file import save_plan
@@ -227,10 +227,11 @@ def run(
     record = plan.solver
     for line in answer.notes():
         print_line(line)
-    print_line(
-        f"{record.name}: {record.status}, objective {record.objective:.6g}, gap "
-        f"{percent(record.gap)}, solved in {seconds(record.solve_s)} ({record.method})"
-    )
-    if scores is None:
-        print_line("No --scores were given: every subnet and micro-batch counts alike.")
+    if record.name != WAYS:
+        print_line(
+            f"{record.name}: {record.status}, objective {record.objective:.6g}, gap "
+            f"{percent(record.gap)}, solved in {seconds(record.solve_s)} ({record.method})"
+        )
+        if scores is None:
+            print_line("No --scores were given: every subnet and micro-batch counts alike.")
     print_line(answer.last_line())

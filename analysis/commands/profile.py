@@ -96,7 +96,7 @@ def run(
     from d2ft_sched.problem.scores import save_scores
     from runtime.data.load_data import load_data
     from runtime.measure.device_profile import profile_device
-    from runtime.models.build import build_model, input_format_of, shape_of
+    from runtime.models.build import build_model, has_class_labels, input_format_of, shape_of
     from runtime.models.linear_probe import fit_classifier
     from runtime.ranks.agreement import check_same, together
     from runtime.ranks.job import Ranks, init_ranks
@@ -162,7 +162,8 @@ def run(
                 download=download,
                 on_bad_file=on_bad_file.value,
             )
-            fit_classifier(built, images.train.to(torch_device))
+            if has_class_labels(shape.name):
+                fit_classifier(built, images.train.to(torch_device))
             scores = []
             for own in training_scores(
                 built, images, workload, seed, torch_device, num_minibatches

@@ -85,12 +85,14 @@ class AnswerByWay:
         """What devices do, the step, and the ways."""
         print_operations(self.plan, self.planned.found.samples)
         print_memory(self.plan)
-        print_step(self.planned)
+        if not is_whole(self.planned):
+            print_step(self.planned)
         print_ways(self.planned)
 
     def notes(self) -> Iterator[str]:
         """Lines below the tables."""
-        yield f"No way takes less than {quantity(self.planned.found.lower_bound_s, 's')} dense"
+        bound_s = self.planned.found.lower_bound_s
+        yield f"No way takes less than {quantity(bound_s, 's')} for a dense step"
         if self.planned.target:
             yield f"Target step time: {self.planned.target}"
 

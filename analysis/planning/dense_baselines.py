@@ -14,8 +14,9 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.ways.candidates import most_within
+from sim.ways.estimate.load import dense_load
+from sim.ways.estimate.steps import Groups
 from sim.ways.fewer import fewest
-from sim.ways.load import dense_load
 from sim.ways.search import (
     WaySearch,
     best_dense,
@@ -24,7 +25,6 @@ from sim.ways.search import (
     shown,
     way_of,
 )
-from sim.ways.steps import Groups
 from sim.ways.way import Way
 
 PARTS = (4, 16)

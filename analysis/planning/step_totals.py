@@ -45,7 +45,7 @@ def step_totals(
     parts = replica_parts(workload, replicas, schedule)
     summed = gradient_sums(workload, replicas, schedule)
     return StepTotals(
-        flops=sum(step_flops(p.workload, p.schedule, p.placement) for p in parts),
+        flops=sum(step_flops(p.workload, p.schedule, p.placement) for p in parts if not p.is_idle),
         message_bytes=sum(
             plan_exchange(p.workload, p.placement, p.schedule).total_bytes() for p in parts
         ),

@@ -5,17 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from analysis.console.formatting import beside
-from analysis.console.output import amount, percent, print_columns, print_table, seconds
+from analysis.console.output import (
+    amount,
+    percent,
+    print_columns,
+    print_line,
+    print_table,
+    seconds,
+)
 from analysis.planning.dense_baselines import way_record, way_totals
 from analysis.planning.plan_summary import plan_memory, summarize
 from analysis.planning.way_request import PlannedOnWay
-from analysis.planning.way_words import command, sentence
+from analysis.planning.way_words import command, is_whole, sentence
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from sim.ways.table import WayRow
 
 MOST_NAMES = 3
 """Of a row's names; the JSON has all."""
+CHOSEN = ">"
+"""Marks the way of a plan."""
 
 
 def ways_dict(planned: PlannedOnWay, file: Path) -> dict[str, Any]:
@@ -58,26 +67,31 @@ def print_operations(plan: Plan, samples: Sequence[int]) -> None:
     summary = summarize(plan)
     replica_of = {d: r for r, replica in enumerate(plan.replicas) for d in replica.devices}
     several = len(plan.replicas) > 1
+    done = [op for op in reversed(Operation) if summary.operations[:, op].any()]
     print_table(
-        f"{plan.workload.shape.name} on {plan.cluster.name}: operations of a mini-batch",
+        f"{plan.workload.shape.name} on {plan.cluster.name}: operations of a step",
         [
             "device",
             *(["replica"] if several else []),
             "samples",
-            *(op.name for op in reversed(Operation)),
+            *(op.name for op in done),
             "of dense FLOPs",
         ],
         [
             [
                 device.name,
-                *([str(replica_of.get(d, "-"))] if several else []),
-                str(samples[replica_of[d]]) if d in replica_of else "-",
-                *(str(summary.operations[d, op]) for op in reversed(Operation)),
+                *([str(replica_of[d])] if several else []),
+                str(samples[replica_of[d]]),
+                *(str(summary.operations[d, op]) for op in done),
                 percent(float(summary.device_flops_fraction[d])) if summary.num_subnets[d] else "-",
             ]
             for d, device in enumerate(plan.cluster.devices)
+            if d in replica_of
         ],
     )
+    unused = [v.name for d, v in enumerate(plan.cluster.devices) if d not in replica_of]
+    if unused:
+        print_line(f"Not used: {', '.join(unused)}")
 
 
 def print_memory(plan: Plan) -> None:
@@ -129,7 +143,7 @@ def print_step(planned: PlannedOnWay) -> None:
     dense, fewer = way_totals(found.best_dense), way_totals(found.fewer)
     rows = [
         _beside_row(
-            "step time (predicted)",
+            "step",
             seconds,
             found.step_s,
             found.best_dense.dense_step_s,
@@ -140,20 +154,27 @@ def print_step(planned: PlannedOnWay) -> None:
             "messages", _byte, own.message_bytes, dense.message_bytes, fewer.message_bytes
         ),
         _beside_row(
-            "gradients summed", _byte, own.gradient_bytes, dense.gradient_bytes,
+            "gradients", _byte, own.gradient_bytes, dense.gradient_bytes,
             fewer.gradient_bytes,
         ),
     ]  # fmt: skip
     fewer_of = "in as short a step" if planned.target else "of the same compute"
     print_table(
-        f"One step: the plan beside the best dense way and fewer samples {fewer_of}",
-        ["", "plan", "best dense", "plan beside it", "fewer samples", "plan beside it"],
+        f"Predicted, beside the best dense way and fewer samples {fewer_of}",
+        ["", "plan", "beside best dense", "beside fewer samples"],
         rows,
     )
 
 
 def _beside_row(title: str, show: Any, own: float, dense: float, fewer: float) -> list[str]:
-    return [title, show(own), show(dense), beside(own, dense), show(fewer), beside(own, fewer)]
+    return [title, show(own), *(_beside(show, own, other) for other in (dense, fewer))]
+
+
+def _beside(show: Any, own: float, other: float) -> str:
+    if not other:
+        return "as much" if not own else f"more than {show(other)}"
+    told = beside(own, other)
+    return f"{told} {'as' if told.endswith('as much') else 'than'} {show(other)}"
 
 
 def _flop(value: float) -> str:
@@ -166,24 +187,36 @@ def _byte(value: float) -> str:
 
 def print_ways(planned: PlannedOnWay) -> None:
     """The table of ways."""
+    has_load = not is_whole(planned)
     print_columns(
-        "Ways: the dense step of each, and the plan's load on it (predicted)",
-        ["", "on", "samples", "dense step", "planned step", "bytes", "peak memory", "fits", ""],
+        f"Ways, predicted: the dense step of each{', and with the load of the plan' * has_load}; "
+        f"{CHOSEN} is chosen",
+        [
+            "",
+            "on",
+            "samples",
+            "dense",
+            *(["planned"] if has_load else []),
+            "bytes",
+            "memory",
+        ],
         [
             [
-                str(row.name),
+                f"{CHOSEN if row.chosen else ' '} {row.name}",
                 names_text(row.replicas),
                 samples_text(row.samples),
                 seconds(row.dense_step_s),
-                "-" if row.plan_step_s is None else seconds(row.plan_step_s),
+                *([_planned_text(row)] if has_load else []),
                 _byte(row.plan_exchange_bytes),
-                _byte(row.peak_memory_bytes),
-                "yes" if row.fits else "no",
-                "chosen" if row.chosen else "",
+                f"{_byte(row.peak_memory_bytes)}{'' if row.fits else ', too much'}",
             ]
             for row in planned.found.table
         ],
     )
+
+
+def _planned_text(row: WayRow) -> str:
+    return "-" if row.plan_step_s is None else seconds(row.plan_step_s)
 
 
 def names_text(replicas: Sequence[Sequence[str]]) -> str:
@@ -201,4 +234,4 @@ def _cut(names: Sequence[str]) -> list[str]:
 def samples_text(samples: Sequence[int]) -> str:
     """Samples of replicas, short."""
     few, many = min(samples), max(samples)
-    return str(few) if few == many else f"{few} to {many}"
+    return str(few) if few == many else f"{few}–{many}"

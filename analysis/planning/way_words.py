@@ -73,21 +73,25 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
     dense_s, fewer_s = found.best_dense.dense_step_s, found.fewer.dense_step_s
     if is_whole(planned):
         return (
-            "With the whole budget the plan is the best dense way itself: nothing is faster "
-            "without leaving something out (--budget-compute, --budget-comm)"
+            f"The best dense way is {way_text(found.best_dense)}: {quantity(dense_s, 's')} a step "
+            f"(predicted). Nothing is faster without leaving something out, as --budget-compute "
+            f"0.6 does"
         )
     run, fewer_run = sum(found.samples), sum(found.fewer.samples)
     text = (
         f"A step of the plan takes {quantity(found.step_s, 's')} (predicted), "
-        f"{_beside_time(found.step_s, dense_s)} that of the best dense way "
-        f"({quantity(dense_s, 's')})"
+        f"{_beside_time(found.step_s, dense_s)} the best dense way ({quantity(dense_s, 's')})"
     )
     if pays(planned) and planned.target:
-        return f"{text}, and runs {run:,} samples where as short a dense step runs {fewer_run:,}"
+        beside = f"as short a dense step runs {fewer_run:,}"
+        if not is_shorter(fewer_s, found.step_s) and fewer_run == 1:
+            beside = "not one runs dense in so short a step"
+        return f"{text}, and runs {counted(run, 'sample')} where {beside}"
     if pays(planned):
+        runs = f", and runs {run:,} where they are {fewer_run:,}" if run > fewer_run else ""
         return (
-            f"{text}, and {_beside_time(found.step_s, fewer_s)} that of fewer samples of the same "
-            f"compute ({quantity(fewer_s, 's')})"
+            f"{text} and {_beside_time(found.step_s, fewer_s)} fewer samples of the same compute "
+            f"({quantity(fewer_s, 's')}){runs}"
         )
     what = (
         "Nothing beats leaving samples out here"
@@ -95,7 +99,11 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
         else "Nothing beats the best dense way here"
     )
     would = f"a plan would pay {change}" if change else "no change that was tried makes a plan pay"
-    return f"{what}: the plan is {counted(run, 'sample')} through everything; {would}"
+    return (
+        f"{what}: the plan is {counted(run, 'sample')} through everything, "
+        f"{quantity(found.step_s, 's')} a step (predicted) where the best dense way takes "
+        f"{quantity(dense_s, 's')}; {would}"
+    )
 
 
 def is_worth_planning(step_s: float, held: Baselines) -> bool:
@@ -118,12 +126,12 @@ def beside_dense(step_s: float, held: Baselines) -> str:
     else:
         text = f"A {text}"
     text += (
-        f", {_beside_time(step_s, dense.dense_step_s)} that of the best dense way, "
+        f", {_beside_time(step_s, dense.dense_step_s)} the best dense way, "
         f"{way_text(dense)} ({quantity(dense.dense_step_s, 's')})"
     )
     if fewer is not None:
         text += (
-            f", and {_beside_time(step_s, fewer.dense_step_s)} that of fewer samples of the same "
+            f", and {_beside_time(step_s, fewer.dense_step_s)} fewer samples of the same "
             f"compute, {_of_all(fewer, total)}, {way_text(fewer)} "
             f"({quantity(fewer.dense_step_s, 's')})"
         )
@@ -145,8 +153,8 @@ def _beside_time(step_s: float, other_s: float) -> str:
 
 
 def sentence(planned: PlannedOnWay, file: Path) -> str:
-    """The last line: which devices, how many samples each, the step beside the best dense way and
-    fewer samples, and the command that runs it."""
+    """The last line: which devices, how many samples each, the step, and the command that runs
+    it."""
     found = planned.found
     plan = found.plan
     total, run = planned.search.steps.num_samples, sum(found.samples)
@@ -163,13 +171,9 @@ def sentence(planned: PlannedOnWay, file: Path) -> str:
     else:
         shares = [f"{name} ({n:,})" for name, n in zip(names, found.samples, strict=True)]
         who = f"{kind} with {of_all} on {_listed(shares)}"
-    fewer_of = "in as short a step" if planned.target else "of the same compute"
     return (
-        f"Run {who}{_resting_text(plan)}: a predicted step of {quantity(found.step_s, 's')}; the "
-        f"best dense way takes {quantity(found.best_dense.dense_step_s, 's')} "
-        f"({way_text(found.best_dense)}), fewer samples {fewer_of} "
-        f"{quantity(found.fewer.dense_step_s, 's')} "
-        f"({sum(found.fewer.samples):,} samples, {way_text(found.fewer)}): {command(plan, file)}"
+        f"Run {who}{_resting_text(plan)}, a predicted step of {quantity(found.step_s, 's')}: "
+        f"{command(plan, file)}"
     )
 
 
@@ -187,8 +191,8 @@ def _resting_text(plan: Plan) -> str:
     trained = len(set(block[(plan.schedule == Operation.FULL).any(axis=1)].tolist()))
     how = "taken in turns" if plan.budget.resting == RestingName.TURNS else "drawn anew"
     return (
-        f", {trained} of {plan.workload.shape.num_blocks} blocks training in each step ({how}) "
-        f"and the others passing the gradient on"
+        f", {trained} of {plan.workload.shape.num_blocks} blocks training in each step ({how}), "
+        f"the others passing the gradient on"
     )
 
 

@@ -91,7 +91,7 @@ def _step_and_score(axes: Axes, solved: pd.DataFrame) -> None:
     longest_s = float(solved[["predicted_step_s", "predicted_dense_step_s"]].max().max())
     factor, unit = si_unit(longest_s, "s")
     front = solved[solved["is_pareto"]].sort_values("predicted_step_s")
-    dense_s = float(solved["predicted_dense_step_s"].min()) / factor
+    dense_s = float(solved["predicted_dense_step_s"].fillna(longest_s).min()) / factor
     axes.scatter(
         solved["predicted_step_s"] / factor, 100 * solved["retained_score_fraction"],
         color=GREY, alpha=0.45, s=10, linewidth=0, label="plans",
@@ -99,12 +99,13 @@ def _step_and_score(axes: Axes, solved: pd.DataFrame) -> None:
     steps, score = front["predicted_step_s"] / factor, 100 * front["retained_score_fraction"]
     axes.step(steps, score, where="post", color=BLUE, linewidth=1)
     axes.scatter(steps, score, color=BLUE, s=20, zorder=3, label="Pareto front")
-    axes.scatter(dense_s, 100, color=BLACK, marker="*", s=70, zorder=4, label="dense")
+    axes.scatter(dense_s, 100, color=BLACK, marker="*", s=70, zorder=4, label="best dense way")
     axes.set_xlabel(f"step time ({unit})")
     axes.set_ylabel("score kept (% of dense)")
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
-    least_x, least_y = float(steps.min()), float(score.min())
-    axes.set_xlim(least_x - 0.5 * max(dense_s - least_x, 0.1 * dense_s), None)
+    drawn, least_y = [*(solved["predicted_step_s"] / factor), dense_s], float(score.min())
+    least_x, most_x = min(drawn), max(drawn)
+    axes.set_xlim(least_x - 0.5 * max(most_x - least_x, 0.1 * most_x), None)
     axes.set_ylim(least_y - 4, 100 + 0.12 * (104 - least_y))
     axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= axes.get_xlim()[1]])
     last = -np.inf

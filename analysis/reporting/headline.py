@@ -23,7 +23,6 @@ from analysis.results.savings import (
 )
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
-from sim.dense.device_alone import fastest_alone
 
 
 @dataclass(frozen=True)
@@ -101,19 +100,6 @@ def resting_text(plan: Plan) -> str:
     return (
         f"{trained} of {shape.num_blocks} blocks train in a step, {how}; the others rest: they run "
         f"and pass the gradient on, and their weights are neither changed nor sent."
-    )
-
-
-def beside_one_device(plan: Plan, planned_s: float) -> str:
-    """What the fastest device that could hold the dense step alone would take for it."""
-    alone = fastest_alone(plan.workload, plan.cluster)
-    if alone is None:
-        return "No device of the cluster could hold the dense step alone."
-    verdict = "faster" if alone.step_s < planned_s else "slower"
-    return (
-        f"Dense on {alone.device.name} alone is predicted to take "
-        f"{quantity(alone.step_s, 's')} a step: {verdict} than the plan on the whole cluster "
-        f"({quantity(planned_s, 's')})."
     )
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.console.formatting import less_or_more, percent, points_within, quantity, saved
 from analysis.finetuning.metrics_file import METRICS
+from analysis.finetuning.metrics_records import EvaluatedRecord
 from analysis.finetuning.read_back import FineTuneRun, load_finetune_run
 from analysis.planning.plan_summary import PlanSummary, summarize
 from analysis.plots.style import run_styles
@@ -29,6 +30,10 @@ DENSE = "dense"
 WIDE = 0.05
 """An interval of accuracy that is wider says how few samples there were."""
 """Folder in which a dense training to hold this one against may lie."""
+_NO_DENSE = (
+    f"No dense training to hold it against: 'd2ft finetune {PLAN} --dense --out RUN/{DENSE}', with "
+    f"the other options as they were, adds one."
+)
 MAY_DIFFER = ("dense", "schedule", "linear_probe")
 """Settings of trainings that are compared; all others must agree."""
 
@@ -74,7 +79,7 @@ def finetune_part(folder: Path) -> Part | None:
         {
             "training_progress": (
                 lambda: training_progress({name: _progress(r) for name, r in runs.items()}),
-                f"Training loss of every step and test accuracy of {title}.",
+                f"Training loss of every step and tests after epochs of {title}.",
             ),
             "training_steps": (
                 lambda: step_times(
@@ -155,11 +160,11 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
     if not run.evaluations:
         return None
     last = run.evaluations[-1]
+    if last.perplexity is not None:
+        return _perplexity(run, dense)
     after = f"after {last.epoch} epoch{'' if last.epoch == 1 else 's'}"
     on = f"of {last.num_samples:,} test samples"
-    facts = []
-    if run.num_done < run.num_steps:
-        facts.append(f"Training stopped after step {run.num_done:,} of {run.num_steps:,}.")
+    facts = _how_far(run)
     if run.probed:
         facts.append(
             f"The classifier alone, fitted on frozen features: "
@@ -181,11 +186,7 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
         )
     low, high = accuracy_range(last.top1, last.num_samples)
     if not run.is_dense:
-        facts.insert(
-            0,
-            f"No dense training to hold it against: 'd2ft finetune {PLAN} --dense --out "
-            f"RUN/{DENSE}', with the other options as they were, adds one.",
-        )
+        facts.insert(0, _NO_DENSE)
     return Answer(
         ACCURACY,
         f"{percent(low)} to {percent(high)} top-1",
@@ -196,6 +197,44 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
     )
 
 
+def _perplexity(run: FineTuneRun, dense: FineTuneRun | None) -> Answer:
+    """Of a training whose tokens are foretold."""
+    first, last = run.evaluations[0], run.evaluations[-1]
+    facts = [*_how_far(run), "One seed: the spread over seeds is not known here."]
+    said = (
+        [f"{_plain(first)} before training"]
+        if first.epoch == 0 and len(run.evaluations) > 1
+        else []
+    )
+    same = dense is not None and dense.evaluations and dense.evaluations[-1].epoch == last.epoch
+    if dense is not None and same:
+        said.append(f"{_plain(dense.evaluations[-1])} dense")
+    elif not run.is_dense:
+        facts.insert(0, _NO_DENSE)
+    facts.append(
+        f"Of these tokens {percent(last.top1)} are foretold right"
+        + (f", {percent(dense.evaluations[-1].top1)} dense." if dense is not None and same else ".")
+    )
+    return Answer(
+        ACCURACY,
+        f"perplexity {_plain(last)}",
+        f"of {last.num_judged:,} tokens of held-out text after {last.epoch} "
+        f"epoch{'' if last.epoch == 1 else 's'}{''.join(f'; {one}' for one in said)}",
+        tuple(facts),
+    )
+
+
+def _plain(evaluation: EvaluatedRecord) -> str:
+    """Its perplexity; beyond floats there is none."""
+    return "-" if evaluation.perplexity is None else f"{evaluation.perplexity:.4g}"
+
+
+def _how_far(run: FineTuneRun) -> list[str]:
+    if run.num_done == run.num_steps:
+        return []
+    return [f"Training stopped after step {run.num_done:,} of {run.num_steps:,}."]
+
+
 def _progress(run: FineTuneRun) -> Progress:
     evaluations = run.evaluations
     steps = run.steps
@@ -204,7 +243,8 @@ def _progress(run: FineTuneRun) -> Progress:
     return Progress(
         loss=steps.set_index("step")["loss"],
         top1=pd.Series([e.top1 for e in evaluations], index=done, dtype=float),
-        num_test=evaluations[-1].num_samples if evaluations else 1,
+        num_test=evaluations[-1].num_judged if evaluations else 1,
+        perplexity=pd.Series([e.perplexity for e in evaluations], index=done, dtype=float),
     )
 
 

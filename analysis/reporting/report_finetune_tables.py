@@ -68,11 +68,14 @@ def _executed_bytes(run: FineTuneRun, summary: PlanSummary) -> tuple[Cell, Cell]
 def epoch_table(runs: Mapping[str, FineTuneRun]) -> Table:
     """Loss, accuracy and cost of every epoch of every run."""
     groups = []
+    foretells = any(e.perplexity is not None for run in runs.values() for e in run.evaluations)
+    judged = ("Test perplexity", "Test tokens right") if foretells else ("Test accuracy, top-1",)
     for name, run in runs.items():
         rows = tuple(
             (
                 Cell(str(row["epoch"]), float(row["epoch"])),
                 number_cell(row["train_loss"], lambda v: f"{v:.4f}"),
+                *([number_cell(row["test_perplexity"], lambda v: f"{v:.4g}")] if foretells else []),
                 number_cell(row["test_accuracy"], percent),
                 number_cell(row["train_s"], lambda v: quantity(v, "s")),
                 number_cell(row["flops"] or None, lambda v: quantity(v, "FLOP")),
@@ -84,7 +87,7 @@ def epoch_table(runs: Mapping[str, FineTuneRun]) -> Table:
     said = dict.fromkeys(describe_epoch_0(run.records) for run in runs.values())
     return Table(
         f"Epochs. {'; or: '.join(said)}",
-        ("Epoch", "Training loss, mean", "Test accuracy, top-1", "Steps, measured", "FLOPs"),
+        ("Epoch", "Training loss, mean", *judged, "Steps, measured", "FLOPs"),
         tuple(groups),
     )
 

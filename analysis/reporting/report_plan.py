@@ -4,10 +4,12 @@ from pathlib import Path
 
 from analysis.console.formatting import percent, quantity, saved
 from analysis.console.output import outside_calibration
+from analysis.planning.dense_baselines import baselines, dense_step_of
+from analysis.planning.way_words import beside_dense, way_text
 from analysis.plots.device_workload import network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.timeline import block_gantt, step_gantt
-from analysis.reporting.headline import Answer, beside_one_device, changes
+from analysis.reporting.headline import Answer, changes
 from analysis.reporting.report_demo import FILES, step_times
 from analysis.reporting.report_part import SAVING, Part
 from analysis.reporting.report_tables import (
@@ -19,10 +21,9 @@ from analysis.reporting.report_tables import (
 from analysis.results.run_dir import PLAN
 from analysis.results.run_records import StepPrediction
 from analysis.results.savings import cluster_savings
+from analysis.simulating.simulation import dense_step
 from d2ft_sched.plan.plan_file import load_plan
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.step import simulate_plan, simulate_step
+from sim.step import simulate_plan, simulate_replicas
 
 
 def plan_part(folder: Path) -> Part | None:
@@ -35,14 +36,14 @@ def plan_part(folder: Path) -> Part | None:
         return None
     plan = load_plan(folder / PLAN)
     workload, cluster = plan.workload, plan.cluster
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     with outside_calibration() as warned:
-        steps = {
-            "dense": simulate_step(
-                workload, cluster, plan.placement, dense, num_waves=plan.num_waves
-            ),
-            "plan": simulate_plan(plan),
-        }
+        planned = simulate_plan(plan)
+        held = baselines(plan, planned.step_s)
+        dense, way = dense_step(plan), "dense placed as the plan is: no dense way fits the memory"
+        if held.best_dense is not None:
+            dense = simulate_replicas(*dense_step_of(held.best_dense))
+            way = f"the best dense way, {way_text(held.best_dense)}"
+        steps = {"dense": dense, "plan": planned}
     predictions = {
         name: StepPrediction.model_validate(step.summary()) for name, step in steps.items()
     }
@@ -63,8 +64,9 @@ def plan_part(folder: Path) -> Part | None:
             Answer(
                 SAVING,
                 saved(savings["step_s"].predicted or 0.0, "step time"),
-                f"predicted for cluster {cluster.name}, against dense fine-tuning",
+                f"predicted for cluster {cluster.name}, against {way}",
                 (
+                    f"{beside_dense(planned.step_s, held)}.",
                     "Also predicted there: "
                     + changes(
                         ("FLOPs", savings["flops"].predicted),
@@ -75,7 +77,6 @@ def plan_part(folder: Path) -> Part | None:
                         ),
                     )
                     + ".",
-                    beside_one_device(plan, predictions["plan"].step_s),
                 ),
             ),
         ),
@@ -90,7 +91,7 @@ def plan_part(folder: Path) -> Part | None:
             "network": [
                 quantity(network_seconds(timelines[name]), "s") for name in ("dense", "plan")
             ],
-            "num_waves": plan.num_waves,
+            "num_waves": max(replica.num_waves for replica in plan.replicas),
             "solver": plan.solver,
         },
         {

@@ -19,7 +19,7 @@ from analysis.reporting.report_tables import (
     text_cell,
 )
 from analysis.results.run_dir import PROVENANCE, read_json_object
-from analysis.studying.study_grid import ANY_BUDGET
+from analysis.studying.study_grid import ANY_BUDGET, OWN_BUDGET
 from analysis.studying.study_summary import PLOTS, load_results, summary_table
 from analysis.studying.study_table import RUNS
 
@@ -99,7 +99,9 @@ def _answers(name: str, summary: pd.DataFrame) -> tuple[Answer, ...]:
         return ()
     reference, method = max(pairs, key=lambda pair: pair[1]["top1_mean"])
     cluster = method["cluster"]
-    which = f"“{method['method']}” at {method['budget']}"
+    which = f"“{method['method']}”"
+    if method["budget"] != OWN_BUDGET:
+        which += f" at {method['budget']}"
     spared = 1 - method["simulated_total_s"] / reference["simulated_total_s"]
     change = float(method["top1_mean"] - reference["top1_mean"])
     seeds = int(method["num_seeds"])
@@ -153,6 +155,8 @@ def _table(summary: pd.DataFrame) -> Table:
                 number_cell(row["top1_std"], lambda v: f"{100 * v:.1f}"),
                 number_cell(row["compute_fraction"], percent),
                 number_cell(row["communication_fraction"], percent),
+                number_cell(row["gradient_fraction"], percent),
+                amount_cell(row["peak_memory_bytes"], "B"),
                 number_cell(row["workload_variance"], lambda v: f"{v:.3f}"),
                 amount_cell(row["simulated_step_s"], "s"),
                 amount_cell(row["simulated_total_s"], "s"),
@@ -173,6 +177,8 @@ def _table(summary: pd.DataFrame) -> Table:
             "Spread (points)",
             "Compute, of dense",
             "Communication, of dense",
+            "Gradients to be sent, of dense",
+            "Memory of the fullest device",
             "Workload variance (of busy time over its mean)",
             "Step on the cluster, predicted",
             "Training on the cluster, predicted",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.console.formatting import less_or_more, percent, quantity, saved
@@ -80,6 +81,8 @@ def _saving(table: pd.DataFrame) -> Answer | None:
         return None
     own = one_of(solved, GIVEN).sort_values("predicted_step_s")
     dense_s = float(own["predicted_dense_step_s"].min())
+    if np.isnan(dense_s):
+        return None
 
     def told(row: pd.Series) -> str:
         return less_or_more(1 - float(row["predicted_step_s"]) / dense_s)
@@ -98,11 +101,17 @@ def _saving(table: pd.DataFrame) -> Answer | None:
         f"The quickest of all keeps {percent(float(own.iloc[0]['retained_score_fraction']))}: "
         f"{told(own.iloc[0])}."
     )
+    fewer_s = float(quickest["predicted_fewer_samples_step_s"])
+    facts.append(
+        f"Fewer samples of the same compute, in their own best way "
+        f"({quickest['fewer_samples_way']}): {quantity(fewer_s, 's')}."
+    )
     facts.append("The score kept is what plans are chosen by; it is no accuracy.")
     return Answer(
         SAVING,
         saved(1 - float(quickest["predicted_step_s"]) / dense_s, "step time"),
-        f"predicted, {describe_given(own)}: {quantity(dense_s, 's')} dense, "
+        f"predicted, {describe_given(own)}: {quantity(dense_s, 's')} the best dense way "
+        f"({own['best_dense_way'].iloc[0]}), "
         f"{quantity(float(quickest['predicted_step_s']), 's')} by the quickest plan that keeps "
         f"{percent(min(GOOD, float(quickest['retained_score_fraction'])))} of the score or more "
         f"({_choice(quickest)})",
@@ -160,12 +169,13 @@ def _front_table(table: pd.DataFrame) -> Table | None:
             "Micro-batches",
             "Heads per subnet",
             "Step",
-            "Step, of dense",
+            "Step, of the best dense way",
+            "Step, of fewer samples",
             "Score kept",
             "Gap to the bound",
             "FLOPs, of dense",
             "Bytes, of dense",
-            "Peak memory, of dense",
+            "Peak memory, of the best dense way",
             "Messages alone, of the step",
         ),
         tuple(groups),
@@ -180,6 +190,7 @@ def _front_row(row: pd.Series) -> tuple[Cell, ...]:
         text_cell(str(row["heads_per_subnet"])),
         amount_cell(row["predicted_step_s"], "s"),
         number_cell(row["step_fraction"], percent),
+        number_cell(row["predicted_step_s"] / row["predicted_fewer_samples_step_s"], percent),
         number_cell(row["retained_score_fraction"], percent),
         number_cell(row["gap_fraction"], lambda v: percent(v, 3)),
         number_cell(row["compute_fraction"], percent),

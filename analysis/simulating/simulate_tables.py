@@ -121,6 +121,7 @@ def _metrics() -> list[Metric]:
         ("step time", lambda p: p.step_s, seconds),
         ("waiting for messages", lambda p: p.exchange_s, seconds),
         ("compute", lambda p: p.flops, lambda v: amount(v, "FLOP")),
+        ("computed besides, and masked", lambda p: p.wasted_flops, lambda v: amount(v, "FLOP")),
         ("bytes between devices", lambda p: p.exchange_bytes, show_bytes),
         ("largest peak memory", lambda p: float(p.peak_memory_bytes.max()), show_bytes),
         (f"price of {NUM_STEPS:,} steps", cost("price", 1.0), three_digits),

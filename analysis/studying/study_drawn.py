@@ -14,7 +14,7 @@ from d2ft_sched.schedule.operations import Operation
 from runtime.peers.training import Start
 from runtime.training.schedule_source import RedrawnSchedules
 from sim.ways.candidates import Candidate, candidate
-from sim.ways.load import Load
+from sim.ways.estimate.load import Load
 from sim.ways.search import WaySearch, best_replicas, search_ways, shown
 
 

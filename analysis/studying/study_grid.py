@@ -79,8 +79,7 @@ def planned_runs(study: StudySchema, folder: Path) -> list[Run]:
 
 def _own_budget(method: MethodSchema) -> str:
     is_whole = method.samples == method.trains == method.accumulate == 1
-    is_dense = method.kind != "drawn" or (is_whole and method.lora_rank is None)
-    return ANY_BUDGET if is_dense else OWN_BUDGET
+    return ANY_BUDGET if is_whole else OWN_BUDGET
 
 
 def digest(facts: Any) -> str:

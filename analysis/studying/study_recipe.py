@@ -28,7 +28,7 @@ class Recipe:
         schedules: of every step, int8 ``[num_steps, num_subnets, num_microbatches]``; none yet
             where there is a `policy`.
         num_epochs: passes through the mini-batches.
-        leave_out: see `runtime.peers.training.train_peer`.
+        leave_out: whether a step is placed anew for the micro-batches that run.
         cluster: that it would run on.
         placement: of subnets and owners; None for data parallel. Where micro-batches are left out,
             its owners are those of the ones that run.

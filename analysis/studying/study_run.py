@@ -216,7 +216,6 @@ def train(
         start,
         recipe.schedules if recipe.policy is None else recipe.policy,
         settings,
-        leave_out=recipe.leave_out,
         rescale=recipe.rescale,
         num_frozen_blocks=recipe.num_frozen_blocks,
     )

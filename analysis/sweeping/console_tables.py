@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.comparing.compare_tables import table_rows
 from analysis.console.output import percent, print_columns, print_line, seconds
+from analysis.planning.way_words import WORTH
 from analysis.sweeping.sweep_table import GIVEN, thinned
 
 MAX_SHOWN = 12
@@ -39,15 +40,17 @@ def print_front(table: pd.DataFrame) -> None:
         if front.empty:
             print_line(f"{title}: no point has a plan ({own['note'].iloc[0]})")
             continue
+        print_line(front_verdict(front))
         print_columns(
             f"{title}: best of {len(own)} points ({num_without} without a plan), predicted",
-            ["step", "of dense", "score kept", "FLOPs", "bytes", "memory", "budgets C/B/M",
-             "solver", "micro-batches", "heads"],
+            ["step", "of best dense", "of fewer samples", "score kept", "FLOPs", "bytes", "memory",
+             "budgets C/B/M", "solver", "micro-batches", "heads"],
             [
                 [
-                    seconds(row["predicted_step_s"]), percent(row["step_fraction"]),
+                    seconds(row["predicted_step_s"]), _or_dash(row["step_fraction"]),
+                    _or_dash(row["predicted_step_s"] / row["predicted_fewer_samples_step_s"]),
                     percent(row["retained_score_fraction"]), percent(row["compute_fraction"]),
-                    _or_dash(row["communication_fraction"]), percent(row["peak_memory_fraction"]),
+                    _or_dash(row["communication_fraction"]), _or_dash(row["peak_memory_fraction"]),
                     f"{row['budget_compute_fraction']:g}/"
                     f"{row['budget_communication_fraction']:g}/{row['budget_memory_fraction']:g}",
                     str(row["solver"]), str(row["num_microbatches"]),
@@ -56,6 +59,24 @@ def print_front(table: pd.DataFrame) -> None:
                 for row in thinned(front, MAX_SHOWN).to_dict("records")
             ],
         )  # fmt: skip
+
+
+def front_verdict(front: pd.DataFrame) -> str:
+    """How many of some plans beat the best dense way and fewer samples of their compute, in one
+    line."""
+    dense_s = float(front["predicted_dense_step_s"].iloc[0])
+    if np.isnan(dense_s):
+        return "No dense way fits the memory of these devices"
+    beaten = (front["predicted_step_s"] < (1 - WORTH) * dense_s) & (
+        front["predicted_step_s"] < (1 - WORTH) * front["predicted_fewer_samples_step_s"]
+    )
+    best = f"the best dense way, {front['best_dense_way'].iloc[0]} ({seconds(dense_s)})"
+    if not beaten.any():
+        return f"No plan of the grid beats {best}, and fewer samples of its compute"
+    return (
+        f"{int(beaten.sum())} of the {len(front)} plans that no other beats are faster than {best},"
+        f" and than fewer samples of the same compute"
+    )
 
 
 def _or_dash(fraction: float) -> str:

@@ -16,7 +16,7 @@ from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import parse_json
 from d2ft_sched.files.text_file import read_text
 
-FORMAT, VERSION = "d2ft-sweep", 1
+FORMAT, VERSION = "d2ft-sweep", 2
 
 
 class Journal:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from analysis.console.output import outside_calibration
+from analysis.planning.dense_baselines import ROUNDING, fitting_dense
 from analysis.planning.placing import place
 from analysis.planning.plan_request import is_better_aligned
 from analysis.planning.plan_summary import summarize
+from analysis.planning.way_words import way_text
 from analysis.sweeping.sweep_grid import Point, Setting
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
@@ -22,6 +24,8 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.prediction import Prediction
 from sim.questions.cost import step_cost
 from sim.step import simulate_plan, simulate_step
+from sim.ways.fewer import fewest
+from sim.ways.search import WaySearch, search_ways
 
 REFUSED = "REFUSED"
 """Status of a point that could not be put to a solver; its note says why."""
@@ -36,25 +40,30 @@ OUTCOMES = (
     "status", "note", "objective", "upper_bound", "gap_fraction", "retained_score_fraction",
     "build_s", "solve_s", "flops", "compute_fraction", "exchange_bytes", "dense_exchange_bytes",
     "communication_fraction",
-    "predicted_step_s", "predicted_dense_step_s", "step_fraction", "predicted_exchange_wait_s",
+    "predicted_step_s", "best_dense_way", "predicted_dense_step_s", "step_fraction",
+    "fewer_samples", "fewer_samples_way", "predicted_fewer_samples_step_s",
+    "predicted_placed_dense_step_s", "predicted_exchange_wait_s",
     "predicted_peak_memory_bytes", "peak_memory_fraction", "num_devices_out_of_memory",
     "num_devices_used", "workload_cv", "predicted_energy_j", "predicted_price",
 )  # fmt: skip
 COLUMNS = INPUTS + OUTCOMES
 """Columns of a sweep's table. Fractions are of the dense run: of the budget's resources (inputs);
 of FLOPs with the trunk, bytes of dispatch and combine, the step and the fullest device's memory
-(outcomes); empty where dense spends nothing. Dense is placed as the plan is. Exchange wait: seconds
-in which messages move and no device computes."""
+(outcomes); empty where dense spends nothing. The dense step and its memory are those of the best
+dense way, bytes those of dense placed as the plan is, whose step is "placed dense". Fewer samples:
+those that the plan's FLOPs suffice for, dense, in their own best way. Exchange wait: seconds in
+which messages move and no device computes."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedSetting:
-    """A setting with its placement and the dense step on it; or why there is none."""
+    """A setting with its placement, the dense step on it and all ways; or why there is none."""
 
     setting: Setting
     placement: Placement | None = None
     dense_step_s: float = np.nan
-    dense_peak_memory_bytes: float = np.nan
+    dense_flops: float = np.nan
+    search: WaySearch | None = None
     dense_objective: float = np.nan
     note: str = ""
     warnings: tuple[str, ...] = ()
@@ -70,6 +79,7 @@ def place_setting(setting: Setting) -> PlacedSetting:
         except InputError as error:
             return PlacedSetting(setting, note=str(error))
         placement = placed.placements[0]
+        search = search_ways(workload, setting.cluster)
         dense = simulate_step(
             workload,
             setting.cluster,
@@ -81,7 +91,8 @@ def place_setting(setting: Setting) -> PlacedSetting:
         setting,
         placement,
         dense.step_s,
-        float(dense.peak_memory_bytes.max()),
+        dense.flops,
+        search,
         float(setting.scores.values()[..., Operation.FULL].sum()),
         warnings=tuple(warned),
     )
@@ -143,7 +154,7 @@ def _outcome(placed: PlacedSetting, budget: Budget, solver: str) -> dict[str, An
         )
     except InputError as error:
         return {"status": REFUSED, "note": str(error)}
-    outcome = _of_solution(solution) | {"predicted_dense_step_s": placed.dense_step_s}
+    outcome = _of_solution(solution) | {"predicted_placed_dense_step_s": placed.dense_step_s}
     if solution.schedule is None:
         return outcome | {"note": solution.method}
     plan = plan_from_solution(
@@ -169,12 +180,31 @@ def _outcome(placed: PlacedSetting, budget: Budget, solver: str) -> dict[str, An
         if summary.dense_exchange_bytes
         else None,
         "predicted_step_s": prediction.step_s,
-        "step_fraction": prediction.step_s / placed.dense_step_s,
         "predicted_exchange_wait_s": prediction.exchange_s,
         "predicted_peak_memory_bytes": peak,
-        "peak_memory_fraction": peak / placed.dense_peak_memory_bytes,
         "num_devices_out_of_memory": len(prediction.out_of_memory),
         **_of_devices(prediction),
+        **_beside(placed, prediction),
+    }
+
+
+def _beside(placed: PlacedSetting, prediction: Prediction) -> dict[str, Any]:
+    """A plan beside the best dense way and fewer samples of its compute."""
+    search = placed.search
+    dense = None if search is None else fitting_dense(search)
+    if search is None or dense is None:
+        return {}
+    number = int(prediction.flops / placed.dense_flops * search.steps.num_samples * (1 + ROUNDING))
+    fewer = fewest(search, max(1, number))
+    peak = float(prediction.peak_memory_bytes.max())
+    return {
+        "best_dense_way": way_text(dense),
+        "predicted_dense_step_s": dense.dense_step_s,
+        "step_fraction": prediction.step_s / dense.dense_step_s,
+        "peak_memory_fraction": peak / float(dense.peak_memory_bytes.max()),
+        "fewer_samples": sum(fewer.samples),
+        "fewer_samples_way": way_text(fewer),
+        "predicted_fewer_samples_step_s": fewer.dense_step_s,
     }
 
 

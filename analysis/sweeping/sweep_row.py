@@ -77,8 +77,13 @@ class SweepRow(BaseModel):
     dense_exchange_bytes: PerhapsCount
     communication_fraction: PerhapsAmount
     predicted_step_s: PerhapsAbove0
+    best_dense_way: Note
     predicted_dense_step_s: PerhapsAbove0
     step_fraction: PerhapsAbove0
+    fewer_samples: PerhapsCount
+    fewer_samples_way: Note
+    predicted_fewer_samples_step_s: PerhapsAbove0
+    predicted_placed_dense_step_s: PerhapsAbove0
     predicted_exchange_wait_s: PerhapsAmount
     predicted_peak_memory_bytes: PerhapsAmount
     peak_memory_fraction: PerhapsAmount
@@ -104,9 +109,8 @@ class JournalRow(SweepRow):
 
 
 OF_EVERY_PLAN = (
-    "compute_fraction", "exchange_bytes", "predicted_step_s", "predicted_dense_step_s",
-    "predicted_exchange_wait_s", "predicted_peak_memory_bytes", "step_fraction",
-    "peak_memory_fraction",
+    "compute_fraction", "exchange_bytes", "predicted_step_s", "predicted_placed_dense_step_s",
+    "predicted_exchange_wait_s", "predicted_peak_memory_bytes",
 )  # fmt: skip
 """Columns that a row has wherever it has a plan, which is where it has a retained score."""
 

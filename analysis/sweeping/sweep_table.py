@@ -21,7 +21,8 @@ CHOSEN = (
     "num_microbatches",
 )  # fmt: skip
 """Columns besides budgets and bandwidth."""
-TEXTS = ("cluster", "model", "heads_per_subnet", "placement", "solver", "status", "note")
+TEXTS = ("cluster", "model", "heads_per_subnet", "placement", "solver", "status", "note",
+         "best_dense_way", "fewer_samples_way")  # fmt: skip
 
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from d2ft_sched.problem.resting import drawn, in_turns
 from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.schedule import schedule_to_rows
 from sim.ways.candidates import Candidate, candidate
-from sim.ways.load import Load, dense_load, most_samples
+from sim.ways.estimate.load import Load, dense_load, most_samples
 from sim.ways.plans import as_candidate, plan_on_ways
 from sim.ways.search import best_dense, search_ways
 from sim.ways.way import kind_of

@@ -1,2 +1,1 @@
-"""Who does what where: operations, schedules, placements, and the lane groups that a schedule
-becomes."""
+"""Who does what where: operations, schedules, placements, and what a lane group is."""

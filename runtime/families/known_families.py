@@ -4,7 +4,7 @@ from torch import nn
 
 from d2ft_sched.errors import InputError
 from runtime.families.bert import BertFamily
-from runtime.families.decoder import DecoderFamily
+from runtime.families.decoders.decoder import DecoderFamily
 from runtime.families.family import ModelFamily
 from runtime.families.vit import VitFamily
 

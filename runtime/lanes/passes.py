@@ -1,6 +1,6 @@
 """The lane groups of a sub-layer, forward and backward, without autograd around them.
 
-Attention and MLP have the same form: a linear map in, a core without parameters, a linear map out.
+Attention and MLP have the same form: linear maps in, a core, a linear map out.
 The linear maps are differentiated by hand, so that every group's dX and dW goes straight into one
 buffer; the core keeps a small autograd graph, so that torch picks its kernel on every device.
 Shapes: T tokens, N tokens of a sample, D width; a group has b samples, r rows of the input weight

@@ -1,8 +1,9 @@
 """FLOPs that a step really executes, counted operator by operator.
 
-`FlopCounterMode` knows no formula for the fused attention of CPUs and counts it as 0 (seen with
-torch 2.14.1); it is given here, by the rule that torch uses for the
-fused kernels of CUDA; causal attention counts the tokens that each looks at.
+`FlopCounterMode` knows no formula for the fused attention of CPUs and counts it as 0; those that it
+has for other devices refuse queries that share keys and values, and count causal attention whole
+(seen with torch 2.14.1). One is given here for all of them, by torch's own rule, of the pairs of
+tokens that are looked at.
 """
 
 from collections.abc import Callable
@@ -11,52 +12,37 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-Shape = tuple[int, ...]
+_KERNELS = (
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
 
 
-def _attention_flops(
-    query: Shape,
-    key: Shape,
-    value: Shape,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *_: Any,
-    **__: Any,
-) -> int:
-    keys, values = (_of_queries(query, part) for part in (key, value))
-    return _seen(sdpa_flop_count(query, keys, values), query, is_causal)
+def _formula(operator: Any, *, backward: bool) -> Callable[..., int]:
+    names = [argument.name for argument in operator.default._schema.arguments]
 
+    def flops(*args: Any, out_val: Any = None, **named: Any) -> int:
+        given = dict(zip(names, args, strict=False)) | named
+        query = given["query"]
+        key, value = ((*query[:2], *given[part][2:]) for part in ("key", "value"))
+        whole = sdpa_flop_count(query, key, value)
+        if backward:
+            whole = sdpa_backward_flop_count((*query[:3], value[3]), query, key, value)
+        if not given.get("is_causal", False):
+            return whole
+        num_tokens = query[2]
+        return whole * (num_tokens + 1) // (2 * num_tokens)
 
-def _attention_backward_flops(
-    grad_out: Shape,
-    query: Shape,
-    key: Shape,
-    value: Shape,
-    out: Shape,
-    log_sum: Shape,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *_: Any,
-    **__: Any,
-) -> int:
-    keys, values = (_of_queries(query, part) for part in (key, value))
-    return _seen(sdpa_backward_flop_count(grad_out, query, keys, values), query, is_causal)
-
-
-def _of_queries(query: Shape, part: Shape) -> Shape:
-    """Keys or values, as many as the queries that share them."""
-    return (*query[:2], *part[2:])
-
-
-def _seen(flops: int, query: Shape, is_causal: bool) -> int:
-    """Of all pairs of tokens those that a causal kernel multiplies."""
-    num_tokens = query[2]
-    return flops * (num_tokens + 1) // (2 * num_tokens) if is_causal else flops
+    return flops
 
 
 _FORMULAS: dict[Any, Callable[..., int]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    operator: _formula(operator, backward=backward)
+    for name in _KERNELS
+    for backward in (False, True)
+    for operator in [getattr(torch.ops.aten, name + ("_backward" if backward else ""))]
 }
 
 

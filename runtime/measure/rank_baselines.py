@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
 from runtime.measure.rank_step_times import RankStep, RankStepMeasurement, measure_in_turns
-from runtime.measure.step_times import random_batch
+from runtime.measure.step_times import random_batch, untouched_loss
 from runtime.models.optimizers import create_optimizer
 from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.job import Ranks
@@ -70,7 +69,7 @@ def measure_alone(
 
     def step(watch: Stopwatch | None, counted: SentBytes | None) -> None:
         with autocast(ranks.device, workload):
-            loss = F.cross_entropy(model(inputs), labels)
+            loss = untouched_loss(model, inputs, labels)
         loss.backward()
         _update(optimizer, watch)
 

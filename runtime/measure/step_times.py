@@ -183,6 +183,13 @@ def random_batch(
     return inputs.to(device), labels.to(device)
 
 
+def untouched_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss of a mini-batch, by the forward pass of the model's own library."""
+    family = family_of(model)
+    total = family.loss(model, family.whole_features(model, inputs), labels)
+    return total / family.num_counted(labels).sum()
+
+
 def _gradients(
     model: nn.Module,
     inputs: Tensor,
@@ -193,9 +200,7 @@ def _gradients(
     if slices is not None:
         forward_backward(model, inputs, labels, slices, watch)
         return
-    family = family_of(model)
-    total = family.loss(model, family.whole_features(model, inputs), labels)
-    loss = total / family.num_counted(labels).sum()
+    loss = untouched_loss(model, inputs, labels)
     if watch is not None:
         watch.lap("forward")
     loss.backward()

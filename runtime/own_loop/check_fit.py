@@ -18,7 +18,7 @@ def check_fit(spliced: SplicedBlocks, workload: Workload) -> None:
     found = {
         "blocks": (len(spliced.blocks), shape.num_blocks),
         "a width of": (attention.map_out.out_features, shape.width),
-        "channels of heads:": (attention.map_out.in_features, shape.num_heads * shape.head_dim),
+        "channels of heads:": (attention.map_out.in_features, shape.num_heads * shape.head_columns),
         "hidden units:": (hidden.map_out.in_features, shape.mlp_hidden),
     }
     for what, (here, planned) in found.items():

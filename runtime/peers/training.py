@@ -1,4 +1,4 @@
-"""A common start for methods that are compared, and a trainer that leaves micro-batches out."""
+"""A common start for methods that are compared, and their training."""
 
 import copy
 import time
@@ -12,7 +12,6 @@ from torch import nn
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.scores import Scores
-from d2ft_sched.schedule.operations import Operation
 from runtime.data.dataset import Dataset
 from runtime.lanes.hooks import rescaled
 from runtime.models.linear_probe import fit_classifier
@@ -20,7 +19,7 @@ from runtime.models.peft_adapters import add_adapters
 from runtime.peers.frozen_prefix import freeze_prefix
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.scoring.training_scores import scoring_flops, training_scores
-from runtime.training.events import Event, FineTuneSettings, TrainedStep
+from runtime.training.events import Event, FineTuneSettings
 from runtime.training.loop import ScheduleOf, train, training_minibatches
 from runtime.training.whole_model import PreparedStep, WholeModel
 
@@ -145,7 +144,6 @@ def train_peer(
     schedules: np.ndarray | StepwiseSchedules,
     settings: FineTuneSettings,
     *,
-    leave_out: bool = False,
     rescale: bool = False,
     num_frozen_blocks: int = 0,
 ) -> Iterator[Event]:
@@ -156,8 +154,6 @@ def train_peer(
         schedules: of every step, int8 ``[num_steps, num_subnets, num_microbatches]``, or what
             decides them; its scoring and solving count as part of the step.
         settings: how; its seed must be the start's.
-        leave_out: whether a micro-batch that no subnet runs is left out whole, trunk and loss
-            included. Else the trunk runs on it.
         rescale: see `runtime.lanes.hooks.rescaled`.
         num_frozen_blocks: first blocks that do not train, nor does the embedding then.
     """
@@ -173,11 +169,7 @@ def train_peer(
         schedule_of = lambda step, minibatch: next(steps)  # noqa: E731
     settings = replace(settings, linear_probe=False, watch_scores=learner is not None)
     arguments = model, start.data, start.workload, settings, start.device
-    trainer: WholeModel
-    if leave_out:
-        trainer = LeavingOut(*arguments)
-    else:
-        trainer = Rescaling(*arguments) if rescale else WholeModel(*arguments)
+    trainer = Rescaling(*arguments) if rescale else WholeModel(*arguments)
     minibatches = training_minibatches(start.data.train, start.workload, start.seed)
     yield from train(trainer, minibatches, start.workload, schedule_of, settings, learner=learner)
 
@@ -189,22 +181,3 @@ class Rescaling(WholeModel):
         prepared = super()._look_up(schedule)
         slices = rescaled(prepared.slices, self._workload, schedule, self._device)
         return replace(prepared, slices=slices)
-
-
-class LeavingOut(WholeModel):
-    """Runs only micro-batches that some subnet runs; the loss is the mean over their samples."""
-
-    def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
-        kept = kept_microbatches(schedule)
-        if len(kept) == schedule.shape[1]:
-            return super().step(samples, schedule, lr)
-        sizes = self._workload.microbatch_samples
-        fewer = replace(self._workload, microbatch_samples=tuple(sizes[i] for i in kept))
-        parts = np.split(samples, np.cumsum(sizes)[:-1])
-        chosen = np.concatenate([parts[i] for i in kept])
-        return self._train_on(chosen, self._prepared(fewer, schedule[:, kept]), lr)
-
-
-def kept_microbatches(schedule: np.ndarray) -> np.ndarray:
-    """Indices of the micro-batches that some subnet runs."""
-    return np.flatnonzero((schedule != Operation.SHORTCUT).any(axis=0))

@@ -7,7 +7,7 @@ else. Factors of adapters that a block shares live whole wherever one of its sub
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -199,14 +199,6 @@ def read_shards(path: Path, shards: tuple[Shard, ...], dtype: torch.dtype) -> di
         raise InputError(f"weights {path}: there is no such file") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"weights {path}: is not a whole safetensors file ({error})") from None
-
-
-def join_shards(
-    parts: Mapping[str, Tensor], shards: tuple[Shard, ...], full: Mapping[str, Tensor]
-) -> None:
-    """Write a rank's parts into whole tensors, in place; both by name."""
-    for shard in shards:
-        shard.put(parts[shard.name], full[shard.name])
 
 
 def axis_indices(axis: UnitAxis, held: HeldUnits, workload: Workload) -> np.ndarray:

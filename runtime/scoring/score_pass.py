@@ -91,10 +91,9 @@ def trace_blocks(
     try:
         with torch.set_grad_enabled(backward), _recorded(model) as records:
             family = family_of(model)
-            features = family.whole_features(model, inputs)
+            losses = family.loss(model, family.whole_features(model, inputs), labels)
             if not backward:
                 return _traces(records, {})
-            losses = family.loss(model, features, labels)
             wanted = _wanted(records)
             grads = torch.autograd.grad(losses, wanted)
             return _traces(records, dict(zip(map(id, wanted), grads, strict=True)))

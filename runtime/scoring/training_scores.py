@@ -71,7 +71,9 @@ def scoring_flops(
     """
     device = next(model.parameters()).device
     num_samples = int(workload.samples.sum())
-    inputs = family_of(model).random_inputs(model, num_samples, torch.Generator()).to(device)
-    labels = torch.zeros(num_samples, dtype=torch.int64, device=device)
+    family, generator = family_of(model), torch.Generator()
+    inputs = family.random_inputs(model, num_samples, generator)
+    labels = family.random_labels(model, inputs, generator).to(device)
+    inputs = inputs.to(device)
     score = partial(score_minibatch, forward_score=forward_score, backward_score=backward_score)
     return count_flops(lambda: score(model, inputs, labels, workload))

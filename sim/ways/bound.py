@@ -10,7 +10,7 @@ from d2ft_sched.costs.lane_traffic import lane_bytes_of
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.dense_bound import best_rate
 from sim.dense.memory_passes import whole
-from sim.ways.kinds import device_kinds
+from sim.ways.estimate.kinds import device_kinds
 
 SLOWEST = 1e9
 """Times as long as the fastest device takes for the least of all work, at the most: what takes

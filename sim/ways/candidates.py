@@ -7,10 +7,10 @@ import numpy as np
 
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.replica import Replica
-from sim.ways.deal import Dealt, load_schedule, with_left_out
-from sim.ways.load import Load, dense_load
+from sim.ways.estimate.deal import Dealt, load_schedule, with_left_out
+from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.steps import Groups, Levelled, WaySteps
 from sim.ways.price import Priced, price
-from sim.ways.steps import Groups, Levelled, WaySteps
 from sim.ways.way import Way
 
 MAX_CORRECTIONS = 5

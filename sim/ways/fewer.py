@@ -3,7 +3,7 @@
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from sim.ways.load import dense_load
+from sim.ways.estimate.load import dense_load
 from sim.ways.search import WaySearch, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way
 

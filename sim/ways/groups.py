@@ -7,8 +7,8 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 from d2ft_sched.cluster.cluster import Cluster
-from sim.ways.load import Load
-from sim.ways.steps import Groups, WaySteps
+from sim.ways.estimate.load import Load
+from sim.ways.estimate.steps import Groups, WaySteps
 
 MAX_EXHAUSTIVE_GROUPS = 6
 """Devices up to which all sets of them are looked at as a replica, and all ways to form several."""

@@ -16,8 +16,8 @@ from d2ft_sched.problem.resting import drawn
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.starved import starved_microbatches
 from sim.ways.candidates import Candidate, as_candidate, most_within
+from sim.ways.estimate.load import Load, dense_load, most_samples, sample_flops
 from sim.ways.fewer import fewest
-from sim.ways.load import Load, dense_load, most_samples, sample_flops
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown

@@ -11,7 +11,9 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from sim.dense.shares import level_shares
 from sim.ways.bound import least_step_s
-from sim.ways.deal import load_schedule
+from sim.ways.estimate.deal import load_schedule
+from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.steps import Groups, Levelled, WaySteps
 from sim.ways.groups import (
     MAX_EXHAUSTIVE_GROUPS,
     alone_seconds,
@@ -21,9 +23,7 @@ from sim.ways.groups import (
     optimistic_seconds,
     partitions,
 )
-from sim.ways.load import Load, dense_load
 from sim.ways.price import price
-from sim.ways.steps import Groups, Levelled, WaySteps
 from sim.ways.way import Way, WayKind, kind_of
 
 MAX_WAYS = 3

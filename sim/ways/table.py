@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sim.ways.candidates import Candidate, candidate
-from sim.ways.load import Load, dense_load
+from sim.ways.estimate.load import Load, dense_load
 from sim.ways.search import WaySearch, way_of
 from sim.ways.way import WayKind
 

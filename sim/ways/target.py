@@ -11,11 +11,11 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
 from sim.target.target_search import best_plan, target_searches
 from sim.ways.candidates import Candidate, as_candidate, most_within
-from sim.ways.load import Load, dense_load
+from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.steps import Groups
 from sim.ways.plans import BETTER, RESTING, resting_load, scored_candidate
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
-from sim.ways.steps import Groups
 from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan
 
@@ -52,10 +52,12 @@ def plan_for_target_on_ways(
         communication: fraction of the bytes of the subnets' gradients that may be sent.
 
     Returns:
-        A plan whose `fewer` is the dense step of the most samples in as short a step.
+        A plan whose `fewer` is the dense step of the most samples in as short a step; of one
+        sample, in its own best way, where that takes longer.
 
     Raises:
-        InputError: not even one sample is that fast on any way, or memory does not suffice.
+        InputError: not even one sample is that fast on any way, whatever rests; or memory does not
+            suffice.
     """
     begin = time.perf_counter()
     known = search_ways(workload, cluster, kinds=kinds) if search is None else search
@@ -64,15 +66,20 @@ def plan_for_target_on_ways(
         chosen, fewer = as_candidate(known.steps, dense), dense
     else:
         plain = _most(known, dense_load(workload), target_s)
-        if plain is None:
+        rested = _rested(known, plain, target_s, communication, seed)
+        if rested is None:
             raise InputError(
                 f"target step time is {target_s:.4g} s; not even one sample runs that fast on "
                 f"cluster {cluster.name!r}, on which the fastest dense step of all of them takes "
                 f"{dense.dense_step_s:.4g} s: ask for more"
             )
-        load = dense_load(workload, plain.num_samples)
-        fewer = way_of(steps, steps.priced(plain.groups, plain.samples, load))
-        chosen = _rested(known, plain, target_s, communication, seed)
+        chosen = rested
+        if plain is None:
+            one = dense_load(workload, 1)
+            fewer = way_of(steps, best_replicas(steps, one, known.kinds)[0])
+        else:
+            load = dense_load(workload, plain.num_samples)
+            fewer = way_of(steps, steps.priced(plain.groups, plain.samples, load))
         if chosen is plain and len(dense.replicas) == 1:
             chosen = _scored(known, dense, scores, plain, target_s, solver, seed, time_limit_s)
     return way_plan(
@@ -104,13 +111,15 @@ def _most(search: WaySearch, load: Load, target_s: float) -> Candidate | None:
 
 
 def _rested(
-    search: WaySearch, plain: Candidate, target_s: float, communication: float, seed: int
-) -> Candidate:
-    """The plan in which as few blocks rest as clearly more samples ask for."""
+    search: WaySearch, plain: Candidate | None, target_s: float, communication: float, seed: int
+) -> Candidate | None:
+    """The plan in which as few blocks rest as clearly more samples than `plain`'s ask for."""
     best = plain
     for fraction in RESTING if communication == 1 else (communication,):
         found = _most(search, resting_load(search.workload, fraction, 1.0, seed), target_s)
-        enough = 0 if communication < 1 else (1 + MORE_SAMPLES) * best.num_samples
+        enough = 0.0
+        if communication == 1 and best is not None:
+            enough = (1 + MORE_SAMPLES) * best.num_samples
         if found is not None and found.num_samples >= enough:
             best = found
     return best

@@ -11,7 +11,7 @@ from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import schedule_to_rows
 from sim.ways.candidates import Candidate
-from sim.ways.load import Load
+from sim.ways.estimate.load import Load
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense
 from sim.ways.table import WayRow, way_table

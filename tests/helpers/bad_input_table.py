@@ -433,6 +433,20 @@ TABLE: dict[str, Row] = {
         {"bad.safetensors": b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "},
     ),
     "no epochs": (f"{FINETUNE} --epochs 0", "--epochs is '0'"),
+    "texts of a decoder for pictures": (
+        "finetune plan.json --data jsonl:pairs.jsonl",
+        "are texts without classes; they are for a decoder",
+        {"pairs.jsonl": '{"prompt": "why", "completion": "so"}'},
+    ),
+    "packed pictures": (f"{FINETUNE} --packed", "--packed is for texts that a decoder foretells"),
+    # what a model says
+    "says nothing": ("generate vit_tiny_patch16_224 --prompt why", "only a decoder tells text"),
+    "asked for no tokens": (
+        "generate SmolLM2-135M --prompt why --max-new-tokens 0",
+        "--max-new-tokens is '0'",
+    ),
+    "no such model to ask": ("generate none --prompt why", "'none'"),
+    "a folder without a training": ("generate . --prompt why", "has neither adapters nor"),
     "learning rate below 0": (f"{FINETUNE} --learning-rate -1", "learning rate is -1"),
     "learning rate of NaN": (f"{FINETUNE} --learning-rate nan", "learning rate is nan"),
     "checkpoint that is not": (f"{FINETUNE} --resume none", "none"),

@@ -107,11 +107,11 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
 
 
 def _full_state(model: RankModel) -> dict[str, Tensor]:
-    """The whole model, joined from what every rank says of it."""
+    """The whole model on rank 0, joined from what every rank says of it."""
     every: list[dict[str, Tensor]] = [{} for _ in range(model.ranks.num_ranks)]
     dist.all_gather_object(every, {name: p.detach() for name, p in model.parameters.items()})
     full: dict[str, Tensor] = {}
-    for rank, parts in enumerate(every):
+    for rank, parts in enumerate(every if model.ranks.rank == 0 else []):
         for shard in model.written_shards(rank):
             full.setdefault(shard.name, torch.empty(shard.full_shape, dtype=model.dtype))
             shard.put(parts[shard.name], full[shard.name])

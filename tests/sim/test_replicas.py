@@ -147,6 +147,9 @@ def test_bytes_links_and_order(case, overlap: bool) -> None:
     assert update.start_s >= max(p.end_s for p in found.phases[:-1]) * (1 - 1e-9)
     for index, part in enumerate(replica_parts(workload, replicas, schedule)):
         own = [p for p in found.phases if p.replica == index]
+        if part.is_idle:
+            assert not own
+            continue
         of_itself = simulate_step(
             part.workload, cluster, part.placement, part.schedule, part.num_waves, overlap
         )
@@ -157,8 +160,28 @@ def test_bytes_links_and_order(case, overlap: bool) -> None:
     flops = [
         simulate_step(p.workload, cluster, p.placement, p.schedule).flops
         for p in replica_parts(workload, replicas, schedule)
+        if not p.is_idle
     ]
     assert found.flops == pytest.approx(sum(flops))
+
+
+def test_a_replica_of_which_nothing_runs_takes_part_in_the_sums_alone() -> None:
+    cluster = cluster_of([1.0, 2.0], 1e9)
+    workload = Workload(SHAPE, partition_by_heads(SHAPE, 1), (4, 4))
+    replicas = [Replica(Placement(2, (d,) * workload.num_subnets, (d,))) for d in (0, 1)]
+    schedule = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
+    schedule[:, 1] = Operation.SHORTCUT
+    found = simulate_replicas(workload, cluster, replicas, schedule)
+    assert {p.replica for p in found.phases} == {0, -1}
+    own = replica_parts(workload, replicas, schedule)[0]
+    alone = simulate_step(own.workload, cluster, own.placement, own.schedule)
+    assert found.flops == alone.flops
+    update = found.phases[-1].device_s
+    assert update is not None
+    assert found.device_busy_s[1] == update[1] > 0
+    assert len([p for p in found.phases if p.is_sum]) == len(
+        gradient_sums(workload, replicas, schedule)
+    )
 
 
 @settings(deadline=None, max_examples=25)

@@ -22,17 +22,19 @@ class Progress:
         loss: of each step, by its number; NaN where it was not finite.
         top1: fraction of the test samples, by the number of steps done.
         num_test: test samples.
+        perplexity: of the test texts, by the number of steps done; NaN of classes.
     """
 
     loss: pd.Series
     top1: pd.Series
     num_test: int
+    perplexity: pd.Series
 
 
 def training_progress(runs: Mapping[str, Progress]) -> Figure:
-    """Training loss of every step (left) and accuracy at every evaluation (right).
+    """Training loss of every step (left), accuracy or perplexity at every evaluation (right).
 
-    The heavier line is a running mean of the losses. The bar at the last evaluation is a 95 %
+    The heavier line is a running mean of the losses. The bar at the last accuracy is a 95 %
     interval of a binomial proportion; it says nothing of the spread over seeds.
 
     Args:
@@ -51,20 +53,24 @@ def training_progress(runs: Mapping[str, Progress]) -> Figure:
                 smooth.index, smooth, color=colour, linestyle=line, linewidth=1.6,
                 marker=marker if len(smooth) < 3 else None, label=run_title(name),
             )  # fmt: skip
-            top1 = 100 * run.top1
+            foretells = run.perplexity.notna().any()
+            judged = run.perplexity if foretells else 100 * run.top1
             accuracy.plot(
-                top1.index, top1, color=colour, marker=marker, linestyle=line, markersize=5
+                judged.index, judged, color=colour, marker=marker, linestyle=line, markersize=5
             )
-            if len(top1):
+            if len(judged) and not foretells:
                 last = float(run.top1.iloc[-1])
                 interval = 196 * np.sqrt(last * (1 - last) / run.num_test)
                 accuracy.errorbar(
-                    top1.index[-1], top1.iloc[-1], interval, color=colour,
+                    judged.index[-1], judged.iloc[-1], interval, color=colour,
                     capsize=3 + 2 * index, linewidth=1,
                 )  # fmt: skip
-        losses.set_ylabel("training loss (nats per sample)")
+        of_tokens = any(run.perplexity.notna().any() for run in runs.values())
+        losses.set_ylabel(f"training loss (nats per {'token' if of_tokens else 'sample'})")
         losses.set_ylim(0, None)
-        accuracy.set_ylabel("test accuracy, top-1 (%)")
+        accuracy.set_ylabel(
+            "perplexity of held-out text (number)" if of_tokens else "test accuracy, top-1 (%)"
+        )
         for axes in (losses, accuracy):
             axes.set_xlabel("step (number)")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -50,8 +50,8 @@ def run(d2ft: Any, decoder: Path, tmp_path: Path) -> Any:
         (tmp_path / "cluster.yaml").write_text(CLUSTER)
         code, _, err = d2ft(
             "plan", "--cluster", tmp_path / "cluster.yaml", "--model", decoder, *BATCH,
-            *(["--lora-rank", 2] if lora else []), "--budget-compute", 0.8,
-            "--out", tmp_path / "plan.json",
+            *(["--lora-rank", 2] if lora else []), "--placement", "balanced",
+            "--budget-compute", 0.8, "--out", tmp_path / "plan.json",
         )  # fmt: skip
         assert code == 0, err
         arguments = [
@@ -111,6 +111,14 @@ def test_adapters_learn_what_is_said_and_say_it(
         )
         assert code == 0, err
         assert json.loads(out)["text"].split() == words.split()
+
+    # the report says so, too
+    code, _, err = d2ft("report", folder)
+    assert code == 0, err
+    page = (folder / "report.html").read_text()
+    assert f"perplexity {last['perplexity']:.4g}" in page
+    assert "20 tokens of held-out text after 4 epochs" in page
+    assert "top-1" not in page
 
     # another model's adapters are refused in a line
     code, _, err = d2ft("generate", folder, "--prompt", "why", "--weights", tmp_path / "nowhere")

@@ -61,7 +61,7 @@ def _sweep(run: Run) -> pd.DataFrame:
             heads_per_subnet=["1"], num_microbatches=[5], compute=[0.2, 0.4, 0.6, 0.8, 1.0],
             communication=[0.4, 0.7, 1.0], memory=[1.0], solvers=["dp"],
         )  # fmt: skip
-        common = Common(run.plan.workload.shape, 40, placement=PlacementName.ROUND_ROBIN)
+        common = Common(run.plan.workload.shape, 160, placement=PlacementName.ROUND_ROBIN)
         with tempfile.TemporaryDirectory() as folder:
             sweep = Sweep(grid_points(axes, common), Path(folder))
             sweep.run(jobs=1)

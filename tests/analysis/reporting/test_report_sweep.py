@@ -30,7 +30,7 @@ def test_the_quickest_plan_that_keeps_much_answers_and_the_front_is_a_table(
     good = at_scale[at_scale["retained_score_fraction"] >= GOOD]
     quickest_s, dense_s = good["predicted_step_s"].min(), at_scale["predicted_dense_step_s"].min()
     assert plain(saved(1 - quickest_s / dense_s, "step time")) in text
-    assert plain(f"{quantity(dense_s, 's')} dense") in text
+    assert plain(f"{quantity(dense_s, 's')} the best dense way") in text
     assert "12 points were planned and simulated" in text
     assert (
         "compute budget 0.4, 0.7, 1; communication budget 0.6, 1; bandwidth, times 0.1, 1" in text
@@ -40,6 +40,7 @@ def test_the_quickest_plan_that_keeps_much_answers_and_the_front_is_a_table(
     for row in front.to_dict("records"):
         cells = (
             quantity(row["predicted_step_s"], "s"), percent(row["step_fraction"]),
+            percent(row["predicted_step_s"] / row["predicted_fewer_samples_step_s"]),
             percent(row["retained_score_fraction"]),
         )  # fmt: skip
         assert plain(" ".join(cells)) in text

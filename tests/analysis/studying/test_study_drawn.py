@@ -8,7 +8,8 @@ import torch
 
 from analysis.studying.study_costs import StepCosts, described, gradient_values
 from analysis.studying.study_drawn import drawn_recipe, ways_of
-from analysis.studying.study_file import MethodSchema
+from analysis.studying.study_file import MethodSchema, load_study
+from analysis.studying.study_grid import planned_runs
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.costs.memory import trained_trunk_parameters
 from d2ft_sched.errors import InputError
@@ -90,6 +91,18 @@ def test_accumulated_minibatches_are_fewer_and_larger(start, cluster):
     recipe, workload = recipe_of(start, cluster, accumulate=2)
     assert workload.samples.sum() == 20
     assert len(recipe.schedules) == NUM_EPOCHS * start.num_minibatches // 2
+
+
+@pytest.mark.parametrize("file", ["rest.yaml", "rest_cifar100.yaml"])
+def test_only_steps_that_leave_nothing_out_are_called_dense(file):
+    path = CLUSTER.parents[1] / "studies" / file
+    budgets = {r.method.name: r.budget_name for r in planned_runs(load_study(path), path.parent)}
+    assert {name for name, budget in budgets.items() if budget == "dense"} <= {
+        "full fine-tuning",
+        "LoRA",
+    }
+    assert budgets["full fine-tuning"] == "dense"
+    assert budgets["a quarter trains"] == "its own"
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,16 @@ def test_a_row_says_what_planning_and_simulating_that_point_says(d2ft, sweep, cl
     for column in ("objective", "flops", "compute_fraction", "communication_fraction"):
         assert row[column] == pytest.approx(plan[column], rel=1e-12)
     assert row["predicted_step_s"] == pytest.approx(prediction.step_s, rel=1e-12)
-    assert row["predicted_dense_step_s"] == pytest.approx(plan["dense_step_s"], rel=1e-9)
+    assert row["predicted_placed_dense_step_s"] == pytest.approx(
+        plan["placed_dense_step_s"], rel=1e-9
+    )
+    for column, name in (
+        ("predicted_dense_step_s", "best_dense"),
+        ("predicted_fewer_samples_step_s", "fewer_samples"),
+    ):  # fmt: skip
+        assert row[column] == pytest.approx(plan[name]["dense_step_s"], rel=1e-9)
+    assert row["fewer_samples"] == sum(plan["fewer_samples"]["samples"])
+    assert row["step_fraction"] == row["predicted_step_s"] / row["predicted_dense_step_s"]
     assert row["predicted_peak_memory_bytes"] == prediction.peak_memory_bytes.max()
     assert row["predicted_exchange_wait_s"] == pytest.approx(prediction.exchange_s, rel=1e-12)
 
@@ -258,8 +267,8 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
     path = tmp_path / "points.jsonl"
     for text, said in (
         ('{"format": "other", "version": 1}\n', "is not the journal of a sweep"),
-        ('{"format": "d2ft-sweep", "version": 1}\n{"key": 1\n', "line 2 is damaged"),
-        ('{"format": "d2ft-sweep", "version": 1}\n[]\n', "line 2 is damaged"),
+        ('{"format": "d2ft-sweep", "version": 2}\n{"key": 1\n', "line 2 is damaged"),
+        ('{"format": "d2ft-sweep", "version": 2}\n[]\n', "line 2 is damaged"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=said):

@@ -20,9 +20,9 @@ from d2ft_sched.schedule.schedule import schedule_to_rows
 from rank_processes import codes_of_ranks, d2ft_on_ranks
 from sim.step import simulate_plan
 from sim.ways.candidates import candidate
-from sim.ways.load import Load, dense_load
+from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.steps import WaySteps
 from sim.ways.plans import resting_load
-from sim.ways.steps import WaySteps
 
 DEVICES = tuple(
     Device(name, rate, 10**10, 1e10) for name, rate in zip("abc", (2e10, 2e10, 1e10), strict=True)

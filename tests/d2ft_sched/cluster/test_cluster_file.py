@@ -44,7 +44,9 @@ def test_what_the_examples_show():
         "testbed_one_slow_of_six",
         "testbed_slow_device",
         "testbed_slow_link",
+        "testbed_unequal",
         "unequal_cpus",
+        "unequal_gpus_llm",
         "unequal_lab",
     }
     machines = clusters["unequal_cpus"].devices

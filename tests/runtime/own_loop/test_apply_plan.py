@@ -22,6 +22,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.redrawn import redrawn
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
+from decoder_models import NUM_TOKENS, padded, small_decoder
 from masked_operations import SHARES, random_schedule
 from own_loops import plan_of, rank_batch, rank_plan, train_under_ddp
 from rank_cases import LORA, small_bert, small_model
@@ -121,14 +122,19 @@ def test_all_full_is_the_untouched_model_with_its_dropout(kind: str) -> None:
     assert_same(trained(model, inputs), wanted, 1e-9)
 
 
-@pytest.mark.parametrize("kind", ["vit", "bert", "vit, LoRA", "bert, LoRA"])
+DECODERS = ["smollm2", "qwen3", "smollm2, LoRA"]
+
+
+@pytest.mark.parametrize("kind", ["vit", "bert", "vit, LoRA", "bert, LoRA", *DECODERS])
 @pytest.mark.parametrize("seed", range(3))
 def test_five_steps_are_those_of_the_command(kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     build = partial(small_model, 0.3) if "vit" in kind else small_bert
+    if kind in DECODERS:
+        build = partial(small_decoder, kind.partition(",")[0])
     lora = LORA if "LoRA" in kind else None
     models = build(), build()
-    workload = workload_of(models[0], 1 + seed % 2, lora)
+    workload = workload_of(models[0], (1, 3 if kind in DECODERS else 2)[seed % 2], lora)
     if lora is not None:
         for model in models:
             add_adapters(model, lora)
@@ -142,6 +148,8 @@ def test_five_steps_are_those_of_the_command(kind: str, seed: int) -> None:
     schedule[0] = Operation.FULL
     inputs = pictures(5) if "vit" in kind else texts(5)["input_ids"]
     labels = labels_of(5)
+    if kind in DECODERS:
+        inputs, labels = padded(5)
 
     ours, theirs = models
     optimizer = torch.optim.AdamW(ours.parameters(), lr=1e-2)
@@ -157,7 +165,12 @@ def test_five_steps_are_those_of_the_command(kind: str, seed: int) -> None:
     scheduled = apply_plan(theirs, plan_of(workload, schedule), optimizer)
     for wanted in losses:
         taken, targets = scheduled.take((inputs, labels))
-        loss = F.cross_entropy(scheduled(taken), targets)
+        if kind in DECODERS:
+            visible = (torch.arange(NUM_TOKENS) < 4).expand(len(taken), -1) | (taken != 0)
+            logits = scheduled(input_ids=taken, attention_mask=visible.long()).logits
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
+        else:
+            loss = F.cross_entropy(scheduled(taken), targets)
         assert float(loss) == pytest.approx(wanted, rel=1e-9)
         optimizer.zero_grad()
         loss.backward()
@@ -278,6 +291,17 @@ def test_ranks_under_ddp_are_one_process(tmp_path: Path) -> None:
         optimizer.step()
     for rank in range(2):
         assert_same(load_file(tmp_path / f"{rank}.safetensors"), model.state_dict(), 1e-9)
+
+
+def test_texts_filled_up_at_their_beginning_are_refused() -> None:
+    model = small_decoder()
+    workload = workload_of(model)
+    full = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
+    scheduled = apply_plan(model, plan_of(workload, full))
+    tokens, _ = padded(5)
+    mask = (torch.arange(NUM_TOKENS) > 2).long().expand(5, -1)
+    with pytest.raises(InputError, match="filled up at their beginning"):
+        scheduled(input_ids=tokens, attention_mask=mask)
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:

@@ -159,7 +159,6 @@ def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int,
         for shard in shards:
             wanted = shard.take(trained[shard.name].detach())
             assert_close(got[f"held.{shard.name}"], wanted, shard.name)
-    assert not any(name.startswith("full.") for got in others for name in got)
 
 
 @pytest.mark.parametrize(("num_ranks", "seed"), CASES)

@@ -14,7 +14,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from runtime.models.weights import save_weights
-from runtime.ranks.shards import join_shards, rank_shards, read_shards
+from runtime.ranks.shards import rank_shards, read_shards
 
 SLICED = (
     "attn.qkv.weight",
@@ -61,7 +61,8 @@ def test_shards_cover_the_model_and_nothing_twice(
             part_of_count = shard.take(counts[shard.name])
             shard.put(part_of_count + 1, counts[shard.name])
         assert num_values == device_parameters(workload, placement)[rank]
-        join_shards(parts, shards, joined)
+        for shard in shards:
+            shard.put(parts[shard.name], joined[shard.name])
     num_owners = len(placement.owners)
     for name, count in counts.items():
         is_sliced = name.partition(".")[2].partition(".")[2] in SLICED

@@ -17,9 +17,9 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.memory_passes import PassMemory, pass_seconds
 from sim.step import simulate_replicas
-from sim.ways.load import dense_load
+from sim.ways.estimate.load import dense_load
+from sim.ways.estimate.steps import WaySteps
 from sim.ways.search import best_dense, search_ways, way_of
-from sim.ways.steps import WaySteps
 
 SHAPE = decoder_shape(
     "small",

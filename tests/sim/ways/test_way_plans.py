@@ -155,6 +155,16 @@ def test_a_target_is_met_with_at_least_as_many_samples_as_by_fewer(speeds, lora,
     assert found.step_s == pytest.approx(step_s(found), rel=1e-9)
 
 
+def test_blocks_rest_for_a_target_that_no_dense_sample_meets():
+    cluster = switch_of([1.0], 1e9)
+    search = search_ways(WORKLOAD, cluster)
+    one = replace(WORKLOAD, microbatch_samples=(1,))
+    target_s = 0.9 * best_dense(search_ways(one, cluster)).dense_step_s
+    found = plan_for_target_on_ways(WORKLOAD, cluster, SCORES, target_s, search=search)
+    assert (found.method, sum(found.fewer.samples)) == ("rest", 1)
+    assert step_s(found) <= target_s < found.fewer.dense_step_s
+
+
 def test_a_target_that_no_sample_meets_is_refused():
     with pytest.raises(InputError, match="not even one sample runs that fast"):
         plan_for_target_on_ways(WORKLOAD, switch_of([1.0], 1e6), SCORES, 1e-6)

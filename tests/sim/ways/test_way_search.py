@@ -19,10 +19,10 @@ from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
 from sim.ways.bound import least_step_s
 from sim.ways.candidates import as_candidate, candidate
+from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.steps import WaySteps
 from sim.ways.fewer import fewer_samples
-from sim.ways.load import Load, dense_load
 from sim.ways.search import best_dense, best_replicas, search_ways, way_of
-from sim.ways.steps import WaySteps
 from sim.ways.way import WayKind, kind_of
 
 SHAPE = vision_transformer_shape(

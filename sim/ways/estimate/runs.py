@@ -7,7 +7,7 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import PassMemory, PassSeconds, pass_seconds
-from sim.ways.load import Load, dense_load
+from sim.ways.estimate.load import Load, dense_load
 
 NUM_SIZES = 16
 """Of passes whose memory is computed."""

@@ -12,8 +12,8 @@ from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import excess_bytes, fitted_layouts, spread, to_placement
 from d2ft_sched.placement_search.local_search import devices_by_speed, search_layouts
 from sim.dense.memory_passes import split_evenly
-from sim.ways.load import Load, sample_flops
-from sim.ways.runs import ReplicaRun, input_bytes
+from sim.ways.estimate.load import Load, sample_flops
+from sim.ways.estimate.runs import ReplicaRun, input_bytes
 
 NUM_PRICED = 4
 """Numbers of samples that a cut replica is priced for; between them it is interpolated."""

@@ -2,6 +2,7 @@
 that share keys and values, gated MLPs, token numbers as inputs."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,21 +19,21 @@ from d2ft_sched.model.shape import ModelShape
 from runtime.data.input_format import InputFormat, SequenceFormat
 from runtime.families.bert_files import DTYPE_KEYS, in_one_line
 from runtime.families.class_loss import Outcome
-from runtime.families.decoder_cores import gated_core, rotary_attention
-from runtime.families.decoder_files import (
+from runtime.families.decoders.decoder_cores import gated_core, rotary_attention
+from runtime.families.decoders.decoder_files import (
     SMOLLM2,
     default_decoder_weights,
     read_decoder_weights,
     tokenizer_of_decoder,
 )
-from runtime.families.family import UnitAxis
-from runtime.families.next_token_loss import (
+from runtime.families.decoders.next_token_loss import (
     next_token_loss,
     next_token_outcome,
     num_counted_tokens,
 )
+from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit
-from runtime.families.splice import SplicedBlocks
+from runtime.families.splice import Lanes, Splice, SplicedBlocks, only_module
 from runtime.families.sublayer import Sublayer
 
 _CLASSES = {
@@ -60,8 +61,8 @@ class DecoderFamily:
 
     A sample is ``[N]``, one text that is filled up at its end, or ``[2, N]``, several texts one
     after another: token numbers and positions, which begin at 0 with every text. Labels are
-    ``[N]``, as `runtime.families.next_token_loss` takes them. Models are transformers' own; their
-    plain attributes ``name_or_path`` and ``num_tokens`` say what they were built as.
+    ``[N]``, as `runtime.families.decoders.next_token_loss` takes them. Models are transformers'
+    own; their plain attributes ``name_or_path`` and ``num_tokens`` say what they were built as.
     """
 
     weight_names = (SMOLLM2,)
@@ -199,6 +200,12 @@ class DecoderFamily:
         return replace(_UNIT_AXES[rest], block=int(block)) if rest in _UNIT_AXES else None
 
     def spliced(self, model: nn.Module) -> SplicedBlocks | None:
+        for module, kind in _CLASSES.items():
+            decoder = kind.removesuffix("ForCausalLM") + "Model"
+            if module in sys.modules:
+                found = only_module(model, getattr(sys.modules[module], decoder))
+                if found is not None:
+                    return _spliced(*found)
         return None
 
 
@@ -222,6 +229,45 @@ def _sublayers(layer: Any, rotary: Any) -> tuple[Sublayer, Sublayer]:
         map_out=mlp.down_proj,
         core=gated_core(mlp.act_fn),
     )
+
+
+def _spliced(name: str, model: Any) -> SplicedBlocks:
+    if model.config.attention_dropout > 0:
+        raise InputError("the model has dropout in its attention, which cannot run in lanes")
+    blocks = tuple(_splices(layer, model.rotary_emb) for layer in model.layers)
+    return SplicedBlocks(name, "model.", blocks)
+
+
+def _splices(layer: Any, rotary: Any) -> tuple[Splice, Splice]:
+    attention, hidden = _sublayers(layer, rotary)
+
+    def attend(
+        lanes: Lanes, hidden_states: Tensor, attention_mask: Tensor | None = None, **others: Any
+    ) -> tuple[Tensor, None]:
+        if attention_mask is not None and not bool(_seen_first(attention_mask).all()):
+            raise InputError(
+                "texts that are filled up at their beginning, or packed, cannot run in lanes in a "
+                "loop of one's own: fill them up at their end"
+            )
+        return lanes(attention, hidden_states, None), None
+
+    def feed_forward(lanes: Lanes, x: Tensor) -> Tensor:
+        return lanes(hidden, x, None)
+
+    return (
+        Splice(layer.self_attn, "forward", attention, attend),
+        Splice(layer.mlp, "forward", hidden, feed_forward),
+    )
+
+
+def _seen_first(mask: Tensor) -> Tensor:
+    """Whether each text's first token is seen, and by its last, bool ``[B]``.
+
+    Args:
+        mask: of transformers: 0/1 ``[B, N]``, or ``[B, 1, N, N]``, bool or added to scores.
+    """
+    first = mask[:, 0] if mask.dim() == 2 else mask[:, 0, -1, 0]
+    return first > -1.0 if first.dtype.is_floating_point else first.bool()
 
 
 def _tokens(inputs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from runtime.data.document_tokens import DocumentTokens
 from runtime.data.documents import Conversation, PlainText
 from runtime.data.input_format import SequenceFormat
-from runtime.families.decoder_files import (
+from runtime.families.decoders.decoder_files import (
     SMOLLM2,
     SMOLLM2_MODEL,
     default_decoder_weights,

@@ -14,12 +14,12 @@ from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import PassMemory, on_one_device, pass_seconds, split_evenly, whole
 from sim.dense.shares import level_shares
-from sim.ways.cut_runs import CutRuns
-from sim.ways.deal import Dealt, ReplicaLayout, deal, load_schedule
-from sim.ways.kinds import device_kinds, nameless
-from sim.ways.load import Load
-from sim.ways.runs import DeviceRuns, ReplicaRun, device_runs
-from sim.ways.sums import GradientSumTimes
+from sim.ways.estimate.cut_runs import CutRuns
+from sim.ways.estimate.deal import Dealt, ReplicaLayout, deal, load_schedule
+from sim.ways.estimate.kinds import device_kinds, nameless
+from sim.ways.estimate.load import Load
+from sim.ways.estimate.runs import DeviceRuns, ReplicaRun, device_runs
+from sim.ways.estimate.sums import GradientSumTimes
 
 Groups = tuple[tuple[int, ...], ...]
 """Devices of each replica, sorted, in the order of their first."""

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from d2ft_sched.costs.vocabulary_head import HEAD_CHUNK_TOKENS
 from runtime.data.dataset import IGNORED
-from runtime.families.next_token_loss import (
+from runtime.families.decoders.next_token_loss import (
     next_token_loss,
     next_token_outcome,
     num_counted_tokens,

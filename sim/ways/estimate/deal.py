@@ -10,7 +10,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, first_microbatches
 from sim.dense.memory_passes import split_evenly
-from sim.ways.load import Load
+from sim.ways.estimate.load import Load
 
 
 @dataclass(frozen=True)
