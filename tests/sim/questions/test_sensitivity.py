@@ -45,7 +45,8 @@ def test_gains_and_saturation_of_bulk_synchronous_steps(random_step, seed, launc
             continue
         if np.isfinite(found.last_saturation):
             not_yet = step_s(of, 1 + 0.99 * (found.last_saturation - 1))
-            assert not_yet > found.unlimited_step_s
+            # On a faster device lane groups may be cut anew, and the step get shorter at once.
+            assert not_yet >= found.unlimited_step_s * (1 - 1e-9)
         factor = min(found.first_saturation, 3.0)
         saved_s = found.bound_s * (1 - 1 / factor)
         if of.kind == ResourceKind.DEVICE and launch_s:
