@@ -13,7 +13,7 @@ from analysis.console.output import (
     print_table,
     seconds,
 )
-from analysis.planning.dense_baselines import way_record, way_totals
+from analysis.planning.plan_baselines import way_record, way_totals
 from analysis.planning.plan_summary import plan_memory, summarize
 from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_words import command, is_whole, sentence
