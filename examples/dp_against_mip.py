@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=given.seed,
         time_limit_s=given.time_limit,
     )
-    table = comparison_table(request, placement, answers)
+    table = comparison_table(request, answers)
     solvers = table[table["solver"].isin(answers) & table["objective"].notna()]
     bound = solvers["upper_bound"].min()
     for row in solvers.to_dict("records"):

@@ -8,9 +8,13 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from analysis import cli
 from d2ft_sched.model.shape_file import ShapeSchema
+
+settings.register_profile("d2ft", deadline=None)  # machines are busy, and tests time nothing
+settings.load_profile("d2ft")
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("puck", "goal", "skate", "rocket", "orbit", "moon", "the", "a", "of", "and", "is")

@@ -96,7 +96,7 @@ def run(
         print_note,
         print_warnings,
     )
-    from analysis.planning.dense_baselines import way_record
+    from analysis.planning.plan_baselines import way_record
     from analysis.planning.way_words import way_text
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.planning.dense_baselines import Baselines, baselines, dense_step_of
+from analysis.planning.plan_baselines import Baselines, baselines, dense_step_of
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
 from analysis.planning.way_words import way_text

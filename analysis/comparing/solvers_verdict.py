@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparing.comparison import Compared, best_answer
-from analysis.planning.dense_baselines import Baselines, baselines, way_record
+from analysis.planning.plan_baselines import Baselines, baselines, way_record
 from analysis.planning.way_words import beside_dense
 from analysis.simulating.change_of_setting import change_where_needed, with_change
 from sim.step import simulate_plan

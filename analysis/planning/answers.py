@@ -10,7 +10,7 @@ from analysis.console.output import amount, percent, print_table
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
 from analysis.names.way_names import WayName
-from analysis.planning.dense_baselines import Baselines, baselines, way_record
+from analysis.planning.plan_baselines import Baselines, baselines, way_record
 from analysis.planning.plan_request import Planned
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request

@@ -13,7 +13,7 @@ from analysis.console.output import (
     print_table,
     seconds,
 )
-from analysis.planning.dense_baselines import way_record, way_totals
+from analysis.planning.plan_baselines import way_record, way_totals
 from analysis.planning.plan_summary import plan_memory, summarize
 from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_words import command, is_whole, sentence
@@ -158,7 +158,7 @@ def print_step(planned: PlannedOnWay) -> None:
             fewer.gradient_bytes,
         ),
     ]  # fmt: skip
-    fewer_of = "in as short a step" if planned.target else "of the same compute"
+    fewer_of = "in as short a step" if planned.target else "of the same budget"
     print_table(
         f"Predicted, beside the best dense way and fewer samples {fewer_of}",
         ["", "plan", "beside best dense", "beside fewer samples"],

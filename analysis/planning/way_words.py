@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis.console.formatting import beside, quantity
 from analysis.names.way_names import RestingName
-from analysis.planning.dense_baselines import Baselines
+from analysis.planning.plan_baselines import Baselines
 from analysis.planning.way_request import REST, PlannedOnWay
 from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
@@ -90,7 +90,7 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
     if pays(planned):
         runs = f", and runs {run:,} where they are {fewer_run:,}" if run > fewer_run else ""
         return (
-            f"{text} and {_beside_time(found.step_s, fewer_s)} fewer samples of the same compute "
+            f"{text} and {_beside_time(found.step_s, fewer_s)} fewer samples of the same budget "
             f"({quantity(fewer_s, 's')}){runs}"
         )
     what = (
@@ -122,7 +122,7 @@ def beside_dense(step_s: float, held: Baselines) -> str:
     if not is_shorter(step_s, dense.dense_step_s):
         text = f"The plan does not beat the best dense way: a {text}"
     elif not is_worth_planning(step_s, held):
-        text = f"The plan does not beat fewer samples of the same compute: a {text}"
+        text = f"The plan does not beat fewer samples of the compute that it spends: a {text}"
     else:
         text = f"A {text}"
     text += (
@@ -131,8 +131,8 @@ def beside_dense(step_s: float, held: Baselines) -> str:
     )
     if fewer is not None:
         text += (
-            f", and {_beside_time(step_s, fewer.dense_step_s)} fewer samples of the same "
-            f"compute, {_of_all(fewer, total)}, {way_text(fewer)} "
+            f", and {_beside_time(step_s, fewer.dense_step_s)} fewer samples of the "
+            f"compute that it spends, {_of_all(fewer, total)}, {way_text(fewer)} "
             f"({quantity(fewer.dense_step_s, 's')})"
         )
     if held.as_short is None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.comparing.scaling import COLUMNS as SCALING_COLUMNS
 from analysis.names.picture_names import PictureName
-from analysis.planning.dense_baselines import dense_step_of, fitting_dense
+from analysis.planning.plan_baselines import dense_step_of, fitting_dense
 from analysis.plots.cluster_graph import cluster_topology
 from analysis.plots.device_workload import workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from analysis.console.formatting import percent, quantity, saved
 from analysis.console.output import outside_calibration
-from analysis.planning.dense_baselines import baselines, dense_step_of
+from analysis.planning.plan_baselines import baselines, dense_step_of
 from analysis.planning.way_words import beside_dense, way_text
 from analysis.plots.device_workload import network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap

@@ -1,6 +1,6 @@
 """With what a plan would pay, where the one that is simulated does not."""
 
-from analysis.planning.dense_baselines import Baselines
+from analysis.planning.plan_baselines import Baselines
 from analysis.planning.request import Request
 from analysis.planning.way_request import is_on_way, plan_on_way
 from analysis.planning.way_words import is_worth_planning, pays

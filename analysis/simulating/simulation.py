@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.planning.dense_baselines import (
+from analysis.planning.plan_baselines import (
     Baselines,
     baselines,
     dense_step_of,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from analysis.console.output import outside_calibration
-from analysis.planning.dense_baselines import ROUNDING, fitting_dense
 from analysis.planning.placing import place
+from analysis.planning.plan_baselines import ROUNDING, fitting_dense
 from analysis.planning.plan_request import is_better_aligned
 from analysis.planning.plan_summary import summarize
 from analysis.planning.way_words import way_text

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.simulating.dense_on_fewer import fewer_microbatches
+from bench.unequal.dense_on_fewer import fewer_microbatches
 from d2ft_sched import (
     Cluster,
     InputError,

@@ -31,6 +31,9 @@ BACKENDS = {"scip": "GSCIP", "highs": "HIGHS", "cp_sat": "CP_SAT"}
 MIP_TOLERANCE = 1e-6
 """Relative gap up to which a schedule of these solvers counts as optimal."""
 
+ROUNDING = 1e-12
+"""Relative error of a bound that is taken back from the grid in floating point."""
+
 BOUND_ERROR = 1e-9
 """What a bound of SCIP or HiGHS may be too low, for each item, over the objective's largest
 coefficient: their smallest tolerances."""
@@ -145,7 +148,10 @@ def solve_arrays(
             solver=backend,
             method=method,
         )
-    if bound < problem.objective(schedule):  # within the backend's tolerances, or without them
+    objective = problem.objective(schedule)
+    if objective - ROUNDING * abs(objective) <= bound < objective:
+        bound = objective
+    if bound < objective:  # within the backend's tolerances, or without them
         bound = arrays.largest
     return checked_solution(
         problem,

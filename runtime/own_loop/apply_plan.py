@@ -1,19 +1,15 @@
 """Lanes in the blocks of a model whose training loop is not ours."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
-from pickle import PicklingError
-from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
@@ -21,11 +17,12 @@ from d2ft_sched.plan.plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.waves import running_microbatches
 from runtime.families.known_families import FAMILIES
-from runtime.families.splice import Splice, SplicedBlocks
+from runtime.families.splice import SplicedBlocks
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.slices import ScheduleSlices, SublayerLanes, Wave, slice_schedule
 from runtime.own_loop.batch import batch_size, take_runs
 from runtime.own_loop.check_fit import check_fit
+from runtime.own_loop.spliced_method import GradientForAll, replace_method
 from runtime.partitioned_step import run_lanes
 from runtime.ranks.shards import Shard
 from runtime.training.resting_rows import Held, Resting, hold, put_back, resting_of
@@ -110,7 +107,7 @@ class ScheduledModel:
         self._schedule = self._schedules(0, 0)
         for index, splices in enumerate(self._spliced.blocks):
             for name, splice in zip(("attention", "mlp"), splices, strict=True):
-                _replace_method(splice, partial(self._lanes, index, name), self._is_active)
+                replace_method(splice, partial(self._lanes, index, name), self._is_active)
         self._hooks = [] if optimizer is None else self._hooks_of(optimizer)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -227,7 +224,7 @@ class ScheduledModel:
         if not self._is_distributed:
             return branch
         trainable = [p for p in sublayer.parameters() if p.requires_grad]
-        return _GradientForAll.apply(branch, x, *trainable)
+        return GradientForAll.apply(branch, x, *trainable)
 
     def _wave_of(self, x: Tensor) -> Wave:
         """That of a forward pass whose blocks see `x`, ``[B, N, D]``."""
@@ -304,51 +301,6 @@ class ScheduledModel:
             if parameter is not splice.sublayer.bias_out
         }
         return [p for p in self.model.parameters() if id(p) not in in_maps and p.requires_grad]
-
-
-class _Spliced:
-    """What stands for a module's method; in a copy of the module its own stands there again."""
-
-    def __init__(self, splice: Splice, lanes: Any, is_active: Callable[[nn.Module], bool]) -> None:
-        self._splice, self._lanes, self._is_active = splice, lanes, is_active
-        self._own = getattr(splice.module, splice.method)
-        self.__signature__ = inspect.signature(self._own)
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        if not self._is_active(self._splice.module):
-            return self._own(*inputs, **options)
-        return self._splice.around(self._lanes, *inputs, **options)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        module = memo[id(self._splice.module)]
-        return MethodType(getattr(type(module), self._splice.method), module)
-
-    def __reduce__(self) -> Any:
-        raise PicklingError(
-            "a model under a plan cannot be pickled: save its state_dict, or call "
-            "ScheduledModel.remove first"
-        )
-
-
-class _GradientForAll(torch.autograd.Function):
-    """Its first argument, with zeros for the gradient of all others: what is around a model to sum
-    gradients over ranks waits for one of every parameter."""
-
-    @staticmethod
-    def forward(ctx: Any, branch: Tensor, *others: Tensor) -> Tensor:
-        ctx.save_for_backward(*others)
-        return branch.view_as(branch)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return gradient, *map(torch.zeros_like, ctx.saved_tensors)
-
-
-def _replace_method(splice: Splice, lanes: Any, is_active: Callable[[nn.Module], bool]) -> None:
-    if splice.method in vars(splice.module):
-        raise InputError("the model is under a plan already: call `remove` of that first")
-    setattr(splice.module, splice.method, _Spliced(splice, lanes, is_active))
 
 
 def _find_blocks(model: nn.Module) -> tuple[Any, SplicedBlocks]:

@@ -84,12 +84,14 @@ def search_ways(
     steps, wanted = WaySteps(workload, cluster), _kinds(kinds)
     found = best_replicas(steps, dense_load(workload), wanted)
     ways = (way_of(steps, one) for one in shown(steps, found))
-    ordered = sorted(ways, key=lambda way: (not way.fits, way.dense_step_s))
+    once: dict[Groups, Way] = {}  # for some end on the same devices, where a cut leaves one empty
+    for way in sorted(ways, key=lambda way: (not way.fits, way.dense_step_s)):
+        once.setdefault(way.groups, way)
     return WaySearch(
         workload,
         cluster,
         wanted,
-        tuple(ordered),
+        tuple(once.values()),
         least_step_s(workload, cluster),
         time.perf_counter() - begin,
         steps,

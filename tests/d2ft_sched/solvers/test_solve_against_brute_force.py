@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2ft_sched import Problem, Status, solve
+from d2ft_sched import Operation, Problem, Status, solve
 from d2ft_sched.problem.problem import CAPACITY_TOLERANCE
 from d2ft_sched.schedule.operations import NUM_OPERATIONS
 
@@ -140,3 +140,15 @@ def test_dp_is_optimal_for_unequal_costs(problem: Problem) -> None:
 @settings(max_examples=80, deadline=None)
 def test_mip_backends_agree_with_brute_force(backend: str, problem: Problem) -> None:
     assert_optimal(problem, backend, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["scip", "highs", "cp_sat"])
+def test_a_bound_that_rounding_puts_below_the_optimum_still_proves_it(backend: str) -> None:
+    cost = np.zeros((3, 1, 2, 3))
+    cost[1, 0] = [[0.0, 0.1, 0.0], [0.2, 0.0, 0.1]]
+    cost[2, 0, 0, Operation.FULL] = 0.1
+    value = np.array([[[0.0, 4.9, 4.9], [0.0, 0.0, 0.1]]])
+    capacity = np.array([[0.0, 0.12, 0.0]])
+    problem = Problem(value=value, cost=cost, knapsack=np.array([[0, 0]]), capacity=capacity)
+    solution = solve(problem, solver=backend)
+    assert (solution.status, solution.objective) == (Status.OPTIMAL, 4.9)

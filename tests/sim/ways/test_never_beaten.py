@@ -2,8 +2,9 @@
 
 import warnings
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.bench_ways import row
@@ -25,7 +26,7 @@ from sim.ways.search import search_ways
 SMALL = [
     case
     for case in cases(2, 2)
-    if len(case.cluster.devices) <= 4 and case.workload.shape.num_blocks <= 12
+    if len(case.cluster.devices) <= 2 and case.workload.shape.num_blocks <= 12
 ]
 
 
@@ -34,7 +35,7 @@ def test_there_are_enough_cases() -> None:
     assert len(list(odd_cases())) >= 12
 
 
-@pytest.mark.parametrize("case", SMALL[::3], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_no_way_and_no_fewer_samples_are_faster(case: Case) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,11 +52,11 @@ SHAPE = vision_transformer_shape(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=10, derandomize=True)
 @given(
     speeds=st.lists(st.sampled_from([0.02, 0.3, 1.0, 2.0, 5.0]), min_size=1, max_size=3),
     bandwidth=st.sampled_from([1e6, 1e7, 1e8, 1e9, 1e11]),
-    memory_bytes=st.sampled_from([6e5, 1e6, 1e9]),
+    memory_bytes=st.sampled_from([1e6, 1e9]),
     microbatches=st.sampled_from([(1,) * 8, (4,) * 4]),
     lora=st.sampled_from([None, Lora(4, 8.0)]),
 )
@@ -69,8 +70,10 @@ def test_random_clusters_are_not_beaten(speeds, bandwidth, memory_bytes, microba
     workload = Workload(SHAPE, partition_by_heads(SHAPE, 1), microbatches, lora=lora)
     search = search_ways(workload, cluster)
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
+    least_s = LeastDense(workload, cluster).found().step_s
+    assume(np.isfinite(least_s))
     whole, part = (
         plan_on_ways(workload, cluster, scores, Budget(compute=c), search=search) for c in (1, 0.6)
     )
-    assert whole.step_s <= 1.01 * LeastDense(workload, cluster).found().step_s
+    assert whole.step_s <= 1.01 * least_s
     assert part.step_s <= part.fewer.dense_step_s
