@@ -291,16 +291,15 @@ def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer
     devices = request.plan.cluster.devices
     if ranks.num_ranks == 1:
         costs = devices[0] if len(devices) == 1 else None
-        return WholeModel(
-            model.to(ranks.device), data, workload, settings, ranks.device, costs=costs
-        )
+        whole = model.to(ranks.device)
+        return WholeModel(whole, data, workload, settings, ranks.device, costs=costs)
     if inputs.found:
         path = inputs.found.path / MODEL
         part = read_rank_model(model, path, workload, replicas, ranks)
     else:
         part = scatter_rank_model(model, workload, replicas, ranks)
-    costs = devices if len(devices) == ranks.num_ranks else None
-    return RankPart(part, data, inputs.minibatches, settings, costs=costs)
+    of_ranks = devices if len(devices) == ranks.num_ranks else None
+    return RankPart(part, data, inputs.minibatches, settings, costs=of_ranks)
 
 
 def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Setting]:
