@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from runtime.captured_step import FixedStep
 from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
 from runtime.checkpoint.optimizer_state import (
     load_optimizer,
@@ -77,18 +79,20 @@ class WholeModel:
             model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
         )
         self._watch = TaylorWatch(workload, device) if settings.watch_scores else None
-        self._known = ScheduleMemo(self._look_up)
+        self._known = ScheduleMemo(self._ready)
 
     def fit_classifier(self) -> float:
         return fit_classifier(self._model, self._train)
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
-        done = self._train_on(samples, self._known(schedule), lr)
+        done = self._train_on(samples, *self._known(schedule), lr)
         if self._watch is None:
             return done
         return replace(done, seen=where_seen(self._watch.take(schedule), self._workload, schedule))
 
-    def _train_on(self, samples: np.ndarray, prepared: "PreparedStep", lr: float) -> TrainedStep:
+    def _train_on(
+        self, samples: np.ndarray, prepared: "PreparedStep", run: FixedStep, lr: float
+    ) -> TrainedStep:
         watch = Stopwatch(self._device, self._clock)
         watch.lap("start")
         self._model.train()
@@ -96,9 +100,8 @@ class WholeModel:
         inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
         set_learning_rate(self._optimizer, lr)
         watch.lap("images")
-        with autocast(self._device, self._workload):
-            labels = self._train.labels[chosen]
-            loss = forward_backward(self._model, inputs, labels, prepared.slices)
+        stays = len(self._known) == 1 and self._watch is None
+        loss = run(inputs, self._train.labels[chosen], may_capture=stays)
         watch.lap("model")
         update(self._optimizer, prepared.resting)
         self._optimizer.zero_grad()
@@ -139,6 +142,14 @@ class WholeModel:
         values = VALUES[self._workload.optimizer]
         state = load_optimizer(optimizer_files(folder), shards, values, dtype)
         set_state(self._optimizer, parameters, state)
+
+    def _ready(self, schedule: np.ndarray) -> tuple["PreparedStep", FixedStep]:
+        prepared = self._look_up(schedule)
+        return prepared, FixedStep(self._model, partial(self._forward_backward, prepared.slices))
+
+    def _forward_backward(self, slices: ScheduleSlices, inputs: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self._device, self._workload):
+            return forward_backward(self._model, inputs, labels, slices)
 
     def _look_up(self, schedule: np.ndarray) -> "PreparedStep":
         prepared = self._prepared(self._workload, schedule)
