@@ -9,11 +9,12 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import SUBLAYERS, Exchange
 from d2ft_sched.costs.flops import shared_factor_flops
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lane_groups import groups_of_sites
 from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds
 from d2ft_sched.costs.lane_traffic import shared_factor_bytes
 from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lane_sites import sites_of_rows
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.waves import wave_microbatches
@@ -47,52 +48,93 @@ class BlockTimes:
     def _waves(self) -> list[np.ndarray]:
         return wave_microbatches(self.workload.num_microbatches, self.num_waves)
 
-    def seconds(self, block: int, schedule: np.ndarray) -> float:
-        """Lanes and messages of one block.
+    def seconds(self, schedules: np.ndarray) -> np.ndarray:
+        """Lanes and messages of every block, float ``[num_schedules, num_blocks]``.
 
         Args:
-            block: which.
-            schedule: of the whole model, int8 ``[num_subnets, num_microbatches]``; only the block's
-                rows are read.
+            schedules: int8 ``[num_schedules, num_subnets, num_microbatches]``; of blocks alone, so
+                that a block's time is the same whatever the others do.
         """
-        return self.lanes_s(block, schedule) + self.messages_s(block, schedule)
+        self._price_lanes(schedules)
+        return np.array(
+            [
+                [
+                    self._lanes_s(block, schedule) + self.messages_s(block, schedule)
+                    for block in range(self.workload.shape.num_blocks)
+                ]
+                for schedule in schedules
+            ]
+        )
 
-    def lanes_s(self, block: int, schedule: np.ndarray) -> float:
+    def _lanes_s(self, block: int, schedule: np.ndarray) -> float:
         """The slowest device of every wave, direction and sub-layer, summed."""
-        subnets = np.array(self.workload.partition.of_block(block))
         per_device = [
-            self._device_lanes_s(block, device, schedule, subnets[self._device[subnets] == device])
-            for device in np.unique(self._device[subnets]).tolist()
+            self._lanes[self._key(device, schedule[held], held)]
+            for device, held in self._held[block]
         ]
         return float(np.max(per_device, axis=0).sum())
 
-    def _device_lanes_s(
-        self, block: int, device: int, schedule: np.ndarray, held: np.ndarray
-    ) -> np.ndarray:
-        """Seconds of one device, float ``[num_waves, 2 directions, 2 sub-layers]``."""
+    @cached_property
+    def _held(self) -> list[list[tuple[int, np.ndarray]]]:
+        """Devices of every block, and the subnets of it that each holds."""
+        blocks = range(self.workload.shape.num_blocks)
+        subnets_of = [np.array(self.workload.partition.of_block(block)) for block in blocks]
+        return [
+            [(d, subnets[self._device[subnets] == d]) for d in np.unique(self._device[subnets])]
+            for subnets in subnets_of
+        ]
+
+    def _key(self, device: int, rows: np.ndarray, held: np.ndarray) -> tuple[int, bytes, bytes]:
+        """The same for blocks that take a device the same time."""
         partition = self.workload.partition
         sizes = np.stack([partition.heads[held], partition.hidden[held]])
-        key = (device, sizes.tobytes(), schedule[held].tobytes())
-        if key not in self._lanes:
-            seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
-            devices = self.cluster.devices
-            for w, wave in enumerate(self._waves):
-                groups = lane_groups(
-                    self.workload, self.placement, schedule, wave, self._merging, held
-                )
-                seconds[w] = lane_seconds(self.workload, devices, groups.sizes).sum(axis=2)
-            if self.workload.lora is not None:
-                seconds += self._shared_s(device, schedule, held)
-            self._lanes[key] = seconds
-        return self._lanes[key]
+        return device, sizes.tobytes(), rows.tobytes()
 
-    def _shared_s(self, device: int, schedule: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """What adapters' shared factors add to `_device_lanes_s`."""
+    def _price_lanes(self, schedules: np.ndarray) -> None:
+        """Seconds of each device that are not known, all at once."""
+        new: dict[tuple[int, bytes, bytes], tuple[int, np.ndarray, np.ndarray]] = {}
+        for schedule in schedules:
+            for device, held in (of_device for block in self._held for of_device in block):
+                rows = schedule[held]
+                key = self._key(device, rows, held)
+                if key not in self._lanes:
+                    new.setdefault(key, (device, held, rows))
+        if not new:
+            return
+        keys = sorted(new)
+        devices = np.array([new[key][0] for key in keys])
+        most = max(len(new[key][1]) for key in keys)
+        rows = np.full((len(keys), most), -1)
+        operations = np.zeros((len(keys), most, schedules.shape[2]), dtype=np.int8)
+        for i, key in enumerate(keys):
+            _, held, own = new[key]
+            rows[i, : len(held)], operations[i, : len(held)] = held, own
+        sites = sites_of_rows(self.workload.partition, self.placement, rows, devices)
+        seconds = np.zeros((len(keys), len(self._waves), 2, len(SUBLAYERS)))
+        for w, wave in enumerate(self._waves):
+            groups = groups_of_sites(
+                self.workload,
+                self.placement,
+                sites,
+                operations[:, :, wave],
+                wave,
+                np.ones((len(keys), len(SUBLAYERS)), dtype=bool),
+                self._merging,
+            )
+            of_each = lane_seconds(self.workload, self.cluster.devices, groups.sizes)
+            np.add.at(seconds[:, w], groups.site, of_each.transpose(2, 0, 1))
+        for key, own in zip(keys, seconds, strict=True):
+            shared = 0.0 if self.workload.lora is None else self._shared_s(*new[key])
+            self._lanes[key] = own + shared
+
+    def _shared_s(self, device: int, held: np.ndarray, operations: np.ndarray) -> np.ndarray:
+        """What adapters' shared factors add to the lanes of a device, float
+        ``[num_waves, 2 directions, 2 sub-layers]``."""
         workload, model = self.workload, self.cluster.devices[device]
         seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
         for sublayer, units in enumerate((workload.partition.heads, workload.partition.hidden)):
             maps_in = workload.shape.num_maps_in[sublayer]
-            rows = schedule[held[units[held] > 0]]
+            rows = operations[units[held] > 0]
             for direction, chosen in enumerate(
                 (rows != Operation.SHORTCUT, rows == Operation.FULL)
             ):
