@@ -31,7 +31,7 @@ class LaneGroups:
     """The groups of one wave, ordered by device.
 
     Attributes:
-        site: of each group, its place among the sites that were cut, int ``[num_groups]``.
+        site: of each group, the number among all that were asked for, int ``[num_groups]``.
         device, block: of each group, int ``[num_groups]``.
         sizes: of each.
         subnets: of each group's site, -1 beyond the last, int ``[num_groups, R]``.
@@ -142,15 +142,10 @@ def _remembered(
     microbatches = np.frombuffer(microbatch_bytes, dtype=np.int64)
     subnets = np.frombuffer(subnet_bytes, dtype=np.int64)
     sites = lane_sites(workload, placement, subnets)
-    operations = np.where(
-        sites.rows[:, :, None] < 0,
-        np.int8(Operation.SHORTCUT),
-        schedule[sites.rows][:, :, microbatches],
-    )
-    # What others send is what the schedule asks for.
     needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
+    operations = sites.operations(schedule[:, microbatches])
     return groups_of_sites(
-        workload, placement, sites, operations, microbatches, needs_dx[sites.block], devices
+        workload, placement, sites, operations, needs_dx[sites.block], microbatches, devices
     )
 
 
@@ -159,42 +154,41 @@ def groups_of_sites(
     placement: Placement,
     sites: LaneSites,
     operations: np.ndarray,
-    microbatches: np.ndarray,
     needs_dx: np.ndarray,
+    microbatches: np.ndarray,
     devices: Sequence[Device | None],
 ) -> LaneGroups:
-    """The cheapest groups of each site; sites may be of one schedule or of many.
+    """As `lane_groups`, of any sites, be they of one schedule or of several.
 
     Args:
-        workload, placement, microbatches, devices: as for `lane_groups`.
+        workload, placement, microbatches, devices: as of `lane_groups`.
         sites: ordered by device.
-        operations: int8 ``[num_sites, R, C]``, SHORTCUT where `sites` has no subnet.
-        needs_dx: whether gradients go on to the inputs of each site's attention and MLP, bool
-            ``[num_sites, 2]``.
+        operations: of their subnets, int8 ``[S, R, C]``.
+        needs_dx: whether the gradient goes on to each sub-layer's input, bool ``[S, 2]``.
     """
     runs = np.flatnonzero((operations != Operation.SHORTCUT).any(axis=(1, 2)))
-    known, operations = sites.select(runs), operations[runs]
     if not len(runs):
-        return _groups(workload, known, runs, microbatches, _no_cut(operations))
-    owned = np.array(placement.owner)[microbatches] == known.device[:, None]
+        return _groups(workload, sites, runs, microbatches, _no_cut(operations[runs]))
+    operations, running = operations[runs], sites.select(runs)
+    owned = np.array(placement.owner)[microbatches] == running.device[:, None]
     has_gradient = np.asarray(runs_backward(operations).any(axis=1))
     has_gradient |= owned & (owned & has_gradient).any(axis=1, keepdims=True)
-    price = _price(workload, known, microbatches, has_gradient, needs_dx[runs], devices)
-    cut = cheapest_cut(operations, known.rows >= 0, owned, price)
-    return _groups(workload, known, runs, microbatches, cut)
+    tokens = workload.tokens[microbatches]
+    price = _price(workload, running, needs_dx[runs], tokens, has_gradient, devices)
+    cut = cheapest_cut(operations, running.rows >= 0, owned, price)
+    return _groups(workload, sites, runs, microbatches, cut)
 
 
 def _price(
     workload: Workload,
     sites: LaneSites,
-    microbatches: np.ndarray,
-    has_gradient: np.ndarray,
     needs_dx: np.ndarray,
+    tokens: np.ndarray,
+    has_gradient: np.ndarray,
     devices: Sequence[Device | None],
 ) -> Price:
     """Of rectangles that can run: backward has gradients of micro-batches that are `has_gradient`,
-    bool ``[S, C]``, alone; `needs_dx` is bool ``[S, 2]``."""
-    tokens = workload.tokens[microbatches]
+    bool ``[S, C]``, alone; what others send is what the schedule asks for."""
     stays_apart = np.array([device is None for device in devices])
     known = [device for device in devices if device is not None]
     known_index = np.cumsum(~stays_apart) - 1
@@ -279,13 +273,10 @@ def _num_runs(chosen: np.ndarray) -> np.ndarray:
 
 
 def _groups(
-    workload: Workload,
-    sites: LaneSites,
-    numbers: np.ndarray,
-    microbatches: np.ndarray,
-    cut: Cut,
+    workload: Workload, sites: LaneSites, runs: np.ndarray, microbatches: np.ndarray, cut: Cut
 ) -> LaneGroups:
-    """Groups of a cut of `sites`, which have such numbers."""
+    """Of a cut of those sites that run, int ``[n]``."""
+    site = runs[cut.site]
     number = [
         ((cut.cells == operation) & cut.subnets[:, :, None]).sum(axis=(1, 2))
         for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
@@ -293,7 +284,7 @@ def _groups(
     size = cut.subnets.sum(axis=1) * cut.microbatches.sum(axis=1)
     sizes = _sizes(
         sites,
-        cut.site,
+        site,
         cut.subnets[:, None],
         cut.microbatches[:, None],
         workload.tokens[microbatches],
@@ -302,11 +293,11 @@ def _groups(
         (np.max(number, axis=0) < size)[:, None],
     )
     return LaneGroups(
-        site=numbers[cut.site],
-        device=sites.device[cut.site],
-        block=sites.block[cut.site],
+        site=site,
+        device=sites.device[site],
+        block=sites.block[site],
         sizes=LaneSizes(**{name: values[..., 0] for name, values in vars(sizes).items()}),
-        subnets=sites.rows[cut.site],
+        subnets=sites.rows[site],
         microbatches=microbatches,
         has_subnet=cut.subnets,
         has_microbatch=cut.microbatches,

@@ -1,11 +1,11 @@
-"""Blocks on devices: what of a block a device computes."""
+"""Which subnets a device holds of each block: what is cut into lane groups."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.model.partition import Partition
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 
 
@@ -30,9 +30,14 @@ class LaneSites:
     def select(self, chosen: np.ndarray) -> "LaneSites":
         return LaneSites(*(values[chosen] for values in vars(self).values()))
 
+    def operations(self, schedule: np.ndarray) -> np.ndarray:
+        """Of the subnets of every site, SHORTCUT beyond the last, int8 ``[S, R, C]``."""
+        beyond = self.rows[:, :, None] < 0
+        return np.where(beyond, np.int8(Operation.SHORTCUT), schedule[self.rows])
+
 
 def lane_sites(workload: Workload, placement: Placement, subnets: np.ndarray) -> LaneSites:
-    """Those of some subnets, int, sorted."""
+    """The sites of some subnets, indices, sorted."""
     partition = workload.partition
     device = np.array(placement.subnet_device, dtype=np.int64)[subnets]
     site = device * partition.num_blocks + partition.block[subnets]
@@ -41,18 +46,11 @@ def lane_sites(workload: Workload, placement: Placement, subnets: np.ndarray) ->
     rows = np.full((len(numbers), held.max(initial=1)), -1)
     rank = np.arange(len(order)) - np.repeat(first, held)
     rows[np.repeat(np.arange(len(numbers)), held), rank] = subnets[order]
-    return sites_of_rows(partition, placement, rows, numbers // partition.num_blocks)
-
-
-def sites_of_rows(
-    partition: Partition, placement: Placement, rows: np.ndarray, device: np.ndarray
-) -> LaneSites:
-    """Sites of given subnets of one block each, `rows` as there, on given devices, in order."""
     return LaneSites(
-        device,
-        partition.block[rows[:, 0]],
+        numbers // partition.num_blocks,
+        numbers % partition.num_blocks,
         rows,
         np.where(rows < 0, 0, partition.heads[rows]),
         np.where(rows < 0, 0, partition.hidden[rows]),
-        placement.recomputes[device],
+        placement.recomputes[numbers // partition.num_blocks],
     )

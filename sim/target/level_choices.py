@@ -105,7 +105,7 @@ def level_choices(
         if coverage:
             active = np.bincount(block, np.count_nonzero(schedule, axis=1), minlength=num_blocks)
             gained[active < coverage * workload.num_microbatches, j] = -np.inf
-    return LevelChoices(pairs, times.seconds(schedules).T, gained)
+    return LevelChoices(pairs, times.seconds(schedules), gained)
 
 
 def _compute_levels(dense: Formulation) -> np.ndarray:
