@@ -223,7 +223,7 @@ def run(
         ["epoch", "train loss", *_judged(summary["epochs"]), "training took"],
         [
             [
-                str(epoch["epoch"]),
+                f"{epoch['epoch']:.4g}",
                 "-" if epoch["train_loss"] is None else f"{epoch['train_loss']:.4f}",
                 *([] if epoch["test_perplexity"] is None else [f"{epoch['test_perplexity']:.2f}"]),
                 percent(epoch["test_accuracy"]),

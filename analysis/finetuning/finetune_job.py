@@ -50,7 +50,8 @@ from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
 from runtime.ranks.rank_samples import testing_owners, training_needs
 from runtime.scoring.seen_scores import SeenScores
 from runtime.torch_device import device_name
-from runtime.training.events import Event, FineTuneSettings, Trainer
+from runtime.training.events import Event, Trainer
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import training_minibatches
 from runtime.training.rank_part import RankPart, build_on_meta
 from runtime.training.replanner import Replanner
@@ -320,7 +321,7 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "num_epochs": settings.num_epochs,
         "lr": settings.lr,
         "lr_decay": settings.lr_decay,
-        "warmup_steps": settings.warmup_steps,
+        "warmup": settings.warmup,
         "weight_decay": settings.weight_decay,
         "linear_probe": settings.linear_probe,
         "dense": request.dense,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 FORMAT = "d2ft-metrics"
-VERSION = 1
+VERSION = 2
 
 Record = dict[str, Any]
 
@@ -114,23 +114,27 @@ def records_until(path: Path, step: int) -> list[Record]:
 
 
 def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row per evaluation: epoch, mean loss, seconds and FLOPs of its steps, test accuracy, loss
-    and, where tokens are foretold, perplexity.
+    """One row per evaluation: epoch, mean loss, seconds and FLOPs of the steps since the one before
+    it, test accuracy, loss and, where tokens are foretold, perplexity.
 
     `train_loss` and `train_s` are None before the first step; epoch 0 is before training.
     """
     rows: list[dict[str, Any]] = []
+    before = 0
     for evaluation in (r for r in records if r["event"] == "evaluated"):
-        steps = [
-            r for r in records if r["event"] == "stepped" and r["epoch"] == evaluation["epoch"]
-        ]
+        stepped = (r for r in records if r["event"] == "stepped")
+        steps = [r for r in stepped if before < r["step"] <= evaluation["step"]]
+        before = evaluation["step"]
         losses = [np.nan if s["loss"] is None else s["loss"] for s in steps]
         rows.append(
             {
                 "epoch": evaluation["epoch"],
+                "step": evaluation["step"],
                 "train_loss": float(np.mean(losses)) if losses else None,
                 "test_accuracy": evaluation["top1"],
                 "test_loss": evaluation["loss"],
+                "test_top5": evaluation["top5"],
+                "class_accuracy": evaluation["class_top1"],
                 "test_perplexity": evaluation.get("perplexity"),
                 "train_s": sum(s["step_s"] for s in steps) if steps else None,
                 "flops": sum(s["flops"] for s in steps),
