@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.commands import options
+from analysis.commands.parsing.option_groups import with_groups
+from analysis.commands.parsing.training_options import TrainingOptions
 from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.schedule_names import ScheduleName
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from analysis.finetuning.follow import Outcome
 
 
+@with_groups
 def run(
     ctx: typer.Context,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan from 'd2ft plan'.")],
@@ -34,14 +37,6 @@ def run(
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
-    epochs: options.Epochs = 3,
-    learning_rate: options.LearningRate = 5e-5,
-    linear_probe: Annotated[
-        bool,
-        typer.Option(
-            help="Fit the classifier on frozen features first.", rich_help_panel="Training"
-        ),
-    ] = True,
     dense: Annotated[
         bool,
         typer.Option("--dense", help="Ignore the schedule: every operation FULL, to compare."),
@@ -128,6 +123,8 @@ def run(
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
+    *,
+    training: TrainingOptions,
 ) -> None:
     """Fine-tune the plan's model with its schedule.
 
@@ -149,7 +146,7 @@ def run(
         seconds,
     )
     from analysis.console.progress import TerminalProgress
-    from analysis.finetuning.finetune_request import FineTuneRequest
+    from analysis.finetuning.finetune_request import FineTuneRequest, with_optimizer
     from analysis.finetuning.finetune_schedules import default_schedule
     from analysis.finetuning.run_from_plan import run_finetune
     from d2ft_sched.plan.plan_file import load_plan
@@ -159,7 +156,7 @@ def run(
         options.refuse_given(
             ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
         )
-    plan = load_plan(plan_file)
+    plan = with_optimizer(load_plan(plan_file), training.optimizer)
     first_note = ""
     if schedule is None:
         schedule = ScheduleName.FIXED if dense else default_schedule(plan)
@@ -185,16 +182,13 @@ def run(
             image_size=image_size,
             weights=default_weights(plan.workload.shape.name, weights, pretrained),
             pretrained=pretrained,
-            num_epochs=epochs,
-            learning_rate=learning_rate,
-            linear_probe=linear_probe,
+            settings=training.settings(seed),
             dense=dense,
             device=device,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
             resume=resume,
             keep=keep,
-            seed=seed,
             replan_every=replan_every,
             scores=scores,
             schedule=schedule,

@@ -112,14 +112,12 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     else:
         found = resolve_checkpoint(request.resume, request.checkpoint_dir)
     input_format = _input_format(request)
-    settings = FineTuneSettings(
-        num_epochs=request.num_epochs,
-        lr=request.learning_rate,
-        linear_probe=request.linear_probe and has_class_labels(plan.workload.shape.name),
+    settings = replace(
+        request.settings,
+        linear_probe=request.settings.linear_probe and has_class_labels(plan.workload.shape.name),
         recomputes=any(replica.placement.recomputing for replica in replicas),
         num_waves=sum(replica.num_waves for replica in replicas),
         watch_scores=request.schedule is ScheduleName.RUNNING,
-        seed=request.seed,
     )
 
     def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +134,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
             input_format,
             num_train=request.num_train,
             num_test=request.num_test,
-            seed=request.seed,
+            seed=request.settings.seed,
             data_root=request.data_root,
             download=request.download,
             on_bad_file=request.on_bad_file.value,
@@ -151,7 +149,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
             num_classes=max(1, data.num_classes),
             weights=None if found or ranks.rank > 0 else request.weights,
             pretrained=request.pretrained and not found and ranks.rank == 0,
-            seed=request.seed,
+            seed=request.settings.seed,
         )
 
     with progress.stage("Build the model"):
@@ -162,7 +160,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     check_same_shape(plan.workload.shape, shape_of(model))
     if plan.workload.lora is not None:
         lora, size = plan.workload.lora, plan.workload.frozen_bytes
-        add_adapters(model, lora, request.seed, frozen_bytes=size)
+        add_adapters(model, lora, request.settings.seed, frozen_bytes=size)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
     return _Inputs(found, settings, input_format, data, minibatches, model, replicas)
 
@@ -198,11 +196,11 @@ def prepare_finetune(
         steps_per_epoch=len(minibatches),
         epoch=1,
         position=0,
-        seed=request.seed,
+        seed=request.settings.seed,
         settings=_lasting_settings(request, inputs),
         plan_sha256=json.loads(dump_plan(plan))["sha256"],
         num_ranks=ranks.num_ranks,
-        provenance=provenance(request.seed, device=device_name(ranks.device)),
+        provenance=provenance(request.settings.seed, device=device_name(ranks.device)),
     )
     if found:
         check = partial(check_goes_on, found.path, found.state, state)
@@ -224,7 +222,7 @@ def prepare_finetune(
         progress.note(note)
     scored = seen = None
     num_subnets, num_microbatches = plan.schedule.shape
-    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)
+    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.settings.seed)
     if request.schedule is ScheduleName.RUNNING:
         checkpoint = found.path if found else None
         seen = seen_scores(request, ranks, inputs.model, len(minibatches), checkpoint)
@@ -323,6 +321,11 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "lr_decay": settings.lr_decay,
         "warmup": settings.warmup,
         "weight_decay": settings.weight_decay,
+        "layer_decay": settings.layer_decay,
+        "clip_norm": settings.clip_norm,
+        "label_smoothing": settings.label_smoothing,
+        "ema_decay": settings.ema_decay,
+        "eval_every": settings.eval_every,
         "linear_probe": settings.linear_probe,
         "dense": request.dense,
         "schedule": request.schedule.value,

@@ -1,7 +1,7 @@
 """What ``d2ft finetune`` is asked to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.finetuning.bad_file_names import OnBadFileName
@@ -10,6 +10,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
+from runtime.training.finetune_settings import FineTuneSettings
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class FineTuneRequest:
     """What to fine-tune, on what, how; fields as the options of ``d2ft finetune``.
 
     Attributes:
+        settings: what the plan says of them may be left at its default.
         shared: values of the options that all ranks must be given alike, by their names.
     """
 
@@ -29,16 +31,13 @@ class FineTuneRequest:
     image_size: int | None
     weights: str | None
     pretrained: bool
-    num_epochs: int
-    learning_rate: float
-    linear_probe: bool
+    settings: FineTuneSettings
     dense: bool
     device: str
     checkpoint_dir: Path
     checkpoint_every: int | None
     resume: str | None
     keep: int | None
-    seed: int
     replan_every: int | None = None
     scores: Path | None = None
     schedule: ScheduleName = ScheduleName.FIXED
@@ -47,6 +46,15 @@ class FineTuneRequest:
     forward_score: str = FORWARD_SCORE
     backward_score: str = BACKWARD_SCORE
     shared: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def with_optimizer(plan: Plan, name: str | None) -> Plan:
+    """A plan whose training uses another optimizer; None for its own.
+
+    Raises:
+        InputError: there is no such optimizer.
+    """
+    return plan if name is None else replace(plan, workload=replace(plan.workload, optimizer=name))
 
 
 def check_schedule_options(request: FineTuneRequest) -> None:

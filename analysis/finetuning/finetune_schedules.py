@@ -107,7 +107,7 @@ def default_schedule(plan: Plan) -> ScheduleName:
 
 
 def _redrawn_schedules(request: FineTuneRequest) -> RedrawnSchedules:
-    schedules = redrawn_schedules(request.plan, request.seed)
+    schedules = redrawn_schedules(request.plan, request.settings.seed)
     if schedules is None:
         raise InputError(
             "--schedule per-step draws blocks that rest and micro-batches that are left out; this "
@@ -147,10 +147,10 @@ def _solver(request: FineTuneRequest) -> str:
 
 def _one_schedule(request: FineTuneRequest, schedule: np.ndarray) -> OneSchedule:
     if request.scores is None:
-        value = values_of_schedule(schedule, request.seed)
+        value = values_of_schedule(schedule, request.settings.seed)
     else:
         value = load_scores(request.scores, *schedule.shape).values()
-    return OneSchedule(schedule, value, _solver(request), request.seed)
+    return OneSchedule(schedule, value, _solver(request), request.settings.seed)
 
 
 def _solved_schedules(
@@ -170,8 +170,8 @@ def _solved_schedules(
                 plan.budget,
                 num_waves=plan.num_waves,
             )
-    solve_minibatches(formulation, [any_scores.values()], solver, seed=request.seed)
-    return SolvedSchedules(formulation, scores, solver, request.seed)
+    solve_minibatches(formulation, [any_scores.values()], solver, seed=request.settings.seed)
+    return SolvedSchedules(formulation, scores, solver, request.settings.seed)
 
 
 def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:

@@ -15,7 +15,7 @@ from d2ft_sched.files.schema import describe_first_error
 from d2ft_sched.plan.replanning import DevicePace, FirstTimes, ReplanState
 
 FORMAT = "d2ft-checkpoint"
-VERSION = 2
+VERSION = 3
 FACTS = "checkpoint.json"
 Setting = str | int | float | bool | None
 MAY_GROW = frozenset({"num_epochs"})

@@ -33,7 +33,7 @@ class FineTuneSettings:
     """
 
     num_epochs: int = 3
-    lr: float = 2e-5
+    lr: float = 5e-5
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     lr_decay: Literal["cosine", "constant"] = "cosine"

@@ -86,7 +86,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(d2ft, plan, options, tmp
     assert code == 0, err
     assert steps(whole / "checkpoints") == [3, 6, 9, 10]
     first = events(whole)[0]
-    assert (first["event"], first["version"]) == ("started", 1)
+    assert (first["event"], first["version"]) == ("started", 2)
     assert first["provenance"]["seed"] == 0
     assert {e["num_samples"] for e in events(whole) if e["event"] == "stepped"} == {4}
 
