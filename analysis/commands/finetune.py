@@ -121,6 +121,14 @@ def run(
             min=1, help="Newest checkpoints to keep; default all.", rich_help_panel="Checkpoints"
         ),
     ] = None,
+    keep_best: Annotated[
+        bool,
+        typer.Option(
+            "--keep-best",
+            help="Keep the weights of the best test in OUT/best, beside the last ones.",
+            rich_help_panel="Checkpoints",
+        ),
+    ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,
     *,
@@ -189,6 +197,7 @@ def run(
             checkpoint_every=checkpoint_every,
             resume=resume,
             keep=keep,
+            keeps_best=keep_best,
             replan_every=replan_every,
             scores=scores,
             schedule=schedule,
@@ -221,12 +230,16 @@ def run(
                 "-" if epoch["train_loss"] is None else f"{epoch['train_loss']:.4f}",
                 *([] if epoch["test_perplexity"] is None else [f"{epoch['test_perplexity']:.2f}"]),
                 percent(epoch["test_accuracy"]),
+                *([] if epoch["test_top5"] is None else [percent(epoch["test_top5"])]),
                 "-" if epoch["train_s"] is None else seconds(epoch["train_s"]),
             ]
             for epoch in summary["epochs"]
         ],
     )
     print_line(summary["epoch_0"])
+    for line in (summary["by_class"], _best(summary, out)):
+        if line:
+            print_line(line)
     print_line(f"Wrote {out}")
 
 
@@ -234,7 +247,12 @@ def _judged(epochs: list[dict[str, Any]]) -> list[str]:
     """What the test part says, as heads of columns."""
     if any(epoch["test_perplexity"] is not None for epoch in epochs):
         return ["test perplexity", "test tokens right"]
-    return ["test top-1"]
+    return ["test top-1", *(["top-5"] if epochs[0]["test_top5"] is not None else [])]
+
+
+def _best(summary: dict[str, Any], out: Path) -> str | None:
+    best = summary["best"]
+    return best and f"Best after step {best['step']}, in {out / 'best'}"
 
 
 def _how_it_stopped(outcome: "Outcome") -> str:

@@ -252,7 +252,7 @@ def prepare_finetune(
                 f"learning rate falls over {settings.num_epochs} from here on"
             )
         now = found.state
-        state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
+        state = replace(state, step=now.step, epoch=now.epoch, position=now.position, best=now.best)
     scheduling = together(
         ranks,
         lambda: plan_schedules(

@@ -38,6 +38,7 @@ class FineTuneRequest:
     checkpoint_every: int | None
     resume: str | None
     keep: int | None
+    keeps_best: bool = False
     replan_every: int | None = None
     scores: Path | None = None
     schedule: ScheduleName = ScheduleName.FIXED

@@ -6,13 +6,14 @@ a checkpoint. Every step is in the file once, in order.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.console.formatting import percent
 from analysis.console.output import finite
 from analysis.results.line_file import LineFile
 from d2ft_sched.errors import InputError
@@ -151,6 +152,20 @@ def describe_epoch_0(records: Sequence[Record]) -> str:
             "frozen features (a linear probe)"
         )
     return "Epoch 0 is before the first step: the model as it was given"
+
+
+def describe_classes(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The classes that the last test found hardest and easiest; None where there are no classes, or
+    too few to choose."""
+    shares = rows[-1]["class_accuracy"] if rows else None
+    if shares is None:
+        return None
+    known = sorted((s, n) for s, n in zip(shares, names, strict=False) if s is not None)
+    if len(known) <= 2:
+        return None
+    hard, easy = known[:2], known[-1:]
+    said = [", ".join(f"{name} {percent(share)}" for share, name in part) for part in (hard, easy)]
+    return f"Top-1 by class, of {len(known)}: lowest {said[0]}; highest {said[1]}"
 
 
 def solver_share(records: Sequence[Record]) -> float | None:

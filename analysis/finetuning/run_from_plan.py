@@ -2,7 +2,7 @@
 
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from analysis.console.progress import TerminalProgress
+from analysis.finetuning.best_weights import BEST
+from analysis.finetuning.best_weights import keep_best as save_best
 from analysis.finetuning.finetune_job import FineTuneJob, prepare_finetune
 from analysis.finetuning.finetune_request import FineTuneRequest
 from analysis.finetuning.follow import CheckpointPolicy, Outcome, follow
@@ -17,6 +19,7 @@ from analysis.finetuning.metrics_file import (
     METRICS,
     MetricsFile,
     Record,
+    describe_classes,
     describe_epoch_0,
     epoch_rows,
     records_until,
@@ -31,8 +34,8 @@ from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.plan.plan_file import dump_plan, save_plan
 from runtime.checkpoint.checkpoint import Found
-from runtime.checkpoint.facts import MAY_GROW
-from runtime.ranks.agreement import check_same, together
+from runtime.checkpoint.facts import MAY_GROW, BestEvaluation
+from runtime.ranks.agreement import any_rank, check_same, together
 from runtime.ranks.job import Ranks, ending_together, init_ranks
 from runtime.steady_settings import steady_process
 from runtime.training.events import Event, Replanned, Stepped
@@ -128,6 +131,9 @@ def _run(
         return opened
 
     metrics = together(ranks, open_metrics, "the opening of the file of metrics")
+    state = job.state
+    if any_rank(ranks, is_first and not (out / BEST).is_dir())[0]:
+        state = replace(state, best=None)
     if first_note:
         progress.note(first_note)
     policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
@@ -143,6 +149,9 @@ def _run(
                 if not isfinite(event.loss):
                     raise _diverged(event)
 
+        def keep_best(best: BestEvaluation) -> None:
+            save_best(out, best, request.plan, job.trainer.save_result, ranks)
+
         events = train(
             job.trainer,
             job.minibatches,
@@ -156,7 +165,15 @@ def _run(
         )
         begun_with = job.found.path if job.found else None
         outcome = follow(
-            events, job.save_state, job.state, policy, on_event, begun_with, ranks, job.replanner
+            events,
+            job.save_state,
+            state,
+            policy,
+            on_event,
+            begun_with,
+            ranks,
+            job.replanner,
+            keep_best if request.keeps_best else None,
         )
 
     def save_result() -> None:
@@ -169,12 +186,15 @@ def _run(
     if metrics is None:
         return FineTuneResult(None, outcome, ())
     metrics.close()
+    rows = epoch_rows(metrics.records)
     summary = {
         **job.data.summary(),
         "device": facts["device"],
         "num_ranks": ranks.num_ranks,
-        "epochs": epoch_rows(metrics.records),
+        "epochs": rows,
+        "by_class": describe_classes(job.data.class_names, rows),
         "epoch_0": describe_epoch_0(metrics.records),
+        "best": asdict(outcome.state.best) if outcome.state.best else None,
         "solver_share_of_step": solver_share(metrics.records),
         "scoring": next((r for r in metrics.records if r["event"] == "scored"), None),
         "out": str(out),
