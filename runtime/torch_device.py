@@ -3,6 +3,8 @@
 import contextlib
 import os
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -94,6 +96,14 @@ def memory_bytes(device: torch.device) -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
     return min(host, int(text)) if text.isdigit() else host
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that has been in use so far: of tensors on CUDA, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used
 
 
 def autocast(device: torch.device, workload: Workload) -> AbstractContextManager[object]:

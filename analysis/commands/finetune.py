@@ -9,6 +9,7 @@ from analysis.commands import options
 from analysis.commands.parsing.option_groups import with_groups
 from analysis.commands.parsing.training_options import TrainingOptions
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 
 if TYPE_CHECKING:
@@ -121,6 +122,13 @@ def run(
             min=1, help="Newest checkpoints to keep; default all.", rich_help_panel="Checkpoints"
         ),
     ] = None,
+    log: Annotated[
+        LogName | None,
+        typer.Option(
+            help="tensorboard: event files in OUT/tensorboard, beside metrics.jsonl; for "
+            "'tensorboard --logdir OUT'.",
+        ),
+    ] = None,
     keep_best: Annotated[
         bool,
         typer.Option(
@@ -175,7 +183,7 @@ def run(
             )
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
-        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "json"]
+        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "log", "json"]
     )
     result = run_finetune(
         FineTuneRequest(
@@ -198,6 +206,7 @@ def run(
             resume=resume,
             keep=keep,
             keeps_best=keep_best,
+            log=log,
             replan_every=replan_every,
             scores=scores,
             schedule=schedule,

@@ -11,7 +11,7 @@ import numpy as np
 from analysis.console.progress import TerminalProgress
 from analysis.finetuning.data_lock import one_fetches
 from analysis.finetuning.data_notes import DataNotes, data_notes
-from analysis.finetuning.finetune_request import FineTuneRequest, check_schedule_options
+from analysis.finetuning.finetune_request import FineTuneRequest, check_options
 from analysis.finetuning.finetune_schedules import plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
@@ -98,7 +98,7 @@ class _Inputs:
 
 
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
-    check_schedule_options(request)
+    check_options(request)
     check_known(request.plan.workload.shape.name)
     if ranks.rank == 0 and request.resume is None:
         check_weights(request.weights)

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
 from runtime.training.finetune_settings import FineTuneSettings
+from runtime.training.tensorboard_log import check_tensorboard
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class FineTuneRequest:
     resume: str | None
     keep: int | None
     keeps_best: bool = False
+    log: LogName | None = None
     replan_every: int | None = None
     scores: Path | None = None
     schedule: ScheduleName = ScheduleName.FIXED
@@ -58,7 +61,7 @@ def with_optimizer(plan: Plan, name: str | None) -> Plan:
     return plan if name is None else replace(plan, workload=replace(plan.workload, optimizer=name))
 
 
-def check_schedule_options(request: FineTuneRequest) -> None:
+def check_options(request: FineTuneRequest) -> None:
     """Refuse options that do not go together.
 
     Raises:
@@ -75,5 +78,7 @@ def check_schedule_options(request: FineTuneRequest) -> None:
         )
     if request.scores is not None and request.replan_every is None:
         raise InputError("--scores is for re-planning; give --replan-every, or leave it out")
+    if request.log is LogName.TENSORBOARD:
+        check_tensorboard()
     for name in (request.forward_score, request.backward_score):
         score_kind(name)

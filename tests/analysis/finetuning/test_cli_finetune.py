@@ -83,9 +83,12 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(d2ft, plan, options, tmp
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = [
         *options, "--epochs", 2, "--eval-every", 4, "--ema", 0.5, "--clip-norm", 1, "--keep-best",
+        "--log", "tensorboard",
     ]  # fmt: skip
     code, _, err = d2ft("finetune", plan, *options, "--checkpoint-every", 3, "--out", whole)
     assert code == 0, err
+    assert " samples/s, step " in err
+    assert list((whole / "tensorboard").glob("events.*"))
     assert steps(whole / "checkpoints") == [3, 6, 9, 10]
     first = events(whole)[0]
     assert (first["event"], first["version"]) == ("started", 2)
