@@ -62,6 +62,7 @@ def forward_backward(
     slices: ScheduleSlices,
     watch: Stopwatch | None = None,
     label_smoothing: float = 0.0,
+    loss_scale: float = 1.0,
 ) -> Tensor:
     """Run one mini-batch and add its gradients to those of the parameters.
 
@@ -76,6 +77,7 @@ def forward_backward(
         slices: the schedule.
         watch: laps "forward" and "backward" are added to it.
         label_smoothing: share of each target that is spread evenly.
+        loss_scale: factor of all gradients.
 
     Returns:
         The loss, a scalar without graph on the device of `inputs`.
@@ -90,7 +92,7 @@ def forward_backward(
         if watch is not None:
             watch.lap("forward")
         if loss.requires_grad:  # not where nothing trains but adapters, and none in this wave
-            loss.backward()
+            (loss_scale * loss).backward()
         if watch is not None:
             watch.lap("backward")
         losses.append(loss.detach())

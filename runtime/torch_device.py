@@ -106,11 +106,26 @@ def peak_bytes(device: torch.device) -> int:
     return used if sys.platform == "darwin" else 1024 * used
 
 
-def autocast(device: torch.device, workload: Workload) -> AbstractContextManager[object]:
-    """Mixed precision where messages and lanes of the workload are in bfloat16, or nothing."""
+def autocast(
+    device: torch.device, workload: Workload, half: torch.dtype = torch.bfloat16
+) -> AbstractContextManager[object]:
+    """Mixed precision where messages and lanes of the workload have two bytes, or nothing."""
     if workload.element_bytes != ELEMENT_BYTES["bfloat16"]:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=half)
+
+
+def check_float16(device: torch.device) -> None:
+    """Refuse float16 where it brings nothing.
+
+    Raises:
+        InputError: the device is a CPU.
+    """
+    if device.type != "cuda":
+        raise InputError(
+            "--amp-dtype float16 is for CUDA devices; a CPU computes it slower than float32: take "
+            "bfloat16"
+        )
 
 
 @contextlib.contextmanager

@@ -48,10 +48,10 @@ def run(
             help="fixed: the plan's own for every mini-batch. per-step: drawn anew in each step, "
             "which blocks rest and which samples are left out, or, within the budget of a plan by "
             "scores, which samples all subnets drop first; it needs no scores, and is the default "
-            "for plans that let blocks rest or leave samples out. "
+            "where there is anything to draw. "
             "running: from scores that steps see in passing, so that scoring costs no pass. These "
             "two kept accuracy best in our studies, running closest to dense on unequal devices. "
-            "per-minibatch: one for each from its scores, "
+            "per-minibatch: the paper's rule, as we read it: one for each from its scores, "
             "within the budget; scoring happens before training, with the whole model on the first "
             "rank, and metrics.jsonl says what it cost.",
             rich_help_panel="Schedule",
@@ -175,12 +175,11 @@ def run(
     plan = with_optimizer(load_plan(plan_file), training.optimizer)
     first_note = ""
     if schedule is None:
-        schedule = ScheduleName.FIXED if dense else default_schedule(plan)
-        if schedule is not ScheduleName.FIXED:
-            first_note = (
-                f"d2ft: what rests, and which samples are left out, is chosen anew in each step; "
-                f"--schedule {ScheduleName.FIXED} keeps the plan's own"
-            )
+        schedule = ScheduleName.FIXED
+        if not dense and scores is None:
+            default = default_schedule(plan)
+            schedule = default.name
+            first_note = default.note and f"d2ft: {default.note}"
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
         ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "log", "json"]

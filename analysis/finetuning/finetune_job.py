@@ -49,7 +49,7 @@ from runtime.ranks.rank_devices import on_ranks, rank_devices
 from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
 from runtime.ranks.rank_samples import testing_owners, training_needs
 from runtime.scoring.seen_scores import SeenScores
-from runtime.torch_device import device_name
+from runtime.torch_device import check_float16, device_name
 from runtime.training.events import Event, Trainer
 from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import training_minibatches
@@ -100,6 +100,8 @@ class _Inputs:
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
     check_options(request)
     check_known(request.plan.workload.shape.name)
+    if request.settings.half == "float16":
+        check_float16(ranks.device)
     if ranks.rank == 0 and request.resume is None:
         check_weights(request.weights)
     plan = request.plan
@@ -326,6 +328,7 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "label_smoothing": settings.label_smoothing,
         "ema_decay": settings.ema_decay,
         "eval_every": settings.eval_every,
+        "half": settings.half,
         "linear_probe": settings.linear_probe,
         "dense": request.dense,
         "schedule": request.schedule.value,

@@ -8,6 +8,7 @@ from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import ELEMENT_BYTES
 from d2ft_sched.plan.plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
@@ -78,7 +79,22 @@ def check_options(request: FineTuneRequest) -> None:
         )
     if request.scores is not None and request.replan_every is None:
         raise InputError("--scores is for re-planning; give --replan-every, or leave it out")
+    if request.settings.half == "float16":
+        _check_float16(request)
     if request.log is LogName.TENSORBOARD:
         check_tensorboard()
     for name in (request.forward_score, request.backward_score):
         score_kind(name)
+
+
+def _check_float16(request: FineTuneRequest) -> None:
+    workload, option = request.plan.workload, "--amp-dtype float16"
+    if workload.element_bytes != ELEMENT_BYTES["bfloat16"]:
+        raise InputError(f"{option} is for a plan of two bytes; make it with --precision bfloat16")
+    if workload.shape.vocabulary_size:
+        raise InputError(
+            f"{option} is not for language models: their head makes gradients before the loss is "
+            f"scaled; take bfloat16"
+        )
+    if request.schedule is ScheduleName.RUNNING:
+        raise InputError(f"{option} scales gradients, and --schedule running reads them")

@@ -48,6 +48,7 @@ class RankBatch:
         key_mask: what attention must know of tokens of all samples of the mini-batch,
             ``[num_samples, N]``; None for nothing.
         label_smoothing: share of each target that is spread evenly.
+        loss_scale: factor of all gradients.
     """
 
     inputs: Tensor
@@ -55,6 +56,7 @@ class RankBatch:
     num_counted: Tensor
     key_mask: Tensor | None = None
     label_smoothing: float = 0.0
+    loss_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class WavePass:
         grad_stream = self._probe
         gradients.begin(num_blocks)
         if self._num_own:
-            self._loss_graph.backward()
+            (self._batch.loss_scale * self._loss_graph).backward()
             grad_stream = gradient_of(self._last)
             del self._loss_graph, self._last
         gradients.end(num_blocks)

@@ -24,6 +24,8 @@ class FineTuneSettings:
         ema_decay: of the running average of weights, which is evaluated and kept in place of the
             weights; None for none.
         eval_every: steps from one evaluation to the next, beside those at the ends of epochs.
+        half: type of products where the workload's precision has two bytes; with float16 the loss
+            is scaled, and a step whose gradients overflow is left out.
         linear_probe: fit the classifier on frozen features first.
         recomputes: on one device, whether lanes run forward again in backward (gradient
             checkpointing); ranks know it from the plan's placement.
@@ -42,6 +44,7 @@ class FineTuneSettings:
     label_smoothing: float = 0.0
     ema_decay: float | None = None
     eval_every: int | None = None
+    half: Literal["bfloat16", "float16"] = "bfloat16"
     linear_probe: bool = True
     recomputes: bool = False
     num_waves: int = 1

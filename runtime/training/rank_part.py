@@ -36,7 +36,7 @@ from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.outcome_totals import OutcomeTotals
 from runtime.training.resting_rows import Resting, resting
 from runtime.training.schedule_memo import ScheduleMemo
-from runtime.training.weight_update import HeldPart, WeightUpdate
+from runtime.training.weight_update import HeldPart, WeightUpdate, half_type
 from runtime.training.whole_model import check_classes, samples_at_once
 
 
@@ -119,8 +119,9 @@ class RankPart:
             self._num_counted(samples, schedule).to(self._device),
             self._train.key_mask_of(samples),
             self._settings.label_smoothing,
+            self._update.loss_scale,
         )
-        with autocast(self._device, self._model.workload):
+        with autocast(self._device, self._model.workload, half_type(self._settings)):
             watch.lap("images")
             loss = rank_forward_backward(self._model, batch, slices, watch=watch)
         norm = self._update.apply(lr, self._resting(schedule))

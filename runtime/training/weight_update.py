@@ -1,12 +1,15 @@
 """From gradients to weights, the same on one device and on every rank of several.
 
 A step clips the gradients by the norm of all of them, updates what trains, and lets the running
-average of weights follow. What rests stays as it is to the bit: values, moments and average.
+average of weights follow. Where the loss was scaled for float16, gradients are scaled back first,
+and a step in which they overflowed changes nothing but that scale. What rests stays as it is to the
+bit: values, moments and average.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -33,10 +36,14 @@ from runtime.models.optimizers import (
 from runtime.ranks.job import Ranks, start_sum
 from runtime.ranks.shards import Shard
 from runtime.training.finetune_settings import FineTuneSettings
+from runtime.training.loss_scale import LossScale
 from runtime.training.resting_rows import Resting, drop_gradients, update
 
 OPTIMIZER, AVERAGE = "optimizer", "average"
 """Kinds of files of a checkpoint, and the value that the second holds of each parameter."""
+
+_SCALE, _FINITE = "loss_scale", "finite_steps"
+"""Names of counters of a loss that is scaled."""
 
 _CLIP_EPSILON = 1e-6
 """Added to the norm that gradients are divided by, as torch does."""
@@ -92,6 +99,12 @@ class WeightUpdate:
             layers=layers,
         )
         self._average: dict[str, Tensor] | None = None
+        self._scale = LossScale(is_on=settings.half == "float16")
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss of the next step is to be multiplied by before backward."""
+        return self._scale.value
 
     @torch.no_grad()
     def apply(self, lr: float, left: Resting) -> float | None:
@@ -102,16 +115,21 @@ class WeightUpdate:
             left: what rests in this step.
 
         Returns:
-            The norm of the gradients before they were clipped; None where they are not.
+            The norm of the gradients before they were clipped; None where nobody asks for it.
         """
         drop_gradients(left)
-        norm = None
-        if self._settings.clip_norm is not None:
-            norm = self._clip(self._settings.clip_norm)
+        norm, most = None, self._settings.clip_norm
+        if most is not None or self._scale.is_on:
+            norm = self._norm() / self.loss_scale
+            factor = 1 if most is None else min(1.0, most / (norm + _CLIP_EPSILON))
+            self._multiply(factor / self.loss_scale)
         self._begin_average()
-        set_learning_rate(self._optimizer, lr)
-        update(self._optimizer, left, is_elementwise=self._kind.is_elementwise)
-        self._follow(left)
+        if norm is None or not self._scale.is_on or isfinite(norm):
+            set_learning_rate(self._optimizer, lr)
+            update(self._optimizer, left, is_elementwise=self._kind.is_elementwise)
+            self._follow(left)
+        if norm is not None and self._scale.is_on:
+            self._scale.after(is_finite=isfinite(norm))
         self._optimizer.zero_grad()
         return norm
 
@@ -128,6 +146,8 @@ class WeightUpdate:
         """Write this process's files of a checkpoint; their names."""
         state = state_by_name(self._optimizer, self._parameters)
         counters = counters_of(self._optimizer, self._kind.counters)
+        if self._scale.is_on:
+            counters |= {_SCALE: self._scale.value, _FINITE: self._scale.num_finite}
         names = [self._write(folder, OPTIMIZER, state, counters)]
         if self._settings.ema_decay is not None:
             average = self._average or {}
@@ -143,7 +163,12 @@ class WeightUpdate:
         """
         files = shard_files(folder, OPTIMIZER)
         state = load_shards(files, self._held.shards, self._kind.values, self._held.dtype)
-        set_counters(self._optimizer, load_counters(files, self._kind.counters))
+        names = (*self._kind.counters, *((_SCALE, _FINITE) if self._scale.is_on else ()))
+        counters = load_counters(files, names)
+        if self._scale.is_on and counters:
+            self._scale.value = counters.pop(_SCALE)
+            self._scale.num_finite = int(counters.pop(_FINITE))
+        set_counters(self._optimizer, counters)
         set_state(self._optimizer, self._parameters, state)
         if self._settings.ema_decay is None:
             return
@@ -162,21 +187,22 @@ class WeightUpdate:
         save_shards(folder / name, self._held.written, state, counters)
         return name
 
-    def _clip(self, most: float) -> float:
-        """Scale all gradients so that their norm is at most this; what it was before."""
-        gradients = {n: p.grad for n, p in self._trained.items() if p.grad is not None}
+    def _norm(self) -> float:
+        """Of all gradients of the whole model."""
         ranks = self._held.ranks
         counted = {shard.name for shard in self._held.written}
         squares = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        for name, gradient in gradients.items():
-            if name in counted:
-                squares += torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+        for name, parameter in self._trained.items():
+            if name in counted and parameter.grad is not None:
+                squares += torch.linalg.vector_norm(parameter.grad, dtype=torch.float64).square()
         start_sum(ranks, squares, "the norm of the gradients").wait()
-        norm = squares.sqrt()
-        factor = (most / (norm + _CLIP_EPSILON)).clamp(max=1.0)
-        for gradient in gradients.values():
-            gradient.mul_(factor.to(gradient.dtype))
-        return float(norm)
+        return float(squares.sqrt())
+
+    def _multiply(self, factor: float) -> None:
+        if factor != 1:
+            for parameter in self._trained.values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
 
     def _begin_average(self) -> None:
         """With the weights as they are before the first step."""
@@ -204,6 +230,11 @@ class WeightUpdate:
             parameter = self._trained[name]
             assert self._average is not None
             self._average[name], parameter.data = parameter.data, average
+
+
+def half_type(settings: FineTuneSettings) -> torch.dtype:
+    """Of products in mixed precision."""
+    return torch.float16 if settings.half == "float16" else torch.bfloat16
 
 
 def check_optimizer(name: str, *, is_cut: bool) -> None:

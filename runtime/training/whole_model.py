@@ -31,7 +31,7 @@ from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.outcome_totals import OutcomeTotals
 from runtime.training.resting_rows import Resting, resting
 from runtime.training.schedule_memo import ScheduleMemo
-from runtime.training.weight_update import HeldPart, WeightUpdate
+from runtime.training.weight_update import HeldPart, WeightUpdate, half_type
 
 _EVALUATED_SAMPLES, _EVALUATED_LABELS = 128, 16_384
 """The most that pass forward together."""
@@ -84,11 +84,15 @@ class WholeModel:
         chosen = torch.from_numpy(samples).to(self._device)
         inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
         watch.lap("images")
-        with autocast(self._device, self._workload):
+        with autocast(self._device, self._workload, half_type(self._settings)):
             labels = self._train.labels[chosen]
-            smoothing = self._settings.label_smoothing
             loss = forward_backward(
-                self._model, inputs, labels, prepared.slices, label_smoothing=smoothing
+                self._model,
+                inputs,
+                labels,
+                prepared.slices,
+                label_smoothing=self._settings.label_smoothing,
+                loss_scale=self._update.loss_scale,
             )
         watch.lap("model")
         norm = self._update.apply(lr, prepared.resting)

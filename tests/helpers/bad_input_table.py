@@ -463,6 +463,10 @@ TABLE: dict[str, Row] = {
     "all of a label smoothed away": (f"{FINETUNE} --label-smoothing 1", "label smoothing is 1.0"),
     "an average that stays": (f"{FINETUNE} --ema 1", "decay of the average of weights is 1.0"),
     "tests without steps between": (f"{FINETUNE} --eval-every 0", "--eval-every is '0'"),
+    "float16 of a plan of four bytes": (
+        f"{FINETUNE} --amp-dtype float16",
+        "--amp-dtype float16 is for a plan of two bytes",
+    ),
     "unknown lr schedule": (f"{FINETUNE} --lr-schedule linear", "--lr-schedule is 'linear'"),
     "learning rate below 0": (f"{FINETUNE} --learning-rate -1", "learning rate is -1"),
     "learning rate of NaN": (f"{FINETUNE} --learning-rate nan", "learning rate is nan"),

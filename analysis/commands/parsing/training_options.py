@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from analysis.names.lr_schedule_names import LrScheduleName
+from analysis.names.precision_names import AmpDtypeName
 from d2ft_sched.model.workload import OPTIMIZER_STATES
 from runtime.training.finetune_settings import FineTuneSettings
 
@@ -82,6 +83,14 @@ class TrainingOptions:
             rich_help_panel=PANEL,
         ),
     ] = _Default.ema_decay
+    amp_dtype: Annotated[
+        AmpDtypeName,
+        typer.Option(
+            help="Type of products of a plan with --precision bfloat16; float16 scales the loss, "
+            "and is for CUDA devices.",
+            rich_help_panel=PANEL,
+        ),
+    ] = AmpDtypeName.BFLOAT16
     eval_every: Annotated[
         int | None,
         typer.Option(
@@ -112,6 +121,7 @@ class TrainingOptions:
             label_smoothing=self.label_smoothing,
             ema_decay=self.ema,
             eval_every=self.eval_every,
+            half=self.amp_dtype.value,
             linear_probe=self.linear_probe,
             seed=seed,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from decoder_models import small_decoder
 from rank_cases import small_bert
+from runtime.checkpoint.facts import TrainingState, write_facts
 from runtime.data.dataset import Dataset, Split
 from runtime.families.known_families import family_of
 from runtime.families.vit import normalization_of, normalize
@@ -31,11 +33,13 @@ from runtime.ranks.shards import parameter_blocks, whole_shards
 from runtime.training.events import Evaluated, Stepped
 from runtime.training.finetune_settings import FineTuneSettings, learning_rate
 from runtime.training.loop import fine_tune, training_minibatches
+from runtime.training.loss_scale import LossScale
 from runtime.training.resting_rows import resting
 from runtime.training.weight_update import WeightUpdate, check_optimizer
 from runtime.training.whole_model import WholeModel, whole_part
 
 CPU = torch.device("cpu")
+STATE = TrainingState(0, 1, 1, 1, 0, 0, {}, "", 1, {})
 
 
 def vit() -> VisionTransformer:
@@ -240,3 +244,44 @@ def test_what_rests_moves_neither_weights_nor_moments_nor_average(
     trainer.step(np.arange(4, 8), schedule, 1e-2)
     assert all(map(torch.equal, values(), before))
     assert not torch.equal(model.head.weight, head)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_a_loss_is_scaled_as_by_torch(finite: list[bool]) -> None:
+    theirs, own = torch.amp.GradScaler("cpu", growth_interval=3), LossScale(is_on=True)
+    own._rule = replace(own._rule, interval=3)
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs.scale(torch.zeros(1))
+    for is_finite in finite:
+        parameter.grad = torch.tensor([1.0 if is_finite else float("inf")])
+        theirs.step(optimizer)
+        theirs.update()
+        own.after(is_finite=is_finite)
+        assert own.value == theirs.get_scale()
+
+
+def test_a_step_that_overflows_is_left_out_and_its_scale_is_kept(
+    workload_of: Callable[..., Workload], pictures: Dataset, tmp_path: Path
+) -> None:
+    model, plain = vit(), vit()
+    workload = workload_of(model, 1, (4, 4))
+    settings = FineTuneSettings(lr=1e-2, clip_norm=0.1, ema_decay=0.5, linear_probe=False)
+    scaled = WholeModel(model, pictures, workload, replace(settings, half="float16"), CPU)
+    unscaled = WholeModel(plain, pictures, workload, settings, CPU)
+    dense = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    scaled._update._scale.value = float("inf")
+    scaled.step(np.arange(8), dense, 1e-2)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    scaled._update._scale.value = 2.0**40
+    for trainer in (scaled, unscaled):
+        trainer.step(np.arange(8, 16), dense, 1e-2)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(dict(model.named_parameters())[name], parameter)
+    scaled.save_state(tmp_path)
+    files = {name.name: {"bytes": 0, "sha256": ""} for name in tmp_path.iterdir()}
+    write_facts(tmp_path / "checkpoint.json", STATE, files)
+    again = WholeModel(vit(), pictures, workload, replace(settings, half="float16"), CPU)
+    again.load_state(tmp_path)
+    assert (again._update.loss_scale, again._update._scale.num_finite) == (2.0**40, 1)
