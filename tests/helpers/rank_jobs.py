@@ -38,7 +38,7 @@ from runtime.ranks.tensor_parallel import (
     tensor_parallel_forward_backward,
     tensor_parallel_placement,
 )
-from runtime.training.events import FineTuneSettings
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.rank_part import RankPart
 from runtime.training.resting_rows import resting, update
 

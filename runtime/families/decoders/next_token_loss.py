@@ -21,7 +21,9 @@ from runtime.data.dataset import IGNORED
 from runtime.lanes.products import compute_dtype
 
 
-def next_token_loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def next_token_loss(
+    features: Tensor, weight: Tensor, labels: Tensor, smoothing: float = 0.0
+) -> Tensor:
     """Sum of the cross-entropies of the counted tokens, a scalar.
 
     Logits of `HEAD_CHUNK_TOKENS` tokens exist at a time, and their gradient is made at once: for
@@ -33,8 +35,9 @@ def next_token_loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         features: what the head sees, ``[B, N, D]``; differentiable once.
         weight: of the head, ``[V, D]``; differentiable once where it requires a gradient.
         labels: int64 ``[B, N]``.
+        smoothing: share of each target that is spread evenly over the vocabulary.
     """
-    return _HeadLoss.apply(features, weight, labels)
+    return _HeadLoss.apply(features, weight, labels, smoothing)
 
 
 def next_token_outcome(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,8 +63,11 @@ def num_counted_tokens(labels: Tensor) -> Tensor:
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        needs_x, needs_weight, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, smoothing: float
+    ) -> Tensor:
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
+        spread = smoothing / len(weight)
         loss = torch.zeros((), dtype=_wide(features.dtype), device=features.device)
         narrow = weight.to(compute_dtype(weight))
         parts = []
@@ -72,11 +78,16 @@ class _HeadLoss(torch.autograd.Function):
             is_counted = targets != IGNORED
             own = targets.clamp_min(0)[:, None]
             log_sum = logits.logsumexp(1, keepdim=True)
-            loss += ((log_sum - logits.gather(1, own)).squeeze(1) * is_counted).sum()
+            target = (1 - smoothing) * logits.gather(1, own)
+            if smoothing:
+                target += spread * logits.sum(1, keepdim=True)
+            loss += ((log_sum - target).squeeze(1) * is_counted).sum()
             if not (needs_x or needs_weight):
                 continue
             grad = logits.sub_(log_sum).exp_()
-            grad.scatter_add_(1, own, grad.new_full(own.shape, -1.0))
+            grad.scatter_add_(1, own, grad.new_full(own.shape, smoothing - 1.0))
+            if smoothing:
+                grad.sub_(spread)
             grad = grad.mul_(is_counted[:, None]).to(narrow.dtype)
             if needs_x:
                 parts.append((grad @ narrow).to(features.dtype))
@@ -88,11 +99,11 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         features, weight = (
             None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors
         )
-        return features, weight, None
+        return features, weight, None, None
 
 
 def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
