@@ -89,7 +89,7 @@ class WholeModel:
         inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
         watch.lap("images")
         stays = len(self._known) == 1 and self._watch is None
-        may_capture = stays and self._update.loss_scale is None
+        may_capture = stays and self._update.loss_scale == 1.0
         loss = run(inputs, self._train.labels[chosen], may_capture=may_capture)
         watch.lap("model")
         norm = self._update.apply(lr, prepared.resting)
