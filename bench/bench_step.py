@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--microbatch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--skip-heads", action="store_true", help="leave the second table out")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     given = parser.parse_args()
     steady_process()
@@ -102,7 +103,8 @@ def main() -> None:
     _verdict("half FULL / dense", half_s / dense.step_s, TARGET_HALF)
     _verdict("all FULL / plain timm", dense.step_s / plain.step_s, TARGET_DENSE)
     _verdict("worst random plan, time ratio / FLOPs ratio", worst, TARGET_RANDOM)
-    console.print(_by_heads(model, shape, workload.microbatch_samples, device))
+    if not given.skip_heads:
+        console.print(_by_heads(model, shape, workload.microbatch_samples, device))
 
 
 def _model(name: str, image_size: int) -> tuple[nn.Module, str]:
