@@ -96,6 +96,13 @@ def memory_bytes(device: torch.device) -> int:
     return min(host, int(text)) if text.isdigit() else host
 
 
+def num_processors() -> int:
+    """Processors of the host that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def autocast(device: torch.device, workload: Workload) -> AbstractContextManager[object]:
     """Mixed precision where messages and lanes of the workload are in bfloat16, or nothing."""
     if workload.element_bytes != ELEMENT_BYTES["bfloat16"]:

@@ -1,6 +1,7 @@
 """What a training loop needs: its settings, the events that it yields, what it asks of a model."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -8,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from runtime.data.dataset import Wanted
 
 _LARGEST_EXPONENT = 700.0
 
@@ -256,6 +258,11 @@ class Trainer(Protocol):
 
     def fit_classifier(self) -> float:
         """Fit the classifier on frozen features; top-1 accuracy on the training samples."""
+        ...
+
+    def begin(self, minibatches: Iterable[Wanted]) -> None:
+        """Told the mini-batch of each step to come, as `step` will be given them, but for the order
+        of an owner's samples; so that what is not in memory can be read ahead."""
         ...
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:

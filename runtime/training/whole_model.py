@@ -1,7 +1,7 @@
 """Training of a model that is whole on one device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from runtime.checkpoint.optimizer_state import (
     set_state,
     state_by_name,
 )
-from runtime.data.dataset import Dataset, Split
+from runtime.data.dataset import Batch, Dataset, Samples, Wanted, runs
 from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_seen
@@ -73,6 +73,7 @@ class WholeModel:
         self._settings, self._device, self._clock = settings, device, clock
         self._costs = costs or assumed_device(device)
         self._train, self._test = data.train.to(device), data.test.to(device)
+        self._batches: Iterator[Batch] = iter(())
         self._optimizer = create_optimizer(
             model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
         )
@@ -81,6 +82,9 @@ class WholeModel:
 
     def fit_classifier(self) -> float:
         return fit_classifier(self._model, self._train)
+
+    def begin(self, minibatches: Iterable[Wanted]) -> None:
+        self._batches = self._train.read(minibatches)
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         done = self._train_on(samples, self._known(schedule), lr)
@@ -92,12 +96,12 @@ class WholeModel:
         watch = Stopwatch(self._device, self._clock)
         watch.lap("start")
         self._model.train()
-        chosen = torch.from_numpy(samples).to(self._device)
-        inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
+        stored = next(self._batches).of(samples)
+        inputs = self._family.to_inputs(self._model, stored)
         set_learning_rate(self._optimizer, lr)
         watch.lap("images")
         with autocast(self._device, self._workload):
-            labels = self._train.labels[chosen]
+            labels = self._train.labels[torch.from_numpy(samples).to(self._device)]
             loss = forward_backward(self._model, inputs, labels, prepared.slices)
         watch.lap("model")
         update(self._optimizer, prepared.resting)
@@ -201,7 +205,7 @@ def check_classes(data: Dataset, family: ModelFamily, num_classes: int) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, test: Split, epoch: int = 0) -> Evaluated:
+def evaluate(model: nn.Module, test: Samples, epoch: int = 0) -> Evaluated:
     """Accuracy and mean loss of the whole model, on the device of `test`."""
     start = time.perf_counter()
     model.eval()
@@ -209,10 +213,10 @@ def evaluate(model: nn.Module, test: Split, epoch: int = 0) -> Evaluated:
     num_right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=test.labels.device)
     batch_size = samples_at_once(test.labels)
-    for stored, labels in zip(
-        test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
-    ):
-        features = family.whole_features(model, family.to_inputs(model, stored))
+    every = list(runs(len(test), batch_size))
+    for rows, batch in zip(every, test.read(map(Wanted, every)), strict=True):
+        labels = test.labels[torch.from_numpy(rows).to(test.labels.device)]
+        features = family.whole_features(model, family.to_inputs(model, batch.of(rows)))
         outcome = family.outcome(model, features, labels)
         num_right += outcome.num_right
         loss += outcome.loss
