@@ -7,6 +7,7 @@ import typer
 
 from analysis.commands import options
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.augment_names import AugmentName
 from analysis.names.schedule_names import ScheduleName
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def run(
     num_train: options.NumTrain = None,
     num_test: options.NumTest = None,
     on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
+    augment: options.Augment = AugmentName.NONE,
+    workers: options.Workers = None,
     packed: Annotated[
         bool,
         typer.Option(
@@ -170,7 +173,7 @@ def run(
             )
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
-        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "json"]
+        ctx, ["plan_file", "data_root", "download", "workers", "scores", "device", "out", "json"]
     )
     result = run_finetune(
         FineTuneRequest(
@@ -181,6 +184,8 @@ def run(
             num_train=num_train,
             num_test=num_test,
             on_bad_file=on_bad_file,
+            augment=augment,
+            num_workers=workers,
             packed=packed,
             image_size=image_size,
             weights=default_weights(plan.workload.shape.name, weights, pretrained),

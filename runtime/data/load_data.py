@@ -12,10 +12,13 @@ from runtime.data.dataset import Dataset, Split
 from runtime.data.documents import DOCUMENT_PREFIXES, is_document_name, read_documents
 from runtime.data.input_format import InputFormat, PictureFormat, SequenceFormat, TokenFormat
 from runtime.data.parts import Part, choose, labels_of, put_together, without
-from runtime.data.pictures.image_folder import PREFIX, image_folder
+from runtime.data.pictures.image_folder import PREFIX as FOLDER_PREFIX
+from runtime.data.pictures.image_folder import image_folder
 from runtime.data.pictures.load_pictures import PictureReading, load_pictures
 from runtime.data.pictures.mnist_subset import MNIST_SUBSET, mnist_subset
 from runtime.data.pictures.picture_source import Source
+from runtime.data.pictures.saved_pictures import PREFIX as SAVED_PREFIX
+from runtime.data.pictures.saved_pictures import saved_pictures
 from runtime.data.pictures.torchvision_sets import torchvision_source
 from runtime.data.sequences import make_sequences
 from runtime.data.texts import TABLES, Texts, TextSource, is_text_name, text_source, tokenize
@@ -43,9 +46,9 @@ def load_data(
     not fit are read as they are needed.
 
     Args:
-        name: ``mnist-subset``, ``imagefolder:PATH`` or a data set of torchvision (``cifar10``);
-            for texts ``newsgroups20:PATH`` and what else `runtime.data.texts` knows; for decoders
-            those, and what `runtime.data.documents` knows.
+        name: ``mnist-subset``, ``imagefolder:PATH``, ``hf-dataset:PATH`` or a data set of
+            torchvision (``cifar10``); for texts ``newsgroups20:PATH`` and what else
+            `runtime.data.texts` knows; for decoders those, and what `runtime.data.documents` knows.
         input_format: pictures are cropped and resized as it says; texts become token numbers, cut
             or filled up, or sequences as `runtime.data.sequences` makes them.
         num_train, num_test: how many samples of each part, classes as equal as they can be;
@@ -79,26 +82,37 @@ def load_data(
     limits = Limits(num_train, num_test, seed, held_out, on_bad_file)
     if isinstance(input_format, SequenceFormat):
         return _load_sequences(name, input_format, limits, report)
+    if isinstance(input_format, TokenFormat):
+        return _load_texts(_text_source(name), input_format, limits, report)
+    source = _picture_source(name, data_root or Path("data"), download)
+    return load_pictures(source, input_format, limits, reading, report, wanted)
+
+
+def _text_source(name: str) -> TextSource:
+    _refuse_without_classes(name)
+    if not is_text_name(name):
+        raise InputError(f"data {name!r} are no texts ({_TEXT_NAMES}); the model takes texts")
+    return text_source(name)
+
+
+def _picture_source(name: str, data_root: Path, download: bool) -> Source:
+    if name == MNIST_SUBSET:
+        return mnist_subset()
+    if name.startswith(FOLDER_PREFIX):
+        return image_folder(Path(name.removeprefix(FOLDER_PREFIX)))
+    if name.startswith(SAVED_PREFIX):
+        return saved_pictures(name)
+    _refuse_without_classes(name)
+    if is_text_name(name):
+        raise InputError(f"data {name!r} are texts; the model takes pictures")
+    return torchvision_source(name, data_root, download)
+
+
+def _refuse_without_classes(name: str) -> None:
     if is_document_name(name):
         raise InputError(
             f"data {name!r} are texts without classes; they are for a decoder, which foretells them"
         )
-    if is_text_name(name):
-        if not isinstance(input_format, TokenFormat):
-            raise InputError(f"data {name!r} are texts; the model takes pictures")
-        return _load_texts(text_source(name), input_format, limits, report)
-    if not isinstance(input_format, PictureFormat):
-        raise InputError(f"data {name!r} are no texts ({_TEXT_NAMES}); the model takes texts")
-    source = _source(name, data_root or Path("data"), download)
-    return load_pictures(source, input_format, limits, reading, report, wanted)
-
-
-def _source(name: str, data_root: Path, download: bool) -> Source:
-    if name == MNIST_SUBSET:
-        return mnist_subset()
-    if name.startswith(PREFIX):
-        return image_folder(Path(name.removeprefix(PREFIX)))
-    return torchvision_source(name, data_root, download)
 
 
 def _load_sequences(

@@ -39,8 +39,8 @@ def torchvision_source(name: str, data_root: Path, download: bool) -> Source:
         close = get_close_matches(name.lower(), known, n=3)
         hint = f"; close to it are {', '.join(close)}" if close else ""
         raise InputError(
-            f"data {name!r} are neither mnist-subset, imagefolder:PATH nor a data set of "
-            f"torchvision with parts for training and testing{hint}"
+            f"data {name!r} are neither mnist-subset, imagefolder:PATH, hf-dataset:FOLDER nor a "
+            f"data set of torchvision with parts for training and testing{hint}"
         )
     train, test = (
         _open(name, known[name.lower()], part, data_root, download)
