@@ -30,9 +30,11 @@ so that timm leaves the other change of them out), and a rectangle erased.
 """
 AUGMENTS: tuple[Augment, ...] = get_args(Augment)
 
+RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+"""timm's name for two of its operations at magnitude 9, as the recipes of its ViTs have them."""
 _OPTIONS: dict[Augment, dict[str, Any]] = {
     "light": {"scale": (0.5, 1.0), "color_jitter": 0.1},
-    "timm": {"auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "random"},
+    "timm": {"auto_augment": RAND_AUGMENT, "interpolation": "random"},
 }
 """Of `timm.data.create_transform`, beside its defaults."""
 _ERASED = {"none": 0.0, "light": 0.0, "timm": 0.25}
