@@ -172,7 +172,11 @@ def _answers(
     num_workers: int,
     device: torch.device = _CPU,
 ) -> Iterator[_Answer]:
-    """The answers of workers to questions, in their order."""
+    """The answers of workers to questions, in their order.
+
+    Raises:
+        InputError: a worker died, as for want of memory.
+    """
     loader = DataLoader(
         _Asked(answer),
         batch_size=None,
@@ -184,7 +188,15 @@ def _answers(
         prefetch_factor=_AHEAD if num_workers else None,
         pin_memory=device.type == "cuda",
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            f"a process that reads pictures ended ({' '.join(str(error).split())}); give fewer "
+            f"--workers, or more (shared) memory"
+        ) from None
 
 
 def _as_it_is(answer: object) -> object:

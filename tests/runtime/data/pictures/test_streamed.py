@@ -1,5 +1,7 @@
 """Pictures read as they are needed: the same ones, in order, by whatever workers."""
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from runtime.data.load_data import load_data
 from runtime.data.pictures.image_folder import PathTable
 from runtime.data.pictures.load_pictures import PictureReading
 from runtime.data.pictures.streamed import StreamedPictures
+from runtime.data.pictures.transforms import Transforms
 
 NAMES = ("cat", "dog", "eel")
 FORM = PictureFormat(12, crop_share=0.9)
@@ -142,6 +145,24 @@ def test_no_more_is_read_ahead_than_workers_may(folder: Path, num_workers: int) 
         assert len(next(reading).of(np.arange(20))) == 20
     assert len(asked) <= 3 + num_workers * 4
     reading.close()
+
+
+class Deadly:
+    """Pictures that end the process that reads them."""
+
+    labels = np.zeros(4, dtype=int)
+
+    def read(self, index: int) -> Image.Image:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_worker_that_dies_is_said_in_one_line() -> None:
+    transforms, labels = Transforms(FORM), torch.zeros(4, dtype=torch.int64)
+    samples = StreamedPictures(Deadly(), np.arange(4), labels, transforms, num_workers=1)
+    with pytest.raises(InputError, match="a process that reads pictures ended .*Killed") as caught:
+        next(samples.read([Wanted(np.arange(4))]))
+    assert "\n" not in str(caught.value)
 
 
 def test_paths_of_any_bytes_are_kept() -> None:
