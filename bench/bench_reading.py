@@ -79,18 +79,17 @@ def _load(folder: Path, num_workers: int | None, augment: Augment = "none") -> S
 
 
 def _memory(folder: Path, number: int) -> None:
-    grown = {
-        name: _grown_bytes(folder, num_workers)
-        for name, num_workers in (("held", None), ("read as needed", NUM_WORKERS))
-    }
-    table = Table("pictures", "memory grown by", "took")
-    for name, (own, seconds) in grown.items():
-        table.add_row(name, f"{own / 1e6:.0f} MB", f"{seconds:.0f} s")
     console = Console()
-    console.print(f"{number} pictures of {SIDE} px, read at {FORM.image_size} px")
-    console.print(table)
-    verdict = "ok" if grown["read as needed"][0] < MOST_GROWN_BYTES else "MISSED"
-    console.print(f"target: below {MOST_GROWN_BYTES / 1e6:.0f} MB {verdict}")
+    console.print(f"{number} pictures of {SIDE} px, read at {FORM.image_size} px; memory grows by")
+    for name, num_workers in (("read as needed", NUM_WORKERS), ("held", None)):
+        grown, seconds = _grown_bytes(folder, num_workers)
+        verdict = ""
+        if num_workers is not None:
+            is_met = grown < MOST_GROWN_BYTES
+            verdict = (
+                f" (target below {MOST_GROWN_BYTES / 1e6:.0f} MB) {'ok' if is_met else 'MISSED'}"
+            )
+        console.print(f"{name:16}{grown / 1e6:8.0f} MB in {seconds:.0f} s{verdict}")
 
 
 def _grown_bytes(folder: Path, num_workers: int | None) -> tuple[float, float]:

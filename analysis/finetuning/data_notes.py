@@ -20,6 +20,7 @@ class DataNotes:
         left_out: why, in one line; None if there are none.
         reading: whether pictures are in memory or read as needed, and why; empty of texts.
         skipped: samples that could not be read, a line each.
+        class_names: of the samples; none of texts that are foretold.
     """
 
     name: str
@@ -30,6 +31,7 @@ class DataNotes:
     left_out: str | None
     reading: str
     skipped: tuple[str, ...]
+    class_names: tuple[str, ...]
 
     @property
     def first_notes(self) -> tuple[str, ...]:
@@ -49,6 +51,7 @@ class DataNotes:
             "num_test": self.num_test,
             "num_left_out_per_epoch": self.num_left_out,
             "skipped": list(self.skipped),
+            "class_names": list(self.class_names),
         }
 
 
@@ -63,6 +66,7 @@ def data_notes(data: "Dataset", minibatches: "Minibatches") -> DataNotes:
         minibatches.describe_left_out(),
         data.reading,
         data.skipped,
+        tuple(data.class_names),
     )
 
 
