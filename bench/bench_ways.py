@@ -2,8 +2,8 @@
 
 ``python -m bench.bench_ways --out DIR`` writes ``ways.csv``: for every case the least dense step
 that any way reaches (of up to six devices the ways are tried one by one, priced by the simulator,
-see `bench.least_dense`), the plan with a whole budget, and the plan with 60 % of the compute beside
-fewer samples of the same compute. All are predictions.
+see `bench.ways.least_dense`), the plan with a whole budget, and the plan with 60 % of the compute
+beside fewer samples of the same compute. All are predictions.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.least_dense import MOST_DEVICES, LeastDense
-from bench.way_cases import Case, cases, odd_cases
+from bench.ways.least_dense import MOST_DEVICES, LeastDense
+from bench.ways.way_cases import Case, cases, odd_cases
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores

@@ -98,6 +98,13 @@ def memory_bytes(device: torch.device) -> int:
     return min(host, int(text)) if text.isdigit() else host
 
 
+def num_processors() -> int:
+    """Processors of the host that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def peak_bytes(device: torch.device) -> int:
     """The most that has been in use so far: of tensors on CUDA, by the whole process on a CPU."""
     if device.type == "cuda":

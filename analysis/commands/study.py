@@ -24,6 +24,7 @@ def run(
     ] = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    workers: options.Workers = None,
     device: options.DeviceName = "auto",
     only: Annotated[
         list[str] | None, typer.Option(help="Only the method of this name; may be repeated.")
@@ -74,7 +75,7 @@ def run(
                 study,
                 study_file.parent,
                 out,
-                pictures=Pictures(data, data_root, download, device),
+                pictures=Pictures(data, data_root, download, device, workers),
                 selection=Selection(tuple(only or ()), tuple(seed or ()), tuple(cluster or ())),
                 max_runs=max_runs,
                 tell=progress.tell,

@@ -18,6 +18,7 @@ class DataNotes:
         num_train, num_test: samples of each part.
         num_left_out: training samples that an epoch leaves out.
         left_out: why, in one line; None if there are none.
+        reading: whether pictures are in memory or read as needed, and why; empty of texts.
         skipped: samples that could not be read, a line each.
         class_names: of the samples; none of texts that are foretold.
     """
@@ -28,13 +29,14 @@ class DataNotes:
     num_test: int
     num_left_out: int
     left_out: str | None
+    reading: str
     skipped: tuple[str, ...]
     class_names: tuple[str, ...]
 
     @property
     def first_notes(self) -> tuple[str, ...]:
         """Said before training."""
-        return (self.split, *([self.left_out] if self.left_out else []))
+        return tuple(line for line in (self.split, self.left_out, self.reading) if line)
 
     @property
     def last_notes(self) -> tuple[str, ...]:
@@ -62,6 +64,7 @@ def data_notes(data: "Dataset", minibatches: "Minibatches") -> DataNotes:
         len(data.test),
         minibatches.num_left_out,
         minibatches.describe_left_out(),
+        data.reading,
         data.skipped,
         tuple(data.class_names),
     )

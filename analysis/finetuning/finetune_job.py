@@ -33,6 +33,7 @@ from runtime.data.dataset import Dataset
 from runtime.data.input_format import InputFormat, SequenceFormat
 from runtime.data.load_data import load_data
 from runtime.data.minibatches import Minibatches, draw_minibatches
+from runtime.data.pictures.load_pictures import PictureReading
 from runtime.models.build import (
     build_model,
     check_known,
@@ -44,7 +45,7 @@ from runtime.models.build import (
 )
 from runtime.models.peft_adapters import add_adapters
 from runtime.ranks.agreement import together
-from runtime.ranks.job import Ranks, check_agreement, job_facts
+from runtime.ranks.job import Ranks, check_agreement, job_facts, ranks_of_host
 from runtime.ranks.rank_devices import on_ranks, rank_devices
 from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
 from runtime.ranks.rank_samples import testing_owners, training_needs
@@ -142,6 +143,9 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
             on_bad_file=request.on_bad_file.value,
             progress=tell,
             wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
+            reading=PictureReading(
+                request.augment.value, request.num_workers, ranks.device, ranks_of_host(ranks)
+            ),
         )
 
     def build() -> Any:
@@ -318,6 +322,7 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         **data.fingerprint.facts(),
         **inputs.input_format.sizes,
         "packed": request.packed,
+        "augment": request.augment.value,
         "num_epochs": settings.num_epochs,
         "lr": settings.lr,
         "lr_decay": settings.lr_decay,

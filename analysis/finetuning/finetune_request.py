@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.augment_names import AugmentName
 from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
@@ -48,6 +49,8 @@ class FineTuneRequest:
     schedule: ScheduleName = ScheduleName.FIXED
     packed: bool = False
     on_bad_file: OnBadFileName = OnBadFileName.FAIL
+    augment: AugmentName = AugmentName.NONE
+    num_workers: int | None = None
     forward_score: str = FORWARD_SCORE
     backward_score: str = BACKWARD_SCORE
     shared: Mapping[str, str | None] = field(default_factory=dict)

@@ -68,12 +68,14 @@ class TrainingSchema(StrictModel):
         linear_probe: fit the classifier on frozen features first.
         float32_products: ``highest``, or ``medium`` to multiply in bf16 and add up in float32
             where the processor can, see `runtime.torch_device.float32_products`.
+        augment: what is done to training pictures, a value of ``d2ft finetune --augment``.
     """
 
     num_epochs: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     linear_probe: bool = True
     float32_products: Literal["highest", "medium"] = "highest"
+    augment: Literal["none", "light", "timm"] = "none"
 
 
 class BudgetSchema(StrictModel):

@@ -23,6 +23,7 @@ from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from runtime.data.load_data import load_data
+from runtime.data.pictures.load_pictures import PictureReading
 from runtime.models.build import build_model, input_format_of, shape_of
 from runtime.peers.training import (
     Start,
@@ -44,13 +45,14 @@ class Pictures:
 
     Attributes:
         data: data set in place of the study's, with the same samples.
-        data_root, download, device: as for ``d2ft finetune``.
+        data_root, download, device, num_workers: as for ``d2ft finetune``.
     """
 
     data: str | None = None
     data_root: Path | None = None
     download: bool = False
     device: str = "auto"
+    num_workers: int | None = None
 
 
 class Worker:
@@ -170,6 +172,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         seed=seed,
     )
     shape = shape_of(model)
+    device = select_device(where.device)
     samples = load_data(
         where.data or study.data.name,
         input_format_of(shape),
@@ -179,6 +182,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         data_root=where.data_root,
         download=where.download,
         held_out=study.data.evaluate_on == "held_out",
+        reading=PictureReading(study.training.augment, where.num_workers, device),
     )
     if samples.num_classes != (study.data.num_classes or 0):
         raise InputError(
@@ -196,7 +200,7 @@ def start_of(study: StudySchema, seed: int, where: Pictures) -> Start:
         samples,
         workload,
         seed,
-        select_device(where.device),
+        device,
         linear_probe=study.training.linear_probe,
     )
 

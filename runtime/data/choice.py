@@ -1,11 +1,35 @@
 """Which samples are to train and to test on."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 
 from d2ft_sched.errors import InputError
 
 TEST_SHARE = 0.2
 """Share of a class's samples that are for testing where neither source nor user says."""
+
+OnBadFile = Literal["fail", "skip"]
+"""What to do about a sample that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which samples are wanted; as `runtime.data.load_data.load_data` takes them."""
+
+    num_train: int | None
+    num_test: int | None
+    seed: int
+    held_out: bool
+    on_bad_file: OnBadFile
+
+    def choose(
+        self, labels: np.ndarray, test_labels: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `choose_samples`."""
+        rng = np.random.default_rng(self.seed)
+        return choose_samples(labels, test_labels, self.num_train, self.num_test, rng)
 
 
 def choose_samples(

@@ -1,7 +1,10 @@
-"""What a data set holds in memory, whatever its samples are."""
+"""What a data set holds, whatever its samples are and wherever they lie."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,30 +14,108 @@ IGNORED = -100
 """Label of a token that is not to be foretold: of a prompt, of padding, the first of a text."""
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Samples that will be asked for together.
+
+    Attributes:
+        rows: which of their part, int ``[n]``.
+        epoch: of training, counted from 1, in which they may be changed; 0 for as they are.
+    """
+
+    rows: np.ndarray
+    epoch: int = 0
+
+
+class Batch(Protocol):
+    """Samples at hand."""
+
+    def of(self, rows: np.ndarray) -> Tensor:
+        """Some of them as they are stored, ``[len(rows), ...]``."""
+        ...
+
+
+class Samples(Protocol):
+    """Samples of one part of a data set and their labels, whether in memory or read as needed."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Of all samples, as `Split` has them."""
+        ...
+
+    @property
+    def in_memory(self) -> Tensor | None:
+        """All samples as they are stored; None where they are read as needed, as pictures are, of
+        which only the labels are known."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device) -> "Samples":
+        """The same, given on that device."""
+        ...
+
+    def own(self, is_own: np.ndarray) -> "Samples":
+        """The same, of which only those in ``bool [num_samples]`` will be asked for."""
+        ...
+
+    def read(self, wanted: Iterable[Wanted]) -> Iterator[Batch]:
+        """Batch after batch as they are wanted, which may be asked for long before they are given.
+
+        Raises:
+            InputError: a sample cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Split:
-    """Samples and their classes as tensors.
+    """`Samples` in memory.
 
     Attributes:
         inputs: samples as they are stored, ``[num_samples, ...]``: pictures are uint8
             ``[num_samples, 3, image_size, image_size]``.
         labels: int64 ``[num_samples]``, classes; or ``[num_samples, num_tokens]``, the tokens
             themselves where they are to be foretold and `IGNORED` elsewhere.
+        places: where in `inputs` a sample is, int64 ``[num_samples]``; None for its own number.
     """
 
     inputs: Tensor
     labels: Tensor
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def in_memory(self) -> Tensor:
+        return self.inputs
+
     def to(self, device: torch.device) -> "Split":
-        return Split(self.inputs.to(device), self.labels.to(device))
+        places = None if self.places is None else self.places.to(device)
+        return Split(self.inputs.to(device), self.labels.to(device), places)
+
+    def own(self, is_own: np.ndarray) -> "Split":
+        places = torch.from_numpy(np.cumsum(is_own) - 1)
+        return Split(self.inputs[torch.from_numpy(np.flatnonzero(is_own))], self.labels, places)
+
+    def read(self, wanted: Iterable[Wanted]) -> "Iterator[Split]":
+        return (self for _ in wanted)
+
+    def of(self, rows: np.ndarray) -> Tensor:
+        chosen = torch.from_numpy(rows).to(self.inputs.device)
+        return self.inputs[chosen if self.places is None else self.places[chosen]]
+
+
+def runs(num_samples: int, length: int) -> Iterator[np.ndarray]:
+    """The rows from the first to the last, so many at a time."""
+    for start in range(0, num_samples, length):
+        yield np.arange(start, min(start + length, num_samples))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set for fine-tuning, whole in memory.
+    """A data set for fine-tuning.
 
     Attributes:
         name: as the user calls it.
@@ -44,16 +125,18 @@ class Dataset:
         parts: where the two parts come from, for people.
         skipped: samples that could not be read and were left out, a line each.
         layout: how texts became sequences, for people.
+        reading: whether pictures are in memory or read as needed, and why, for people.
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Samples
+    test: Samples
     class_names: tuple[str, ...]
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     parts: str = ""
     skipped: tuple[str, ...] = ()
     layout: str = ""
+    reading: str = ""
 
     @property
     def num_classes(self) -> int:

@@ -18,10 +18,11 @@ import torch
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.text_file import read_text
 from runtime.data.class_folders import split_folders
+from runtime.data.saved_dataset import HF_DATASET, open_saved, parts_of
 from runtime.data.texts import is_text_name, test_file_beside, text_source
 from runtime.torch_device import memory_bytes
 
-JSON_LINES, TEXT_FILES, HF_DATASET = "jsonl", "textfiles", "hf-dataset"
+JSON_LINES, TEXT_FILES = "jsonl", "textfiles"
 DOCUMENT_PREFIXES = (JSON_LINES, TEXT_FILES, HF_DATASET)
 
 _MEMORY_PER_BYTE = 16
@@ -145,23 +146,9 @@ def _text_files(path: Path) -> Iterator[tuple[str, Document]]:
 
 
 def _of_saved(name: str, path: Path) -> Source:
-    try:
-        from datasets import Dataset, DatasetDict, disable_progress_bars, load_from_disk
-    except ImportError:
-        raise InputError(f"data {name}: is read with datasets; run: pip install datasets") from None
-    disable_progress_bars()
-    try:
-        saved: Any = load_from_disk(str(path))
-    except Exception as error:  # datasets and arrow have kinds of their own
-        reason = " ".join(str(error).split())
-        raise InputError(f"data {name}: is no data set saved to disk ({reason})") from None
-    splits = dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
-    if "train" not in splits:
-        raise InputError(f"data {name}: has no split train, but {', '.join(splits)}")
-    test = next((split for split in ("test", "validation") if split in splits), None)
+    saved = open_saved(name, path)
 
-    def documents(split: str) -> tuple[tuple[str, Document], ...]:
-        rows: Dataset = splits[split]
+    def documents(split: str, rows: Any) -> tuple[tuple[str, Document], ...]:
         _check_bytes(f"data {name}", int(rows.data.nbytes))
         found = []
         for i, row in enumerate(rows, start=1):
@@ -171,9 +158,8 @@ def _of_saved(name: str, path: Path) -> Source:
             raise InputError(f"data {name}: split {split} has nothing in it")
         return tuple(found)
 
-    if test is None:
-        return Source(documents("train"), None)
-    return Source(documents("train"), documents(test), f"splits train and {test}")
+    train, *test = (documents(split, rows) for split, rows in saved.items())
+    return Source(train, test[0] if test else None, parts_of(saved))
 
 
 def _document(row: Any, where: str) -> Document:

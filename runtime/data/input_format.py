@@ -1,18 +1,35 @@
 """What the samples of a model are, so that data sets can be read for it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class PictureFormat:
-    """Square pictures, stored as uint8 ``[3, image_size, image_size]``."""
+    """Square pictures, stored as uint8 ``[3, image_size, image_size]``.
+
+    The rest says how they are made that, as timm evaluates the model.
+
+    Attributes:
+        image_size: pixels of a side.
+        crop_share: side of the middle that is kept, over the picture's; timm's ``crop_pct``.
+        crop_mode: ``center``, ``squash`` or ``border``.
+        interpolation: of resizing, such as ``bicubic``.
+        mean, std: of each channel, by which values from 0 to 1 are normalised.
+    """
 
     image_size: int
+    crop_share: float = 1.0
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def sizes(self) -> dict[str, int]:
         """As `runtime.models.build.build_model` takes them."""
-        return asdict(self)
+        return {"image_size": self.image_size}
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,12 @@ class BertFamily(ClassLoss):
     def default_weights(self, name: str) -> str | None:
         return default_bert_weights(name)
 
-    def input_format(self, shape: ModelShape) -> InputFormat:
+    def input_format(self, shape: ModelShape, image_size: int | None = None) -> InputFormat:
+        if image_size is not None:
+            raise InputError(
+                f"model {shape.name!r} reads texts, and the image size is {image_size}; leave it "
+                f"out"
+            )
         config = bert_config(shape.name)
         tokenizer = tokenizer_of(shape.name)
         return TokenFormat(shape.num_tokens, tokenizer, config.pad_token_id, config.vocab_size)

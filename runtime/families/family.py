@@ -74,10 +74,11 @@ class ModelFamily(Protocol):
         """The pretrained weights that come with a name and need no network, or None."""
         ...
 
-    def input_format(self, shape: ModelShape) -> InputFormat:
+    def input_format(self, shape: ModelShape, image_size: int | None = None) -> InputFormat:
         """What samples a model takes that has been planned for as `shape`.
 
-        Raises InputError if the shape does not say it.
+        Raises InputError if the shape does not say it and no image size is given, or if one is
+        given to a model that reads texts.
         """
         ...
 

@@ -1,6 +1,6 @@
 """timm's VisionTransformer: pre-norm, one map for queries, keys and values, pictures as inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data import resolve_data_config
 from timm.layers import Attention, Mlp, PatchEmbed
+from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -74,15 +75,17 @@ class VitFamily(ClassLoss):
     def default_weights(self, name: str) -> str | None:
         return FOCUS_WEIGHTS if name == FOCUS_MODEL else None
 
-    def input_format(self, shape: ModelShape) -> InputFormat:
-        num_inputs = shape.embed_flops / (2 * shape.width)
-        image_size = round((num_inputs / _NUM_CHANNELS) ** 0.5)
-        if _NUM_CHANNELS * image_size**2 != num_inputs:
-            raise InputError(
-                f"the plan is for {shape.name!r}, which does not say its image size; give "
-                f"--image-size"
-            )
-        return PictureFormat(image_size)
+    def input_format(self, shape: ModelShape, image_size: int | None = None) -> InputFormat:
+        if image_size is None:
+            num_inputs = shape.embed_flops / (2 * shape.width)
+            image_size = round((num_inputs / _NUM_CHANNELS) ** 0.5)
+            if _NUM_CHANNELS * image_size**2 != num_inputs:
+                raise InputError(
+                    f"the plan is for {shape.name!r}, which does not say its image size; give "
+                    f"--image-size"
+                )
+        config = get_pretrained_cfg(current_name(shape.name))
+        return picture_format(image_size, config.to_dict() if config else {})
 
     def model_name(self, model: nn.Module) -> str:
         config: Any = getattr(model, "pretrained_cfg", None) or {}
@@ -184,11 +187,24 @@ class VitFamily(ClassLoss):
         return SplicedBlocks(name, "", tuple(blocks))
 
 
+def picture_format(image_size: int, pretrained_cfg: Mapping[str, Any]) -> PictureFormat:
+    """How pictures are cropped, resized and normalised, as timm reads a model's `pretrained_cfg`;
+    what that does not say is timm's default."""
+    said = resolve_data_config({"img_size": image_size}, pretrained_cfg=dict(pretrained_cfg))
+    return PictureFormat(
+        image_size,
+        crop_share=said["crop_pct"],
+        crop_mode=said["crop_mode"],
+        interpolation=said["interpolation"],
+        mean=tuple(said["mean"]),
+        std=tuple(said["std"]),
+    )
+
+
 def normalization_of(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel that the model was pretrained with."""
-    config: Any = getattr(model, "pretrained_cfg", None) or {}
-    mean, std = config.get("mean", IMAGENET_DEFAULT_MEAN), config.get("std", IMAGENET_DEFAULT_STD)
-    return tuple(mean), tuple(std)
+    own = picture_format(1, getattr(model, "pretrained_cfg", None) or {})
+    return own.mean, own.std
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape import ModelShape, check_num_classes
-from runtime.data.input_format import InputFormat, PictureFormat
+from runtime.data.input_format import InputFormat
 from runtime.families.known_families import FAMILIES, family_named, family_of
 from runtime.torch_device import memory_bytes
 
@@ -150,11 +150,10 @@ def input_format_of(shape: ModelShape, image_size: int | None = None) -> InputFo
     """What samples a model takes that has been planned for as `shape`.
 
     Raises:
-        InputError: the shape does not say it, and no image size is given.
+        InputError: the shape does not say it, and no image size is given; or one is given to a
+            model that reads texts.
     """
-    if image_size is not None:
-        return PictureFormat(image_size)
-    return family_named(shape.name).input_format(shape)
+    return family_named(shape.name).input_format(shape, image_size)
 
 
 def check_same_shape(planned: ModelShape, built: ModelShape) -> None:

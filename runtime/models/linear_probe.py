@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.data.dataset import Split
+from runtime.data.dataset import Samples, Wanted, runs
 from runtime.families.known_families import family_of
 
 _L2 = 1e-2
 _MAX_ITERATIONS = 200
 
 
-def fit_classifier(model: nn.Module, split: Split, batch_size: int = 128) -> float:
+def fit_classifier(model: nn.Module, split: Samples, batch_size: int = 128) -> float:
     """Set the classifier's weights to those of a regularised logistic regression.
 
     Args:
@@ -70,14 +70,15 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
 
 
 @torch.no_grad()
-def pooled_features(model: nn.Module, split: Split, batch_size: int = 128) -> Tensor:
+def pooled_features(model: nn.Module, split: Samples, batch_size: int = 128) -> Tensor:
     """What the classifier sees, ``[num_samples, width]``."""
     was_training, family = model.training, family_of(model)
     try:
         model.eval()
+        every = list(runs(len(split), batch_size))
         parts = [
-            family.whole_features(model, family.to_inputs(model, stored))
-            for stored in split.inputs.split(batch_size)
+            family.whole_features(model, family.to_inputs(model, batch.of(rows)))
+            for rows, batch in zip(every, split.read(map(Wanted, every)), strict=True)
         ]
     finally:
         model.train(was_training)

@@ -101,7 +101,7 @@ def init_ranks(
             return Ranks(0, 1, rank_device(device, 0), timeout_s)
         seat = launched_seat()
         rank, num_ranks = seat.rank, seat.num_ranks
-        num_local = _launchers("LOCAL_WORLD_SIZE", range(1, num_ranks + 1), 1)
+        num_local = _num_local(num_ranks)
         own_device = rank_device(device, _local_rank(rank, num_ranks), num_local)
         store = open_store(seat, timeout_s)
         _JOINED.set()
@@ -150,6 +150,15 @@ def launched_seat() -> Seat:
 
 def _local_rank(rank: int, num_ranks: int) -> int:
     return _launchers("LOCAL_RANK", range(num_ranks), rank)
+
+
+def _num_local(num_ranks: int) -> int:
+    return _launchers("LOCAL_WORLD_SIZE", range(1, num_ranks + 1), 1)
+
+
+def ranks_of_host(ranks: Ranks) -> int:
+    """How many ranks of the job share this host, as the launcher says; 1 where it does not."""
+    return _num_local(ranks.num_ranks) if is_launched() else 1
 
 
 def _launchers(name: str, allowed: range, default: int | None = None) -> int:

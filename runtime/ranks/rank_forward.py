@@ -33,7 +33,7 @@ class Outputs:
 def rank_outputs(
     model: RankModel,
     owner_of: np.ndarray,
-    inputs_of: Callable[[np.ndarray], Tensor],
+    read: Callable[[list[np.ndarray]], Iterator[Tensor]],
     key_mask: Tensor | None = None,
     samples_per_pass: int = 64,
 ) -> Iterator[Outputs]:
@@ -43,7 +43,7 @@ def rank_outputs(
         model: what this rank holds.
         owner_of: an owner of micro-batches for each sample, int ``[num_samples]``; every replica
             runs the samples of its own.
-        inputs_of: some of this rank's samples as the model takes them, ``[n, ...]``.
+        read: this rank's samples of each pass, in order, as the model takes them, ``[n, ...]``.
         key_mask: which tokens of all samples may be looked at, ``[num_samples, N]``; None for all.
         samples_per_pass: of each owner.
 
@@ -57,15 +57,16 @@ def rank_outputs(
     rows_of = [np.flatnonzero(owner_of == owner) for owner in owners]
     own_rows = np.flatnonzero(owner_of == ranks.rank)
     prepared: dict[tuple[int, ...], RankWave] = {}
-    for start in range(0, max(map(len, rows_of)), samples_per_pass):
+    starts = range(0, max(map(len, rows_of)), samples_per_pass)
+    own_passes = [own_rows[start : start + samples_per_pass] for start in starts]
+    for start, rows, inputs in zip(starts, own_passes, read(own_passes), strict=True):
         parts = [rows[start : start + samples_per_pass] for rows in rows_of]
         sizes = tuple(map(len, parts))
         if sizes not in prepared:
             prepared[sizes] = _forward_wave(model, replica.placement, sizes)
-        rows = own_rows[start : start + samples_per_pass]
         labels = torch.zeros(len(rows), dtype=torch.int64, device=ranks.device)
         mask = None if key_mask is None else key_mask[torch.from_numpy(np.concatenate(parts))]
-        batch = RankBatch(inputs_of(rows), labels, labels.new_ones(()), mask)
+        batch = RankBatch(inputs, labels, labels.new_ones(()), mask)
         one = WavePass(model, prepared[sizes], batch, None, None, None)
         for _ in one.forward():
             pass

@@ -8,7 +8,7 @@ from torch import nn
 
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.scores import Scores
-from runtime.data.dataset import Dataset
+from runtime.data.dataset import Dataset, Wanted
 from runtime.families.known_families import family_of
 from runtime.measure.flop_counting import count_flops
 from runtime.scoring.minibatch_scores import score_minibatch
@@ -46,13 +46,15 @@ def training_scores(
     """
     family = family_of(model)
     minibatches = training_minibatches(data.train, workload, seed).of_epoch(1)[:num_minibatches]
-    for samples in minibatches if chosen is None else minibatches[list(chosen)]:
-        own = torch.from_numpy(samples)
-        inputs = family.to_inputs(model, data.train.inputs[own].to(device))
+    if chosen is not None:
+        minibatches = minibatches[list(chosen)]
+    read = data.train.read(map(Wanted, minibatches))
+    for samples, batch in zip(minibatches, read, strict=True):
+        inputs = family.to_inputs(model, batch.of(samples).to(device))
         yield score_minibatch(
             model,
             inputs,
-            data.train.labels[own].to(device),
+            data.train.labels[torch.from_numpy(samples)].to(device),
             workload,
             forward_score=forward_score,
             backward_score=backward_score,

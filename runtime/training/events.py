@@ -1,13 +1,14 @@
 """What a training loop yields, and what it asks of a model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from runtime.data.dataset import Wanted
 from runtime.families.class_loss import TOP
 
 _LARGEST_EXPONENT = 700.0
@@ -265,6 +266,11 @@ class Trainer(Protocol):
 
     def fit_classifier(self) -> float:
         """Fit the classifier on frozen features; top-1 accuracy on the training samples."""
+        ...
+
+    def begin(self, minibatches: Iterable[Wanted]) -> None:
+        """Told the mini-batch of each step to come, as `step` will be given them, but for the order
+        of an owner's samples; so that what is not in memory can be read ahead."""
         ...
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:

@@ -13,7 +13,7 @@ from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.waves import running_microbatches
-from runtime.data.dataset import Dataset, Split
+from runtime.data.dataset import Dataset, Samples, Wanted
 from runtime.data.minibatches import Minibatches, draw_minibatches, redealt
 from runtime.training.events import Event, Position, Probed, Stepped, Trainer
 from runtime.training.finetune_settings import FineTuneSettings, is_evaluated, learning_rate
@@ -107,6 +107,7 @@ def train(
     flops = ScheduleMemo(partial(step_flops, workload))
     sample_owner = np.repeat(owner or [0] * workload.num_microbatches, workload.samples)
     first = num_done or 0
+    trainer.begin(wanted(minibatches, first, num_steps))
     if is_evaluated(settings, first, len(minibatches)):
         yield trainer.evaluate(Position(first, len(minibatches)))
     for step in range(first, num_steps):
@@ -147,6 +148,15 @@ def train(
             yield trainer.evaluate(Position(step + 1, len(minibatches)))
 
 
-def training_minibatches(train: Split, workload: Workload, seed: int) -> Minibatches:
+def wanted(minibatches: Minibatches, first: int, num_steps: int) -> Iterator[Wanted]:
+    """What the steps from index `first` on train on, without their order of micro-batches."""
+    for step in range(first, num_steps):
+        epoch, position = step // len(minibatches) + 1, step % len(minibatches)
+        if step == first or position == 0:
+            order, samples = minibatches.order(epoch), minibatches.of_epoch(epoch)
+        yield Wanted(samples[order[position]], epoch)
+
+
+def training_minibatches(train: Samples, workload: Workload, seed: int) -> Minibatches:
     """The mini-batches of `fine_tune`."""
     return draw_minibatches(len(train), int(workload.samples.sum()), seed)

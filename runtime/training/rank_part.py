@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.files.atomic_write import write_atomically
+from d2ft_sched.schedule.replica import microbatch_owners
 from d2ft_sched.schedule.waves import running_samples
 from runtime.checkpoint.checkpoint import MODEL
-from runtime.data.dataset import Dataset, Split
+from runtime.data.dataset import Batch, Dataset, Wanted
 from runtime.data.minibatches import Minibatches
 from runtime.lanes.held_units import held_units
 from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_seen
@@ -34,6 +35,7 @@ from runtime.torch_device import Stopwatch, assumed_device, autocast
 from runtime.training.events import Evaluated, Position, StepTimes, TrainedStep
 from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.outcome_totals import OutcomeTotals
+from runtime.training.own_samples import OwnSamples
 from runtime.training.resting_rows import Resting, resting
 from runtime.training.schedule_memo import ScheduleMemo
 from runtime.training.weight_update import HeldPart, WeightUpdate, half_type
@@ -73,8 +75,9 @@ class RankPart:
         needed = training_needs(
             minibatches, settings.num_epochs, model.workload, model.replicas, self._rank
         )
-        self._train = _Own(model, data.train, needed)
-        self._test = _Own(model, data.test, self._test_owner == self._rank)
+        self._train = OwnSamples(model, data.train, needed)
+        self._test = OwnSamples(model, data.test, self._test_owner == self._rank)
+        self._batches: Iterator[Batch] = iter(())
         self._update = WeightUpdate(rank_part(model), model.workload.optimizer, settings)
         self._watch = None
         if settings.watch_scores:
@@ -89,7 +92,7 @@ class RankPart:
             len(self._train_owner), model.workload.shape.width, device=self._device
         )
         for outputs in rank_outputs(
-            model, self._train_owner, self._train.inputs_of, self._train.key_mask
+            model, self._train_owner, self._train.passes, self._train.key_mask
         ):
             features[torch.from_numpy(outputs.rows)] = outputs.features.to(features.dtype)
         start_sum(model.ranks, features, "the fit of the classifier").wait()
@@ -107,6 +110,12 @@ class RankPart:
             set_classifier(model.family.classifier(model.module), weight, bias)
         return float(fitted[-1])
 
+    def begin(self, minibatches: Iterable[Wanted]) -> None:
+        model = self._model
+        of_samples = np.repeat(microbatch_owners(model.replicas), model.workload.samples)
+        is_own = of_samples == self._rank
+        self._batches = self._train.read(Wanted(one.rows[is_own], one.epoch) for one in minibatches)
+
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         watch = Stopwatch(self._device, self._clock)
         watch.lap("start")
@@ -114,7 +123,7 @@ class RankPart:
         slices = self._slices(schedule)
         rows = samples[slices.owned_samples]
         batch = RankBatch(
-            self._train.inputs_of(rows),
+            self._train.inputs(next(self._batches), rows),
             self._train.labels[torch.from_numpy(rows)].to(self._device),
             self._num_counted(samples, schedule).to(self._device),
             self._train.key_mask_of(samples),
@@ -146,7 +155,7 @@ class RankPart:
         )
         with self._update.averaged():
             for outputs in rank_outputs(
-                self._model, self._test_owner, self._test.inputs_of, self._test.key_mask, most
+                self._model, self._test_owner, self._test.passes, self._test.key_mask, most
             ):
                 labels = self._test.labels[torch.from_numpy(outputs.rows)].to(self._device)
                 totals.add(family.outcome(module, outputs.features, labels))
@@ -276,26 +285,3 @@ def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` builds, without memory for its parameters."""
     with torch.device("meta"):
         return build()
-
-
-class _Own:
-    """The samples of a rank on its device; of all samples the labels and where they are padded."""
-
-    def __init__(self, model: RankModel, split: Split, is_own: np.ndarray) -> None:
-        self._model, self._device = model, model.ranks.device
-        self.labels = split.labels
-        mask = model.family.key_mask(model.module, split.inputs)
-        self.key_mask = None if mask is None else mask.to(self._device)
-        self._position = np.cumsum(is_own) - 1
-        self._stored = split.inputs[torch.from_numpy(np.flatnonzero(is_own))].to(self._device)
-
-    def inputs_of(self, rows: np.ndarray) -> Tensor:
-        """Some of the rank's own samples, as the model takes them."""
-        chosen = torch.from_numpy(self._position[rows]).to(self._device)
-        return self._model.family.to_inputs(self._model.module, self._stored[chosen])
-
-    def key_mask_of(self, samples: np.ndarray) -> Tensor | None:
-        """Of any samples."""
-        if self.key_mask is None:
-            return None
-        return self.key_mask[torch.from_numpy(samples).to(self._device)]

@@ -1,7 +1,7 @@
 """Training of a model that is whole on one device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from runtime.captured_step import FixedStep
 from runtime.checkpoint.checkpoint import MODEL
-from runtime.data.dataset import Dataset, Split
+from runtime.data.dataset import Batch, Dataset, Samples, Wanted, runs
 from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_seen
@@ -66,12 +66,16 @@ class WholeModel:
         self._settings, self._device, self._clock = settings, device, clock
         self._costs = costs or assumed_device(device)
         self._train, self._test = data.train.to(device), data.test.to(device)
+        self._batches: Iterator[Batch] = iter(())
         self._update = WeightUpdate(whole_part(model, device), workload.optimizer, settings)
         self._watch = TaylorWatch(workload, device) if settings.watch_scores else None
         self._known = ScheduleMemo(self._ready)
 
     def fit_classifier(self) -> float:
         return fit_classifier(self._model, self._train)
+
+    def begin(self, minibatches: Iterable[Wanted]) -> None:
+        self._batches = self._train.read(minibatches)
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         done = self._train_on(samples, *self._known(schedule), lr)
@@ -85,12 +89,12 @@ class WholeModel:
         watch = Stopwatch(self._device, self._clock)
         watch.lap("start")
         self._model.train()
-        chosen = torch.from_numpy(samples).to(self._device)
-        inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
+        inputs = self._family.to_inputs(self._model, next(self._batches).of(samples))
         watch.lap("images")
         stays = len(self._known) == 1 and self._watch is None
         may_capture = stays and self._update.loss_scale == 1.0
-        loss = run(inputs, self._train.labels[chosen], may_capture=may_capture)
+        labels = self._train.labels[torch.from_numpy(samples).to(self._device)]
+        loss = run(inputs, labels, may_capture=may_capture)
         watch.lap("model")
         norm = self._update.apply(lr, prepared.resting)
         watch.lap("optimizer")
@@ -214,17 +218,17 @@ def check_classes(data: Dataset, family: ModelFamily, num_classes: int) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, test: Split, at: Position = START) -> Evaluated:
+def evaluate(model: nn.Module, test: Samples, at: Position = START) -> Evaluated:
     """Accuracy and mean loss of the whole model, on the device of `test`."""
     start = time.perf_counter()
     model.eval()
     family = family_of(model)
     totals = OutcomeTotals(family, model, test.labels.device)
     batch_size = samples_at_once(test.labels)
-    for stored, labels in zip(
-        test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
-    ):
-        features = family.whole_features(model, family.to_inputs(model, stored))
+    every = list(runs(len(test), batch_size))
+    for rows, batch in zip(every, test.read(map(Wanted, every)), strict=True):
+        labels = test.labels[torch.from_numpy(rows).to(test.labels.device)]
+        features = family.whole_features(model, family.to_inputs(model, batch.of(rows)))
         totals.add(family.outcome(model, features, labels))
     synchronize(test.labels.device)
     return totals.evaluated(at, test.labels, start)

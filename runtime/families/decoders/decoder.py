@@ -114,7 +114,12 @@ class DecoderFamily:
     def default_weights(self, name: str) -> str | None:
         return default_decoder_weights(name)
 
-    def input_format(self, shape: ModelShape) -> InputFormat:
+    def input_format(self, shape: ModelShape, image_size: int | None = None) -> InputFormat:
+        if image_size is not None:
+            raise InputError(
+                f"model {shape.name!r} reads texts, and the image size is {image_size}; leave it "
+                f"out"
+            )
         tokenizer = tokenizer_of_decoder(shape.name)
         return SequenceFormat(shape.num_tokens, tokenizer, shape.vocabulary_size)
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from d2ft_sched.errors import InputError
 from runtime.data.class_folders import TEST_NAMES, TRAIN_NAMES, is_called
-from runtime.data.image_folder import image_folder
 from runtime.data.input_format import PictureFormat
 from runtime.data.load_data import load_data
+from runtime.data.pictures.image_folder import image_folder
 
 SIZE = PictureFormat(8)
 

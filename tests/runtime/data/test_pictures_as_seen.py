@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from runtime.data.pictures import to_rgb
+from runtime.data.pictures.picture_source import to_rgb
 
 
 def stored(picture: Image.Image, kind: str, **options: object) -> Image.Image:

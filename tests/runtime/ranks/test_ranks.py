@@ -291,7 +291,11 @@ def test_evaluation_keeps_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WavePass, "_after_lanes", spied)
     model = scatter_rank_model(case.model, case.workload, case.replicas, ALONE)
     owner_of = np.zeros(len(case.labels), dtype=int)
-    list(rank_outputs(model, owner_of, lambda rows: case.inputs[rows], case.key_mask))
+    list(
+        rank_outputs(
+            model, owner_of, lambda passes: (case.inputs[rows] for rows in passes), case.key_mask
+        )
+    )
     assert [one.norm_graph for one in kept] == [None] * 6
 
 

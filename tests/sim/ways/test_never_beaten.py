@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.bench_ways import row
-from bench.least_dense import LeastDense
-from bench.way_cases import Case, cases, odd_cases
+from bench.ways.least_dense import LeastDense
+from bench.ways.way_cases import Case, cases, odd_cases
 from d2ft_sched.cluster import topology
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device

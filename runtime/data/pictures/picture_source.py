@@ -1,30 +1,38 @@
 """Labelled pictures and where they come from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from d2ft_sched.errors import InputError
 
 _IN_16_BITS = ("PNG", "PPM")
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures that can be read one by one.
+class Pictures(Protocol):
+    """Labelled pictures that can be read one by one, here or in another process that gets a copy.
 
     Attributes:
         labels: int ``[num_pictures]``.
-        read: the picture of an index in RGB; raises InputError if it is unreadable.
-        name: what an index is called, and how large it is, where that is known without reading it.
-        content: the bytes that the picture of an index is read from; empty where they cannot be
-            had.
     """
 
-    labels: np.ndarray
-    read: Callable[[int], Image.Image]
-    name: Callable[[int], str]
-    content: Callable[[int], bytes]
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    def read(self, index: int) -> Image.Image:
+        """The picture in RGB; raises InputError if it is unreadable."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What it is called, and how large it is, where that is known without reading it."""
+        ...
+
+    def content(self, index: int) -> bytes:
+        """The bytes that it is read from; empty where they cannot be had."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,24 @@ class Source:
     test: Pictures | None
     class_names: tuple[str, ...]
     parts: str = ""
+
+
+def decoded(source: Path | BinaryIO, name: str) -> Image.Image:
+    """The picture of a file in RGB.
+
+    Args:
+        source: the file, or its bytes.
+        name: what it is called.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(source) as picture:
+            return to_rgb(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise InputError(f"picture {name} cannot be read ({reason})") from None
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

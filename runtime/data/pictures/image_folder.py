@@ -2,10 +2,12 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
@@ -17,7 +19,7 @@ from runtime.data.class_folders import (
     split_folders,
     subfolders,
 )
-from runtime.data.pictures import Pictures, Source, to_rgb
+from runtime.data.pictures.picture_source import Source, decoded
 
 PREFIX = "imagefolder:"
 SUFFIXES = frozenset(
@@ -54,7 +56,7 @@ def image_folder(path: Path) -> Source:
     return Source(name, train_pictures, test_pictures, class_names, said)
 
 
-def _pictures(path: Path) -> tuple[Pictures, tuple[str, ...]]:
+def _pictures(path: Path) -> tuple["FolderPictures", tuple[str, ...]]:
     folders = sorted(subfolders(path), key=lambda f: (class_name(f.name), f.name))
     names = [class_name(f.name) for f in folders]
     if len(folders) < 2:
@@ -74,25 +76,51 @@ def _pictures(path: Path) -> tuple[Pictures, tuple[str, ...]]:
             raise InputError(f"data {folder}: has no pictures ({', '.join(sorted(SUFFIXES))})")
         files += found
         labels += [label] * len(found)
-    return (
-        Pictures(
-            np.array(labels),
-            lambda i: _open(files[i]),
-            lambda i: f"{files[i].relative_to(path).as_posix()} {_size(files[i])}",
-            lambda i: _content(files[i]),
-        ),
-        tuple(names),
-    )
+    return FolderPictures(path, np.array(labels), PathTable(files)), tuple(names)
 
 
-def _open(path: Path) -> Image.Image:
-    check_named(path)
-    try:
-        with Image.open(path) as picture:
-            return to_rgb(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise InputError(f"picture {path} cannot be read ({reason})") from None
+class PathTable:
+    """Many paths as one piece of memory, which processes that are forked share untouched."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._bytes = b"".join(encoded)
+        self._starts = np.cumsum([0, *map(len, encoded)])
+
+    def __getitem__(self, index: int) -> Path:
+        start, stop = self._starts[index : index + 2].tolist()
+        return Path(os.fsdecode(self._bytes[start:stop]))
+
+
+@dataclass(frozen=True, eq=False)
+class FolderPictures:
+    """`runtime.data.pictures.picture_source.Pictures` in files.
+
+    Attributes:
+        root: folder that holds them.
+        labels: int ``[num_pictures]``.
+        files: of each picture.
+    """
+
+    root: Path
+    labels: np.ndarray
+    files: PathTable
+
+    def read(self, index: int) -> Image.Image:
+        path = self.files[index]
+        check_named(path)
+        return decoded(path, str(path))
+
+    def name(self, index: int) -> str:
+        path = self.files[index]
+        return f"{path.relative_to(self.root).as_posix()} {_size(path)}"
+
+    def content(self, index: int) -> bytes:
+        path = self.files[index]
+        try:
+            return path.read_bytes() if path.is_file() else b""
+        except OSError:
+            return b""
 
 
 def _size(path: Path) -> int | None:
@@ -100,10 +128,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.is_file() else b""
-    except OSError:
-        return b""

