@@ -3,7 +3,7 @@
 By default ViT-S/14 at 112 pixels, mini-batch of 5 micro-batches of 16, AdamW; subnets of one head,
 and then random plans of subnets of more heads. All steps of a round run one after another, so that
 a busy machine slows them alike; medians over the rounds. Another model, with random weights:
-``python -m bench.bench_step --model vit_base_patch16_224 --image-size 224``.
+``python -m bench step --model vit_base_patch16_224 --image-size 224``.
 """
 
 import argparse
@@ -37,6 +37,8 @@ from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 NUM_MICROBATCHES = 5
 RANDOM_SHARES = ((0.2, 0.3), (0.4, 0.0), (0.4, 0.3), (0.6, 0.0), (0.7, 0.2))
 """Of operations: FULL and FORWARD_ONLY."""
+COLUMNS = ("plan", "FLOPs", "masked", "step s", "spread s", "x timm", "x dense", "time / FLOPs")
+"""Masked are FLOPs of cells that are computed besides, since that takes less than another piece."""
 TARGET_HALF, TARGET_DENSE, TARGET_RANDOM = 0.58, 1.05, 1.10
 
 
@@ -46,9 +48,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--microbatch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     given = parser.parse_args()
     steady_process()
-    device = select_device()
+    device = select_device(given.device)
     model, kind = _model(given.model, given.image_size)
     shape = shape_of(model)
     workload = Workload(
@@ -79,12 +82,13 @@ def main() -> None:
         title=f"{given.model} ({kind}), {given.image_size} px, {NUM_MICROBATCHES} micro-batches of "
         f"{given.microbatch_size}, {device_name(device)}, {dense.num_threads} threads",
     )
-    for column in ("plan", "FLOPs", "step s", "spread s", "x timm", "x dense", "time / FLOPs"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "plan" else "right")
     for name, step in steps.items():
         table.add_row(
             name,
             f"{step.flops / dense.flops:.3f}",
+            f"{step.wasted_flops / dense.flops:.3f}",
             f"{step.step_s:.3f}",
             f"{step.step_spread_s:.3f}",
             f"{step.step_s / plain.step_s:.3f}",

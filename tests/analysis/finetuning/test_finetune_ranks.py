@@ -72,6 +72,12 @@ def numbers(out: Path) -> dict[tuple[str, int], float]:
     }
 
 
+RECIPE = [
+    "--optimizer", "nadamw", "--layer-decay", 0.8, "--clip-norm", 0.5, "--warmup", 0.2,
+    "--label-smoothing", 0.1, "--ema", 0.5, "--eval-every", 3,
+]  # fmt: skip
+
+
 def workers_of(pid: int) -> list[int]:
     """Processes that `pid` has started (Linux)."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -92,10 +98,10 @@ def assert_near(path: Path, wanted: Path) -> None:
 def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options, tmp_path):
     three, two = plan_for(1e11, 5e10, 3e10), plan_for(5e10, 1e11)
     alone, ranks, fewer, one = (tmp_path / name for name in ("alone", "ranks", "fewer", "one"))
-    given = [*options, "--epochs", 2]
+    given = [*options, *RECIPE, "--epochs", 2]
     assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
     wanted = numbers(alone)
-    assert len(wanted) == 8 + 3
+    assert len(wanted) == 8 + 5
 
     d2ft_on_ranks(3, tmp_path, "finetune", three, *given, "--checkpoint-every", 3, "--out", ranks)
     assert numbers(ranks) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
@@ -121,7 +127,7 @@ def test_adapters_train_as_on_one_process_and_resume_as_others(d2ft, plan_for, o
     three = plan_for(1e11, 5e10, 3e10, options=lora)
     two = plan_for(5e10, 1e11, options=lora)
     alone, ranks, fewer = (tmp_path / name for name in ("alone", "ranks", "fewer"))
-    given = [*options, "--epochs", 2]
+    given = [*options, *RECIPE, "--epochs", 2]
     assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
     d2ft_on_ranks(3, tmp_path, "finetune", three, *given, "--checkpoint-every", 3, "--out", ranks)
     assert numbers(ranks) == pytest.approx(numbers(alone), rel=1e-5, abs=1e-5)

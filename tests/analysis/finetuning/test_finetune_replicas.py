@@ -61,6 +61,7 @@ def options(noise_pictures) -> list[object]:
     return [
         "--data", f"imagefolder:{noise_pictures}", "--num-train", 23, "--num-test", 5,
         "--image-size", 32, "--device", "cpu", "--learning-rate", 3e-3, "--epochs", 2,
+        "--layer-decay", 0.9, "--clip-norm", 0.5, "--ema", 0.6,
     ]  # fmt: skip
 
 
