@@ -54,6 +54,7 @@ def plan_on_way(
     seed: int = 0,
     time_limit_s: float | None = None,
     stage: Callable[[str], None] = lambda title: None,
+    search: WaySearch | None = None,
 ) -> PlannedOnWay:
     """Search ways, then plan on the best.
 
@@ -65,16 +66,17 @@ def plan_on_way(
         resting: how a training chooses what rests; None for drawn.
         solver, seed, time_limit_s: as for `sim.ways.plans.plan_on_ways`.
         stage: is told what is begun.
+        search: of the same workload, cluster and way, if there is one already.
 
     Raises:
         InputError: a budget and a target, no way fits, or no plan is as fast as the target.
     """
     check_target_alone(request.budget, target_step_time)
     check_solver(solver)
-    stage("searching ways")
-    search = search_ways(
-        request.workload, request.cluster, kinds=None if way is None else [way.kind]
-    )
+    if search is None:
+        stage("searching ways")
+        kinds = None if way is None else [way.kind]
+        search = search_ways(request.workload, request.cluster, kinds=kinds)
     stage("planning on them")
 
     if target_step_time is None:

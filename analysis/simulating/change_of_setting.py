@@ -10,6 +10,7 @@ from d2ft_sched.plan.plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.operations import Operation
+from sim.ways.search import WaySearch
 
 
 def is_less_than_dense(plan: Plan) -> bool:
@@ -22,7 +23,7 @@ def change_where_needed(plan: Plan, step_s: float, held: Baselines, seed: int) -
     None for another."""
     if not is_less_than_dense(plan) or is_worth_planning(step_s, held):
         return None
-    return change_for(plan, seed)
+    return change_for(plan, held.search, seed)
 
 
 def with_change(text: str, plan: Plan, step_s: float, held: Baselines, change: str | None) -> str:
@@ -34,7 +35,7 @@ def with_change(text: str, plan: Plan, step_s: float, held: Baselines, change: s
     return text
 
 
-def change_for(plan: Plan, seed: int) -> str | None:
+def change_for(plan: Plan, search: WaySearch, seed: int) -> str | None:
     """The first change with which a plan of the same budget or step time beats the best dense way
     and fewer samples of its compute, in words that follow "a plan would pay"; None for none.
 
@@ -44,6 +45,7 @@ def change_for(plan: Plan, seed: int) -> str | None:
 
     Args:
         plan: that does not pay on its cluster.
+        search: of all ways of its mini-batch there.
         seed: of the plans that are tried.
     """
     if len(plan.cluster.devices) > MOST_DEVICES:
@@ -58,7 +60,8 @@ def change_for(plan: Plan, seed: int) -> str | None:
     )
     if not is_on_way(plan):
         try:
-            if pays(plan_on_way(request, target_step_time=target, seed=seed)):
+            on_way = plan_on_way(request, target_step_time=target, seed=seed, search=search)
+            if pays(on_way):
                 return "on the best way, which 'd2ft plan' finds without --placement"
         except InputError:
             return None

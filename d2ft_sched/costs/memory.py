@@ -24,7 +24,7 @@ from d2ft_sched.costs.activation_memory import (
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
-from d2ft_sched.costs.lane_groups import MOST_REMEMBERED, lane_groups
+from d2ft_sched.costs.lane_groups import lane_groups
 from d2ft_sched.costs.vocabulary_head import (
     embedding_again,
     head_gradient_values,
@@ -35,6 +35,8 @@ from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
+
+MOST_REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ def memory_besides_operations(
     return _memory(workload, placement, dense, num_waves, every, besides_operations=True).total
 
 
+@lru_cache(maxsize=MOST_REMEMBERED)
+def dense_bytes(workload: Workload, placement: Placement, num_waves: int = 1) -> np.ndarray:
+    """What the dense step needs, float ``[num_devices]``, to read only; searches and steps ask for
+    the same again and again."""
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    needed = device_memory(workload, placement, dense, num_waves).total
+    needed.setflags(write=False)
+    return needed
+
+
 def merging_devices(
     workload: Workload, placement: Placement, devices: Sequence[Device | None]
 ) -> tuple[Device | None, ...]:
@@ -109,16 +121,7 @@ def merging_devices(
     Groups of these compute what the schedule asks for and nothing else, for what they computed
     besides would be kept for backward.
     """
-    return _merging_devices(workload, placement, tuple(devices))
-
-
-@lru_cache(maxsize=MOST_REMEMBERED)
-def _merging_devices(
-    workload: Workload, placement: Placement, devices: tuple[Device | None, ...]
-) -> tuple[Device | None, ...]:
-    """The step and its memory ask for the same, one after the other."""
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, placement, dense).total
+    needed = dense_bytes(workload, placement)
     return tuple(
         device if device is not None and total <= device.memory_bytes else None
         for device, total in zip(devices, needed, strict=True)

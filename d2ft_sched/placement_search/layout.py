@@ -6,7 +6,7 @@ import numpy as np
 
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.memory import (
-    device_memory,
+    dense_bytes,
     memory_besides_operations,
     stored_bytes,
     subnet_parameters,
@@ -16,7 +16,6 @@ from d2ft_sched.model.workload import OPTIMIZER_STATES
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
 
 MEMORY_ROUNDS = 12
 """How often a spread is corrected by the memory that it really takes."""
@@ -83,8 +82,7 @@ def excess_bytes(
     workload, placement = step.workload, to_placement(step, counts, owner)
     index = list(step.devices)
     if kept_share == 1:
-        dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-        needed = device_memory(workload, placement, dense, step.num_waves).total
+        needed = dense_bytes(workload, placement, step.num_waves)
     else:
         needed = memory_besides_operations(workload, placement, step.num_waves)
         kept = subnet_bytes(step, kept_share) - subnet_bytes(step, 0.0)

@@ -107,6 +107,11 @@ def run_command(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    run_alone(rank, num_ranks, folder, arguments=arguments)
+
+
+def run_alone(rank: int, num_ranks: int, folder: Path, *, arguments: Sequence[str]) -> None:
+    """The command line in a process without others, its output in files of `folder`."""
     for stream, name in ((1, "stdout"), (2, "stderr")):
         with open(folder / f"{name}-{rank}", "wb") as file:
             os.dup2(file.fileno(), stream)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from analysis.finetuning.follow import CheckpointPolicy, follow
 from analysis.finetuning.read_back import load_finetune_run
+from rank_processes import run_alone, start_ranks
 from runtime.checkpoint.checkpoint import load_checkpoint
 from runtime.checkpoint.facts import TrainingState
 from runtime.models.build import build_model
@@ -206,11 +207,12 @@ def test_a_training_that_goes_on_in_a_new_folder_can_be_reported(d2ft, plan, opt
 def test_a_signal_leaves_a_checkpoint(d2ft, plan, options, tmp_path, wait_for_step, sent, code):
     out = tmp_path / "out"
     command = ["finetune", plan, *options, "--no-linear-probe", "--epochs", 8, "--out", out]
-    process = start(command)
+    (process,) = start_ranks(run_alone, 1, tmp_path, arguments=[*map(str, command)])
     wait_for_step(out, 2)
-    process.send_signal(sent)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == code, err
+    os.kill(process.pid, sent)
+    process.join(timeout=200)
+    err = (tmp_path / "stderr-0").read_text()
+    assert process.exitcode == code, err
     (step,) = steps(out / "checkpoints")
     last = err.splitlines()[-1]
     assert last.startswith(f"d2ft: stopped by {sent.name} after step {step} of 40; checkpoint ")
@@ -261,16 +263,6 @@ def test_a_signal_before_a_replanned_step_is_told_saves_that_step(tmp_path):
     assert (outcome.signal, outcome.state.step) == (signal.SIGTERM, 2)
     assert load_checkpoint(outcome.checkpoint).step == 2
     assert (outcome.checkpoint / "model.safetensors").read_text() == "2"
-
-
-def start(arguments: list[object]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "analysis.cli", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def test_a_plan_of_adapters_leaves_an_adapter_that_peft_loads(d2ft, make_plan, options, tmp_path):

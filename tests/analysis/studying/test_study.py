@@ -25,6 +25,7 @@ from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
+from rank_processes import run_alone, start_ranks
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "studies"
 CLUSTER = """
@@ -306,9 +307,10 @@ def test_time_to_accuracy_is_read_off_the_mean_curve():
 def test_two_processes_share_a_folder(d2ft, study, tmp_path):
     methods = "\n".join(METHODS.splitlines()[:4]) + "\n  - {name: fewer, kind: fewer_microbatches}"
     arguments = [str(a) for a in study(methods)]
-    other = subprocess.Popen([sys.executable, "-m", "analysis.cli", *arguments])
+    (other,) = start_ranks(run_alone, 1, tmp_path, arguments=arguments)
     assert d2ft(*arguments)[0] == 0
-    assert other.wait() == 0
+    other.join(timeout=200)
+    assert other.exitcode == 0
     runs = pd.read_csv(tmp_path / "out" / "runs.csv")
     assert runs["method"].tolist() == ["dense", "best", "without", "fewer"]
     assert runs.groupby("training")["measured_train_s"].nunique().eq(1).all()

@@ -52,10 +52,16 @@ def cluster_text(*names):
     return CLUSTER_OF.format(devices="\n".join(DEVICE.format(name) for name in names))
 
 
-def predictions():
+@pytest.fixture(scope="module")
+def schedules():
+    return validation_schedules(WORKLOAD, CLUSTER, PLACEMENT, 0)
+
+
+@pytest.fixture(scope="module")
+def predictions(schedules):
     return {
         name: simulate_step(WORKLOAD, CLUSTER, PLACEMENT, schedule)
-        for name, schedule in validation_schedules(WORKLOAD, CLUSTER, PLACEMENT, 0).items()
+        for name, schedule in schedules.items()
     }
 
 
@@ -70,15 +76,14 @@ def as_measured(prediction, factor):
     )
 
 
-def test_schedules_are_many_and_differ():
-    schedules = validation_schedules(WORKLOAD, CLUSTER, PLACEMENT, 0)
+def test_schedules_are_many_and_differ(schedules):
     assert len(schedules) >= 12
     assert len({s.astype(np.int8).tobytes() for s in schedules.values()}) == len(schedules)
     assert (schedules["dense"] == Operation.FULL).all()
 
 
-def test_a_rank_s_phases_add_up_to_the_step():
-    for prediction in predictions().values():
+def test_a_rank_s_phases_add_up_to_the_step(predictions):
+    for prediction in predictions.values():
         phases = rank_phase_seconds(prediction)
         total = sum(phases.values())
         slack = [p for p in prediction.phases if p.name == "optimizer"][-1]
@@ -86,8 +91,8 @@ def test_a_rank_s_phases_add_up_to_the_step():
         np.testing.assert_allclose(total + waited, prediction.step_s, rtol=1e-9)
 
 
-def test_errors_and_order_of_a_model_that_is_always_a_tenth_low():
-    predicted = predictions()
+def test_errors_and_order_of_a_model_that_is_always_a_tenth_low(predictions):
+    predicted = predictions
     measured = {name: as_measured(p, 1 / 0.9) for name, p in predicted.items()}
     table = validation_table(predicted, measured)
     np.testing.assert_allclose(table["error_step_s"], -0.1)

@@ -1,10 +1,5 @@
 """``d2ft profile --cluster-out`` on ranks of this machine."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 
 from d2ft_sched.cluster.cluster_file import load_cluster
@@ -15,29 +10,19 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
-
-ROOT = Path(__file__).parents[3]
+from rank_processes import d2ft_on_ranks
 
 
 def test_two_ranks_write_a_cluster_that_can_be_planned_for(tmp_path):
     out = tmp_path / "measured.yaml"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "analysis.cli", "profile"),
-            *("--cluster-out", str(out), "--model", "vit_tiny_patch16_224", "--image-size", "32"),
-            *("--heads-per-subnet", "3", "--microbatches", "2", "--microbatch-size", "2"),
-            *("--repeats", "1", "--device", "cpu"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "rank0 - " in done.stdout
-    assert done.stdout.count("Wrote") == 1
+    d2ft_on_ranks(
+        2, tmp_path, "profile", "--cluster-out", out, "--model", "vit_tiny_patch16_224",
+        "--image-size", 32, "--heads-per-subnet", 3, "--microbatches", 2, "--microbatch-size", 2,
+        "--repeats", 1, "--device", "cpu",
+    )  # fmt: skip
+    said = "".join((tmp_path / f"stdout-{rank}").read_text() for rank in (0, 1))
+    assert "rank0 - " in said
+    assert said.count("Wrote") == 1
     text = out.read_text()
     assert "# torch_version: " in text
     assert "# latency: includes what the collective itself costs" in text
