@@ -165,7 +165,7 @@ def run(
         seconds,
     )
     from analysis.console.progress import TerminalProgress
-    from analysis.finetuning.finetune_request import FineTuneRequest, with_optimizer
+    from analysis.finetuning.finetune_request import FineTuneRequest, optimizer_note, with_optimizer
     from analysis.finetuning.finetune_schedules import default_schedule
     from analysis.finetuning.run_from_plan import run_finetune
     from d2ft_sched.plan.plan_file import load_plan
@@ -175,7 +175,8 @@ def run(
         options.refuse_given(
             ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
         )
-    plan = with_optimizer(load_plan(plan_file), training.optimizer)
+    planned = load_plan(plan_file)
+    plan = with_optimizer(planned, training.optimizer)
     first_note = ""
     if schedule is None:
         schedule = ScheduleName.FIXED
@@ -183,6 +184,7 @@ def run(
             default = default_schedule(plan)
             schedule = default.name
             first_note = default.note and f"d2ft: {default.note}"
+    notes = [n for n in (first_note, optimizer_note(planned, training.optimizer)) if n]
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
         ctx,
@@ -221,7 +223,7 @@ def run(
         ),
         out,
         TerminalProgress(messages),
-        first_note,
+        notes,
     )
     for note in result.notes:
         print_note(f"d2ft: {note}")

@@ -9,6 +9,7 @@ from analysis.commands import options
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
 from analysis.names.way_names import RestingName, WayName
+from d2ft_sched.model.workload import OPTIMIZER_STATES
 
 OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "aligned", "coverage")
 """Parameters that only a plan of one replica, placed by name, knows."""
@@ -29,6 +30,14 @@ def run(
     lora_alpha: options.LoraAlpha = None,
     precision: options.Precision = PrecisionName.FLOAT32,
     base_precision: options.BasePrecision = None,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help=f"That will train it, whose state takes memory and time: one of "
+            f"{', '.join(OPTIMIZER_STATES)}.",
+            rich_help_panel="Model and mini-batch",
+        ),
+    ] = "adamw",
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 1.0,
     budget_comm: options.BudgetComm = 1.0,
@@ -159,6 +168,7 @@ def run(
         lora_alpha=lora_alpha,
         precision=precision,
         base_precision=base_precision,
+        optimizer=optimizer,
     )
     answer: AnswerByPlacement | AnswerByWay
     with outside_calibration() as warned, signs_of_life(messages) as stage:

@@ -9,7 +9,7 @@ from analysis.names.augment_names import AugmentName
 from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import ELEMENT_BYTES
+from d2ft_sched.model.workload import ELEMENT_BYTES, OPTIMIZER_STATES
 from d2ft_sched.plan.plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
@@ -88,6 +88,19 @@ def check_options(request: FineTuneRequest) -> None:
         check_tensorboard()
     for name in (request.forward_score, request.backward_score):
         score_kind(name)
+
+
+def optimizer_note(planned: Plan, name: str | None) -> str:
+    """What to say where another optimizer than the planned one needs more memory; else nothing."""
+    before = planned.workload.optimizer
+    values = OPTIMIZER_STATES[before]
+    if name is None or OPTIMIZER_STATES[name] <= values:
+        return ""
+    return (
+        f"d2ft: {name} keeps {OPTIMIZER_STATES[name]} values of each parameter, {before}, planned "
+        f"for, {values}: it needs more memory than the plan says; d2ft plan --optimizer {name} "
+        f"plans for it"
+    )
 
 
 def _check_float16(request: FineTuneRequest) -> None:

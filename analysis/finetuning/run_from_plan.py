@@ -1,6 +1,7 @@
 """A fine-tuning run from a plan: metrics while it runs, checkpoints, and a result."""
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
@@ -66,13 +67,13 @@ class FineTuneResult:
 
 
 def run_finetune(
-    request: FineTuneRequest, out: Path, progress: TerminalProgress, first_note: str = ""
+    request: FineTuneRequest, out: Path, progress: TerminalProgress, notes: Sequence[str] = ()
 ) -> FineTuneResult:
     """Train; write ``metrics.jsonl``, the plan, checkpoints, ``provenance.json``, and what was
     trained.
 
     Under torchrun every rank calls this and holds its part of the plan; otherwise all subnets are
-    here. SIGINT and SIGTERM let the running step end, and leave a checkpoint. The first note is
+    here. SIGINT and SIGTERM let the running step end, and leave a checkpoint. The notes are
     shown before the first step, when all that may be refused has been looked at.
 
     Raises:
@@ -94,7 +95,7 @@ def run_finetune(
                 folders.enter_context(alone_in(request.checkpoint_dir, "--checkpoint-dir"))
 
         together(ranks, enter, "the look at the folder")
-        return _run(request, out, ranks, progress, first_note)
+        return _run(request, out, ranks, progress, notes)
 
 
 def _check_folder(out: Path, request: FineTuneRequest) -> None:
@@ -122,7 +123,7 @@ def _run(
     out: Path,
     ranks: Ranks,
     progress: TerminalProgress,
-    first_note: str,
+    notes: Sequence[str],
 ) -> FineTuneResult:
     job = prepare_finetune(request, ranks, progress)
     facts = dict(job.state.provenance)
@@ -150,8 +151,8 @@ def _run(
     state = job.state
     if any_rank(ranks, is_first and not (out / BEST).is_dir())[0]:
         state = replace(state, best=None)
-    if first_note:
-        progress.note(first_note)
+    for note in notes:
+        progress.note(note)
     policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
     with progress.stage("Fine-tune") as tell:
 

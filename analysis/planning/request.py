@@ -42,6 +42,7 @@ def read_request(
     lora_alpha: float | None = None,
     precision: PrecisionName = PrecisionName.FLOAT32,
     base_precision: PrecisionName | None = None,
+    optimizer: str = "adamw",
 ) -> Request:
     """Load the files and build the workload; every mistake is an InputError."""
     shape = model_shape(
@@ -53,6 +54,7 @@ def read_request(
         partition=partition_by_heads(shape, heads_per_subnet),
         microbatch_samples=(microbatch_size,) * microbatches,
         element_bytes=ELEMENT_BYTES[precision],
+        optimizer=optimizer,
         lora=lora,
         frozen_bytes=read_frozen_bytes(lora, base_precision, precision),
     )

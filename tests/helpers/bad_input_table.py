@@ -447,6 +447,10 @@ TABLE: dict[str, Row] = {
     ),
     "no such model to ask": ("generate none --prompt why", "'none'"),
     "a folder without a training": ("generate . --prompt why", "has neither adapters nor"),
+    "unknown optimizer to plan for": (
+        f"{PLAN} --optimizer muon --out p.json",
+        "optimizer is 'muon'; it must be one of sgd,",
+    ),
     "unknown optimizer": (
         f"{FINETUNE} --optimizer muon",
         "optimizer is 'muon'; it must be one of sgd,",
