@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.costs.gradient_sums import GradientSum, trained_trunk_values
+from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, trained_trunk_values
 from d2ft_sched.costs.memory import trained_shared_parameters, trained_subnet_parameters
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import whole
@@ -57,35 +57,40 @@ class GradientSumTimes:
             self._known[key] = all_reduce(self._times, members, size_bytes).seconds
         return self._known[key]
 
-    def whole_copies_end_s(
-        self, members: tuple[int, ...], trains: Sequence[bool], done_s: np.ndarray
-    ) -> float:
-        """When the last sum ends over devices that each hold the whole model.
+    def after_blocks_s(self, members: tuple[int, ...], trains: Sequence[bool]) -> np.ndarray:
+        """Seconds of the sums from a block's on to the last, one after another, over devices that
+        each hold the whole model; float ``[num_blocks]``. The classifier's comes with the last
+        block's, the embedding's with the first one's.
 
         Args:
             members: the devices.
             trains: for every block, whether it trains.
-            done_s: when backward of every block has ended on all of them, float ``[num_blocks]``;
-                the classifier's sum starts with the last block's.
         """
-        end_s = float(done_s.min())
         num_blocks = len(trains)
-        for block in range(num_blocks, -2, -1):
-            values = int(self.trunk_values[block])
-            if 0 <= block < num_blocks and trains[block]:
-                values += self.block_values
-            if values and len(members) > 1:
-                end_s = max(
-                    end_s, float(done_s[min(max(block, 0), num_blocks - 1)])
-                ) + self.seconds(members, values)
-        return max(end_s, float(done_s.max()))
+        if len(members) == 1:
+            return np.zeros(num_blocks)
+        values = self.trunk_values.copy()
+        values[:num_blocks] += np.where(trains, self.block_values, 0)
+        of_block_s = np.array([self.seconds(members, n) if n else 0.0 for n in values.tolist()])
+        after_s = of_block_s[EMBEDDING] + np.cumsum(of_block_s[:num_blocks])
+        after_s[-1] += of_block_s[num_blocks]
+        return after_s
+
+    def after_blocks_of_s(self, sums: Sequence[GradientSum], num_blocks: int) -> np.ndarray:
+        """As `after_blocks_s`, of any sums: as if all that are left could start with a block's."""
+        return np.array(
+            [
+                self.end_s([one for one in sums if one.block <= block], np.zeros(num_blocks))
+                for block in (*range(num_blocks - 1), num_blocks)
+            ]
+        )
 
     def end_s(self, sums: Sequence[GradientSum], done_s: np.ndarray) -> float:
         """When the last of any sums ends; those that share a device wait for one another.
 
         Args:
             sums: in the order in which backward makes them.
-            done_s: as for `whole_copies_end_s`.
+            done_s: when backward of every block has ended on all devices, float ``[num_blocks]``.
         """
         free_s = np.zeros(len(self.cluster.devices))
         end_s = float(done_s.max())
