@@ -12,7 +12,7 @@ from d2ft_sched.costs.memory import trained_shared_parameters, trained_subnet_pa
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import whole
 from sim.network.collectives import all_reduce
-from sim.network.exchange_time import ExchangeTimes
+from sim.network.exchange_time import ExchangeTimes, channel_seconds, link_loads
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class GradientSumTimes:
     workload: Workload
     cluster: Cluster
     _known: dict[tuple[tuple[int, ...], int], float] = field(default_factory=dict, repr=False)
+    _used: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _times(self) -> ExchangeTimes:
@@ -86,19 +87,28 @@ class GradientSumTimes:
         )
 
     def end_s(self, sums: Sequence[GradientSum], done_s: np.ndarray) -> float:
-        """When the last of any sums ends; those that share a device wait for one another.
+        """When the last of any sums ends; those that need the same link wait for one another.
 
         Args:
             sums: in the order in which backward makes them.
             done_s: when backward of every block has ended on all devices, float ``[num_blocks]``.
         """
-        free_s = np.zeros(len(self.cluster.devices))
+        free_s = np.zeros(len(self.cluster.link_bandwidth_bytes_per_s))
         end_s = float(done_s.max())
         for one in sums:
-            on = list(one.members)
+            on = self._channels(one.members)
             start_s = max(
-                float(free_s[on].max()), float(done_s[min(max(one.block, 0), len(done_s) - 1)])
+                float(free_s[on].max(initial=0.0)),
+                float(done_s[min(max(one.block, 0), len(done_s) - 1)]),
             )
             free_s[on] = start_s + self.seconds(one.members, one.num_values)
-            end_s = max(end_s, float(free_s[on[0]]))
+            end_s = max(end_s, start_s + self.seconds(one.members, one.num_values))
         return end_s
+
+    def _channels(self, members: tuple[int, ...]) -> np.ndarray:
+        """Those that a sum over some devices needs, indices."""
+        if members not in self._used:
+            one = all_reduce(self._times, members, 1.0)
+            loads = link_loads(self.cluster, one.pair_bytes)
+            self._used[members] = np.flatnonzero(channel_seconds(self.cluster, loads))
+        return self._used[members]

@@ -150,6 +150,14 @@ def test_estimates_of_whole_copies_are_what_the_simulator_says(
     assert max(made.workload.microbatch_samples) <= max(4, 16 - number)
 
 
+@pytest.mark.parametrize("between", [1e6, 1e8])
+def test_sums_that_share_a_link_wait_for_one_another(between):
+    steps = WaySteps(WORKLOAD, islands_of((2, 2, 2), 1e10, between))
+    found = steps.level(((0, 1), (2, 3), (4, 5)), dense_load(WORKLOAD))
+    assert all(len(group) == 2 for group in found.groups)
+    assert found.step_s == pytest.approx(way_of(steps, found).dense_step_s, rel=0.05)
+
+
 @settings(deadline=None, max_examples=10)
 @example([0.25, 1.0, 1.0, 5.0], 1e8, 1e9)  # hybrids that end on the same devices
 @given(
