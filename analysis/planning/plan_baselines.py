@@ -16,7 +16,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.ways.candidates import most_within
 from sim.ways.estimate.load import dense_load
 from sim.ways.estimate.steps import Groups
-from sim.ways.fewer import fewest
+from sim.ways.fewer import fewest, samples_of_compute
 from sim.ways.search import (
     WaySearch,
     best_dense,
@@ -29,8 +29,6 @@ from sim.ways.way import Way
 
 PARTS = (4, 16)
 """Samples of the mini-batch over those for which ways are searched that may be short enough."""
-ROUNDING = 1e-9
-"""Relative, by which FLOPs may be off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +61,7 @@ def baselines(plan: Plan, step_s: float) -> Baselines:
     return Baselines(
         search,
         fitting_dense(search),
-        samples_of_compute(search, plan),
+        fewer_of_compute(search, plan),
         samples_within(search, step_s),
     )
 
@@ -76,17 +74,12 @@ def fitting_dense(search: WaySearch) -> Way | None:
         return None
 
 
-def samples_of_compute(search: WaySearch, plan: Plan) -> Way | None:
+def fewer_of_compute(search: WaySearch, plan: Plan) -> Way | None:
     """Dense on the samples that a plan's FLOPs suffice for, one at the least, in their own best
     way; None where memory does not suffice."""
-    workload = plan.workload
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    own, whole = (
-        step_totals(workload, plan.replicas, schedule).flops for schedule in (plan.schedule, dense)
-    )
-    number = int(own / whole * search.steps.num_samples * (1 + ROUNDING))
+    number = samples_of_compute(plan.workload, plan.replicas, plan.schedule)
     try:
-        return fewest(search, max(1, number))
+        return fewest(search, number)
     except InputError:
         return None
 

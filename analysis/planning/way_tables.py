@@ -158,7 +158,7 @@ def print_step(planned: PlannedOnWay) -> None:
             fewer.gradient_bytes,
         ),
     ]  # fmt: skip
-    fewer_of = "in as short a step" if planned.target else "of the same budget"
+    fewer_of = "in as short a step" if planned.target else "of the compute that it spends"
     print_table(
         f"Predicted, beside the best dense way and fewer samples {fewer_of}",
         ["", "plan", "beside best dense", "beside fewer samples"],

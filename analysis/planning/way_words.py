@@ -90,8 +90,8 @@ def verdict(planned: PlannedOnWay, change: str | None) -> str:
     if pays(planned):
         runs = f", and runs {run:,} where they are {fewer_run:,}" if run > fewer_run else ""
         return (
-            f"{text} and {_beside_time(found.step_s, fewer_s)} fewer samples of the same budget "
-            f"({quantity(fewer_s, 's')}){runs}"
+            f"{text} and {_beside_time(found.step_s, fewer_s)} fewer samples of the "
+            f"compute that it spends ({quantity(fewer_s, 's')}){runs}"
         )
     what = (
         "Nothing beats leaving samples out here"

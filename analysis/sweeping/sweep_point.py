@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.console.output import outside_calibration
 from analysis.planning.placing import place
-from analysis.planning.plan_baselines import ROUNDING, fitting_dense
+from analysis.planning.plan_baselines import fitting_dense
 from analysis.planning.plan_request import is_better_aligned
 from analysis.planning.plan_summary import summarize
 from analysis.planning.way_words import way_text
@@ -24,7 +24,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.prediction import Prediction
 from sim.questions.cost import step_cost
 from sim.step import simulate_plan, simulate_step
-from sim.ways.fewer import fewest
+from sim.ways.fewer import fewest, samples_for
 from sim.ways.search import WaySearch, search_ways
 
 REFUSED = "REFUSED"
@@ -194,8 +194,8 @@ def _beside(placed: PlacedSetting, prediction: Prediction) -> dict[str, Any]:
     dense = None if search is None else fitting_dense(search)
     if search is None or dense is None:
         return {}
-    number = int(prediction.flops / placed.dense_flops * search.steps.num_samples * (1 + ROUNDING))
-    fewer = fewest(search, max(1, number))
+    spent = prediction.flops / placed.dense_flops
+    fewer = fewest(search, samples_for(spent, search.steps.num_samples))
     peak = float(prediction.peak_memory_bytes.max())
     return {
         "best_dense_way": way_text(dense),

@@ -1,11 +1,22 @@
 """Fewer samples: the dense step of a part of the mini-batch, in its own best way."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.replica_part import replica_parts
 from sim.ways.estimate.load import dense_load
 from sim.ways.search import WaySearch, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way
+
+ROUNDING = 1e-9
+"""Of FLOPs: what a whole number of samples may lack."""
 
 
 def fewer_samples(
@@ -44,3 +55,30 @@ def fewest(search: WaySearch, num_samples: int) -> Way:
             f"{search.workload.shape.name} fit its memory; use more memory, LoRA or a smaller model"
         )
     return min(fitting, key=lambda way: way.dense_step_s)
+
+
+def samples_of_compute(
+    workload: Workload, replicas: Sequence[Replica], schedule: np.ndarray
+) -> int:
+    """How many samples the FLOPs of a step, trunk included, suffice for if all operations were FULL
+    on the same replicas; at least 1.
+
+    Args:
+        workload: with the micro-batches as dealt.
+        replicas: copies of the model.
+        schedule: int ``[num_subnets, num_microbatches]``.
+    """
+    spent, whole = (
+        sum(
+            step_flops(part.workload, part.schedule, part.placement)
+            for part in replica_parts(workload, replicas, operations)
+            if not part.is_idle
+        )
+        for operations in (schedule, np.full_like(schedule, Operation.FULL))
+    )
+    return samples_for(spent / whole, int(workload.samples.sum()))
+
+
+def samples_for(fraction: float, total: int) -> int:
+    """How many whole samples a fraction of the FLOPs of all of them suffices for; at least 1."""
+    return max(1, int(fraction * total * (1 + ROUNDING)))

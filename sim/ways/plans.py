@@ -15,9 +15,9 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.resting import drawn
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.starved import starved_microbatches
-from sim.ways.candidates import Candidate, as_candidate, most_within
+from sim.ways.candidates import MAX_CORRECTIONS, Candidate, as_candidate, most_within
 from sim.ways.estimate.load import Load, dense_load, most_samples, sample_flops
-from sim.ways.fewer import fewest
+from sim.ways.fewer import fewest, samples_of_compute
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown
@@ -48,7 +48,8 @@ def plan_on_ways(
     time_limit_s: float | None = None,
     search: WaySearch | None = None,
 ) -> WayPlan:
-    """The plan within a budget whose step is never longer than that of fewer samples.
+    """The plan within a budget whose step is never longer than that of fewer samples: as many as
+    the budget, and of a plan with rest as many as the compute that it spends suffices for.
 
     It is one of: the dense step, where the budget is whole; fewer samples, each of them through
     everything; rest, where only some blocks train, drawn by the seed, and more samples run for the
@@ -80,16 +81,12 @@ def plan_on_ways(
     plain = as_candidate(known.steps, fewer)
     chosen = plain
     if not is_whole or budget.communication < 1:
-        rested = _best_rest(known, fewer, budget, seed)
+        rested = _rest_beside(known, fewer, budget, seed)
         if rested is not None:
-            chosen = rested
+            chosen, fewer = rested
         else:
-            scored = _by_scores(known, dense, scores, budget, solver, seed, time_limit_s)
-            if scored is not None and plain.step_s < scored.step_s:
-                less = budget.compute * plain.step_s / scored.step_s * (1 - SHORTER)
-                tighter = replace(budget, compute=less)
-                scored = _by_scores(known, dense, scores, tighter, solver, seed, time_limit_s)
-            if scored is not None and _is_better(known, scores, scored, plain):
+            scored = _scored_beside(known, dense, plain, scores, budget, solver, seed, time_limit_s)
+            if scored is not None:
                 chosen = scored
     assert chosen.step_s <= fewer.dense_step_s, "a plan is slower than fewer samples"
     return way_plan(
@@ -103,6 +100,32 @@ def plan_on_ways(
         seed=seed,
         solve_s=time.perf_counter() - begin,
     )
+
+
+def _rest_beside(
+    search: WaySearch, fewer: Way, budget: Budget, seed: int
+) -> tuple[Candidate, Way] | None:
+    """`_best_rest` that is not slower than fewer samples of the compute that it spends, either,
+    and these; where messages have a budget, and no such plan was found, one that is not slower than
+    the given ones."""
+    first = found = _best_rest(search, fewer, budget, seed)
+    beside = fewer
+    for _ in range(MAX_CORRECTIONS):
+        if found is None:
+            break
+        spent = _of_spent(search, fewer, found)
+        if found.step_s <= spent.dense_step_s:
+            return found, spent
+        beside = min(beside, spent, key=lambda way: way.dense_step_s)
+        found = _best_rest(search, beside, budget, seed)
+    return None if first is None or budget.communication == 1 else (first, fewer)
+
+
+def _of_spent(search: WaySearch, fewer: Way, chosen: Candidate) -> Way:
+    """Fewer samples of the compute that a plan spends, in their own best way: those given, where
+    there are as many of them."""
+    number = samples_of_compute(chosen.workload, chosen.replicas, chosen.schedule)
+    return fewer if number >= sum(fewer.samples) else fewest(search, number)
 
 
 def _best_rest(search: WaySearch, fewer: Way, budget: Budget, seed: int) -> Candidate | None:
@@ -150,11 +173,32 @@ def _rest(
     )
 
 
-def _is_better(search: WaySearch, scores: Scores, scored: Candidate, plain: Candidate) -> bool:
-    """Whether a schedule by scores keeps clearly more than fewer samples, and is not slower."""
-    kept, most = value_kept(search, scores, scored)
+def _scored_beside(
+    search: WaySearch,
+    dense: Way,
+    plain: Candidate,
+    scores: Scores,
+    budget: Budget,
+    solver: str,
+    seed: int,
+    time_limit_s: float | None,
+) -> Candidate | None:
+    """A schedule by scores that keeps clearly more than fewer samples and is not slower than these;
+    else None."""
+    compute = budget.compute
     share = plain.num_samples / search.steps.num_samples
-    return scored.step_s <= plain.step_s and kept > (1 + BETTER) * share * most
+    for _ in range(MAX_CORRECTIONS):
+        tighter = replace(budget, compute=compute)
+        scored = _by_scores(search, dense, scores, tighter, solver, seed, time_limit_s)
+        if scored is None:
+            return None
+        kept, most = value_kept(search, scores, scored)
+        if kept <= (1 + BETTER) * share * most:
+            return None
+        if scored.step_s <= plain.step_s:
+            return scored
+        compute *= plain.step_s / scored.step_s * (1 - SHORTER)
+    return None
 
 
 def _by_scores(

@@ -29,7 +29,8 @@ class WayPlan:
         samples: of the mini-batch that each replica runs.
         kept_score: its value over that of the dense step, where rest counts as forward alone.
         best_dense: the least dense step of any way.
-        fewer: fewer samples of the same compute (or step), in their own best way.
+        fewer: fewer samples of the compute that the plan spends (or in as short a step), in their
+            own best way.
         table: ways, the fastest dense step first.
         lower_bound_s: of any dense step.
     """

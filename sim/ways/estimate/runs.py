@@ -1,6 +1,7 @@
 """Forward and backward of one replica by its number of samples: what the search compares."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,6 +31,22 @@ class ReplicaRun:
     total_s: np.ndarray
     last_backward_s: np.ndarray
     update_s: float
+
+    @cached_property
+    def done_s(self) -> np.ndarray:
+        """When backward of every block has ended, float ``[most + 1, num_blocks]``."""
+        later_s = np.cumsum(np.pad(self.last_backward_s[:, :-1], ((0, 0), (1, 0))), axis=1)
+        return self.total_s[:, None] - later_s
+
+    def ends_s(self, after_s: np.ndarray) -> np.ndarray:
+        """When sums end that no other replica delays, float ``[most + 1]``, 0 for no samples.
+
+        Args:
+            after_s: seconds from the end of a block's backward on, float ``[num_blocks]``.
+        """
+        ends_s = (self.done_s + after_s).max(axis=1)
+        ends_s[0] = 0.0
+        return ends_s
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.gradient_sums import gradient_sums
+from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import PassMemory, on_one_device, pass_seconds, split_evenly, whole
@@ -205,7 +205,12 @@ class WaySteps:
         """
         while True:
             runs = [self.run(group, load, len(groups) > 1) for group in groups]
-            shares = level_shares(np.array([run.total_s for run in runs]), load.num_samples)
+            are_whole = all(len(group) == 1 for group in groups)
+            ends_s = np.array([run.total_s for run in runs])
+            if are_whole:
+                members = tuple(group[0] for group in groups)
+                ends_s = _ends_s(runs, self.sums.after_blocks_s(members, load.trains))
+            shares = level_shares(ends_s, load.num_samples)
             if shares is None:
                 return None
             dealt = [(g, n) for g, n in zip(groups, shares.tolist(), strict=True) if n]
@@ -215,7 +220,17 @@ class WaySteps:
             groups = used
         if max(run.total_s[n] for run, n in zip(runs, shares, strict=True)) >= below_s:
             return None
-        return self._priced(groups, tuple(shares.tolist()), load, runs)
+        found = self._priced(groups, tuple(shares.tolist()), load, runs)
+        if are_whole or len(groups) == 1:
+            return found
+        after_s = self.sums.after_blocks_of_s(
+            self._gradient_sums(groups, found.shares, load), len(load.trains)
+        )
+        again = level_shares(_ends_s(runs, after_s), load.num_samples)
+        if again is None or (again == shares).all() or not again.all():
+            return found
+        other = self._priced(groups, tuple(again.tolist()), load, runs)
+        return min(found, other, key=lambda one: one.step_s)
 
     def priced(self, groups: Groups, shares: Sequence[int], load: Load) -> Levelled:
         """The step with given shares, at least 1 each."""
@@ -225,18 +240,19 @@ class WaySteps:
     def _priced(
         self, groups: Groups, shares: tuple[int, ...], load: Load, runs: Sequence[ReplicaRun]
     ) -> Levelled:
-        last_s = np.array([run.last_backward_s[n] for run, n in zip(runs, shares, strict=True)])
-        total_s = np.array([run.total_s[n] for run, n in zip(runs, shares, strict=True)])
-        after_s = np.cumsum(np.pad(last_s[:, :-1], ((0, 0), (1, 0))), axis=1)
-        done_s = (total_s[:, None] - after_s).max(axis=0)
+        done_s = np.max([run.done_s[n] for run, n in zip(runs, shares, strict=True)], axis=0)
         if all(len(group) == 1 for group in groups):
             members = tuple(group[0] for group in groups)
-            end_s = self.sums.whole_copies_end_s(members, load.trains, done_s)
+            end_s = float((done_s + self.sums.after_blocks_s(members, load.trains)).max())
         else:
-            dealt = self.deal(groups, shares)
-            schedule = load_schedule(dealt, load)
-            end_s = self.sums.end_s(gradient_sums(dealt.workload, dealt.replicas, schedule), done_s)
+            end_s = self.sums.end_s(self._gradient_sums(groups, shares, load), done_s)
         return Levelled(groups, shares, load, end_s + max(run.update_s for run in runs))
+
+    def _gradient_sums(
+        self, groups: Groups, shares: Sequence[int], load: Load
+    ) -> tuple[GradientSum, ...]:
+        dealt = self.deal(groups, shares)
+        return gradient_sums(dealt.workload, dealt.replicas, load_schedule(dealt, load))
 
     def deal(self, groups: Groups, shares: Sequence[int]) -> Dealt:
         """Micro-batches and replicas of given shares.
@@ -270,3 +286,9 @@ class WaySteps:
             split_evenly(share, num_passes),
             tuple(group[d] for d in cut.recomputing),
         )
+
+
+def _ends_s(runs: Sequence[ReplicaRun], after_s: np.ndarray) -> np.ndarray:
+    """`ReplicaRun.ends_s` of each, float ``[num_replicas, num_samples + 1]``."""
+    known = {id(run): run.ends_s(after_s) for run in runs}
+    return np.array([known[id(run)] for run in runs])

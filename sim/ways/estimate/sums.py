@@ -7,12 +7,12 @@ from functools import cached_property
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.costs.gradient_sums import GradientSum, trained_trunk_values
+from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, trained_trunk_values
 from d2ft_sched.costs.memory import trained_shared_parameters, trained_subnet_parameters
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import whole
 from sim.network.collectives import all_reduce
-from sim.network.exchange_time import ExchangeTimes
+from sim.network.exchange_time import ExchangeTimes, channel_seconds, link_loads
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class GradientSumTimes:
     workload: Workload
     cluster: Cluster
     _known: dict[tuple[tuple[int, ...], int], float] = field(default_factory=dict, repr=False)
+    _used: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _times(self) -> ExchangeTimes:
@@ -57,43 +58,57 @@ class GradientSumTimes:
             self._known[key] = all_reduce(self._times, members, size_bytes).seconds
         return self._known[key]
 
-    def whole_copies_end_s(
-        self, members: tuple[int, ...], trains: Sequence[bool], done_s: np.ndarray
-    ) -> float:
-        """When the last sum ends over devices that each hold the whole model.
+    def after_blocks_s(self, members: tuple[int, ...], trains: Sequence[bool]) -> np.ndarray:
+        """Seconds of the sums from a block's on to the last, one after another, over devices that
+        each hold the whole model; float ``[num_blocks]``. The classifier's comes with the last
+        block's, the embedding's with the first one's.
 
         Args:
             members: the devices.
             trains: for every block, whether it trains.
-            done_s: when backward of every block has ended on all of them, float ``[num_blocks]``;
-                the classifier's sum starts with the last block's.
         """
-        end_s = float(done_s.min())
         num_blocks = len(trains)
-        for block in range(num_blocks, -2, -1):
-            values = int(self.trunk_values[block])
-            if 0 <= block < num_blocks and trains[block]:
-                values += self.block_values
-            if values and len(members) > 1:
-                end_s = max(
-                    end_s, float(done_s[min(max(block, 0), num_blocks - 1)])
-                ) + self.seconds(members, values)
-        return max(end_s, float(done_s.max()))
+        if len(members) == 1:
+            return np.zeros(num_blocks)
+        values = self.trunk_values.copy()
+        values[:num_blocks] += np.where(trains, self.block_values, 0)
+        of_block_s = np.array([self.seconds(members, n) if n else 0.0 for n in values.tolist()])
+        after_s = of_block_s[EMBEDDING] + np.cumsum(of_block_s[:num_blocks])
+        after_s[-1] += of_block_s[num_blocks]
+        return after_s
+
+    def after_blocks_of_s(self, sums: Sequence[GradientSum], num_blocks: int) -> np.ndarray:
+        """As `after_blocks_s`, of any sums: as if all that are left could start with a block's."""
+        return np.array(
+            [
+                self.end_s([one for one in sums if one.block <= block], np.zeros(num_blocks))
+                for block in (*range(num_blocks - 1), num_blocks)
+            ]
+        )
 
     def end_s(self, sums: Sequence[GradientSum], done_s: np.ndarray) -> float:
-        """When the last of any sums ends; those that share a device wait for one another.
+        """When the last of any sums ends; those that need the same link wait for one another.
 
         Args:
             sums: in the order in which backward makes them.
-            done_s: as for `whole_copies_end_s`.
+            done_s: when backward of every block has ended on all devices, float ``[num_blocks]``.
         """
-        free_s = np.zeros(len(self.cluster.devices))
+        free_s = np.zeros(len(self.cluster.link_bandwidth_bytes_per_s))
         end_s = float(done_s.max())
         for one in sums:
-            on = list(one.members)
+            on = self._channels(one.members)
             start_s = max(
-                float(free_s[on].max()), float(done_s[min(max(one.block, 0), len(done_s) - 1)])
+                float(free_s[on].max(initial=0.0)),
+                float(done_s[min(max(one.block, 0), len(done_s) - 1)]),
             )
             free_s[on] = start_s + self.seconds(one.members, one.num_values)
-            end_s = max(end_s, float(free_s[on[0]]))
+            end_s = max(end_s, start_s + self.seconds(one.members, one.num_values))
         return end_s
+
+    def _channels(self, members: tuple[int, ...]) -> np.ndarray:
+        """Those that a sum over some devices needs, indices."""
+        if members not in self._used:
+            one = all_reduce(self._times, members, 1.0)
+            loads = link_loads(self.cluster, one.pair_bytes)
+            self._used[members] = np.flatnonzero(channel_seconds(self.cluster, loads))
+        return self._used[members]

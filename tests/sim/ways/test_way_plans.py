@@ -21,6 +21,7 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores, uniform_scores
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from sim.step import simulate_replicas
+from sim.ways.fewer import fewest, samples_of_compute
 from sim.ways.plans import plan_on_ways
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import best_dense, search_ways
@@ -64,11 +65,17 @@ def test_no_plan_is_slower_than_fewer_samples_or_spends_more(
     workload = replace(WORKLOAD, lora=lora)
     budget = Budget(compute=compute, communication=communication)
     cluster = switch_of(speeds, bandwidth)
-    found = plan_on_ways(workload, cluster, SCORES, budget, seed=seed)
+    search = search_ways(workload, cluster)
+    found = plan_on_ways(workload, cluster, SCORES, budget, seed=seed, search=search)
     plan = found.plan
     assert found.step_s == pytest.approx(step_s(found), rel=1e-9)
     assert found.step_s <= found.fewer.dense_step_s
-    assert sum(found.fewer.samples) == max(1, int(compute * 32 * (1 + 1e-12)))
+    of_budget = max(1, int(compute * 32 * (1 + 1e-12)))
+    assert found.step_s <= fewest(search, of_budget).dense_step_s
+    of_spent = samples_of_compute(plan.workload, plan.replicas, plan.schedule)
+    if communication == 1 and found.method != "scores":
+        assert found.step_s <= fewest(search, of_spent).dense_step_s * (1 + 1e-9)
+        assert sum(found.fewer.samples) == min(of_spent, of_budget)
     assert sum(found.samples) >= sum(found.fewer.samples)
     assert plan.workload.samples.sum() == 32
     assert plan.budget == budget
@@ -76,7 +83,7 @@ def test_no_plan_is_slower_than_fewer_samples_or_spends_more(
         operation_flops(plan.workload), plan.schedule[..., None].astype(int), axis=2
     ).sum()
     dense = operation_flops(workload)[..., Operation.FULL].sum()
-    rounding = dense / 32 if sum(found.fewer.samples) == 1 else 0.0
+    rounding = dense / 32 if of_budget == 1 else 0.0
     if lora is None:
         assert spent <= compute * dense * (1 + 1e-9) + rounding
     if found.method == "rest":
