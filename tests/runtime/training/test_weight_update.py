@@ -24,7 +24,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from decoder_models import small_decoder
 from rank_cases import small_bert
 from runtime.checkpoint.facts import TrainingState, write_facts
-from runtime.data.dataset import Dataset, Split
+from runtime.data.dataset import Dataset, Split, Wanted
 from runtime.families.known_families import family_of
 from runtime.families.vit import normalization_of, normalize
 from runtime.models.optimizers import KINDS, create_optimizer, layers_from_end
@@ -218,6 +218,7 @@ def test_what_rests_moves_neither_weights_nor_moments_nor_average(
     update = WeightUpdate(whole_part(model, CPU), optimizer, settings)
     trainer = WholeModel(model, pictures, workload, settings, CPU)
     trainer._update = update
+    trainer.begin([Wanted(np.arange(4)), Wanted(np.arange(4, 8))])
     schedule = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     trainer.step(np.arange(4), schedule, 1e-2)
     rests = (workload.partition.block == 1) | (np.arange(workload.num_subnets) == 0)
@@ -269,6 +270,8 @@ def test_a_step_that_overflows_is_left_out_and_its_scale_is_kept(
     settings = FineTuneSettings(lr=1e-2, clip_norm=0.1, ema_decay=0.5, linear_probe=False)
     scaled = WholeModel(model, pictures, workload, replace(settings, half="float16"), CPU)
     unscaled = WholeModel(plain, pictures, workload, settings, CPU)
+    scaled.begin([Wanted(np.arange(8)), Wanted(np.arange(8, 16))])
+    unscaled.begin([Wanted(np.arange(8, 16))])
     dense = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     scaled._update._scale.value = float("inf")
