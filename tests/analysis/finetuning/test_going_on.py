@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from runtime.checkpoint.facts import read_facts, write_facts
+from runtime.checkpoint.facts import VERSION, read_facts, write_facts
 
 OPTIMIZER, MODEL = "optimizer-0-of-1.safetensors", "model.safetensors"
 BIAS = "blocks.0.attn.proj.bias"
@@ -56,7 +56,7 @@ def seal(folder: Path, change: Callable[[dict], object] = lambda content: None) 
     change(content)
     text = json.dumps({"state": content["state"], "files": content["files"]},
                       sort_keys=True, separators=(",", ":"))  # fmt: skip
-    header = {"format": "d2ft-checkpoint", "version": 2,
+    header = {"format": "d2ft-checkpoint", "version": VERSION,
               "sha256": hashlib.sha256(text.encode()).hexdigest()}  # fmt: skip
     path.write_text(json.dumps({**header, **content}, indent=1) + "\n")
 
@@ -125,7 +125,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "state of nobody": (
         lambda p: rewrite(p, OPTIMIZER, lambda t: t.update(x=torch.ones(1))), "it has x"),
     "state without metadata": (
-        lambda p: rewrite(p, OPTIMIZER, lambda t: None, metadata=False), "of which parameters"),
+        lambda p: rewrite(p, OPTIMIZER, lambda t: None, metadata=False),
+        "it does not say which parameters"),
     "scores of another type": (
         lambda p: rewrite(p, SCORES, set_("factor", lambda t: t.float())), "factor is float32"),
     "scores of another shape": (
