@@ -88,7 +88,7 @@ def plan_on_ways(
             scored = _scored_beside(known, dense, plain, scores, budget, solver, seed, time_limit_s)
             if scored is not None:
                 chosen = scored
-    assert chosen.step_s <= fewer.dense_step_s, "a plan is slower than fewer samples"
+    assert chosen.step_s <= plain.step_s, "a plan is slower than fewer samples"
     return way_plan(
         known,
         chosen,
@@ -106,19 +106,20 @@ def _rest_beside(
     search: WaySearch, fewer: Way, budget: Budget, seed: int
 ) -> tuple[Candidate, Way] | None:
     """`_best_rest` that is not slower than fewer samples of the compute that it spends, either,
-    and these; where messages have a budget, and no such plan was found, one that is not slower than
-    the given ones."""
-    first = found = _best_rest(search, fewer, budget, seed)
-    beside = fewer
+    and these. Where no such plan was found, and fewer samples send gradients that have a budget,
+    one that is not slower than the given ones."""
+    found, beside, first = _best_rest(search, fewer, budget, seed), fewer, None
     for _ in range(MAX_CORRECTIONS):
         if found is None:
             break
         spent = _of_spent(search, fewer, found)
         if found.step_s <= spent.dense_step_s:
             return found, spent
+        first = first or (found, spent)
         beside = min(beside, spent, key=lambda way: way.dense_step_s)
         found = _best_rest(search, beside, budget, seed)
-    return None if first is None or budget.communication == 1 else (first, fewer)
+    sends = budget.communication < 1 and len(fewer.replicas) > 1
+    return first if sends else None
 
 
 def _of_spent(search: WaySearch, fewer: Way, chosen: Candidate) -> Way:
