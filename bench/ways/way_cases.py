@@ -15,7 +15,7 @@ from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
 
-EXAMPLES = Path(__file__).parents[1] / "examples/clusters"
+EXAMPLES = Path(__file__).parents[2] / "examples/clusters"
 GIGABIT = 1e9 / 8
 LATENCY_S = 50e-6
 MODELS = (
