@@ -12,9 +12,10 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.costs.lane_seconds import LaneSizes, lane_seconds
-from d2ft_sched.cutting.lane_rectangles import Rectangles
+from d2ft_sched.cutting.lane_rectangles import Runs
 from d2ft_sched.cutting.lane_search import Cut, Price, cheapest_cut
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lane_sites import LaneSites, lane_sites
 from d2ft_sched.schedule.lanes import LaneGroup
 from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.placement import Placement
@@ -25,30 +26,12 @@ _MASK_S = 1e9
 """What must not be costs, beside seconds, or 1 for a group where groups stay apart."""
 
 
-@dataclass(frozen=True)
-class _Sites:
-    """Blocks on devices, ordered by device.
-
-    Attributes:
-        device, block: int ``[S]``.
-        rows: subnets of each, in order, -1 beyond the last, int ``[S, R]``.
-        heads, hidden: of them, 0 beyond the last, int ``[S, R]``.
-        recomputes: whether the device runs forward again in backward, bool ``[S]``.
-    """
-
-    device: np.ndarray
-    block: np.ndarray
-    rows: np.ndarray
-    heads: np.ndarray
-    hidden: np.ndarray
-    recomputes: np.ndarray
-
-
 @dataclass(frozen=True, eq=False)
 class LaneGroups:
     """The groups of one wave, ordered by device.
 
     Attributes:
+        site: of each group, the number among all that were asked for, int ``[num_groups]``.
         device, block: of each group, int ``[num_groups]``.
         sizes: of each.
         subnets: of each group's site, -1 beyond the last, int ``[num_groups, R]``.
@@ -57,6 +40,7 @@ class LaneGroups:
             its operations there, int8 ``[num_groups, R, C]``.
     """
 
+    site: np.ndarray
     device: np.ndarray
     block: np.ndarray
     sizes: LaneSizes
@@ -157,57 +141,54 @@ def _remembered(
     schedule = np.frombuffer(schedule_bytes, dtype=np.int8).reshape(size)
     microbatches = np.frombuffer(microbatch_bytes, dtype=np.int64)
     subnets = np.frombuffer(subnet_bytes, dtype=np.int64)
-    sites = _sites(workload, placement, subnets)
-    operations = np.where(
-        sites.rows[:, :, None] < 0,
-        np.int8(Operation.SHORTCUT),
-        schedule[sites.rows][:, :, microbatches],
+    sites = lane_sites(workload, placement, subnets)
+    needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
+    operations = sites.operations(schedule[:, microbatches])
+    return groups_of_sites(
+        workload, placement, sites, operations, needs_dx[sites.block], microbatches, devices
     )
-    runs = (operations != Operation.SHORTCUT).any(axis=(1, 2))
-    sites = _Sites(*(values[runs] for values in vars(sites).values()))
-    if not runs.any():
-        empty = np.zeros((0, *operations.shape[1:]), dtype=np.int8)
-        return _groups(workload, sites, microbatches, _no_cut(empty))
-    operations = operations[runs]
-    owned = np.array(placement.owner)[microbatches] == sites.device[:, None]
+
+
+def groups_of_sites(
+    workload: Workload,
+    placement: Placement,
+    sites: LaneSites,
+    operations: np.ndarray,
+    needs_dx: np.ndarray,
+    microbatches: np.ndarray,
+    devices: Sequence[Device | None],
+) -> LaneGroups:
+    """As `lane_groups`, of any sites, be they of one schedule or of several.
+
+    Args:
+        workload, placement, microbatches, devices: as of `lane_groups`.
+        sites: ordered by device.
+        operations: of their subnets, int8 ``[S, R, C]``.
+        needs_dx: whether the gradient goes on to each sub-layer's input, bool ``[S, 2]``.
+    """
+    runs = np.flatnonzero((operations != Operation.SHORTCUT).any(axis=(1, 2)))
+    if not len(runs):
+        return _groups(workload, sites, runs, microbatches, _no_cut(operations[runs]))
+    operations, running = operations[runs], sites.select(runs)
+    owned = np.array(placement.owner)[microbatches] == running.device[:, None]
     has_gradient = np.asarray(runs_backward(operations).any(axis=1))
     has_gradient |= owned & (owned & has_gradient).any(axis=1, keepdims=True)
-    price = _price(workload, sites, schedule, microbatches, has_gradient, devices)
-    cut = cheapest_cut(operations, sites.rows >= 0, owned, price)
-    return _groups(workload, sites, microbatches, cut)
-
-
-def _sites(workload: Workload, placement: Placement, subnets: np.ndarray) -> _Sites:
-    partition = workload.partition
-    device = np.array(placement.subnet_device, dtype=np.int64)[subnets]
-    site = device * partition.num_blocks + partition.block[subnets]
-    order = np.argsort(site, kind="stable")
-    numbers, first, held = np.unique(site[order], return_index=True, return_counts=True)
-    rows = np.full((len(numbers), held.max(initial=1)), -1)
-    rank = np.arange(len(order)) - np.repeat(first, held)
-    rows[np.repeat(np.arange(len(numbers)), held), rank] = subnets[order]
-    return _Sites(
-        numbers // partition.num_blocks,
-        numbers % partition.num_blocks,
-        rows,
-        np.where(rows < 0, 0, partition.heads[rows]),
-        np.where(rows < 0, 0, partition.hidden[rows]),
-        placement.recomputes[numbers // partition.num_blocks],
-    )
+    tokens = workload.tokens[microbatches]
+    price = _price(workload, running, needs_dx[runs], tokens, has_gradient, devices)
+    cut = cheapest_cut(operations, running.rows >= 0, owned, price)
+    return _groups(workload, sites, runs, microbatches, cut)
 
 
 def _price(
     workload: Workload,
-    sites: _Sites,
-    schedule: np.ndarray,
-    microbatches: np.ndarray,
+    sites: LaneSites,
+    needs_dx: np.ndarray,
+    tokens: np.ndarray,
     has_gradient: np.ndarray,
     devices: Sequence[Device | None],
 ) -> Price:
     """Of rectangles that can run: backward has gradients of micro-batches that are `has_gradient`,
     bool ``[S, C]``, alone; what others send is what the schedule asks for."""
-    tokens = workload.tokens[microbatches]
-    needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
     stays_apart = np.array([device is None for device in devices])
     known = [device for device in devices if device is not None]
     known_index = np.cumsum(~stays_apart) - 1
@@ -215,7 +196,7 @@ def _price(
     in_core = workload.shape.query_key_norm
 
     def price(
-        which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Rectangles
+        which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Runs
     ) -> np.ndarray:
         apart = stays_apart[sites.device[which]]
         seconds = np.where(made.is_masked, _MASK_S, 1.0)
@@ -241,7 +222,7 @@ def _price(
             }
         )
         flat = replace(flat, device=known_index[flat.device])
-        needed = np.repeat(needs_dx[sites.block[own]], shape[1], axis=0).T
+        needed = np.repeat(needs_dx[own], shape[1], axis=0).T
         of_each = lane_seconds(workload, known, flat, needed, is_trial=True)
         seconds[merges] = of_each.sum(axis=(0, 1)).reshape(shape)
         return seconds + np.where(never, _MASK_S, 0.0)
@@ -250,7 +231,7 @@ def _price(
 
 
 def _sizes(
-    sites: _Sites,
+    sites: LaneSites,
     which: np.ndarray,
     subnets: np.ndarray,
     microbatches: np.ndarray,
@@ -291,7 +272,11 @@ def _num_runs(chosen: np.ndarray) -> np.ndarray:
     return np.asarray(starts.sum(axis=2))
 
 
-def _groups(workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cut) -> LaneGroups:
+def _groups(
+    workload: Workload, sites: LaneSites, runs: np.ndarray, microbatches: np.ndarray, cut: Cut
+) -> LaneGroups:
+    """Of a cut of those sites that run, int ``[n]``."""
+    site = runs[cut.site]
     number = [
         ((cut.cells == operation) & cut.subnets[:, :, None]).sum(axis=(1, 2))
         for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
@@ -299,7 +284,7 @@ def _groups(workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cu
     size = cut.subnets.sum(axis=1) * cut.microbatches.sum(axis=1)
     sizes = _sizes(
         sites,
-        cut.site,
+        site,
         cut.subnets[:, None],
         cut.microbatches[:, None],
         workload.tokens[microbatches],
@@ -308,10 +293,11 @@ def _groups(workload: Workload, sites: _Sites, microbatches: np.ndarray, cut: Cu
         (np.max(number, axis=0) < size)[:, None],
     )
     return LaneGroups(
-        device=sites.device[cut.site],
-        block=sites.block[cut.site],
+        site=site,
+        device=sites.device[site],
+        block=sites.block[site],
         sizes=LaneSizes(**{name: values[..., 0] for name, values in vars(sizes).items()}),
-        subnets=sites.rows[cut.site],
+        subnets=sites.rows[site],
         microbatches=microbatches,
         has_subnet=cut.subnets,
         has_microbatch=cut.microbatches,

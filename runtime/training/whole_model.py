@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from runtime.captured_step import FixedStep
 from runtime.checkpoint.checkpoint import MODEL
 from runtime.data.dataset import Dataset, Split
 from runtime.families.family import ModelFamily
@@ -66,34 +68,29 @@ class WholeModel:
         self._train, self._test = data.train.to(device), data.test.to(device)
         self._update = WeightUpdate(whole_part(model, device), workload.optimizer, settings)
         self._watch = TaylorWatch(workload, device) if settings.watch_scores else None
-        self._known = ScheduleMemo(self._look_up)
+        self._known = ScheduleMemo(self._ready)
 
     def fit_classifier(self) -> float:
         return fit_classifier(self._model, self._train)
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
-        done = self._train_on(samples, self._known(schedule), lr)
+        done = self._train_on(samples, *self._known(schedule), lr)
         if self._watch is None:
             return done
         return replace(done, seen=where_seen(self._watch.take(schedule), self._workload, schedule))
 
-    def _train_on(self, samples: np.ndarray, prepared: "PreparedStep", lr: float) -> TrainedStep:
+    def _train_on(
+        self, samples: np.ndarray, prepared: "PreparedStep", run: FixedStep, lr: float
+    ) -> TrainedStep:
         watch = Stopwatch(self._device, self._clock)
         watch.lap("start")
         self._model.train()
         chosen = torch.from_numpy(samples).to(self._device)
         inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
         watch.lap("images")
-        with autocast(self._device, self._workload, half_type(self._settings)):
-            labels = self._train.labels[chosen]
-            loss = forward_backward(
-                self._model,
-                inputs,
-                labels,
-                prepared.slices,
-                label_smoothing=self._settings.label_smoothing,
-                loss_scale=self._update.loss_scale,
-            )
+        stays = len(self._known) == 1 and self._watch is None
+        may_capture = stays and self._update.loss_scale == 1.0
+        loss = run(inputs, self._train.labels[chosen], may_capture=may_capture)
         watch.lap("model")
         norm = self._update.apply(lr, prepared.resting)
         watch.lap("optimizer")
@@ -129,6 +126,21 @@ class WholeModel:
         for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
         self._update.load(folder)
+
+    def _ready(self, schedule: np.ndarray) -> tuple["PreparedStep", FixedStep]:
+        prepared = self._look_up(schedule)
+        return prepared, FixedStep(self._model, partial(self._forward_backward, prepared.slices))
+
+    def _forward_backward(self, slices: ScheduleSlices, inputs: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self._device, self._workload, half_type(self._settings)):
+            return forward_backward(
+                self._model,
+                inputs,
+                labels,
+                slices,
+                label_smoothing=self._settings.label_smoothing,
+                loss_scale=self._update.loss_scale,
+            )
 
     def _look_up(self, schedule: np.ndarray) -> "PreparedStep":
         prepared = self._prepared(self._workload, schedule)

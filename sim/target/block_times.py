@@ -1,28 +1,28 @@
 """Simulated seconds of single blocks under many schedules, priced as a step of `sim` is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.exchange import SUBLAYERS, Exchange
+from d2ft_sched.costs.exchange import SUBLAYERS, plan_exchange
 from d2ft_sched.costs.flops import shared_factor_flops
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lane_groups import groups_of_sites
 from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds
 from d2ft_sched.costs.lane_traffic import shared_factor_bytes
 from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.lane_sites import LaneSites, lane_sites
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.waves import wave_microbatches
-from sim.network.exchange_time import exchange_seconds
+from sim.network.exchange_time import ExchangeTimes
 
 
 @dataclass(frozen=True, eq=False)
 class BlockTimes:
-    """Prices a block's lanes and messages; what was priced once is remembered.
+    """Prices lanes and messages of blocks; a device's lanes that are alike are cut once.
 
     The trunk is not in it: it takes the same time under every schedule. Where only adapters train,
     every block is priced as one that hands a gradient on.
@@ -32,107 +32,111 @@ class BlockTimes:
     cluster: Cluster
     placement: Placement
     num_waves: int = 1
-    _lanes: dict[tuple[int, bytes, bytes], np.ndarray] = field(default_factory=dict, repr=False)
-    _messages: dict[bytes, float] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def _device(self) -> np.ndarray:
-        return np.array(self.placement.subnet_device)
-
-    @cached_property
-    def _merging(self) -> tuple[Device | None, ...]:
-        return merging_devices(self.workload, self.placement, self.cluster.devices)
 
     @cached_property
     def _waves(self) -> list[np.ndarray]:
         return wave_microbatches(self.workload.num_microbatches, self.num_waves)
 
-    def seconds(self, block: int, schedule: np.ndarray) -> float:
-        """Lanes and messages of one block.
+    @cached_property
+    def _times(self) -> ExchangeTimes:
+        return ExchangeTimes(self.cluster)
+
+    def seconds(self, schedules: np.ndarray) -> np.ndarray:
+        """Lanes and messages of every block.
 
         Args:
-            block: which.
-            schedule: of the whole model, int8 ``[num_subnets, num_microbatches]``; only the block's
-                rows are read.
+            schedules: of the whole model, int8 ``[num_schedules, num_subnets, num_microbatches]``.
+
+        Returns:
+            float ``[num_blocks, num_schedules]``.
         """
-        return self.lanes_s(block, schedule) + self.messages_s(block, schedule)
+        messages_s = [self._messages_s(schedule) for schedule in schedules]
+        return self._lanes_s(schedules) + np.transpose(messages_s)
 
-    def lanes_s(self, block: int, schedule: np.ndarray) -> float:
+    def _lanes_s(self, schedules: np.ndarray) -> np.ndarray:
         """The slowest device of every wave, direction and sub-layer, summed."""
-        subnets = np.array(self.workload.partition.of_block(block))
-        per_device = [
-            self._device_lanes_s(block, device, schedule, subnets[self._device[subnets] == device])
-            for device in np.unique(self._device[subnets]).tolist()
-        ]
-        return float(np.max(per_device, axis=0).sum())
+        workload = self.workload
+        sites = lane_sites(workload, self.placement, np.arange(workload.num_subnets))
+        seconds = np.zeros((len(schedules), workload.shape.num_blocks))
+        first = np.flatnonzero(np.diff(sites.device, prepend=-1))
+        for wave in self._waves:
+            of_site = self._site_seconds(sites, schedules[..., wave], wave)
+            slowest = np.zeros((len(schedules), workload.shape.num_blocks, *of_site.shape[2:]))
+            for start, stop in zip(first, np.append(first[1:], len(sites.device)), strict=True):
+                own = sites.block[start:stop]
+                slowest[:, own] = np.maximum(slowest[:, own], of_site[:, start:stop])
+            seconds += slowest.sum(axis=(2, 3))
+        return seconds.T
 
-    def _device_lanes_s(
-        self, block: int, device: int, schedule: np.ndarray, held: np.ndarray
+    def _site_seconds(self, sites: LaneSites, in_wave: np.ndarray, wave: np.ndarray) -> np.ndarray:
+        """Seconds of every block on every device that holds some of it, float
+        ``[num_schedules, num_sites, 2 directions, 2 sub-layers]``."""
+        operations = np.stack([sites.operations(schedule) for schedule in in_wave])
+        size = np.concatenate([sites.device[:, None], sites.heads, sites.hidden], axis=1)
+        kind = np.unique(size, axis=0, return_inverse=True)[1].ravel()  # rises with the device
+        flat = operations.reshape(-1, operations[0, 0].size)
+        key = np.column_stack([np.tile(kind, len(in_wave)), flat])
+        _, example, which = np.unique(key, axis=0, return_index=True, return_inverse=True)
+        distinct = sites.select(example % len(kind))
+        cells = flat[example].reshape(-1, *operations.shape[2:])
+        seconds = self._distinct_seconds(distinct, cells, wave)
+        return seconds[which.ravel()].reshape(*operations.shape[:2], *seconds.shape[1:])
+
+    def _distinct_seconds(
+        self, sites: LaneSites, operations: np.ndarray, wave: np.ndarray
     ) -> np.ndarray:
-        """Seconds of one device, float ``[num_waves, 2 directions, 2 sub-layers]``."""
-        partition = self.workload.partition
-        sizes = np.stack([partition.heads[held], partition.hidden[held]])
-        key = (device, sizes.tobytes(), schedule[held].tobytes())
-        if key not in self._lanes:
-            seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
-            devices = self.cluster.devices
-            for w, wave in enumerate(self._waves):
-                groups = lane_groups(
-                    self.workload, self.placement, schedule, wave, self._merging, held
-                )
-                seconds[w] = lane_seconds(self.workload, devices, groups.sizes).sum(axis=2)
-            if self.workload.lora is not None:
-                seconds += self._shared_s(device, schedule, held)
-            self._lanes[key] = seconds
-        return self._lanes[key]
-
-    def _shared_s(self, device: int, schedule: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """What adapters' shared factors add to `_device_lanes_s`."""
-        workload, model = self.workload, self.cluster.devices[device]
-        seconds = np.zeros((len(self._waves), 2, len(SUBLAYERS)))
-        for sublayer, units in enumerate((workload.partition.heads, workload.partition.hidden)):
-            maps_in = workload.shape.num_maps_in[sublayer]
-            rows = schedule[held[units[held] > 0]]
-            for direction, chosen in enumerate(
-                (rows != Operation.SHORTCUT, rows == Operation.FULL)
-            ):
-                of_all = np.where(chosen.any(axis=0), workload.tokens, 0)
-                tokens = np.array([of_all[wave].sum() for wave in self._waves])
-                flops = shared_factor_flops(workload, maps_in, tokens, tokens, tokens, tokens)
-                seconds[:, direction, sublayer] = model.seconds(
-                    LANE_KINDS[direction][sublayer],
-                    (flops.forward, flops.backward)[direction],
-                    shared_factor_bytes(workload, maps_in, tokens, tokens, tokens)[direction],
-                )
+        workload, devices = self.workload, self.cluster.devices
+        groups = groups_of_sites(
+            workload,
+            self.placement,
+            sites,
+            operations,
+            np.ones((len(operations), len(SUBLAYERS)), dtype=bool),
+            wave,
+            merging_devices(workload, self.placement, devices),
+        )
+        seconds = np.zeros((len(operations), 2, len(SUBLAYERS)))
+        np.add.at(
+            seconds, groups.site, lane_seconds(workload, devices, groups.sizes).T.swapaxes(1, 2)
+        )
+        if workload.lora is not None:
+            seconds += self._shared_s(sites, operations, workload.tokens[wave])
         return seconds
 
-    def messages_s(self, block: int, schedule: np.ndarray) -> float:
-        """All dispatches and combines of the block."""
-        subnets = np.array(self.workload.partition.of_block(block))
-        rows, device = schedule[subnets], self._device[subnets]
-        active = np.zeros((2, 1, self.placement.num_devices, rows.shape[1]), dtype=bool)
-        np.logical_or.at(active[0, 0], device, rows != Operation.SHORTCUT)
-        np.logical_or.at(active[1, 0], device, rows == Operation.FULL)
-        return sum(
-            self._direction_s(active[direction, 0], wave)
-            for wave in self._waves
-            for direction in (0, 1)
-        )
+    def _shared_s(
+        self, sites: LaneSites, operations: np.ndarray, tokens_of: np.ndarray
+    ) -> np.ndarray:
+        """What adapters' shared factors add to the lanes of every site."""
+        workload = self.workload
+        seconds = np.zeros((len(operations), 2, len(SUBLAYERS)))
+        for sublayer, units in enumerate((sites.heads, sites.hidden)):
+            maps_in = workload.shape.num_maps_in[sublayer]
+            has_units = (units > 0)[:, :, None]
+            for direction, chosen in enumerate(
+                (operations != Operation.SHORTCUT, operations == Operation.FULL)
+            ):
+                tokens = (chosen & has_units).any(axis=1) @ tokens_of
+                flops = shared_factor_flops(workload, maps_in, tokens, tokens, tokens, tokens)
+                moved = shared_factor_bytes(workload, maps_in, tokens, tokens, tokens)
+                for device in np.unique(sites.device).tolist():
+                    own = sites.device == device
+                    seconds[own, direction, sublayer] = self.cluster.devices[device].seconds(
+                        LANE_KINDS[direction][sublayer],
+                        (flops.forward, flops.backward)[direction][own],
+                        moved[direction][own],
+                    )
+        return seconds
 
-    def _direction_s(self, active: np.ndarray, wave: np.ndarray) -> float:
-        in_wave = np.zeros(active.shape[1], dtype=bool)
-        in_wave[wave] = True
-        active = active & in_wave
-        key = active.tobytes()
-        if key not in self._messages:
-            exchange = Exchange(
-                active=active[None, None],
-                message_bytes=self.workload.activation_bytes.astype(np.int64),
-                owner=np.array(self.placement.owner),
-            )
-            dispatch = exchange.dispatch_bytes(0, 0)
-            both_s = exchange_seconds(self.cluster, dispatch) + exchange_seconds(
-                self.cluster, dispatch.T
-            )
-            self._messages[key] = len(SUBLAYERS) * both_s
-        return self._messages[key]
+    def _messages_s(self, schedule: np.ndarray) -> np.ndarray:
+        """All dispatches and combines of every block, float ``[num_blocks]``."""
+        num_blocks = self.workload.shape.num_blocks
+        seconds = np.zeros(num_blocks)
+        for wave in self._waves:
+            in_wave = np.zeros_like(schedule)
+            in_wave[:, wave] = schedule[:, wave]
+            exchange = plan_exchange(self.workload, self.placement, in_wave)
+            for direction in (0, 1):
+                dispatches = [exchange.dispatch_bytes(direction, b) for b in range(num_blocks)]
+                for way in (dispatches, [dispatch.T for dispatch in dispatches]):
+                    seconds += len(SUBLAYERS) * np.array(self._times.seconds_of_each(way))
+        return seconds

@@ -98,15 +98,14 @@ def level_choices(
     schedules = _solve_capacities(dense, capacity)
     times = BlockTimes(workload, cluster, placement, num_waves)
     block, value = workload.partition.block, scores.values()
-    seconds, gained = np.zeros((2, num_blocks, len(pairs)))
+    gained = np.zeros((num_blocks, len(pairs)))
     for j, schedule in enumerate(schedules):
         chosen = np.take_along_axis(value, schedule[..., None].astype(np.intp), axis=2)
         gained[:, j] = np.bincount(block, chosen.sum(axis=(1, 2)), minlength=num_blocks)
         if coverage:
             active = np.bincount(block, np.count_nonzero(schedule, axis=1), minlength=num_blocks)
             gained[active < coverage * workload.num_microbatches, j] = -np.inf
-        seconds[:, j] = [times.seconds(b, schedule) for b in range(num_blocks)]
-    return LevelChoices(pairs, seconds, gained)
+    return LevelChoices(pairs, times.seconds(schedules), gained)
 
 
 def _compute_levels(dense: Formulation) -> np.ndarray:

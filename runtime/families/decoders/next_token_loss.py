@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from d2ft_sched.costs.vocabulary_head import HEAD_CHUNK_TOKENS
 from runtime.data.dataset import IGNORED
+from runtime.lanes.products import compute_dtype
 
 
 def next_token_loss(
@@ -47,7 +48,7 @@ def next_token_outcome(features: Tensor, weight: Tensor, labels: Tensor) -> tupl
     with torch.no_grad():
         loss = torch.zeros((), dtype=_wide(features.dtype), device=features.device)
         right = torch.zeros((), dtype=torch.int64, device=features.device)
-        narrow = weight.to(_product_type(weight))
+        narrow = weight.to(compute_dtype(weight))
         for x, targets in _chunks(features, labels):
             logits = F.linear(x.to(narrow.dtype), narrow).to(loss.dtype)
             loss += F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -68,7 +69,7 @@ class _HeadLoss(torch.autograd.Function):
         needs_x, needs_weight, *_ = ctx.needs_input_grad
         spread = smoothing / len(weight)
         loss = torch.zeros((), dtype=_wide(features.dtype), device=features.device)
-        narrow = weight.to(_product_type(weight))
+        narrow = weight.to(compute_dtype(weight))
         parts = []
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         for x, targets in _chunks(features, labels):
@@ -110,11 +111,6 @@ def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
     flat = features.reshape(-1, features.shape[-1])
     return zip(flat.split(HEAD_CHUNK_TOKENS), targets.split(HEAD_CHUNK_TOKENS), strict=True)
-
-
-def _product_type(weight: Tensor) -> torch.dtype:
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -31,19 +31,16 @@ network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 
 
 @pytest.fixture
-def make_plan(d2ft, tiny_vit, tmp_path):
+def make_plan(made_plan, tiny_vit, tmp_path):
     """Plans for a tiny ViT on three devices."""
 
     def make(*more: object) -> Path:
         cluster, path = tmp_path / "c.yaml", tmp_path / "plan.json"
         cluster.write_text(CLUSTER)
-        code, _, err = d2ft(
-            "plan", "--placement", "balanced", "--cluster", cluster,
-            "--model", tiny_vit, "--microbatches", 4,
-            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *more,
+        return made_plan(
+            path, "--placement", "balanced", "--cluster", cluster, "--model", tiny_vit,
+            "--microbatches", 4, "--microbatch-size", 1, "--budget-compute", 0.7, *more,
         )  # fmt: skip
-        assert code == 0, err
-        return path
 
     return make
 
