@@ -181,7 +181,7 @@ def run(
     if schedule is None:
         schedule = ScheduleName.FIXED
         if not dense and scores is None:
-            default = default_schedule(plan)
+            default = default_schedule(plan, replans=replan_every is not None)
             schedule = default.name
             first_note = default.note and f"d2ft: {default.note}"
     notes = [n for n in (first_note, optimizer_note(planned, training.optimizer)) if n]

@@ -105,12 +105,13 @@ class DefaultSchedule:
     note: str = ""
 
 
-def default_schedule(plan: Plan) -> DefaultSchedule:
+def default_schedule(plan: Plan, *, replans: bool = False) -> DefaultSchedule:
     """What kept accuracy best in our studies of this kind of plan (docs/results).
 
     Where blocks rest or whole micro-batches are left out, others of the kind are drawn anew in each
     step; where operations were chosen by scores, which samples all subnets leave out, within the
-    plan's budget. A plan that leaves nothing to draw keeps its own schedule.
+    plan's budget. A plan that leaves nothing to draw keeps its own schedule, and so does one by
+    scores that is re-planned, for that moves its own operations.
     """
     shown = f"--schedule {ScheduleName.FIXED.value} keeps the plan's own"
     if chooses(plan.schedule):
@@ -118,7 +119,7 @@ def default_schedule(plan: Plan) -> DefaultSchedule:
             return DefaultSchedule(ScheduleName.FIXED)
         what = "what rests, and which samples are left out, is chosen anew in each step"
         return DefaultSchedule(ScheduleName.PER_STEP, f"{what}; {shown}")
-    if (plan.schedule == Operation.FULL).all() or len(plan.replicas) > 1:
+    if replans or (plan.schedule == Operation.FULL).all() or len(plan.replicas) > 1:
         return DefaultSchedule(ScheduleName.FIXED)
     return DefaultSchedule(
         ScheduleName.PER_STEP,

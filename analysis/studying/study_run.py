@@ -210,11 +210,16 @@ Measured = list[tuple[int, int, float, float, float]]
 evaluation."""
 
 
+_WARMUP = 0.05
+"""Share of all steps, of every method of a study."""
+
+
 def train(
     start: Start, recipe: Recipe, seed: int, lr: float, told: Callable[[int], None]
 ) -> Measured:
     """Train a copy of the start's model by a recipe."""
-    settings = FineTuneSettings(num_epochs=recipe.num_epochs, lr=lr * recipe.lr_factor, seed=seed)
+    lr = lr * recipe.lr_factor
+    settings = FineTuneSettings(recipe.num_epochs, lr, warmup=_WARMUP, seed=seed)
     measured: Measured = []
     steps, seconds = 0, 0.0
     events = train_peer(

@@ -39,7 +39,7 @@ class FineTuneSettings:
     weight_decay: float = 0.05
     layer_decay: float = 1.0
     lr_decay: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.05
+    warmup: float = 0.1
     clip_norm: float | None = None
     label_smoothing: float = 0.0
     ema_decay: float | None = None

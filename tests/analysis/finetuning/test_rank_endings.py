@@ -22,7 +22,7 @@ ANSWER_S = 120
 def given(noise_pictures) -> list[object]:
     return [
         "--data", f"imagefolder:{noise_pictures}", "--image-size", 32, "--device", "cpu",
-        "--epochs", 1, "--no-linear-probe",
+        "--epochs", 1, "--no-linear-probe", "--schedule", "fixed",
     ]  # fmt: skip
 
 
