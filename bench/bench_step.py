@@ -37,8 +37,13 @@ from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 NUM_MICROBATCHES = 5
 RANDOM_SHARES = ((0.2, 0.3), (0.4, 0.0), (0.4, 0.3), (0.6, 0.0), (0.7, 0.2))
 """Of operations: FULL and FORWARD_ONLY."""
-COLUMNS = ("plan", "FLOPs", "masked", "step s", "spread s", "x timm", "x dense", "time / FLOPs")
-"""Masked are FLOPs of cells that are computed besides, since that takes less than another piece."""
+PARTS = ("forward", "backward", "optimizer")
+COLUMNS = (
+    *("plan", "FLOPs", "masked", "step s", "spread s", "x timm", "x dense", "time / FLOPs"),
+    *PARTS,
+)
+"""Masked are FLOPs of cells that are computed besides, since that takes less than another piece;
+parts are what each takes of the dense step beyond the plan's share of what it takes there."""
 TARGET_HALF, TARGET_DENSE, TARGET_RANDOM = 0.58, 1.05, 1.10
 
 
@@ -48,6 +53,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--microbatch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--skip-heads", action="store_true", help="leave the second table out")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     given = parser.parse_args()
     steady_process()
@@ -94,15 +100,17 @@ def main() -> None:
             f"{step.step_s / plain.step_s:.3f}",
             f"{step.step_s / dense.step_s:.3f}",
             f"{_time_over_flops(step, dense):.3f}",
+            *(f"{_beyond_share(step, dense, part):+.3f}" for part in PARTS),
         )
-    console = Console(width=110)
+    console = Console(width=140)
     console.print(table)
     half_s = steps["half FULL, half SHORTCUT"].step_s
     worst = max(_time_over_flops(steps[name], dense) for name in random)
     _verdict("half FULL / dense", half_s / dense.step_s, TARGET_HALF)
     _verdict("all FULL / plain timm", dense.step_s / plain.step_s, TARGET_DENSE)
     _verdict("worst random plan, time ratio / FLOPs ratio", worst, TARGET_RANDOM)
-    console.print(_by_heads(model, shape, workload.microbatch_samples, device))
+    if not given.skip_heads:
+        console.print(_by_heads(model, shape, workload.microbatch_samples, device))
 
 
 def _model(name: str, image_size: int) -> tuple[nn.Module, str]:
@@ -138,6 +146,12 @@ def _by_heads(
 
 def _time_over_flops(step: StepMeasurement, dense: StepMeasurement) -> float:
     return step.step_s / dense.step_s / (step.flops / dense.flops)
+
+
+def _beyond_share(step: StepMeasurement, dense: StepMeasurement, part: str) -> float:
+    """What a part takes more than its FLOPs' share of the dense step's, of the dense step."""
+    own, whole = (getattr(of, f"{part}_s") for of in (step, dense))
+    return float(own - whole * step.flops / dense.flops) / dense.step_s
 
 
 def _random_schedules(workload: Workload) -> tuple[np.ndarray, dict[str, np.ndarray]]:
