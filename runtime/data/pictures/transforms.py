@@ -30,8 +30,9 @@ so that timm leaves the other change of them out), and a rectangle erased.
 """
 AUGMENTS: tuple[Augment, ...] = get_args(Augment)
 
-RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
-"""timm's name for two of its operations at magnitude 9, as the recipes of its ViTs have them."""
+RAND_AUGMENT = "rand-m9-mmax9-mstd0.5-inc1"
+"""timm's name for two of its operations at magnitudes around 9, as the recipes of its ViTs have
+them, but none above: at 10 it asks for pictures of no bits, which Pillow 13 refuses."""
 _OPTIONS: dict[Augment, dict[str, Any]] = {
     "light": {"scale": (0.5, 1.0), "color_jitter": 0.1},
     "timm": {"auto_augment": RAND_AUGMENT, "interpolation": "random"},

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from d2ft_sched.errors import InputError
 from runtime.data.dataset import Dataset, Wanted
-from runtime.data.input_format import PictureFormat
+from runtime.data.input_format import PictureFormat, TokenFormat
 from runtime.data.load_data import load_data
 from runtime.data.pictures.image_folder import PathTable
 from runtime.data.pictures.load_pictures import PictureReading
@@ -163,6 +163,13 @@ def test_a_worker_that_dies_is_said_in_one_line() -> None:
     with pytest.raises(InputError, match="a process that reads pictures ended") as caught:
         next(samples.read([Wanted(np.arange(4))]))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_for_pictures_is_refused_for_texts() -> None:
+    texts = TokenFormat(8, "nowhere", padding_id=0, vocabulary_size=9)
+    for reading in (PictureReading("light"), PictureReading(num_workers=0)):
+        with pytest.raises(InputError, match="--augment and --workers are for pictures"):
+            load_data("newsgroups20:nowhere", texts, reading=reading)
 
 
 def test_paths_of_any_bytes_are_kept() -> None:

@@ -14,6 +14,7 @@ from timm.data import create_transform, resolve_model_data_config
 from runtime.data.input_format import PictureFormat
 from runtime.data.pictures.transforms import (
     AUGMENTS,
+    RAND_AUGMENT,
     Transforms,
     generators_kept,
     seed_generators,
@@ -64,7 +65,7 @@ def test_changes_are_those_of_timm_for_the_same_draws(
     transforms, picture = Transforms(form, augment, seed), noise(40, 30)
     options: dict[str, Any] = {"scale": (0.5, 1.0), "color_jitter": 0.1, "interpolation": "bicubic"}
     if augment == "timm":
-        options = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25}
+        options = {"auto_augment": RAND_AUGMENT, "re_prob": 0.25}
         options["interpolation"] = "random"
     with generators_kept():
         ours = normalize(transforms.trained(picture, epoch, sample)[None], form.mean, form.std)[0]
@@ -93,6 +94,13 @@ def test_a_change_follows_from_seed_epoch_and_sample_and_leaves_no_trace(augment
     assert not any(torch.equal(first, other) for other in others)
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_no_magnitude_asks_for_what_pillow_refuses() -> None:
+    transforms, picture = Transforms(PictureFormat(8), "timm"), noise(8, 8)
+    with generators_kept():
+        for row in range(1500):
+            transforms.trained(picture, 1, row)
 
 
 def test_a_rectangle_is_erased_in_a_quarter_of_pictures_with_the_mean_colour() -> None:
