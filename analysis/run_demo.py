@@ -41,7 +41,8 @@ from runtime.models.build import build_model, shape_of
 from runtime.models.linear_probe import fit_classifier
 from runtime.steady_settings import steady_process
 from runtime.torch_device import device_name, select_device
-from runtime.training.events import Evaluated, Event, FineTuneSettings, Stepped
+from runtime.training.events import Evaluated, Event, Stepped
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import ScheduleOf, fine_tune, training_minibatches
 from runtime.training.schedule_source import redrawn_schedules
 from sim.prediction import Prediction
@@ -189,7 +190,7 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         num_epochs=options.num_epochs,
         lr=options.learning_rate,
         linear_probe=False,
-        warmup_steps=len(minibatches) // 2,
+        warmup=0.5 / options.num_epochs,
         seed=options.seed,
     )
     training: dict[str, TrainingMeasurement] = {}
@@ -291,7 +292,7 @@ def _training_record(
         elif isinstance(event, Evaluated):
             epochs.append(
                 EpochMeasurement(
-                    epoch=event.epoch,
+                    epoch=int(event.epoch),
                     train_loss=float(np.mean([s.loss for s in steps])),
                     test_accuracy=event.top1,
                     train_s=sum(s.step_s for s in steps),

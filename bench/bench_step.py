@@ -3,7 +3,7 @@
 By default ViT-S/14 at 112 pixels, mini-batch of 5 micro-batches of 16, AdamW; subnets of one head,
 and then random plans of subnets of more heads. All steps of a round run one after another, so that
 a busy machine slows them alike; medians over the rounds. Another model, with random weights:
-``python -m bench.bench_step --model vit_base_patch16_224 --image-size 224``.
+``python -m bench step --model vit_base_patch16_224 --image-size 224``.
 """
 
 import argparse
@@ -37,6 +37,13 @@ from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
 NUM_MICROBATCHES = 5
 RANDOM_SHARES = ((0.2, 0.3), (0.4, 0.0), (0.4, 0.3), (0.6, 0.0), (0.7, 0.2))
 """Of operations: FULL and FORWARD_ONLY."""
+PARTS = ("forward", "backward", "optimizer")
+COLUMNS = (
+    *("plan", "FLOPs", "masked", "step s", "spread s", "x timm", "x dense", "time / FLOPs"),
+    *PARTS,
+)
+"""Masked are FLOPs of cells that are computed besides, since that takes less than another piece;
+parts are what each takes of the dense step beyond the plan's share of what it takes there."""
 TARGET_HALF, TARGET_DENSE, TARGET_RANDOM = 0.58, 1.05, 1.10
 
 
@@ -46,9 +53,11 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--microbatch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--skip-heads", action="store_true", help="leave the second table out")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     given = parser.parse_args()
     steady_process()
-    device = select_device()
+    device = select_device(given.device)
     model, kind = _model(given.model, given.image_size)
     shape = shape_of(model)
     workload = Workload(
@@ -79,26 +88,29 @@ def main() -> None:
         title=f"{given.model} ({kind}), {given.image_size} px, {NUM_MICROBATCHES} micro-batches of "
         f"{given.microbatch_size}, {device_name(device)}, {dense.num_threads} threads",
     )
-    for column in ("plan", "FLOPs", "step s", "spread s", "x timm", "x dense", "time / FLOPs"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "plan" else "right")
     for name, step in steps.items():
         table.add_row(
             name,
             f"{step.flops / dense.flops:.3f}",
+            f"{step.wasted_flops / dense.flops:.3f}",
             f"{step.step_s:.3f}",
             f"{step.step_spread_s:.3f}",
             f"{step.step_s / plain.step_s:.3f}",
             f"{step.step_s / dense.step_s:.3f}",
             f"{_time_over_flops(step, dense):.3f}",
+            *(f"{_beyond_share(step, dense, part):+.3f}" for part in PARTS),
         )
-    console = Console(width=110)
+    console = Console(width=140)
     console.print(table)
     half_s = steps["half FULL, half SHORTCUT"].step_s
     worst = max(_time_over_flops(steps[name], dense) for name in random)
     _verdict("half FULL / dense", half_s / dense.step_s, TARGET_HALF)
     _verdict("all FULL / plain timm", dense.step_s / plain.step_s, TARGET_DENSE)
     _verdict("worst random plan, time ratio / FLOPs ratio", worst, TARGET_RANDOM)
-    console.print(_by_heads(model, shape, workload.microbatch_samples, device))
+    if not given.skip_heads:
+        console.print(_by_heads(model, shape, workload.microbatch_samples, device))
 
 
 def _model(name: str, image_size: int) -> tuple[nn.Module, str]:
@@ -134,6 +146,12 @@ def _by_heads(
 
 def _time_over_flops(step: StepMeasurement, dense: StepMeasurement) -> float:
     return step.step_s / dense.step_s / (step.flops / dense.flops)
+
+
+def _beyond_share(step: StepMeasurement, dense: StepMeasurement, part: str) -> float:
+    """What a part takes more than its FLOPs' share of the dense step's, of the dense step."""
+    own, whole = (getattr(of, f"{part}_s") for of in (step, dense))
+    return float(own - whole * step.flops / dense.flops) / dense.step_s
 
 
 def _random_schedules(workload: Workload) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runtime.steady_settings import steady_process as steady_process
     from runtime.torch_device import device_name as device_name
     from runtime.torch_device import select_device as select_device
-    from runtime.training.events import FineTuneSettings as FineTuneSettings
+    from runtime.training.finetune_settings import FineTuneSettings as FineTuneSettings
     from runtime.training.loop import fine_tune as fine_tune
 else:
     __all__, __getattr__, __dir__ = lazy_names(
@@ -41,7 +41,7 @@ else:
             "measure.step_times": "measure_steps StepMeasurement",
             "own_loop.apply_plan": "apply_plan ScheduledModel",
             "own_loop.transformers_callback": "TransformersPlanCallback",
-            "training.events": "FineTuneSettings",
+            "training.finetune_settings": "FineTuneSettings",
             "training.loop": "fine_tune",
         },
     )

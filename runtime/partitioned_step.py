@@ -61,6 +61,8 @@ def forward_backward(
     labels: Tensor,
     slices: ScheduleSlices,
     watch: Stopwatch | None = None,
+    label_smoothing: float = 0.0,
+    loss_scale: float = 1.0,
 ) -> Tensor:
     """Run one mini-batch and add its gradients to those of the parameters.
 
@@ -74,6 +76,8 @@ def forward_backward(
         labels: int64 ``[num_samples]``, or ``[num_samples, num_tokens]``.
         slices: the schedule.
         watch: laps "forward" and "backward" are added to it.
+        label_smoothing: share of each target that is spread evenly.
+        loss_scale: factor of all gradients.
 
     Returns:
         The loss, a scalar without graph on the device of `inputs`.
@@ -83,11 +87,12 @@ def forward_backward(
     num_counted = torch.stack([wave.take(counted).sum() for wave in slices.waves]).sum()
     for wave in slices.waves:
         seen = features(model, wave.take(inputs), wave)
-        loss = family.loss(model, seen, wave.take(labels)) / num_counted.clamp_min(1)
+        total = family.loss(model, seen, wave.take(labels), label_smoothing)
+        loss = total / num_counted.clamp_min(1)
         if watch is not None:
             watch.lap("forward")
         if loss.requires_grad:  # not where nothing trains but adapters, and none in this wave
-            loss.backward()
+            (loss_scale * loss).backward()
         if watch is not None:
             watch.lap("backward")
         losses.append(loss.detach())

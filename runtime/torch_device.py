@@ -3,6 +3,8 @@
 import contextlib
 import os
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -96,11 +98,34 @@ def memory_bytes(device: torch.device) -> int:
     return min(host, int(text)) if text.isdigit() else host
 
 
-def autocast(device: torch.device, workload: Workload) -> AbstractContextManager[object]:
-    """Mixed precision where messages and lanes of the workload are in bfloat16, or nothing."""
+def peak_bytes(device: torch.device) -> int:
+    """The most that has been in use so far: of tensors on CUDA, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used
+
+
+def autocast(
+    device: torch.device, workload: Workload, half: torch.dtype = torch.bfloat16
+) -> AbstractContextManager[object]:
+    """Mixed precision where messages and lanes of the workload have two bytes, or nothing."""
     if workload.element_bytes != ELEMENT_BYTES["bfloat16"]:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=half)
+
+
+def check_float16(device: torch.device) -> None:
+    """Refuse float16 where it brings nothing.
+
+    Raises:
+        InputError: the device is a CPU.
+    """
+    if device.type != "cuda":
+        raise InputError(
+            "--amp-dtype float16 is for CUDA devices; a CPU computes it slower than float32: take "
+            "bfloat16"
+        )
 
 
 @contextlib.contextmanager
@@ -139,6 +164,31 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def record(device: torch.device, run: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], Any]:
+    """Record what `run` asks of a CUDA device as a CUDA graph.
+
+    It is run first without being recorded, as libraries set themselves up at their first use;
+    random numbers go on from where they were before.
+
+    Args:
+        device: CUDA.
+        run: waits for nothing that the device computes, and leaves its results where they are.
+
+    Returns:
+        What replays it, and what `run` returned, which every replay overwrites.
+    """
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.random.fork_rng([device]), torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        made = run()
+    return graph.replay, made
 
 
 class Stopwatch:

@@ -1,8 +1,12 @@
 """What tests of several packages share: the command line, small models, data, cluster and plan."""
 
+import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,9 +16,26 @@ from hypothesis import settings
 
 from analysis import cli
 from d2ft_sched.model.shape_file import ShapeSchema
+from made_once import made_once
 
-settings.register_profile("d2ft", deadline=None)  # machines are busy, and tests time nothing
+# Machines are busy, and tests time nothing; what one run tries, every run tries, unless asked for
+# other examples by --hypothesis-profile anew.
+settings.register_profile("d2ft", deadline=None, derandomize=True)
+settings.register_profile("anew", deadline=None)
 settings.load_profile("d2ft")
+
+LONGEST = (
+    "analysis/finetuning",
+    "analysis/studying",
+    "analysis/sweeping",
+    "analysis/validating",
+    "analysis/commands/test_cli_runtime.py",
+    "docs",
+    "runtime/own_loop",
+    "runtime/ranks",
+    "test_examples.py",
+)
+"""Tests that take seconds each, and processes of their own."""
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 WORDS = ("puck", "goal", "skate", "rocket", "orbit", "moon", "the", "a", "of", "and", "is")
@@ -37,6 +58,12 @@ devices:
   - {name: b, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e12}
 network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that at the end there is enough to share among workers."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.relative_to(here).as_posix().startswith(LONGEST))
 
 
 @pytest.fixture
@@ -97,6 +124,28 @@ def d2ft_code() -> Callable[..., int]:
     return call
 
 
+@pytest.fixture(scope="session")
+def made_plan(
+    d2ft_code: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """``made_plan(path, *options)``: the file of `d2ft plan`, planned once for the same options
+    and the same content of files among them."""
+
+    def make(path: Path, *options: object) -> Path:
+        key = [o.read_text() if isinstance(o, Path) and o.is_file() else str(o) for o in options]
+        name = f"plan-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}"
+
+        def plan(folder: Path) -> None:
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()) as said:
+                code = d2ft_code("plan", *options, "--out", folder / "plan.json")
+            assert code == 0, said.getvalue()
+
+        shutil.copy(made_once(tmp_path_factory, name, plan) / "plan.json", path)
+        return path
+
+    return make
+
+
 @pytest.fixture
 def d2ft(
     d2ft_code: Callable[..., int], capsys: pytest.CaptureFixture[str]
@@ -146,17 +195,14 @@ def two_equal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def even_plan(
-    d2ft_code: Callable[..., int],
+    made_plan: Callable[..., Path],
     two_equal: Path,
     tiny_vit: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A plan of `tiny_vit` on `two_equal` at 0.7 of the dense compute, five micro-batches."""
-    path = tmp_path_factory.mktemp("even_plan") / "plan.json"
-    code = d2ft_code(
-        "plan", "--cluster", two_equal, "--model", tiny_vit, "--microbatches", 5,
-        "--microbatch-size", 1, "--budget-compute", 0.7, "--placement", "every-device",
-        "--out", path,
+    return made_plan(
+        tmp_path_factory.mktemp("even_plan") / "plan.json", "--cluster", two_equal,
+        "--model", tiny_vit, "--microbatches", 5, "--microbatch-size", 1,
+        "--budget-compute", 0.7, "--placement", "every-device",
     )  # fmt: skip
-    assert code == 0
-    return path

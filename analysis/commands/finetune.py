@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.commands import options
+from analysis.commands.parsing.option_groups import with_groups
+from analysis.commands.parsing.training_options import TrainingOptions
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 
 if TYPE_CHECKING:
     from analysis.finetuning.follow import Outcome
 
 
+@with_groups
 def run(
     ctx: typer.Context,
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan from 'd2ft plan'.")],
@@ -34,14 +38,6 @@ def run(
     image_size: options.ImageSize = None,
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
-    epochs: options.Epochs = 3,
-    learning_rate: options.LearningRate = 5e-5,
-    linear_probe: Annotated[
-        bool,
-        typer.Option(
-            help="Fit the classifier on frozen features first.", rich_help_panel="Training"
-        ),
-    ] = True,
     dense: Annotated[
         bool,
         typer.Option("--dense", help="Ignore the schedule: every operation FULL, to compare."),
@@ -52,10 +48,10 @@ def run(
             help="fixed: the plan's own for every mini-batch. per-step: drawn anew in each step, "
             "which blocks rest and which samples are left out, or, within the budget of a plan by "
             "scores, which samples all subnets drop first; it needs no scores, and is the default "
-            "for plans that let blocks rest or leave samples out. "
+            "where there is anything to draw. "
             "running: from scores that steps see in passing, so that scoring costs no pass. These "
             "two kept accuracy best in our studies, running closest to dense on unequal devices. "
-            "per-minibatch: one for each from its scores, "
+            "per-minibatch: the paper's rule, as we read it: one for each from its scores, "
             "within the budget; scoring happens before training, with the whole model on the first "
             "rank, and metrics.jsonl says what it cost.",
             rich_help_panel="Schedule",
@@ -126,8 +122,25 @@ def run(
             min=1, help="Newest checkpoints to keep; default all.", rich_help_panel="Checkpoints"
         ),
     ] = None,
+    log: Annotated[
+        LogName | None,
+        typer.Option(
+            help="tensorboard: event files in OUT/tensorboard, beside metrics.jsonl; for "
+            "'tensorboard --logdir OUT'.",
+        ),
+    ] = None,
+    keep_best: Annotated[
+        bool,
+        typer.Option(
+            "--keep-best",
+            help="Keep the weights of the best test in OUT/best, beside the last ones.",
+            rich_help_panel="Checkpoints",
+        ),
+    ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,
+    *,
+    training: TrainingOptions,
 ) -> None:
     """Fine-tune the plan's model with its schedule.
 
@@ -149,7 +162,7 @@ def run(
         seconds,
     )
     from analysis.console.progress import TerminalProgress
-    from analysis.finetuning.finetune_request import FineTuneRequest
+    from analysis.finetuning.finetune_request import FineTuneRequest, with_optimizer
     from analysis.finetuning.finetune_schedules import default_schedule
     from analysis.finetuning.run_from_plan import run_finetune
     from d2ft_sched.plan.plan_file import load_plan
@@ -159,18 +172,17 @@ def run(
         options.refuse_given(
             ctx, ["forward_score", "backward_score"], "it goes with --schedule per-minibatch"
         )
-    plan = load_plan(plan_file)
+    plan = with_optimizer(load_plan(plan_file), training.optimizer)
     first_note = ""
     if schedule is None:
-        schedule = ScheduleName.FIXED if dense else default_schedule(plan)
-        if schedule is not ScheduleName.FIXED:
-            first_note = (
-                f"d2ft: what rests, and which samples are left out, is chosen anew in each step; "
-                f"--schedule {ScheduleName.FIXED} keeps the plan's own"
-            )
+        schedule = ScheduleName.FIXED
+        if not dense and scores is None:
+            default = default_schedule(plan)
+            schedule = default.name
+            first_note = default.note and f"d2ft: {default.note}"
     checkpoint_dir = checkpoint_dir or out / "checkpoints"
     shared = options.option_values(
-        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "json"]
+        ctx, ["plan_file", "data_root", "download", "scores", "device", "out", "log", "json"]
     )
     result = run_finetune(
         FineTuneRequest(
@@ -185,16 +197,15 @@ def run(
             image_size=image_size,
             weights=default_weights(plan.workload.shape.name, weights, pretrained),
             pretrained=pretrained,
-            num_epochs=epochs,
-            learning_rate=learning_rate,
-            linear_probe=linear_probe,
+            settings=training.settings(seed),
             dense=dense,
             device=device,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
             resume=resume,
             keep=keep,
-            seed=seed,
+            keeps_best=keep_best,
+            log=log,
             replan_every=replan_every,
             scores=scores,
             schedule=schedule,
@@ -223,16 +234,20 @@ def run(
         ["epoch", "train loss", *_judged(summary["epochs"]), "training took"],
         [
             [
-                str(epoch["epoch"]),
+                f"{epoch['epoch']:.4g}",
                 "-" if epoch["train_loss"] is None else f"{epoch['train_loss']:.4f}",
                 *([] if epoch["test_perplexity"] is None else [f"{epoch['test_perplexity']:.2f}"]),
                 percent(epoch["test_accuracy"]),
+                *([] if epoch["test_top5"] is None else [percent(epoch["test_top5"])]),
                 "-" if epoch["train_s"] is None else seconds(epoch["train_s"]),
             ]
             for epoch in summary["epochs"]
         ],
     )
     print_line(summary["epoch_0"])
+    for line in (summary["by_class"], _best(summary, out)):
+        if line:
+            print_line(line)
     print_line(f"Wrote {out}")
 
 
@@ -240,7 +255,12 @@ def _judged(epochs: list[dict[str, Any]]) -> list[str]:
     """What the test part says, as heads of columns."""
     if any(epoch["test_perplexity"] is not None for epoch in epochs):
         return ["test perplexity", "test tokens right"]
-    return ["test top-1"]
+    return ["test top-1", *(["top-5"] if epochs[0]["test_top5"] is not None else [])]
+
+
+def _best(summary: dict[str, Any], out: Path) -> str | None:
+    best = summary["best"]
+    return best and f"Best after step {best['step']}, in {out / 'best'}"
 
 
 def _how_it_stopped(outcome: "Outcome") -> str:

@@ -266,7 +266,8 @@ TrainedModel = Annotated[
     str,
     typer.Option(
         help="A timm ViT's name, with its pretrained tag or without, minilm-l6 or another BERT's, "
-        "or a folder of a BERT in the layout of transformers.",
+        "a language model's such as SmolLM2-135M, or a folder in the layout of transformers or its "
+        "config.json.",
         rich_help_panel="Model and mini-batch",
     ),
 ]

@@ -19,6 +19,7 @@ class DataNotes:
         num_left_out: training samples that an epoch leaves out.
         left_out: why, in one line; None if there are none.
         skipped: samples that could not be read, a line each.
+        class_names: of the samples; none of texts that are foretold.
     """
 
     name: str
@@ -28,6 +29,7 @@ class DataNotes:
     num_left_out: int
     left_out: str | None
     skipped: tuple[str, ...]
+    class_names: tuple[str, ...]
 
     @property
     def first_notes(self) -> tuple[str, ...]:
@@ -47,6 +49,7 @@ class DataNotes:
             "num_test": self.num_test,
             "num_left_out_per_epoch": self.num_left_out,
             "skipped": list(self.skipped),
+            "class_names": list(self.class_names),
         }
 
 
@@ -60,6 +63,7 @@ def data_notes(data: "Dataset", minibatches: "Minibatches") -> DataNotes:
         minibatches.num_left_out,
         minibatches.describe_left_out(),
         data.skipped,
+        tuple(data.class_names),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from analysis.console.progress import TerminalProgress
 from analysis.finetuning.data_lock import one_fetches
 from analysis.finetuning.data_notes import DataNotes, data_notes
-from analysis.finetuning.finetune_request import FineTuneRequest, check_schedule_options
+from analysis.finetuning.finetune_request import FineTuneRequest, check_options
 from analysis.finetuning.finetune_schedules import plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
@@ -49,8 +49,9 @@ from runtime.ranks.rank_devices import on_ranks, rank_devices
 from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
 from runtime.ranks.rank_samples import testing_owners, training_needs
 from runtime.scoring.seen_scores import SeenScores
-from runtime.torch_device import device_name
-from runtime.training.events import Event, FineTuneSettings, Trainer
+from runtime.torch_device import check_float16, device_name
+from runtime.training.events import Event, Trainer
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import training_minibatches
 from runtime.training.rank_part import RankPart, build_on_meta
 from runtime.training.replanner import Replanner
@@ -97,8 +98,10 @@ class _Inputs:
 
 
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
-    check_schedule_options(request)
+    check_options(request)
     check_known(request.plan.workload.shape.name)
+    if request.settings.half == "float16":
+        check_float16(ranks.device)
     if ranks.rank == 0 and request.resume is None:
         check_weights(request.weights)
     plan = request.plan
@@ -111,14 +114,12 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     else:
         found = resolve_checkpoint(request.resume, request.checkpoint_dir)
     input_format = _input_format(request)
-    settings = FineTuneSettings(
-        num_epochs=request.num_epochs,
-        lr=request.learning_rate,
-        linear_probe=request.linear_probe and has_class_labels(plan.workload.shape.name),
+    settings = replace(
+        request.settings,
+        linear_probe=request.settings.linear_probe and has_class_labels(plan.workload.shape.name),
         recomputes=any(replica.placement.recomputing for replica in replicas),
         num_waves=sum(replica.num_waves for replica in replicas),
         watch_scores=request.schedule is ScheduleName.RUNNING,
-        seed=request.seed,
     )
 
     def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +136,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
             input_format,
             num_train=request.num_train,
             num_test=request.num_test,
-            seed=request.seed,
+            seed=request.settings.seed,
             data_root=request.data_root,
             download=request.download,
             on_bad_file=request.on_bad_file.value,
@@ -150,7 +151,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
             num_classes=max(1, data.num_classes),
             weights=None if found or ranks.rank > 0 else request.weights,
             pretrained=request.pretrained and not found and ranks.rank == 0,
-            seed=request.seed,
+            seed=request.settings.seed,
         )
 
     with progress.stage("Build the model"):
@@ -161,7 +162,7 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     check_same_shape(plan.workload.shape, shape_of(model))
     if plan.workload.lora is not None:
         lora, size = plan.workload.lora, plan.workload.frozen_bytes
-        add_adapters(model, lora, request.seed, frozen_bytes=size)
+        add_adapters(model, lora, request.settings.seed, frozen_bytes=size)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
     return _Inputs(found, settings, input_format, data, minibatches, model, replicas)
 
@@ -197,11 +198,11 @@ def prepare_finetune(
         steps_per_epoch=len(minibatches),
         epoch=1,
         position=0,
-        seed=request.seed,
+        seed=request.settings.seed,
         settings=_lasting_settings(request, inputs),
         plan_sha256=json.loads(dump_plan(plan))["sha256"],
         num_ranks=ranks.num_ranks,
-        provenance=provenance(request.seed, device=device_name(ranks.device)),
+        provenance=provenance(request.settings.seed, device=device_name(ranks.device)),
     )
     if found:
         check = partial(check_goes_on, found.path, found.state, state)
@@ -223,7 +224,7 @@ def prepare_finetune(
         progress.note(note)
     scored = seen = None
     num_subnets, num_microbatches = plan.schedule.shape
-    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.seed)
+    scores: ScoreSeries = DrawnScores(num_subnets, num_microbatches, request.settings.seed)
     if request.schedule is ScheduleName.RUNNING:
         checkpoint = found.path if found else None
         seen = seen_scores(request, ranks, inputs.model, len(minibatches), checkpoint)
@@ -253,7 +254,7 @@ def prepare_finetune(
                 f"learning rate falls over {settings.num_epochs} from here on"
             )
         now = found.state
-        state = replace(state, step=now.step, epoch=now.epoch, position=now.position)
+        state = replace(state, step=now.step, epoch=now.epoch, position=now.position, best=now.best)
     scheduling = together(
         ranks,
         lambda: plan_schedules(
@@ -320,8 +321,14 @@ def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Se
         "num_epochs": settings.num_epochs,
         "lr": settings.lr,
         "lr_decay": settings.lr_decay,
-        "warmup_steps": settings.warmup_steps,
+        "warmup": settings.warmup,
         "weight_decay": settings.weight_decay,
+        "layer_decay": settings.layer_decay,
+        "clip_norm": settings.clip_norm,
+        "label_smoothing": settings.label_smoothing,
+        "ema_decay": settings.ema_decay,
+        "eval_every": settings.eval_every,
+        "half": settings.half,
         "linear_probe": settings.linear_probe,
         "dense": request.dense,
         "schedule": request.schedule.value,

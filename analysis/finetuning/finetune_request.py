@@ -1,15 +1,19 @@
 """What ``d2ft finetune`` is asked to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
+from d2ft_sched.model.workload import ELEMENT_BYTES
 from d2ft_sched.plan.plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
+from runtime.training.finetune_settings import FineTuneSettings
+from runtime.training.tensorboard_log import check_tensorboard
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class FineTuneRequest:
     """What to fine-tune, on what, how; fields as the options of ``d2ft finetune``.
 
     Attributes:
+        settings: what the plan says of them may be left at its default.
         shared: values of the options that all ranks must be given alike, by their names.
     """
 
@@ -29,16 +34,15 @@ class FineTuneRequest:
     image_size: int | None
     weights: str | None
     pretrained: bool
-    num_epochs: int
-    learning_rate: float
-    linear_probe: bool
+    settings: FineTuneSettings
     dense: bool
     device: str
     checkpoint_dir: Path
     checkpoint_every: int | None
     resume: str | None
     keep: int | None
-    seed: int
+    keeps_best: bool = False
+    log: LogName | None = None
     replan_every: int | None = None
     scores: Path | None = None
     schedule: ScheduleName = ScheduleName.FIXED
@@ -49,7 +53,16 @@ class FineTuneRequest:
     shared: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def check_schedule_options(request: FineTuneRequest) -> None:
+def with_optimizer(plan: Plan, name: str | None) -> Plan:
+    """A plan whose training uses another optimizer; None for its own.
+
+    Raises:
+        InputError: there is no such optimizer.
+    """
+    return plan if name is None else replace(plan, workload=replace(plan.workload, optimizer=name))
+
+
+def check_options(request: FineTuneRequest) -> None:
     """Refuse options that do not go together.
 
     Raises:
@@ -66,5 +79,22 @@ def check_schedule_options(request: FineTuneRequest) -> None:
         )
     if request.scores is not None and request.replan_every is None:
         raise InputError("--scores is for re-planning; give --replan-every, or leave it out")
+    if request.settings.half == "float16":
+        _check_float16(request)
+    if request.log is LogName.TENSORBOARD:
+        check_tensorboard()
     for name in (request.forward_score, request.backward_score):
         score_kind(name)
+
+
+def _check_float16(request: FineTuneRequest) -> None:
+    workload, option = request.plan.workload, "--amp-dtype float16"
+    if workload.element_bytes != ELEMENT_BYTES["bfloat16"]:
+        raise InputError(f"{option} is for a plan of two bytes; make it with --precision bfloat16")
+    if workload.shape.vocabulary_size:
+        raise InputError(
+            f"{option} is not for language models: their head makes gradients before the loss is "
+            f"scaled; take bfloat16"
+        )
+    if request.schedule is ScheduleName.RUNNING:
+        raise InputError(f"{option} scales gradients, and --schedule running reads them")

@@ -58,15 +58,17 @@ def seen_scores(
     """
     workload = request.plan.workload
     order = [
-        epoch_order(num_minibatches, epoch, request.seed)
-        for epoch in range(1, request.num_epochs + 1)
+        epoch_order(num_minibatches, epoch, request.settings.seed)
+        for epoch in range(1, request.settings.num_epochs + 1)
     ]
     forward = np.zeros(workload.num_subnets)
     if not resumed:
         if ranks.rank == 0:
             forward = weight_magnitude(model, workload)
         forward = sum_arrays(ranks, forward, "the sharing of scores")
-    running = nothing_seen(forward, num_minibatches, workload.num_microbatches, request.seed)
+    running = nothing_seen(
+        forward, num_minibatches, workload.num_microbatches, request.settings.seed
+    )
     seen = SeenScores(running, workload.partition.block, np.concatenate(order))
     if resumed:
         together(ranks, lambda: seen.load(resumed), "the reading of scores")
@@ -117,7 +119,7 @@ def score_minibatches(
     is_first = ranks.rank == 0
     if is_first:
         model.to(ranks.device)
-    if is_first and request.linear_probe and has_class_labels(workload.shape.name):
+    if is_first and request.settings.linear_probe and has_class_labels(workload.shape.name):
         start = time.perf_counter()
         top1 = fit_classifier(model, data.train.to(ranks.device))
         events.append(Probed(top1, time.perf_counter() - start))
@@ -128,7 +130,7 @@ def score_minibatches(
             model,
             data,
             workload,
-            request.seed,
+            request.settings.seed,
             ranks.device,
             forward_score=kinds[0],
             backward_score=kinds[1],

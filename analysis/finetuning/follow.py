@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from analysis.console.interruption import noticing_interruption
+from analysis.finetuning.best_weights import best_of
 from d2ft_sched.errors import InputError
 from runtime.checkpoint.checkpoint import save_checkpoint
-from runtime.checkpoint.facts import TrainingState
+from runtime.checkpoint.facts import BestEvaluation, TrainingState
 from runtime.ranks.agreement import ALONE, any_rank, together
 from runtime.ranks.job import Ranks
-from runtime.training.events import Event, Replanned, Stepped
+from runtime.training.events import Evaluated, Event, Replanned, Stepped
 from runtime.training.replanner import Replanner
 
 
@@ -56,6 +57,7 @@ def follow(
     begun_with: Path | None = None,
     ranks: Ranks = ALONE,
     replanner: Replanner | None = None,
+    keep_best: Callable[[BestEvaluation], object] | None = None,
 ) -> Outcome:
     """Run `events` of `runtime.training.loop.train`, on all ranks at once.
 
@@ -71,6 +73,7 @@ def follow(
         begun_with: the checkpoint that `state` was read from.
         ranks: that train together.
         replanner: of this training, whose state is saved with it.
+        keep_best: keeps the weights of an evaluation that is better than all before.
 
     Raises:
         InputError: from `on_event`, or a checkpoint cannot be written.
@@ -100,6 +103,11 @@ def follow(
             if (is_due or stops) and saved_step != state.step:
                 newest = save_checkpoint(policy.directory, state, save_state, policy.keep, ranks)
                 saved_step = state.step
+            if keep_best is not None and isinstance(event, Evaluated):
+                best = best_of(event, state.best)
+                if any_rank(ranks, best is not None)[0] and best is not None:
+                    keep_best(best)
+                    state = replace(state, best=best)
             if stops:
                 return Outcome(state, interruption.signal or signal.SIGTERM, newest)
     return Outcome(state, None, newest)

@@ -6,13 +6,14 @@ a checkpoint. Every step is in the file once, in order.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.console.formatting import percent
 from analysis.console.output import finite
 from analysis.results.line_file import LineFile
 from d2ft_sched.errors import InputError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 FORMAT = "d2ft-metrics"
-VERSION = 1
+VERSION = 2
 
 Record = dict[str, Any]
 
@@ -114,23 +115,27 @@ def records_until(path: Path, step: int) -> list[Record]:
 
 
 def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row per evaluation: epoch, mean loss, seconds and FLOPs of its steps, test accuracy, loss
-    and, where tokens are foretold, perplexity.
+    """One row per evaluation: epoch, mean loss, seconds and FLOPs of the steps since the one before
+    it, test accuracy, loss and, where tokens are foretold, perplexity.
 
     `train_loss` and `train_s` are None before the first step; epoch 0 is before training.
     """
     rows: list[dict[str, Any]] = []
+    before = 0
     for evaluation in (r for r in records if r["event"] == "evaluated"):
-        steps = [
-            r for r in records if r["event"] == "stepped" and r["epoch"] == evaluation["epoch"]
-        ]
+        stepped = (r for r in records if r["event"] == "stepped")
+        steps = [r for r in stepped if before < r["step"] <= evaluation["step"]]
+        before = evaluation["step"]
         losses = [np.nan if s["loss"] is None else s["loss"] for s in steps]
         rows.append(
             {
                 "epoch": evaluation["epoch"],
+                "step": evaluation["step"],
                 "train_loss": float(np.mean(losses)) if losses else None,
                 "test_accuracy": evaluation["top1"],
                 "test_loss": evaluation["loss"],
+                "test_top5": evaluation["top5"],
+                "class_accuracy": evaluation["class_top1"],
                 "test_perplexity": evaluation.get("perplexity"),
                 "train_s": sum(s["step_s"] for s in steps) if steps else None,
                 "flops": sum(s["flops"] for s in steps),
@@ -147,6 +152,20 @@ def describe_epoch_0(records: Sequence[Record]) -> str:
             "frozen features (a linear probe)"
         )
     return "Epoch 0 is before the first step: the model as it was given"
+
+
+def describe_classes(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The classes that the last test found hardest and easiest; None where there are no classes, or
+    too few to choose."""
+    shares = rows[-1]["class_accuracy"] if rows else None
+    if shares is None:
+        return None
+    known = sorted((s, n) for s, n in zip(shares, names, strict=False) if s is not None)
+    if len(known) <= 2:
+        return None
+    hard, easy = known[:2], known[-1:]
+    said = [", ".join(f"{name} {percent(share)}" for share, name in part) for part in (hard, easy)]
+    return f"Top-1 by class, of {len(known)}: lowest {said[0]}; highest {said[1]}"
 
 
 def solver_share(records: Sequence[Record]) -> float | None:

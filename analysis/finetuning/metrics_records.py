@@ -88,9 +88,12 @@ class ReplannedRecord(_Record):
 
 class EvaluatedRecord(_Record):
     event: Literal["evaluated"]
-    epoch: Count
+    epoch: Amount
+    step: Count
     top1: Share
     loss: float | None
+    top5: Share | None = None
+    class_top1: tuple[Share | None, ...] | None = None
     num_samples: Annotated[int, Field(ge=1)]
     num_counted: Count | None = None
     perplexity: float | None = None

@@ -2,14 +2,19 @@
 
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from analysis.console.output import outside_calibration
 from analysis.console.progress import TerminalProgress
+from analysis.console.step_line import StepLine
+from analysis.finetuning.best_weights import BEST
+from analysis.finetuning.best_weights import keep_best as save_best
 from analysis.finetuning.finetune_job import FineTuneJob, prepare_finetune
 from analysis.finetuning.finetune_request import FineTuneRequest
 from analysis.finetuning.follow import CheckpointPolicy, Outcome, follow
@@ -17,6 +22,7 @@ from analysis.finetuning.metrics_file import (
     METRICS,
     MetricsFile,
     Record,
+    describe_classes,
     describe_epoch_0,
     epoch_rows,
     records_until,
@@ -24,19 +30,24 @@ from analysis.finetuning.metrics_file import (
     started,
 )
 from analysis.finetuning.read_back import check_same_training
+from analysis.names.log_names import LogName
 from analysis.results.file_lock import alone_in
 from analysis.results.run_dir import PLAN, PROVENANCE
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.plan.plan_file import dump_plan, save_plan
+from d2ft_sched.schedule.operations import Operation
 from runtime.checkpoint.checkpoint import Found
-from runtime.checkpoint.facts import MAY_GROW
-from runtime.ranks.agreement import check_same, together
+from runtime.checkpoint.facts import MAY_GROW, BestEvaluation
+from runtime.ranks.agreement import any_rank, check_same, together
 from runtime.ranks.job import Ranks, ending_together, init_ranks
 from runtime.steady_settings import steady_process
+from runtime.torch_device import peak_bytes
 from runtime.training.events import Event, Replanned, Stepped
 from runtime.training.loop import train
+from runtime.training.tensorboard_log import TensorBoardLog
+from sim.step import simulate_replicas
 
 
 @dataclass(frozen=True)
@@ -127,21 +138,39 @@ def _run(
             opened.add(event)
         return opened
 
+    def open_log() -> TensorBoardLog | None:
+        if not is_first or request.log is not LogName.TENSORBOARD:
+            return None
+        return TensorBoardLog(out / request.log, job.state.step, predicted_s)
+
     metrics = together(ranks, open_metrics, "the opening of the file of metrics")
+    predicted_s = _predicted_step_s(request)
+    log = together(ranks, open_log, "the opening of the log")
+    line = StepLine(predicted_s, request.plan.cluster.name)
+    state = job.state
+    if any_rank(ranks, is_first and not (out / BEST).is_dir())[0]:
+        state = replace(state, best=None)
     if first_note:
         progress.note(first_note)
     policy = CheckpointPolicy(request.checkpoint_dir, request.checkpoint_every, request.keep)
     with progress.stage("Fine-tune") as tell:
 
         def on_event(event: Event) -> None:
+            memory_bytes = peak_bytes(ranks.device)
             if metrics is not None:
                 metrics.add(event)
+            if log is not None:
+                log.add(event, memory_bytes)
             if isinstance(event, Replanned):
                 progress.note(f"after step {event.step}: {event.reason}")
             if isinstance(event, Stepped):
-                tell(event.step, event.num_steps)
+                said = line.after(event.loss, event.num_samples, event.step_s, memory_bytes)
+                tell(event.step, event.num_steps, said)
                 if not isfinite(event.loss):
                     raise _diverged(event)
+
+        def keep_best(best: BestEvaluation) -> None:
+            save_best(out, best, request.plan, job.trainer.save_result, ranks)
 
         events = train(
             job.trainer,
@@ -156,7 +185,15 @@ def _run(
         )
         begun_with = job.found.path if job.found else None
         outcome = follow(
-            events, job.save_state, job.state, policy, on_event, begun_with, ranks, job.replanner
+            events,
+            job.save_state,
+            state,
+            policy,
+            on_event,
+            begun_with,
+            ranks,
+            job.replanner,
+            keep_best if request.keeps_best else None,
         )
 
     def save_result() -> None:
@@ -166,21 +203,34 @@ def _run(
 
     if outcome.signal is None:
         together(ranks, save_result, "the writing of what was trained")
+    if log is not None:
+        log.close()
     if metrics is None:
         return FineTuneResult(None, outcome, ())
     metrics.close()
+    rows = epoch_rows(metrics.records)
     summary = {
         **job.data.summary(),
         "device": facts["device"],
         "num_ranks": ranks.num_ranks,
-        "epochs": epoch_rows(metrics.records),
+        "epochs": rows,
+        "by_class": describe_classes(job.data.class_names, rows),
         "epoch_0": describe_epoch_0(metrics.records),
+        "best": asdict(outcome.state.best) if outcome.state.best else None,
         "solver_share_of_step": solver_share(metrics.records),
         "scoring": next((r for r in metrics.records if r["event"] == "scored"), None),
         "out": str(out),
         "provenance": facts,
     }
     return FineTuneResult(summary, outcome, job.notes)
+
+
+def _predicted_step_s(request: FineTuneRequest) -> float:
+    """Seconds of a step on the plan's own cluster."""
+    plan = request.plan
+    schedule = np.full_like(plan.schedule, Operation.FULL) if request.dense else plan.schedule
+    with outside_calibration():
+        return simulate_replicas(plan.workload, plan.cluster, plan.replicas, schedule).step_s
 
 
 def _diverged(event: Stepped) -> InputError:

@@ -1,4 +1,4 @@
-"""The precision of messages and lanes, by name."""
+"""The precision of messages and lanes, and types of two bytes, by name."""
 
 from enum import StrEnum
 
@@ -8,3 +8,10 @@ class PrecisionName(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+
+
+class AmpDtypeName(StrEnum):
+    """What ``--amp-dtype`` takes."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"

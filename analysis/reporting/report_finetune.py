@@ -162,7 +162,7 @@ def _accuracy(run: FineTuneRun, dense: FineTuneRun | None) -> Answer | None:
     last = run.evaluations[-1]
     if last.perplexity is not None:
         return _perplexity(run, dense)
-    after = f"after {last.epoch} epoch{'' if last.epoch == 1 else 's'}"
+    after = f"after {last.epoch:.4g} epoch{'' if last.epoch == 1 else 's'}"
     on = f"of {last.num_samples:,} test samples"
     facts = _how_far(run)
     if run.probed:
@@ -218,7 +218,7 @@ def _perplexity(run: FineTuneRun, dense: FineTuneRun | None) -> Answer:
     return Answer(
         ACCURACY,
         f"perplexity {_plain(last)}",
-        f"of {last.num_judged:,} tokens of held-out text after {last.epoch} "
+        f"of {last.num_judged:,} tokens of held-out text after {last.epoch:.4g} "
         f"epoch{'' if last.epoch == 1 else 's'}{''.join(f'; {one}' for one in said)}",
         tuple(facts),
     )
@@ -238,8 +238,7 @@ def _how_far(run: FineTuneRun) -> list[str]:
 def _progress(run: FineTuneRun) -> Progress:
     evaluations = run.evaluations
     steps = run.steps
-    before = int(steps["step"].iloc[0]) - 1
-    done = [before + int((steps["epoch"] <= e.epoch).sum()) for e in evaluations]
+    done = [e.step for e in evaluations]
     return Progress(
         loss=steps.set_index("step")["loss"],
         top1=pd.Series([e.top1 for e in evaluations], index=done, dtype=float),

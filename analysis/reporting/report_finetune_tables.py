@@ -73,7 +73,7 @@ def epoch_table(runs: Mapping[str, FineTuneRun]) -> Table:
     for name, run in runs.items():
         rows = tuple(
             (
-                Cell(str(row["epoch"]), float(row["epoch"])),
+                Cell(f"{row['epoch']:.4g}", float(row["epoch"])),
                 number_cell(row["train_loss"], lambda v: f"{v:.4f}"),
                 *([number_cell(row["test_perplexity"], lambda v: f"{v:.4g}")] if foretells else []),
                 number_cell(row["test_accuracy"], percent),

@@ -33,7 +33,8 @@ from runtime.peers.training import (
 )
 from runtime.scoring.training_scores import scoring_flops
 from runtime.torch_device import device_name, float32_products, select_device
-from runtime.training.events import Evaluated, FineTuneSettings, Stepped
+from runtime.training.events import Evaluated, Stepped
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.schedule_memo import ScheduleMemo
 
 
@@ -225,7 +226,7 @@ def train(
             told(steps)
         elif isinstance(event, Evaluated):
             scoring_s = recipe.policy.scoring_s if recipe.policy else 0.0
-            measured.append((event.epoch, steps, event.top1, event.loss, seconds - scoring_s))
+            measured.append((int(event.epoch), steps, event.top1, event.loss, seconds - scoring_s))
     return measured
 
 

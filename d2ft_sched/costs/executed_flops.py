@@ -31,8 +31,9 @@ def step_wasted_flops(
 def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -> float:
     """FLOPs of a wave's groups that masks make nothing of.
 
-    Exact, but for adapters: what their narrow products are made apart for, because results run that
-    do not train or gradients pass that do not, is left out.
+    With adapters they are also those of narrow products that are made once more, apart for what
+    trains: from the results of all groups of a sub-layer that train, where in one of them some run
+    that do not; and from the gradients of a group in which some pass that do not train.
 
     Args:
         workload: model, partition, and what trains.
@@ -43,7 +44,8 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
     needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
     again = groups.sizes.recomputes[:, None]
     area = groups.has_subnet[:, :, None] & groups.has_microbatch[:, None, :]
-    partition, total = workload.partition, 0.0
+    partition, shape, total = workload.partition, workload.shape, 0.0
+    rows_of, columns_of = (shape.head_rows, shape.hidden_rows), (shape.head_columns, 1)
     for sublayer, (flops_of, units) in enumerate(
         ((attention_flops_of, partition.heads), (mlp_flops_of, partition.hidden))
     ):
@@ -69,4 +71,20 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
             + flops(area & trains & (cells != Operation.FULL), True).backward_weight
         )
         total += float(of_each.sum())
+        if workload.lora is not None:
+            unit_tokens = own.sum(axis=1) * (groups.has_microbatch @ tokens)
+            apart = _made_apart(groups, area, cells)
+            one = 2.0 * workload.lora.rank * unit_tokens
+            total += float(one @ (apart[0] * columns_of[sublayer] + apart[1] * rows_of[sublayer]))
     return total
+
+
+def _made_apart(groups: LaneGroups, area: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Whose results, and whose gradients, are made apart for what trains, bool ``[2, num_groups]``;
+    `area` and `cells` of a sub-layer, ``[num_groups, R, C]``."""
+    trains = (cells == Operation.FULL).any(axis=(1, 2))
+    passes = trains & (area & (cells == Operation.REST)).any(axis=(1, 2))
+    runs = passes | (trains & (area & (cells == Operation.FORWARD_ONLY)).any(axis=(1, 2)))
+    site = np.unique(np.stack([groups.device, groups.block]), axis=1, return_inverse=True)[1]
+    runs_at_site = np.bincount(site.ravel(), runs) > 0
+    return np.stack([trains & runs_at_site[site.ravel()], passes])

@@ -12,7 +12,7 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.costs.lane_seconds import LaneSizes, lane_seconds
-from d2ft_sched.cutting.lane_rectangles import Rectangles
+from d2ft_sched.cutting.lane_rectangles import Runs
 from d2ft_sched.cutting.lane_search import Cut, Price, cheapest_cut
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lane_sites import LaneSites, lane_sites
@@ -196,7 +196,7 @@ def _price(
     in_core = workload.shape.query_key_norm
 
     def price(
-        which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Rectangles
+        which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Runs
     ) -> np.ndarray:
         apart = stays_apart[sites.device[which]]
         seconds = np.where(made.is_masked, _MASK_S, 1.0)

@@ -9,6 +9,7 @@ copy of these and of what the optimizer keeps for them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,7 +24,7 @@ from d2ft_sched.costs.activation_memory import (
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lane_groups import MOST_REMEMBERED, lane_groups
 from d2ft_sched.costs.vocabulary_head import (
     embedding_again,
     head_gradient_values,
@@ -108,6 +109,14 @@ def merging_devices(
     Groups of these compute what the schedule asks for and nothing else, for what they computed
     besides would be kept for backward.
     """
+    return _merging_devices(workload, placement, tuple(devices))
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def _merging_devices(
+    workload: Workload, placement: Placement, devices: tuple[Device | None, ...]
+) -> tuple[Device | None, ...]:
+    """The step and its memory ask for the same, one after the other."""
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     needed = device_memory(workload, placement, dense).total
     return tuple(

@@ -6,15 +6,39 @@ first tier has all of the other axis in which the set has one of its operations,
 their cells of the set, whatever they are; the next has what is left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from d2ft_sched.schedule.lanes import LANES
 from d2ft_sched.schedule.operations import Operation
 
 Tiers = tuple[tuple[Operation, ...], ...]
 """Operations that open a rectangle, tier after tier."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What runs in rectangles, bool ``[S, K]`` each.
+
+    Attributes:
+        runs_backward, trains: FULL or REST, and FULL, is among its cells.
+        is_masked: not all cells have one operation.
+        mixes_rest: REST is beside FULL.
+    """
+
+    runs_backward: np.ndarray
+    trains: np.ndarray
+    is_masked: np.ndarray
+    mixes_rest: np.ndarray
+
+    def joined(self, others: Sequence["Runs"]) -> "Runs":
+        """With others of the same sites behind."""
+        every = [self, *others]
+        return Runs(
+            *(np.concatenate([vars(o)[name] for o in every], axis=1) for name in vars(self))
+        )
 
 
 @dataclass(frozen=True)
@@ -26,78 +50,66 @@ class Rectangles:
         items: of the sets, those with a cell in it, and in the first tier, if they are kept, those
             of which nothing runs at all, so that the others may be neighbours; bool
             ``[S, K, items]``.
-        runs_backward, trains: FULL or REST, and FULL, is among its cells, bool ``[S, K]``.
-        is_masked: not all cells have one operation, bool ``[S, K]``.
-        mixes_rest: REST is beside FULL, bool ``[S, K]``.
+        runs: what runs in it.
     """
 
     others: np.ndarray
     items: np.ndarray
-    runs_backward: np.ndarray
-    trains: np.ndarray
-    is_masked: np.ndarray
-    mixes_rest: np.ndarray
+    runs: Runs
 
 
 def rectangles(
-    cells: np.ndarray, sets: np.ndarray, tiers: Tiers, fills: np.ndarray
-) -> Iterator[Rectangles]:
-    """Every tier of all sets.
+    cells: np.ndarray, sets: np.ndarray, ways: Sequence[Tiers], fills: np.ndarray
+) -> dict[Tiers, Rectangles]:
+    """The last tier of every beginning of some ways, of all sets.
 
     Args:
         cells: operations, int8 ``[S, other, items]``.
         sets: bool ``[S, K, items]``.
-        tiers: which operations open which.
+        ways: which operations open which tiers.
         fills: which items of a set the first tier keeps though nothing of them runs, bool
             ``[S, items]``.
     """
-    of_operation = {
-        operation: (cells == operation).astype(np.float32)
-        for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
-    }
+    of_operation = {operation: (cells == operation).astype(np.float32) for operation in LANES}
     chosen = sets.astype(np.float32)
-    covered = np.zeros((*sets.shape[:2], cells.shape[1]), dtype=bool)
     active = (cells != Operation.SHORTCUT).astype(np.float32)
-    fills = (fills & (cells == Operation.SHORTCUT).all(axis=1))[:, None]
-    for tier in tiers:
-        opens = np.isin(cells, tier).astype(np.float32)
-        others = (chosen @ opens.transpose(0, 2, 1) > 0) & ~covered
-        covered |= others
+    idle = (fills & (cells == Operation.SHORTCUT).all(axis=1))[:, None]
+    nothing = np.zeros((*sets.shape[:2], cells.shape[1]), dtype=bool)
+    covered: dict[Tiers, np.ndarray] = {(): nothing}
+    made: dict[Tiers, Rectangles] = {}
+    for tiers in dict.fromkeys(way[:n] for way in ways for n in range(1, len(way) + 1)):
+        before = covered[tiers[:-1]]
+        opens = np.sum([of_operation[operation] for operation in tiers[-1]], axis=0)
+        others = (chosen @ opens.transpose(0, 2, 1) > 0) & ~before
+        covered[tiers] = before | others
         rows = others.astype(np.float32)
-        items = ((rows @ active > 0) | fills) & sets & others.any(axis=2, keepdims=True)
-        fills = np.zeros_like(fills)
+        taken = rows @ active > 0
+        if len(tiers) == 1:
+            taken |= idle
+        items = taken & sets & others.any(axis=2, keepdims=True)
         columns = items.astype(np.float32)
         number = {
             operation: ((rows @ own) * columns).sum(axis=2)
             for operation, own in of_operation.items()
         }
-        size = rows.sum(axis=2) * columns.sum(axis=2)
-        trains = number[Operation.FULL] > 0
-        yield Rectangles(
-            others,
-            items,
-            trains | (number[Operation.REST] > 0),
-            trains,
-            np.max(list(number.values()), axis=0) < size,
-            trains & (number[Operation.REST] > 0),
+        made[tiers] = Rectangles(
+            others, items, _runs(number, rows.sum(axis=2) * columns.sum(axis=2))
         )
+    return made
 
 
-def whole_rectangle(cells: np.ndarray, others: np.ndarray, items: np.ndarray) -> Rectangles:
-    """One rectangle of each site, whatever runs in it: ``[S, 1, other]`` and ``[S, 1, items]``."""
-    full, rest, forward_only = (
-        (cells == operation).sum(axis=(1, 2))[:, None]
-        for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
-    )
-    size = others.sum(axis=2) * items.sum(axis=2)
-    return Rectangles(
-        others,
-        items,
-        full + rest > 0,
-        full > 0,
-        np.max([full, rest, forward_only], axis=0) < size,
-        (full > 0) & (rest > 0),
-    )
+def whole_rectangle(cells: np.ndarray, size: np.ndarray) -> Runs:
+    """What runs in one rectangle of so many cells of each site, int ``[S]``, that has all of it:
+    ``[S, 1]``."""
+    number = {operation: (cells == operation).sum(axis=(1, 2))[:, None] for operation in LANES}
+    return _runs(number, size[:, None])
+
+
+def _runs(number: dict[Operation, np.ndarray], size: np.ndarray) -> Runs:
+    """Of rectangles with so many cells of each operation, and in all."""
+    trains, rests = number[Operation.FULL] > 0, number[Operation.REST] > 0
+    is_masked = np.max(list(number.values()), axis=0) < size
+    return Runs(trains | rests, trains, is_masked, trains & rests)
 
 
 def tierings(present: Sequence[Operation]) -> list[Tiers]:

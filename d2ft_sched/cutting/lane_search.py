@@ -8,27 +8,30 @@ alike ones are neighbours. FORWARD_ONLY that no rectangle with a backward pass t
 anew, along either axis. Of all that, every site gets the cheapest.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from d2ft_sched.cutting.exact_covers import MOST_EXACT, candidate_sets, cheapest_cover
 from d2ft_sched.cutting.lane_rectangles import (
-    Rectangles,
+    Runs,
     Tiers,
     rectangles,
     tierings,
     whole_rectangle,
 )
+from d2ft_sched.schedule.lanes import LANES
 from d2ft_sched.schedule.operations import Operation
 
 MOST_VALUES = 2**22
 """Of one array: sites are taken in parts."""
 
-Price = Callable[[np.ndarray, np.ndarray, np.ndarray, Rectangles], np.ndarray]
-"""Seconds of rectangles, float ``[n, K]``: from their sites ``[n]``, subnets ``[n, K, R]``,
-micro-batches ``[n, K, C]``, and what they run."""
+Price = Callable[[np.ndarray, np.ndarray, np.ndarray, Runs], np.ndarray]
+"""Seconds of rectangles, float ``[n, K]``: from their sites ``[n]``, rising, subnets
+``[n, K, R]``, micro-batches ``[n, K, C]``, and what they run."""
+
+_FORWARD_ALONE: list[list[Tiers]] = [[((Operation.FORWARD_ONLY,),)]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def cheapest_cut(
     active = cells[whole] != Operation.SHORTCUT
     cut = Cut(whole, active.any(axis=2), active.any(axis=1), cells[whole], np.zeros(len(whole)))
     left = np.flatnonzero(~is_one)
-    step = max(1, MOST_VALUES // (_num_sets(cells) * max(1, sum(cells.shape[1:]))))
+    step = max(1, MOST_VALUES // _num_values(cells))
     for start in range(0, len(left), step):
         sites = left[start : start + step]
         cut = cut.joined(_cut_part(cells[sites], subnets[sites], microbatches[sites], sites, price))
@@ -94,8 +97,11 @@ def _are_one_rectangle(cells: np.ndarray) -> np.ndarray:
     return np.asarray((number == size) & (alike == number))
 
 
-def _num_sets(cells: np.ndarray) -> int:
-    return max(len(candidate_sets(n)) for n in cells.shape[1:])
+def _num_values(cells: np.ndarray) -> int:
+    """Of the largest array of one site."""
+    num_sets = sum(len(candidate_sets(n)) for n in cells.shape[1:])
+    num_tiers = len({way[:n] for way in tierings(LANES) for n in range(1, len(way) + 1)})
+    return num_tiers * num_sets * max(1, *cells.shape[1:])
 
 
 def _cut_part(
@@ -105,27 +111,18 @@ def _cut_part(
     sites: np.ndarray,
     price: Price,
 ) -> Cut:
-    """Of some sites; `cells` are theirs alone, `sites` their numbers."""
-    present = [
-        operation
-        for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
-        if (cells == operation).any()
-    ]
+    """Of some sites; `cells` are theirs alone, `sites` their numbers. Until the end, the sites of
+    cuts are counted within them."""
+    present = [operation for operation in LANES if (cells == operation).any()]
     best = _whole(cells, subnets, microbatches, sites, price)
-    for ways in _ways_together(present):
-        for by_subnet in (False, True):
-            cut = _cut_along(cells, microbatches, sites, ways, by_subnet, price)
-            left = _left_over(cells, sites, cut)
-            if (left != Operation.SHORTCUT).any():
-                again = [
-                    _cut_along(
-                        left, microbatches, sites, [((Operation.FORWARD_ONLY,),)], side, price
-                    )
-                    for side in (False, True)
-                ]
-                cut = cut.joined(_cheaper(again[0], again[1], sites))
-            best = _cheaper(best, cut, sites)
-    return best
+    cuts = _cuts_along(cells, microbatches, sites, _ways_together(present), price)
+    left = np.stack([_left_over(cells, cut) for cut in cuts], axis=1)
+    if (left != Operation.SHORTCUT).any():
+        again = _cuts_again(left, microbatches, sites, price)
+        cuts = [cut.joined(more) for cut, more in zip(cuts, again, strict=True)]
+    for cut in cuts:
+        best = _cheaper(best, cut, len(sites))
+    return replace(best, site=sites[best.site])
 
 
 def _whole(
@@ -138,9 +135,9 @@ def _whole(
     """All that a site can compute as one rectangle: the dense step with masks."""
     active = cells != Operation.SHORTCUT
     rows, columns = subnets | active.any(axis=2), microbatches | active.any(axis=1)
-    made = whole_rectangle(cells, rows[:, None], columns[:, None])
-    seconds = price(sites, rows[:, None], columns[:, None], made)[:, 0]
-    return Cut(sites, rows, columns, cells, seconds)
+    runs = whole_rectangle(cells, rows.sum(axis=1) * columns.sum(axis=1))
+    seconds = price(sites, rows[:, None], columns[:, None], runs)[:, 0]
+    return Cut(np.arange(len(sites)), rows, columns, cells, seconds)
 
 
 def _ways_together(present: list[Operation]) -> list[list[Tiers]]:
@@ -150,57 +147,114 @@ def _ways_together(present: list[Operation]) -> list[list[Tiers]]:
     return [whole] if len(whole) == len(ways) else [whole, [w for w in ways if w not in whole]]
 
 
-def _cut_along(
-    cells: np.ndarray,
-    microbatches: np.ndarray,
-    sites: np.ndarray,
-    ways: list[Tiers],
-    by_subnet: bool,
-    price: Price,
-) -> Cut:
-    """The cheapest cut along one axis; along micro-batches, sets may take in idle ones."""
+@dataclass(frozen=True)
+class _Side:
+    """Rectangles of all sets along one axis.
+
+    Attributes:
+        num_items: of the axis.
+        tiers: beginnings of ways, in whose order the arrays have rectangles of every set, K each.
+        subnets: bool ``[S, len(tiers) * K, R]``.
+        microbatches: bool ``[S, len(tiers) * K, C]``.
+        runs: of the same.
+    """
+
+    num_items: int
+    tiers: tuple[Tiers, ...]
+    subnets: np.ndarray
+    microbatches: np.ndarray
+    runs: Runs
+
+
+def _side(
+    cells: np.ndarray, microbatches: np.ndarray, by_subnet: bool, ways: Sequence[Tiers]
+) -> _Side:
+    """Along micro-batches, sets may take in idle ones."""
     turned = cells.transpose(0, 2, 1) if by_subnet else cells
-    num_items = turned.shape[2]
     order = _alike_together(turned)
     ordered = np.take_along_axis(turned, order[:, None, :], axis=2)
-    sets = candidate_sets(num_items)
-    members = np.broadcast_to(sets, (len(sites), *sets.shape))
-    back = np.argsort(order, axis=1)
+    sets = candidate_sets(turned.shape[2])
+    members = np.broadcast_to(sets, (len(cells), *sets.shape))
     fills = np.zeros_like(order, dtype=bool)
     if not by_subnet:
         fills = np.take_along_axis(microbatches, order, axis=1)
+    made = rectangles(ordered, members, ways, fills)
+    first, *more = (one.runs for one in made.values())
+    others = np.concatenate([one.others for one in made.values()], axis=1)
+    items = np.concatenate([one.items for one in made.values()], axis=1)
+    items = np.take_along_axis(items, np.argsort(order, axis=1)[:, None, :], axis=2)
+    both = (items, others) if by_subnet else (others, items)
+    return _Side(turned.shape[2], tuple(made), *both, first.joined(more))
 
-    def unordered(items: np.ndarray, which: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(items, back[which][:, None, :], axis=2)
 
-    def priced(
-        which: np.ndarray, sets_of: np.ndarray, tiers: Tiers
-    ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
-        """Each tier of sets ``[n, K, items]`` of sites, with prices ``[n, K]``."""
-        for tier in rectangles(ordered[which], sets_of, tiers, fills[which]):
-            items = unordered(tier.items, which)
-            both = (items, tier.others) if by_subnet else (tier.others, items)
-            seconds = price(sites[which], *both, tier)
-            yield both, np.where(tier.others.any(axis=2), seconds, 0.0)
+def _cuts_along(
+    cells: np.ndarray,
+    microbatches: np.ndarray,
+    sites: np.ndarray,
+    together: Sequence[Sequence[Tiers]],
+    price: Price,
+) -> list[Cut]:
+    """The cheapest cuts along either axis, for each of some ways to choose among."""
+    ways = [way for some in together for way in some]
+    sides = [_side(cells, microbatches, by_subnet, ways) for by_subnet in (False, True)]
+    seconds = price(
+        sites,
+        np.concatenate([side.subnets for side in sides], axis=1),
+        np.concatenate([side.microbatches for side in sides], axis=1),
+        sides[0].runs.joined([sides[1].runs]),
+    )
+    bounds = np.cumsum([side.subnets.shape[1] for side in sides])[:-1]
+    of_side = [
+        _cuts_of_side(cells, side, own, together)
+        for side, own in zip(sides, np.split(seconds, bounds, axis=1), strict=True)
+    ]
+    return [cut for both in zip(*of_side, strict=True) for cut in both]
 
-    every = np.arange(len(sites))
-    prices = np.stack([sum(s for _, s in priced(every, members, way)) for way in ways])
-    chosen = cheapest_cover(prices.min(axis=0), num_items)
-    which, index = np.nonzero(chosen)
-    way_of = prices.argmin(axis=0)[which, index]
-    parts = []
-    for number, way in enumerate(ways):
-        own = way_of == number
-        of_site = which[own]
-        for (rows, columns), seconds in priced(of_site, sets[index[own]][:, None], way):
-            used = rows.any(axis=(1, 2))
-            rows, columns, at = rows[used, 0], columns[used, 0], of_site[used]
-            inside = np.where(rows[:, :, None] & columns[:, None, :], cells[at], 0).astype(np.int8)
-            parts.append(Cut(sites[at], rows, columns, inside, seconds[used, 0]))
-    cut = parts[0]
-    for other in parts[1:]:
-        cut = cut.joined(other)
-    return cut
+
+def _cuts_of_side(
+    cells: np.ndarray, side: _Side, seconds: np.ndarray, together: Sequence[Sequence[Tiers]]
+) -> list[Cut]:
+    """The cheapest cut along one axis, for each of some ways; `seconds` as rectangles of `side`."""
+    num_sites, num_tiers = len(cells), len(side.tiers)
+    runs = np.asarray(side.subnets.any(axis=2) & side.microbatches.any(axis=2))
+    seconds = np.where(runs, seconds, 0.0).reshape(num_sites, num_tiers, -1)
+    at = {tiers: i for i, tiers in enumerate(side.tiers)}
+    passes = [[[at[way[: n + 1]] for n in range(len(way))] for way in ways] for ways in together]
+    prices = [
+        np.stack([seconds[:, numbers].sum(axis=1) for numbers in of_ways]) for of_ways in passes
+    ]
+    chosen = cheapest_cover(np.concatenate([p.min(axis=0) for p in prices]), side.num_items)
+    cuts = []
+    for of_ways, price_of, own in zip(passes, prices, np.split(chosen, len(prices)), strict=True):
+        site, index = np.nonzero(own)
+        way_of = price_of.argmin(axis=0)[site, index]
+        taken = np.zeros((len(site), num_tiers), dtype=bool)
+        for number, numbers in enumerate(of_ways):
+            taken[np.ix_(way_of == number, numbers)] = True
+        tier, which = np.nonzero(taken.T)
+        site, rectangle = site[which], tier * seconds.shape[2] + index[which]
+        used = runs[site, rectangle]
+        site, rectangle = site[used], rectangle[used]
+        rows, columns = side.subnets[site, rectangle], side.microbatches[site, rectangle]
+        inside = np.where(rows[:, :, None] & columns[:, None, :], cells[site], 0).astype(np.int8)
+        took_s = seconds.reshape(num_sites, -1)[site, rectangle]
+        cuts.append(Cut(site, rows, columns, inside, took_s))
+    return cuts
+
+
+def _cuts_again(
+    left: np.ndarray, microbatches: np.ndarray, sites: np.ndarray, price: Price
+) -> list[Cut]:
+    """The cheaper cut along either axis of what some cuts have left over, FORWARD_ONLY; `left` is
+    int8 ``[S, num_cuts, R, C]``."""
+    num_cuts = left.shape[1]
+    flat = left.reshape(-1, *left.shape[2:])
+    some = np.flatnonzero((flat != Operation.SHORTCUT).any(axis=(1, 2)))
+    site, number = np.divmod(some, num_cuts)
+    one, other = _cuts_along(flat[some], microbatches[site], sites[site], _FORWARD_ALONE, price)
+    cut = _cheaper(one, other, len(some))
+    at = cut.site
+    return [replace(cut, site=site[at]).select(number[at] == n) for n in range(num_cuts)]
 
 
 def _alike_together(cells: np.ndarray) -> np.ndarray:
@@ -222,18 +276,17 @@ def _alike_together(cells: np.ndarray) -> np.ndarray:
     return order
 
 
-def _left_over(cells: np.ndarray, sites: np.ndarray, cut: Cut) -> np.ndarray:
+def _left_over(cells: np.ndarray, cut: Cut) -> np.ndarray:
     """Cells that no rectangle has, SHORTCUT elsewhere, as `cells`."""
     taken = np.zeros(cells.shape, dtype=np.int8)
-    np.add.at(taken, np.searchsorted(sites, cut.site), cut.cells)
+    np.add.at(taken, cut.site, cut.cells)
     return np.where(taken > 0, np.int8(Operation.SHORTCUT), cells)
 
 
-def _cheaper(a: Cut, b: Cut, sites: np.ndarray) -> Cut:
+def _cheaper(a: Cut, b: Cut, num_sites: int) -> Cut:
     """Of each site the cheaper of two cuts."""
-    a_s, b_s = (np.bincount(np.searchsorted(sites, c.site), c.seconds, len(sites)) for c in (a, b))
+    a_s, b_s = (np.bincount(cut.site, cut.seconds, num_sites) for cut in (a, b))
     takes_b = b_s < a_s * (1 - 1e-9)
     if not takes_b.any():
         return a
-    from_a, from_b = (takes_b[np.searchsorted(sites, c.site)] for c in (a, b))
-    return a.select(~from_a).joined(b.select(from_b))
+    return a.select(~takes_b[a.site]).joined(b.select(takes_b[b.site]))

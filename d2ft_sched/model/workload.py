@@ -10,7 +10,19 @@ from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition
 from d2ft_sched.model.shape import ModelShape, brief
 
-OPTIMIZER_STATES = {"sgd": 0, "sgdm": 1, "adamw": 2}
+OPTIMIZER_STATES = {
+    "sgd": 0,
+    "sgdm": 1,
+    "nesterov": 1,
+    "adam": 2,
+    "adamw": 2,
+    "adamax": 2,
+    "nadamw": 2,
+    "radamw": 2,
+    "lion": 1,
+    "lamb": 2,
+    "lars": 1,
+}
 """Values an optimizer keeps for each parameter, in the parameter's own precision."""
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}

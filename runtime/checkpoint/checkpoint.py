@@ -1,7 +1,8 @@
 """Checkpoints: folders that are whole or not there.
 
 ``step-000120/`` holds ``model.safetensors`` (all parameters in the model's own layout),
-``optimizer-RANK-of-NUM.safetensors`` (`runtime.checkpoint.optimizer_state`) and
+``optimizer-RANK-of-NUM.safetensors`` (`runtime.checkpoint.optimizer_state`), ``average-...`` where
+an average of weights is kept, and
 ``checkpoint.json``, which says where training stands and has size and SHA-256 of every file and of
 itself. A folder is written under a temporary name and renamed when it is on disk. Nothing is
 pickled.
@@ -39,9 +40,9 @@ _TEMPORARY = re.compile(r"\.step-\d{6,}\.(partial|old)")
 _Result = TypeVar("_Result")
 
 
-def optimizer_file(rank: int, num_ranks: int) -> str:
-    """Name of the file that holds a rank's optimizer state."""
-    return f"optimizer-{rank}-of-{num_ranks}.safetensors"
+def shard_file(kind: str, rank: int, num_ranks: int) -> str:
+    """Name of the file that holds a rank's part of some kind of values."""
+    return f"{kind}-{rank}-of-{num_ranks}.safetensors"
 
 
 def save_checkpoint(
@@ -129,15 +130,15 @@ def load_checkpoint(path: Path) -> TrainingState:
     return content.state.training_state()
 
 
-def optimizer_files(path: Path) -> list[Path]:
-    """The optimizer's files of a checkpoint, one per rank that wrote it.
+def shard_files(path: Path, kind: str) -> list[Path]:
+    """The files of some kind of values of a checkpoint, one per rank that wrote it.
 
     Raises:
         InputError: ``checkpoint.json`` does not name one.
     """
     content = read_facts(path / FACTS)
     num_ranks = content.state.num_ranks
-    names = [optimizer_file(rank, num_ranks) for rank in range(num_ranks)]
+    names = [shard_file(kind, rank, num_ranks) for rank in range(num_ranks)]
     for name in (MODEL, *names):
         if name not in content.files:
             raise InputError(f"{path / FACTS}: is damaged: it does not name {name}")

@@ -15,11 +15,20 @@ from d2ft_sched.files.schema import describe_first_error
 from d2ft_sched.plan.replanning import DevicePace, FirstTimes, ReplanState
 
 FORMAT = "d2ft-checkpoint"
-VERSION = 2
+VERSION = 3
 FACTS = "checkpoint.json"
 Setting = str | int | float | bool | None
 MAY_GROW = frozenset({"num_epochs"})
 """Settings of which a training that goes on may have more."""
+
+
+@dataclass(frozen=True)
+class BestEvaluation:
+    """The best of a training so far: steps done, and what it said."""
+
+    step: int
+    top1: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class TrainingState:
         num_ranks: ranks that wrote the checkpoint.
         provenance: of the run that wrote it.
         replanning: of a training that re-plans while it runs.
+        best: evaluation, of a training that keeps its weights.
     """
 
     step: int
@@ -51,6 +61,7 @@ class TrainingState:
     num_ranks: int
     provenance: Mapping[str, str | int | float]
     replanning: ReplanState | None = None
+    best: BestEvaluation | None = None
 
 
 class _Strict(BaseModel):
@@ -94,6 +105,12 @@ class _ReplanSchema(_Strict):
         )
 
 
+class _BestSchema(_Strict):
+    step: int
+    top1: float
+    loss: float
+
+
 class _StateSchema(_Strict):
     step: int
     num_steps: int
@@ -106,10 +123,14 @@ class _StateSchema(_Strict):
     num_ranks: int
     provenance: dict[str, str | int | float]
     replanning: _ReplanSchema | None
+    best: _BestSchema | None
 
     def training_state(self) -> TrainingState:
-        replanning = self.replanning.state() if self.replanning else None
-        return TrainingState(**self.model_dump(exclude={"replanning"}), replanning=replanning)
+        return TrainingState(
+            **self.model_dump(exclude={"replanning", "best"}),
+            replanning=self.replanning.state() if self.replanning else None,
+            best=BestEvaluation(**self.best.model_dump()) if self.best else None,
+        )
 
 
 class CheckpointFacts(_Strict):

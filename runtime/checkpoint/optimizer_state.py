@@ -1,20 +1,28 @@
-"""Optimizer state by the names of parameters, saved in shards that any placement can read.
+"""What is kept for each parameter, saved in shards that any placement can read.
 
 An optimizer keeps, for each parameter, values of the parameter's shape (such as ``exp_avg``) and
-scalars (such as ``step``). A file holds the shards of one rank: ``VALUE/PARAMETER`` for each of
-them, ``indices/PARAMETER`` where the parameter is sliced, and the parameters' whole shapes as
-metadata. Files of any number of ranks add up to the whole state.
+scalars (such as ``step``); some keep counters of all parameters together. A file holds the shards
+of one rank: ``VALUE/PARAMETER`` for each of them, ``indices/PARAMETER`` where the parameter is
+sliced, and as metadata the parameters' whole shapes and the counters. Files of any number of ranks
+add up to the whole state.
 """
 
 import json
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -47,6 +55,8 @@ class _Facts(BaseModel):
 
 
 _LAYOUT = TypeAdapter(dict[str, _Facts])
+_COUNTERS: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, NonNegativeInt | NonNegativeFloat])
+_Content = TypeVar("_Content")
 
 
 def state_by_name(
@@ -76,13 +86,34 @@ def set_state(
     optimizer.load_state_dict(content)
 
 
-def save_optimizer(path: Path, shards: Sequence[Shard], state: State) -> None:
+def counters_of(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, float]:
+    """Counters of all parameters together, whole numbers or, where they are tensors, floats; none
+    before the first step."""
+    groups = optimizer.param_groups
+    held = {name: groups[0][name] for name in names if name in groups[0]}
+    return {n: float(v) if isinstance(v, Tensor) else v for n, v in held.items()}
+
+
+def set_counters(optimizer: torch.optim.Optimizer, counters: Mapping[str, float]) -> None:
+    """Inverse of `counters_of`."""
+    for group in optimizer.param_groups:
+        for name, value in counters.items():
+            group[name] = torch.tensor(value) if isinstance(value, float) else value
+
+
+def save_shards(
+    path: Path,
+    shards: Sequence[Shard],
+    state: State,
+    counters: Mapping[str, float] | None = None,
+) -> None:
     """Write a rank's part of the state.
 
     Args:
         path: the file.
         shards: of which parameters, and what of each.
         state: tensors of the shards' shapes, and scalars, for each of them.
+        counters: from `counters_of`.
     """
     specs, tensors = [], []
     for shard in shards:
@@ -93,10 +124,11 @@ def save_optimizer(path: Path, shards: Sequence[Shard], state: State) -> None:
             specs.append(TensorSpec(f"{value}/{shard.name}", tuple(tensor.shape), tensor.dtype))
             tensors.append(tensor)
     layout = {s.name: {"shape": list(s.full_shape), "dim": s.dim} for s in shards}
-    write_tensors(path, specs, tensors, {"parameters": json.dumps(layout)})
+    metadata = {"parameters": json.dumps(layout), "counters": json.dumps(dict(counters or {}))}
+    write_tensors(path, specs, tensors, metadata)
 
 
-def load_optimizer(
+def load_shards(
     paths: Sequence[Path],
     wanted: Sequence[Shard],
     values: Set[str],
@@ -110,7 +142,7 @@ def load_optimizer(
     Args:
         paths: the files of all ranks that saved.
         wanted: what this rank holds.
-        values: that the optimizer keeps of a parameter that it has updated.
+        values: that are kept of a parameter that was updated.
         dtype: of all of them but ``step``.
 
     Raises:
@@ -120,6 +152,22 @@ def load_optimizer(
     with ExitStack() as stack:
         files = [_ShardFile(path, stack, values, dtype) for path in paths]
         return {shard.name: _load(files, shard, values) for shard in wanted}
+
+
+def load_counters(paths: Sequence[Path], names: Sequence[str]) -> dict[str, float]:
+    """Counters as a rank saved them; none if no rank had any.
+
+    Raises:
+        InputError: a file is unreadable, or has other counters.
+    """
+    with ExitStack() as stack:
+        for path in paths:
+            counters = _metadata(_open(path, stack), path, "counters", _COUNTERS)
+            if counters and set(counters) != set(names):
+                raise InputError(f"{path}: is damaged: it has other counters than the optimizer")
+            if counters:
+                return counters
+    return {}
 
 
 def reslice(pieces: Sequence[tuple[Shard, Tensor]], wanted: Shard) -> Tensor:
@@ -160,18 +208,27 @@ def _indices(shard: Shard, num_all: int) -> np.ndarray:
     return np.arange(num_all) if shard.indices is None else shard.indices
 
 
+def _open(path: Path, stack: ExitStack) -> Any:
+    check_named(path)
+    try:
+        return stack.enter_context(safe_open(path, framework="pt"))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: is not a whole safetensors file ({error})") from None
+
+
+def _metadata(file: Any, path: Path, name: str, adapter: TypeAdapter[_Content]) -> _Content:
+    try:
+        return adapter.validate_json(file.metadata()[name])
+    except (TypeError, KeyError, ValidationError):
+        raise InputError(f"{path}: is damaged: it does not say which {name}") from None
+
+
 class _ShardFile:
     """One rank's file, read where it is asked for."""
 
     def __init__(self, path: Path, stack: ExitStack, values: Set[str], dtype: torch.dtype) -> None:
-        check_named(path)
-        try:
-            self._file: Any = stack.enter_context(safe_open(path, framework="pt"))
-            self._layout = _LAYOUT.validate_json(self._file.metadata()["parameters"])
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: is not a whole safetensors file ({error})") from None
-        except (TypeError, KeyError, ValidationError):
-            raise InputError(f"{path}: is damaged: it does not say of which parameters") from None
+        self._file = _open(path, stack)
+        self._layout = _metadata(self._file, path, "parameters", _LAYOUT)
         self.path, self._dtype = path, dtype
         self._values: dict[str, set[str]] = {name: set() for name in self._layout}
         for key in self._file.keys():  # noqa: SIM118  a safe_open is no mapping

@@ -124,13 +124,16 @@ class ModelFamily(Protocol):
         """How many losses of each sample count, int64 ``[B]``."""
         ...
 
-    def loss(self, model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+    def loss(
+        self, model: nn.Module, features: Tensor, labels: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
         """Sum of the losses that count, a scalar with graph. A step divides it by `num_counted` of
-        the whole mini-batch, however that is cut."""
+        the whole mini-batch, however that is cut. Of each target the share `smoothing` is spread
+        evenly over all that could be foretold."""
         ...
 
     def outcome(self, model: nn.Module, features: Tensor, labels: Tensor) -> Outcome:
-        """The same without graph, and how often the highest logit is the label's."""
+        """The same without graph or smoothing, and how often the highest logits are the label's."""
         ...
 
     def random_labels(self, model: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:

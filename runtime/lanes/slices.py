@@ -202,7 +202,7 @@ class SublayerLanes:
         tokens_with_backward: runs of the others.
         tokens_trained: runs of tokens in FULL groups.
         tokens_with_dx: runs of those whose gradient goes on to the sub-layer's input.
-        tokens_active: runs of tokens in any group.
+        tokens_active: runs of tokens of which anything in any group counts.
         recomputes: whether groups keep their inputs alone, and run forward again in backward.
         begins: whether the first group that runs forward has all tokens.
         untrained: rows and columns of the weights that no group writes a gradient to without
@@ -389,10 +389,11 @@ def block_lanes(
 
 @dataclass(frozen=True)
 class _Placed:
-    """A lane group of a sub-layer, and runs of its tokens on which it passes a gradient on, and on
-    which it trains."""
+    """A lane group of a sub-layer, and runs of its tokens on which anything of it counts, on which
+    it passes a gradient on, and on which it trains."""
 
     lane: LaneSlice
+    counts: tuple[Run, ...]
     passes: tuple[Run, ...]
     trains: tuple[Run, ...]
 
@@ -439,9 +440,9 @@ class _Part:
             bool(trains.any()),
             masks,
         )
-        return _Placed(
-            lane, tokens(self.microbatches[passing]), tokens(self.microbatches[training])
-        )
+        counting = np.asarray((cells != Operation.SHORTCUT).any(axis=0))
+        chosen = (self.microbatches[which] for which in (counting, passing, training))
+        return _Placed(lane, *(tokens(own) for own in chosen))
 
 
 def _parts(group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray) -> list[_Part]:
@@ -485,7 +486,7 @@ def _sublayer(
         tokens_with_backward=covered([one.passes for one in groups]),
         tokens_trained=covered([one.trains for one in groups]),
         tokens_with_dx=covered([lane.tokens_with_dx for lane in backward]),
-        tokens_active=covered([one.lane.tokens for one in groups]),
+        tokens_active=covered([one.counts for one in groups]),
         begins=[lane.tokens for lane in (*forward_only, *backward)][:1] == [((0, num_tokens),)],
         untrained=(some(rows), some(columns)) if untrained else None,
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import attention_flops, mlp_flops
+from d2ft_sched.costs.lane_seconds import KERNELS_OF_A_LAUNCH
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.operations import Operation
@@ -28,6 +29,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.slices import SublayerLanes, slice_schedule
+from runtime.measure.kernel_seconds import kernel_seconds
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import features, run_lanes
 from runtime.torch_device import Stopwatch, autocast, device_name, memory_bytes
@@ -63,7 +65,8 @@ def profile_device(
         progress: called with the number of sizes done and to do.
 
     Returns:
-        A device with a curve for every kind of work; its plain rates are those of the largest size.
+        A device with a curve for every kind of work; its plain rates are those of the largest size,
+        and its launch is that of kernels which copy and mask.
     """
     generator = torch.Generator().manual_seed(0)
     inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
@@ -87,6 +90,7 @@ def profile_device(
         compute_flops_per_s=_largest_rate(curves[WorkKind.MLP_BACKWARD]),
         memory_bytes=memory_bytes(device),
         memory_bandwidth_bytes_per_s=_largest_rate(curves[WorkKind.TRUNK_FORWARD]),
+        launch_s=KERNELS_OF_A_LAUNCH * kernel_seconds(device, num_repeats),
         curves=curves,
         source=f"d2ft profile of {workload.shape.name} on {device_name(device)}"
         + (", bfloat16" if workload.element_bytes == ELEMENT_BYTES["bfloat16"] else ""),

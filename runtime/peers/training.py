@@ -19,7 +19,8 @@ from runtime.models.peft_adapters import add_adapters
 from runtime.peers.frozen_prefix import freeze_prefix
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.scoring.training_scores import scoring_flops, training_scores
-from runtime.training.events import Event, FineTuneSettings
+from runtime.training.events import Event
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import ScheduleOf, train, training_minibatches
 from runtime.training.whole_model import PreparedStep, WholeModel
 

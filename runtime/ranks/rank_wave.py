@@ -47,12 +47,16 @@ class RankBatch:
         num_counted: losses that count in the whole mini-batch, of the samples that run.
         key_mask: what attention must know of tokens of all samples of the mini-batch,
             ``[num_samples, N]``; None for nothing.
+        label_smoothing: share of each target that is spread evenly.
+        loss_scale: factor of all gradients.
     """
 
     inputs: Tensor
     labels: Tensor
     num_counted: Tensor
     key_mask: Tensor | None = None
+    label_smoothing: float = 0.0
+    loss_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class WavePass:
             features = family.features(module, self._last, batch.inputs)
             self.features = features.detach()
             if self._gradients is not None:
-                total = family.loss(module, features, batch.labels)
+                smoothing = batch.label_smoothing
+                total = family.loss(module, features, batch.labels, smoothing)
                 self._loss_graph = total / batch.num_counted.clamp_min(1)
                 self.loss = self._loss_graph.detach()
         self._lap("forward trunk")
@@ -130,7 +135,7 @@ class WavePass:
         grad_stream = self._probe
         gradients.begin(num_blocks)
         if self._num_own:
-            self._loss_graph.backward()
+            (self._batch.loss_scale * self._loss_graph).backward()
             grad_stream = gradient_of(self._last)
             del self._loss_graph, self._last
         gradients.end(num_blocks)

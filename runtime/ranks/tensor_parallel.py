@@ -2,11 +2,13 @@
 
 Every rank that takes part has all samples and the whole trunk, and its heads and hidden units of
 every block. What these add to a sub-layer's output is all-reduced forward, and the gradient of the
-sub-layer's input backward; so the trunk's gradients come out the same on all of them.
+sub-layer's input backward; so the trunk's gradients come out the same on all of them. Those of
+norms that all heads share, of queries and keys, are summed after backward.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,10 @@ def tensor_parallel_forward_backward(
     if watch is not None:
         watch.lap("forward")
     loss.backward()
+    for sublayer in chain.from_iterable(model.blocks):
+        for parameter in sublayer.core_parameters:
+            if parameter.grad is not None:
+                parameter.grad = members.sum(parameter.grad, "the sum of a core's gradient")
     if watch is not None:
         watch.lap("backward")
     return loss.detach()

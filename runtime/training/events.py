@@ -1,63 +1,16 @@
-"""What a training loop needs: its settings, the events that it yields, what it asks of a model."""
+"""What a training loop yields, and what it asks of a model."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from d2ft_sched.errors import InputError
+from runtime.families.class_loss import TOP
 
 _LARGEST_EXPONENT = 700.0
-
-
-@dataclass(frozen=True)
-class FineTuneSettings:
-    """How to fine-tune.
-
-    Attributes:
-        num_epochs: passes through the mini-batches.
-        lr: peak learning rate.
-        weight_decay: as `runtime.models.optimizers.create_optimizer` has it.
-        lr_decay: ``cosine``, which would reach zero one step after the last, or ``constant``.
-        warmup_steps: steps in which the learning rate rises linearly to its peak.
-        linear_probe: fit the classifier on frozen features first.
-        recomputes: on one device, whether lanes run forward again in backward (gradient
-            checkpointing); ranks know it from the plan's placement.
-        num_waves: passes of a mini-batch.
-        watch_scores: whether each step tells the scores of its operations.
-        seed: of the drawing of mini-batches and of their order.
-    """
-
-    num_epochs: int = 3
-    lr: float = 2e-5
-    weight_decay: float = 0.05
-    lr_decay: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = 5
-    linear_probe: bool = True
-    recomputes: bool = False
-    num_waves: int = 1
-    watch_scores: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_epochs < 1:
-            raise InputError(f"number of epochs is {self.num_epochs}; it must be at least 1")
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"learning rate is {self.lr}; it must be above 0 and finite")
-        if self.lr_decay not in ("cosine", "constant"):
-            raise InputError(f"lr decay is {self.lr_decay!r}; it must be cosine or constant")
-
-
-def learning_rate(settings: FineTuneSettings, step: int, num_steps: int) -> float:
-    """Of the step with this index, counted from 0."""
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / (settings.warmup_steps + 1)
-    if settings.lr_decay == "constant":
-        return settings.lr
-    progress = (step - settings.warmup_steps) / max(1, num_steps - settings.warmup_steps)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
@@ -117,6 +70,7 @@ class Stepped:
             what was seen included.
         solve_s: seconds of these that choosing its schedule took.
         times: where they went on this rank.
+        gradient_norm: of all gradients before they were clipped; None where they are not.
     """
 
     step: int
@@ -130,6 +84,7 @@ class Stepped:
     step_s: float
     solve_s: float
     times: StepTimes
+    gradient_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -182,46 +137,97 @@ class Replanned:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The test samples were classified, or their tokens foretold; `epoch` 0 is before training.
+    """The test samples were classified, or their tokens foretold.
 
     Attributes:
-        epoch: after which it was.
+        epoch: passes through the mini-batches that were done, a whole number or not; 0 is before
+            training.
+        step: steps that were done.
         top1: share of what counts that got the highest logit: samples, or tokens.
         loss: mean over what counts.
+        top5: share of samples whose class was among the five highest logits; None of tokens and of
+            five classes or fewer.
+        class_top1: `top1` of the samples of each class, None of a class without any; None of
+            tokens.
         num_samples: of the test part.
         num_counted: what counts: samples, or tokens.
         perplexity: of tokens, exp of the loss; None of classes.
         seconds: that it took.
     """
 
-    epoch: int
+    epoch: float
+    step: int
     top1: float
     loss: float
+    top5: float | None
+    class_top1: tuple[float | None, ...] | None
     num_samples: int
     num_counted: int
     perplexity: float | None
     seconds: float
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where in a training its model is evaluated.
+
+    Attributes:
+        step: steps that were done.
+        steps_per_epoch: of the training.
+    """
+
+    step: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        """Passes through the mini-batches that were done; a whole number is an int."""
+        whole, more = divmod(self.step, self.steps_per_epoch)
+        return self.step / self.steps_per_epoch if more else whole
+
+
+START = Position(0, 1)
+"""Before training."""
+
+
 def evaluated(
-    epoch: int,
+    at: Position,
     *,
     num_right: float,
     loss_sum: float,
+    of_classes: Sequence[float],
+    num_of_class: Sequence[int],
     num_samples: int,
     num_counted: int,
-    of_tokens: bool,
     seconds: float,
 ) -> Evaluated:
-    """From sums over what counts. A perplexity beyond floats is infinite."""
+    """From sums over what counts.
+
+    Args:
+        at: when it was.
+        num_right: of what counts.
+        loss_sum: of what counts.
+        of_classes: as `runtime.families.class_loss.Outcome` has it; empty of tokens.
+        num_of_class: samples of each class; empty of tokens.
+        num_samples: of the test part.
+        num_counted: what counts.
+        seconds: that it took.
+    """
     loss = loss_sum / max(1, num_counted)
-    perplexity = None
-    if of_tokens:
+    perplexity = top5 = class_top1 = None
+    if num_of_class:
+        shares = zip(of_classes, num_of_class, strict=False)
+        class_top1 = tuple(right / num if num else None for right, num in shares)
+        top5 = of_classes[-1] / max(1, num_counted) if len(num_of_class) > TOP else None
+    else:
         perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
     return Evaluated(
-        epoch=epoch,
+        epoch=at.epoch,
+        step=at.step,
         top1=num_right / max(1, num_counted),
         loss=loss,
+        top5=top5,
+        class_top1=class_top1,
         num_samples=num_samples,
         num_counted=num_counted,
         perplexity=perplexity,
@@ -241,11 +247,14 @@ class TrainedStep:
         times: of this rank.
         seen: Taylor scores of the operations, float ``[num_subnets, num_microbatches]``, NaN where
             they were not FULL, the same on every rank; None if the settings do not ask for them.
+        gradient_norm: of all gradients before they were clipped, the same on every rank; None where
+            they are not clipped.
     """
 
     loss: float
     times: StepTimes
     seen: np.ndarray | None = None
+    gradient_norm: float | None = None
 
 
 class Trainer(Protocol):
@@ -269,8 +278,8 @@ class Trainer(Protocol):
         """
         ...
 
-    def evaluate(self, epoch: int) -> Evaluated:
-        """Classify the test samples with the whole model."""
+    def evaluate(self, at: Position) -> Evaluated:
+        """Classify the test samples with the whole model, or with the average of its weights."""
         ...
 
     def save_model(self, path: Path) -> tuple[str, ...]:

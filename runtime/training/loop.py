@@ -15,14 +15,8 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.waves import running_microbatches
 from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches, draw_minibatches, redealt
-from runtime.training.events import (
-    Event,
-    FineTuneSettings,
-    Probed,
-    Stepped,
-    Trainer,
-    learning_rate,
-)
+from runtime.training.events import Event, Position, Probed, Stepped, Trainer
+from runtime.training.finetune_settings import FineTuneSettings, is_evaluated, learning_rate
 from runtime.training.replanner import Replanner
 from runtime.training.schedule_memo import ScheduleMemo
 from runtime.training.whole_model import WholeModel
@@ -113,8 +107,8 @@ def train(
     flops = ScheduleMemo(partial(step_flops, workload))
     sample_owner = np.repeat(owner or [0] * workload.num_microbatches, workload.samples)
     first = num_done or 0
-    if first % len(minibatches) == 0:
-        yield trainer.evaluate(first // len(minibatches))
+    if is_evaluated(settings, first, len(minibatches)):
+        yield trainer.evaluate(Position(first, len(minibatches)))
     for step in range(first, num_steps):
         start = time.perf_counter()
         epoch, position = step // len(minibatches) + 1, step % len(minibatches)
@@ -147,9 +141,10 @@ def train(
             step_s=step_s,
             solve_s=solve_s,
             times=done.times,
+            gradient_norm=done.gradient_norm,
         )
-        if position + 1 == len(minibatches):
-            yield trainer.evaluate(epoch)
+        if is_evaluated(settings, step + 1, len(minibatches)):
+            yield trainer.evaluate(Position(step + 1, len(minibatches)))
 
 
 def training_minibatches(train: Split, workload: Workload, seed: int) -> Minibatches:

@@ -12,19 +12,12 @@ from torch import Tensor, nn
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.files.atomic_write import write_atomically
 from d2ft_sched.schedule.waves import running_samples
-from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
-from runtime.checkpoint.optimizer_state import (
-    load_optimizer,
-    save_optimizer,
-    set_state,
-    state_by_name,
-)
+from runtime.checkpoint.checkpoint import MODEL
 from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches
 from runtime.lanes.held_units import held_units
 from runtime.lanes.hooks import TaylorWatch, hooked_rank, where_seen
 from runtime.models.linear_probe import fit_linear, set_classifier
-from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, save_adapter
 from runtime.models.weights import write_class_names, write_companions
 from runtime.ranks.agreement import sum_arrays
@@ -38,15 +31,12 @@ from runtime.ranks.rank_wave import RankBatch
 from runtime.ranks.shards import read_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.torch_device import Stopwatch, assumed_device, autocast
-from runtime.training.events import (
-    Evaluated,
-    FineTuneSettings,
-    StepTimes,
-    TrainedStep,
-    evaluated,
-)
-from runtime.training.resting_rows import Resting, resting, update
+from runtime.training.events import Evaluated, Position, StepTimes, TrainedStep
+from runtime.training.finetune_settings import FineTuneSettings
+from runtime.training.outcome_totals import OutcomeTotals
+from runtime.training.resting_rows import Resting, resting
 from runtime.training.schedule_memo import ScheduleMemo
+from runtime.training.weight_update import HeldPart, WeightUpdate, half_type
 from runtime.training.whole_model import check_classes, samples_at_once
 
 
@@ -85,12 +75,7 @@ class RankPart:
         )
         self._train = _Own(model, data.train, needed)
         self._test = _Own(model, data.test, self._test_owner == self._rank)
-        self._optimizer = create_optimizer(
-            model.module,
-            model.workload.optimizer,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-        )
+        self._update = WeightUpdate(rank_part(model), model.workload.optimizer, settings)
         self._watch = None
         if settings.watch_scores:
             self._watch = TaylorWatch(model.workload, self._device)
@@ -133,12 +118,13 @@ class RankPart:
             self._train.labels[torch.from_numpy(rows)].to(self._device),
             self._num_counted(samples, schedule).to(self._device),
             self._train.key_mask_of(samples),
+            self._settings.label_smoothing,
+            self._update.loss_scale,
         )
-        set_learning_rate(self._optimizer, lr)
-        with autocast(self._device, self._model.workload):
+        with autocast(self._device, self._model.workload, half_type(self._settings)):
             watch.lap("images")
             loss = rank_forward_backward(self._model, batch, slices, watch=watch)
-        update(self._optimizer, self._resting(schedule))
+        norm = self._update.apply(lr, self._resting(schedule))
         watch.lap("optimizer")
         seen = None
         if self._watch is not None:
@@ -148,34 +134,27 @@ class RankPart:
                 self._model.workload,
                 schedule,
             )
-        return TrainedStep(float(loss), _times(watch.seconds()), seen)
+        return TrainedStep(float(loss), _times(watch.seconds()), seen, norm)
 
-    def evaluate(self, epoch: int) -> Evaluated:
+    def evaluate(self, at: Position) -> Evaluated:
         start = time.perf_counter()
         self._model.module.eval()
-        right_and_loss = torch.zeros(2, dtype=torch.float64, device=self._device)
-        family, most = self._model.family, samples_at_once(self._test.labels)
-        for outputs in rank_outputs(
-            self._model, self._test_owner, self._test.inputs_of, self._test.key_mask, most
-        ):
-            labels = self._test.labels[torch.from_numpy(outputs.rows)].to(self._device)
-            outcome = family.outcome(self._model.module, outputs.features, labels)
-            right_and_loss[0] += outcome.num_right
-            right_and_loss[1] += outcome.loss
-        start_sum(self._model.ranks, right_and_loss, "the evaluation").wait()
-        num_right, loss = right_and_loss.tolist()
-        return evaluated(
-            epoch,
-            num_right=num_right,
-            loss_sum=loss,
-            num_samples=len(self._test_owner),
-            num_counted=int(family.num_counted(self._test.labels).sum()),
-            of_tokens=not family.has_class_labels,
-            seconds=time.perf_counter() - start,
+        family, module = self._model.family, self._model.module
+        totals, most = (
+            OutcomeTotals(family, module, self._device),
+            samples_at_once(self._test.labels),
         )
+        with self._update.averaged():
+            for outputs in rank_outputs(
+                self._model, self._test_owner, self._test.inputs_of, self._test.key_mask, most
+            ):
+                labels = self._test.labels[torch.from_numpy(outputs.rows)].to(self._device)
+                totals.add(family.outcome(module, outputs.features, labels))
+        start_sum(self._model.ranks, totals.sums, "the evaluation").wait()
+        return totals.evaluated(at, self._test.labels, start)
 
     def save_model(self, path: Path) -> tuple[str, ...]:
-        tensors = self._whole_tensors(self._full_shapes())
+        tensors = self._whole_tensors(full_shapes(self._model))
         try:
             if self._rank == 0:
                 write_atomically(path, lambda temporary: self._write_model(temporary, tensors))
@@ -187,32 +166,26 @@ class RankPart:
         return path.name, *write_companions(self._model.module, path.parent, self._class_names)
 
     def save_result(self, folder: Path) -> None:
-        if self._model.workload.lora is None:
-            self.save_model(folder / MODEL)
-            return
-        names = [name for name in self._full_shapes() if name in self._model.trained]
-        values = dict(zip(names, self._whole_tensors(names), strict=True))
+        with self._update.averaged():
+            if self._model.workload.lora is None:
+                self.save_model(folder / MODEL)
+                return
+            names = [name for name in full_shapes(self._model) if name in self._model.trained]
+            values = dict(zip(names, self._whole_tensors(names), strict=True))
         if self._rank == 0:
             save_adapter(self._model.module, values, folder / ADAPTER)
             if self._class_names:
                 write_class_names(folder / ADAPTER, self._class_names)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
-        written = self.save_model(folder / MODEL)
-        ranks = self._model.ranks
-        name = optimizer_file(ranks.rank, ranks.num_ranks)
-        state = state_by_name(self._optimizer, dict(self._model.module.named_parameters()))
-        save_optimizer(folder / name, self._model.written_shards(ranks.rank), state)
-        return *written, name
+        return *self.save_model(folder / MODEL), *self._update.save(folder)
 
     def load_state(self, folder: Path) -> None:
         shards, dtype = self._model.own_shards, self._model.dtype
         parameters = dict(self._model.module.named_parameters())
         for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
-        values = VALUES[self._model.workload.optimizer]
-        state = load_optimizer(optimizer_files(folder), shards, values, dtype)
-        set_state(self._optimizer, parameters, state)
+        self._update.load(folder)
 
     def _num_counted(self, samples: np.ndarray, schedule: np.ndarray) -> Tensor:
         """Losses that count of those of a mini-batch's samples that run."""
@@ -233,14 +206,10 @@ class RankPart:
         model = self._model
         return resting(model.module, model.own_shards, model.workload, schedule)
 
-    def _full_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all parameters of the model, in an order that is the same on all ranks."""
-        return {s.name: s.full_shape for shards in self._model.shards for s in shards}
-
     def _write_model(self, path: Path, tensors: Iterable[Tensor]) -> None:
         specs = [
             TensorSpec(name, shape, self._model.dtype)
-            for name, shape in self._full_shapes().items()
+            for name, shape in full_shapes(self._model).items()
         ]
         write_tensors(path, specs, tensors)
 
@@ -255,7 +224,7 @@ class RankPart:
             {shard.name: shard for shard in self._model.written_shards(rank)}
             for rank in range(ranks.num_ranks)
         ]
-        shapes = self._full_shapes()
+        shapes = full_shapes(self._model)
         for name in names:
             whole = torch.empty(
                 shapes[name] if ranks.rank == 0 else 0, dtype=self._model.dtype, device=ranks.device
@@ -275,6 +244,25 @@ class RankPart:
                         dist.recv(part, source)
                     shard.put(part, whole)
             yield whole
+
+
+def rank_part(model: RankModel) -> HeldPart:
+    """What a rank holds."""
+    return HeldPart(
+        model.module,
+        model.own_shards,
+        model.written_shards(model.ranks.rank),
+        list(full_shapes(model)),
+        model.trained_blocks,
+        model.dtype,
+        model.ranks,
+        is_cut=any(s.shape != s.full_shape for shards in model.shards for s in shards),
+    )
+
+
+def full_shapes(model: RankModel) -> dict[str, tuple[int, ...]]:
+    """Of all parameters of the model, in an order that is the same on all ranks."""
+    return {s.name: s.full_shape for shards in model.shards for s in shards}
 
 
 def _times(seconds: Mapping[str, float]) -> StepTimes:

@@ -3,8 +3,9 @@
 Such a parameter has no gradient, so an optimizer passes it over. Where subnets share one, as heads
 share the maps of their attention, the rows of those that rest are kept over the update, and those
 of the optimizer's moments with them: neither weight decay nor a fading moment touches them. The
-update goes block by block, so that only one block's rows are kept at a time. Only the count of
-updates is one for the whole parameter, also on a rank that holds nothing of it but what rests.
+update goes block by block, so that only one block's rows are kept at a time, unless the optimizer
+looks at all gradients together. Only the count of updates is one for the whole parameter, also on a
+rank that holds nothing of it but what rests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,14 +108,29 @@ def resting_of(
     return Resting(tuple(whole), tuple(elsewhere), tuple(rows))
 
 
+def drop_gradients(left: Resting) -> None:
+    """Of parameters of which nothing trains here."""
+    for parameter in (*left.whole, *(rows.parameter for rows in left.elsewhere)):
+        parameter.grad = None
+
+
 @torch.no_grad()
-def update(optimizer: torch.optim.Optimizer, left: Resting) -> None:
+def update(optimizer: torch.optim.Optimizer, left: Resting, *, is_elementwise: bool = True) -> None:
     """A step of `optimizer` that leaves `left` as it is, moments included, bit by bit.
 
     Gradients of parameters of which nothing trains here are dropped.
+
+    Args:
+        optimizer: of all parameters held that train.
+        left: what rests.
+        is_elementwise: whether it may be stepped for some parameters after others.
     """
-    for parameter in (*left.whole, *(rows.parameter for rows in left.elsewhere)):
-        parameter.grad = None
+    drop_gradients(left)
+    if not is_elementwise:
+        held = hold(optimizer, left)
+        optimizer.step()
+        put_back(optimizer, held)
+        return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = {p: p.grad for p in parameters if p.grad is not None}
     of_block: dict[int, list[RestingRows]] = {}

@@ -28,3 +28,7 @@ class ScheduleMemo(Generic[_Made]):
         if len(self._made) > SIZE:
             self._made.popitem(last=False)
         return made
+
+    def __len__(self) -> int:
+        """Different schedules remembered."""
+        return len(self._made)

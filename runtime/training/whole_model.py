@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +14,26 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from runtime.checkpoint.checkpoint import MODEL, optimizer_file, optimizer_files
-from runtime.checkpoint.optimizer_state import (
-    load_optimizer,
-    save_optimizer,
-    set_state,
-    state_by_name,
-)
+from runtime.captured_step import FixedStep
+from runtime.checkpoint.checkpoint import MODEL
 from runtime.data.dataset import Dataset, Split
 from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_seen
 from runtime.lanes.slices import ScheduleSlices, slice_schedule
 from runtime.models.linear_probe import fit_classifier
-from runtime.models.optimizers import VALUES, create_optimizer, set_learning_rate
 from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
 from runtime.models.weights import save_weights, write_class_names, write_companions
 from runtime.partitioned_step import forward_backward
-from runtime.ranks.shards import read_shards, trained_dtype, whole_shards
+from runtime.ranks.job import Ranks
+from runtime.ranks.shards import parameter_blocks, read_shards, trained_dtype, whole_shards
 from runtime.torch_device import Stopwatch, assumed_device, autocast, synchronize
-from runtime.training.events import (
-    Evaluated,
-    FineTuneSettings,
-    StepTimes,
-    TrainedStep,
-    evaluated,
-)
-from runtime.training.resting_rows import Resting, resting, update
+from runtime.training.events import START, Evaluated, Position, StepTimes, TrainedStep
+from runtime.training.finetune_settings import FineTuneSettings
+from runtime.training.outcome_totals import OutcomeTotals
+from runtime.training.resting_rows import Resting, resting
 from runtime.training.schedule_memo import ScheduleMemo
+from runtime.training.weight_update import HeldPart, WeightUpdate, half_type
 
 _EVALUATED_SAMPLES, _EVALUATED_LABELS = 128, 16_384
 """The most that pass forward together."""
@@ -73,72 +66,81 @@ class WholeModel:
         self._settings, self._device, self._clock = settings, device, clock
         self._costs = costs or assumed_device(device)
         self._train, self._test = data.train.to(device), data.test.to(device)
-        self._optimizer = create_optimizer(
-            model, workload.optimizer, lr=settings.lr, weight_decay=settings.weight_decay
-        )
+        self._update = WeightUpdate(whole_part(model, device), workload.optimizer, settings)
         self._watch = TaylorWatch(workload, device) if settings.watch_scores else None
-        self._known = ScheduleMemo(self._look_up)
+        self._known = ScheduleMemo(self._ready)
 
     def fit_classifier(self) -> float:
         return fit_classifier(self._model, self._train)
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
-        done = self._train_on(samples, self._known(schedule), lr)
+        done = self._train_on(samples, *self._known(schedule), lr)
         if self._watch is None:
             return done
         return replace(done, seen=where_seen(self._watch.take(schedule), self._workload, schedule))
 
-    def _train_on(self, samples: np.ndarray, prepared: "PreparedStep", lr: float) -> TrainedStep:
+    def _train_on(
+        self, samples: np.ndarray, prepared: "PreparedStep", run: FixedStep, lr: float
+    ) -> TrainedStep:
         watch = Stopwatch(self._device, self._clock)
         watch.lap("start")
         self._model.train()
         chosen = torch.from_numpy(samples).to(self._device)
         inputs = self._family.to_inputs(self._model, self._train.inputs[chosen])
-        set_learning_rate(self._optimizer, lr)
         watch.lap("images")
-        with autocast(self._device, self._workload):
-            labels = self._train.labels[chosen]
-            loss = forward_backward(self._model, inputs, labels, prepared.slices)
+        stays = len(self._known) == 1 and self._watch is None
+        may_capture = stays and self._update.loss_scale == 1.0
+        loss = run(inputs, self._train.labels[chosen], may_capture=may_capture)
         watch.lap("model")
-        update(self._optimizer, prepared.resting)
-        self._optimizer.zero_grad()
+        norm = self._update.apply(lr, prepared.resting)
         watch.lap("optimizer")
         seconds = watch.seconds()
         lanes_s = prepared.lane_share * seconds["model"]
         times = StepTimes(lanes_s, sum(seconds.values()) - lanes_s, 0.0)
-        return TrainedStep(float(loss), times)
+        return TrainedStep(float(loss), times, gradient_norm=norm)
 
-    def evaluate(self, epoch: int) -> Evaluated:
-        return evaluate(self._model, self._test, epoch)
+    def evaluate(self, at: Position) -> Evaluated:
+        with self._update.averaged():
+            return evaluate(self._model, self._test, at)
 
     def save_model(self, path: Path) -> tuple[str, ...]:
         save_weights(self._model, path)
         return path.name, *write_companions(self._model, path.parent, self._class_names)
 
     def save_result(self, folder: Path) -> None:
-        if has_adapters(self._model):
+        with self._update.averaged():
+            if not has_adapters(self._model):
+                self.save_model(folder / MODEL)
+                return
             trained = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
             save_adapter(self._model, trained, folder / ADAPTER)
             if self._class_names:
                 write_class_names(folder / ADAPTER, self._class_names)
-        else:
-            self.save_model(folder / MODEL)
 
     def save_state(self, folder: Path) -> tuple[str, ...]:
-        written = self.save_model(folder / MODEL)
-        parameters, name = dict(self._model.named_parameters()), optimizer_file(0, 1)
-        state = state_by_name(self._optimizer, parameters)
-        save_optimizer(folder / name, whole_shards(self._model), state)
-        return *written, name
+        return *self.save_model(folder / MODEL), *self._update.save(folder)
 
     def load_state(self, folder: Path) -> None:
         parameters, shards = dict(self._model.named_parameters()), whole_shards(self._model)
         dtype = trained_dtype(self._model)
         for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
-        values = VALUES[self._workload.optimizer]
-        state = load_optimizer(optimizer_files(folder), shards, values, dtype)
-        set_state(self._optimizer, parameters, state)
+        self._update.load(folder)
+
+    def _ready(self, schedule: np.ndarray) -> tuple["PreparedStep", FixedStep]:
+        prepared = self._look_up(schedule)
+        return prepared, FixedStep(self._model, partial(self._forward_backward, prepared.slices))
+
+    def _forward_backward(self, slices: ScheduleSlices, inputs: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self._device, self._workload, half_type(self._settings)):
+            return forward_backward(
+                self._model,
+                inputs,
+                labels,
+                slices,
+                label_smoothing=self._settings.label_smoothing,
+                loss_scale=self._update.loss_scale,
+            )
 
     def _look_up(self, schedule: np.ndarray) -> "PreparedStep":
         prepared = self._prepared(self._workload, schedule)
@@ -176,6 +178,17 @@ class PreparedStep:
     resting: Resting
 
 
+def whole_part(model: nn.Module, device: torch.device) -> HeldPart:
+    """All of a model, held by one process."""
+    names, shards = [name for name, _ in model.named_parameters()], whole_shards(model)
+    family = family_of(model)
+    block_of = parameter_blocks(family, names, len(family.blocks(model)))
+    ranks = Ranks(0, 1, device)
+    return HeldPart(
+        model, shards, shards, names, block_of, trained_dtype(model), ranks, is_cut=False
+    )
+
+
 def lane_share(workload: Workload, schedule: np.ndarray) -> float:
     """Part of a step's FLOPs that its lanes have; the rest is the trunk's."""
     trunk = trunk_flops(workload)
@@ -201,28 +214,17 @@ def check_classes(data: Dataset, family: ModelFamily, num_classes: int) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, test: Split, epoch: int = 0) -> Evaluated:
+def evaluate(model: nn.Module, test: Split, at: Position = START) -> Evaluated:
     """Accuracy and mean loss of the whole model, on the device of `test`."""
     start = time.perf_counter()
     model.eval()
     family = family_of(model)
-    num_right = torch.zeros((), dtype=torch.int64, device=test.labels.device)
-    loss = torch.zeros((), dtype=torch.float64, device=test.labels.device)
+    totals = OutcomeTotals(family, model, test.labels.device)
     batch_size = samples_at_once(test.labels)
     for stored, labels in zip(
         test.inputs.split(batch_size), test.labels.split(batch_size), strict=True
     ):
         features = family.whole_features(model, family.to_inputs(model, stored))
-        outcome = family.outcome(model, features, labels)
-        num_right += outcome.num_right
-        loss += outcome.loss
+        totals.add(family.outcome(model, features, labels))
     synchronize(test.labels.device)
-    return evaluated(
-        epoch,
-        num_right=float(num_right),
-        loss_sum=float(loss),
-        num_samples=len(test),
-        num_counted=int(family.num_counted(test.labels).sum()),
-        of_tokens=not family.has_class_labels,
-        seconds=time.perf_counter() - start,
-    )
+    return totals.evaluated(at, test.labels, start)

@@ -30,6 +30,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.solvers.registry import solve
+from made_once import made_once
 from sim.prediction import Prediction
 from sim.step import simulate_step
 
@@ -159,9 +160,7 @@ def _validated(name: str, predicted_s: float, measured_s: float) -> dict[str, An
     return values
 
 
-@pytest.fixture
-def validation() -> dict[str, Any]:
-    """``validation.json`` of four plans, with given measurements."""
+def _validation() -> dict[str, Any]:
     return {
         "device": "four threads & no GPU",
         "cluster": "this-device",
@@ -182,6 +181,12 @@ def validation() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.fixture
+def validation() -> dict[str, Any]:
+    """``validation.json`` of four plans, with given measurements."""
+    return _validation()
+
+
 METHODS = {
     "dense": ("dense", 0.70, 9.0),
     "d2ft": ("60 % compute", 0.69, 5.0),
@@ -190,9 +195,7 @@ METHODS = {
 """Of a study: budget, top-1 and predicted seconds."""
 
 
-@pytest.fixture
-def study_results(tmp_path: Path) -> Path:
-    """A folder as 'd2ft study' writes it: two clusters, two seeds, given accuracies."""
+def _write_study(folder: Path) -> Path:
     runs, curves = [], []
     for cluster, seed in ((c, s) for c in ("one slow", "mix") for s in (0, 1)):
         for method, (budget, top1, seconds) in METHODS.items():
@@ -206,7 +209,6 @@ def study_results(tmp_path: Path) -> Path:
                 spent["measured_train_s"] = 3 * spent["simulated_s"]
                 curves.append(head | {"epoch": epoch, "top1": top1 * (1 + epoch) / 3} | spent)
     runs.append(head | {"key": "x", "method": "too tight", "note": "not one micro-batch is done"})
-    folder = tmp_path / "study_results"
     folder.mkdir()
     pd.DataFrame(runs).to_csv(folder / "runs.csv", index=False)
     pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
@@ -217,15 +219,27 @@ def study_results(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def report_text() -> Callable[[Path], str]:
-    """Makes the report of a folder; gives what its page says, without tags."""
+def study_results(tmp_path: Path) -> Path:
+    """A folder as 'd2ft study' writes it: two clusters, two seeds, given accuracies."""
+    return _write_study(tmp_path / "study_results")
 
-    def make(folder: Path) -> str:
-        html = write_report(folder).read_text(encoding="utf-8")
+
+@pytest.fixture(scope="session")
+def page_text() -> Callable[[Path], str]:
+    """What a page says, without tags."""
+
+    def read(page: Path) -> str:
+        html = page.read_text(encoding="utf-8")
         html = re.sub(r"<(style|script).*?</\1>", "", html, flags=re.S)
         return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
-    return make
+    return read
+
+
+@pytest.fixture
+def report_text(page_text: Callable[[Path], str]) -> Callable[[Path], str]:
+    """Makes the report of a folder; gives what its page says."""
+    return lambda folder: page_text(write_report(folder))
 
 
 @pytest.fixture
@@ -244,17 +258,22 @@ def refused_report(d2ft: Callable[..., tuple[int, str, str]]) -> Callable[[Path,
     return check
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def full_report(
-    run_dir: Path, validation: dict[str, Any], study_results: Path, trained: Path, swept: Path
+    run: Run, trained: Path, swept: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The report of a folder with results of every command."""
-    (run_dir / "validate").mkdir()
-    (run_dir / "validate" / "validation.json").write_text(json.dumps(validation))
-    shutil.copytree(study_results, run_dir / "study")
-    shutil.copytree(trained, run_dir / "finetune")
-    shutil.copytree(swept, run_dir / "sweep")
-    return write_report(run_dir)
+    """The report of a folder with results of every command, to read only."""
+
+    def make(folder: Path) -> None:
+        save_run(run, folder)
+        (folder / "validate").mkdir()
+        (folder / "validate" / "validation.json").write_text(json.dumps(_validation()))
+        _write_study(folder / "study")
+        shutil.copytree(trained, folder / "finetune")
+        shutil.copytree(swept, folder / "sweep")
+        write_report(folder)
+
+    return made_once(tmp_path_factory, "full_report", make) / "report.html"
 
 
 @pytest.fixture(scope="session")
@@ -265,15 +284,17 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A folder as 'd2ft finetune' writes it: scored, two epochs of four steps; to read only."""
-    folder = tmp_path_factory.mktemp("trained")
-    code = d2ft_code(
-        "finetune", even_plan, "--data", f"imagefolder:{noise_pictures}", "--num-train", 20,
-        "--num-test", 8, "--image-size", 32, "--device", "cpu", "--learning-rate", 1e-3,
-        "--epochs", 2, "--checkpoint-every", 5, "--keep", 1, "--schedule", "per-minibatch",
-        "--out", folder / "run",
-    )  # fmt: skip
-    assert code == 0
-    return folder / "run"
+
+    def train(folder: Path) -> None:
+        code = d2ft_code(
+            "finetune", even_plan, "--data", f"imagefolder:{noise_pictures}", "--num-train", 20,
+            "--num-test", 8, "--image-size", 32, "--device", "cpu", "--learning-rate", 1e-3,
+            "--epochs", 2, "--checkpoint-every", 5, "--keep", 1, "--schedule", "per-minibatch",
+            "--out", folder / "run",
+        )  # fmt: skip
+        assert code == 0
+
+    return made_once(tmp_path_factory, "trained", train) / "run"
 
 
 @pytest.fixture(scope="session")
@@ -281,15 +302,17 @@ def swept(
     d2ft_code: Callable[..., int], two_equal: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A folder as 'd2ft sweep' writes it, of twelve points; to read only."""
-    folder = tmp_path_factory.mktemp("swept")
-    code = d2ft_code(
-        "sweep", "--cluster", two_equal, "--model", "vit_tiny_patch16_224", "--image-size", 32,
-        "--minibatch-size", 6, "--microbatches", 3, "--budget-compute", "0.4,0.7,1",
-        "--budget-comm", "0.6,1", "--scale-bandwidth", "0.1,1", "--placement", "every-device",
-        "--jobs", 1, "--no-plots", "--out", folder / "out",
-    )  # fmt: skip
-    assert code == 0
-    return folder / "out"
+
+    def sweep(folder: Path) -> None:
+        code = d2ft_code(
+            "sweep", "--cluster", two_equal, "--model", "vit_tiny_patch16_224", "--image-size", 32,
+            "--minibatch-size", 6, "--microbatches", 3, "--budget-compute", "0.4,0.7,1",
+            "--budget-comm", "0.6,1", "--scale-bandwidth", "0.1,1", "--placement", "every-device",
+            "--jobs", 1, "--no-plots", "--out", folder / "out",
+        )  # fmt: skip
+        assert code == 0
+
+    return made_once(tmp_path_factory, "swept", sweep) / "out"
 
 
 @pytest.fixture(scope="session")

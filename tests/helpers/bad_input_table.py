@@ -447,6 +447,27 @@ TABLE: dict[str, Row] = {
     ),
     "no such model to ask": ("generate none --prompt why", "'none'"),
     "a folder without a training": ("generate . --prompt why", "has neither adapters nor"),
+    "unknown optimizer": (
+        f"{FINETUNE} --optimizer muon",
+        "optimizer is 'muon'; it must be one of sgd,",
+    ),
+    "layer decay above 1": (
+        f"{FINETUNE} --layer-decay 1.1",
+        "layer decay is 1.1; it must be above 0",
+    ),
+    "warm-up in steps": (
+        f"{FINETUNE} --warmup 5",
+        "warm-up is 5.0; it must be a share of all steps",
+    ),
+    "clipping to nothing": (f"{FINETUNE} --clip-norm 0", "norm of clipping is 0.0"),
+    "all of a label smoothed away": (f"{FINETUNE} --label-smoothing 1", "label smoothing is 1.0"),
+    "an average that stays": (f"{FINETUNE} --ema 1", "decay of the average of weights is 1.0"),
+    "tests without steps between": (f"{FINETUNE} --eval-every 0", "--eval-every is '0'"),
+    "float16 of a plan of four bytes": (
+        f"{FINETUNE} --amp-dtype float16",
+        "--amp-dtype float16 is for a plan of two bytes",
+    ),
+    "unknown lr schedule": (f"{FINETUNE} --lr-schedule linear", "--lr-schedule is 'linear'"),
     "learning rate below 0": (f"{FINETUNE} --learning-rate -1", "learning rate is -1"),
     "learning rate of NaN": (f"{FINETUNE} --learning-rate nan", "learning rate is nan"),
     "checkpoint that is not": (f"{FINETUNE} --resume none", "none"),

@@ -38,7 +38,7 @@ from runtime.ranks.tensor_parallel import (
     tensor_parallel_forward_backward,
     tensor_parallel_placement,
 )
-from runtime.training.events import FineTuneSettings
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.rank_part import RankPart
 from runtime.training.resting_rows import resting, update
 
@@ -119,12 +119,12 @@ def _full_state(model: RankModel) -> dict[str, Tensor]:
 
 
 def tensor_parallel_step(
-    rank: int, num_ranks: int, folder: Path, num_heads: tuple[int, ...]
+    rank: int, num_ranks: int, folder: Path, num_heads: tuple[int, ...], seed: int
 ) -> None:
-    """One dense step; what this rank got in ``tensor-parallel-RANK.safetensors``."""
+    """One dense step of a case; what this rank got in ``tensor-parallel-RANK.safetensors``."""
     ranks = join(rank, num_ranks, folder)
-    case = draw_case(1, num_ranks)
-    source = case.model if rank == 0 else model_of(1, "meta")
+    case = draw_case(seed, num_ranks)
+    source = case.model if rank == 0 else model_of(seed, "meta")
     model = scatter_tensor_parallel(source, case.workload, num_heads, ranks)
     counted = SentBytes(num_ranks)
     loss = tensor_parallel_forward_backward(model, case.inputs, case.labels, counted=counted)

@@ -23,7 +23,8 @@ from runtime.measure.flop_counting import flop_counter
 from runtime.models.build import shape_of
 from runtime.ranks.job import close_ranks
 from runtime.ranks.rank_model import scatter_rank_model
-from runtime.training.events import FineTuneSettings, Replanned, Stepped
+from runtime.training.events import Replanned, Stepped
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import train, training_minibatches
 from runtime.training.rank_part import RankPart
 from runtime.training.replanner import Replanner

@@ -166,8 +166,10 @@ class DecoderFamily:
     def num_counted(self, labels: Tensor) -> Tensor:
         return num_counted_tokens(labels)
 
-    def loss(self, model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
-        return next_token_loss(features, self.classifier(model).weight, labels)
+    def loss(
+        self, model: nn.Module, features: Tensor, labels: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
+        return next_token_loss(features, self.classifier(model).weight, labels, smoothing)
 
     def outcome(self, model: nn.Module, features: Tensor, labels: Tensor) -> Outcome:
         return Outcome(*next_token_outcome(features, self.classifier(model).weight, labels))

@@ -18,9 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from d2ft_sched.costs.vocabulary_head import HEAD_CHUNK_TOKENS
 from runtime.data.dataset import IGNORED
+from runtime.lanes.products import compute_dtype
 
 
-def next_token_loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def next_token_loss(
+    features: Tensor, weight: Tensor, labels: Tensor, smoothing: float = 0.0
+) -> Tensor:
     """Sum of the cross-entropies of the counted tokens, a scalar.
 
     Logits of `HEAD_CHUNK_TOKENS` tokens exist at a time, and their gradient is made at once: for
@@ -32,8 +35,9 @@ def next_token_loss(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         features: what the head sees, ``[B, N, D]``; differentiable once.
         weight: of the head, ``[V, D]``; differentiable once where it requires a gradient.
         labels: int64 ``[B, N]``.
+        smoothing: share of each target that is spread evenly over the vocabulary.
     """
-    return _HeadLoss.apply(features, weight, labels)
+    return _HeadLoss.apply(features, weight, labels, smoothing)
 
 
 def next_token_outcome(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +48,7 @@ def next_token_outcome(features: Tensor, weight: Tensor, labels: Tensor) -> tupl
     with torch.no_grad():
         loss = torch.zeros((), dtype=_wide(features.dtype), device=features.device)
         right = torch.zeros((), dtype=torch.int64, device=features.device)
-        narrow = weight.to(_product_type(weight))
+        narrow = weight.to(compute_dtype(weight))
         for x, targets in _chunks(features, labels):
             logits = F.linear(x.to(narrow.dtype), narrow).to(loss.dtype)
             loss += F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -59,10 +63,13 @@ def num_counted_tokens(labels: Tensor) -> Tensor:
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        needs_x, needs_weight, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, smoothing: float
+    ) -> Tensor:
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
+        spread = smoothing / len(weight)
         loss = torch.zeros((), dtype=_wide(features.dtype), device=features.device)
-        narrow = weight.to(_product_type(weight))
+        narrow = weight.to(compute_dtype(weight))
         parts = []
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         for x, targets in _chunks(features, labels):
@@ -71,11 +78,16 @@ class _HeadLoss(torch.autograd.Function):
             is_counted = targets != IGNORED
             own = targets.clamp_min(0)[:, None]
             log_sum = logits.logsumexp(1, keepdim=True)
-            loss += ((log_sum - logits.gather(1, own)).squeeze(1) * is_counted).sum()
+            target = (1 - smoothing) * logits.gather(1, own)
+            if smoothing:
+                target += spread * logits.sum(1, keepdim=True)
+            loss += ((log_sum - target).squeeze(1) * is_counted).sum()
             if not (needs_x or needs_weight):
                 continue
             grad = logits.sub_(log_sum).exp_()
-            grad.scatter_add_(1, own, grad.new_full(own.shape, -1.0))
+            grad.scatter_add_(1, own, grad.new_full(own.shape, smoothing - 1.0))
+            if smoothing:
+                grad.sub_(spread)
             grad = grad.mul_(is_counted[:, None]).to(narrow.dtype)
             if needs_x:
                 parts.append((grad @ narrow).to(features.dtype))
@@ -87,11 +99,11 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         features, weight = (
             None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors
         )
-        return features, weight, None
+        return features, weight, None, None
 
 
 def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -99,11 +111,6 @@ def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
     flat = features.reshape(-1, features.shape[-1])
     return zip(flat.split(HEAD_CHUNK_TOKENS), targets.split(HEAD_CHUNK_TOKENS), strict=True)
-
-
-def _product_type(weight: Tensor) -> torch.dtype:
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -4,6 +4,7 @@ Every row is a real command line, run in a folder that has good files of every k
 plan made from them) beside the bad ones that the row of `bad_input_table` brings.
 """
 
+import contextlib
 import hashlib
 import shlex
 import subprocess
@@ -24,7 +25,9 @@ from bad_input_table import GOOD, PLAN, TABLE
 
 
 @pytest.fixture(scope="module")
-def workplace(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(
+    d2ft_code: Callable[..., int], run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with good files of every kind, and what is damaged beyond a row's text."""
     folder = tmp_path_factory.mktemp("workplace")
     for name, text in GOOD.items():
@@ -45,14 +48,9 @@ def workplace(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     measurement = folder / "damaged-run" / "measurement.json"
     measurement.write_text(measurement.read_text()[:500])
     for name, more in (("plan.json", ""), ("other.json", "--model vit_small_patch16_224")):
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "analysis.cli", *shlex.split(f"{PLAN} {more}"),
-                "--budget-compute", "0.6", "--num-classes", "2", "--out", name,
-            ],
-            cwd=folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        given = [*shlex.split(f"{PLAN} {more}"), "--budget-compute", 0.6, "--num-classes", 2]
+        with contextlib.chdir(folder):
+            assert d2ft_code(*given, "--out", name) == 0
     return folder
 
 

@@ -40,14 +40,11 @@ def cluster(tmp_path):
 
 
 @pytest.fixture
-def plan(d2ft, cluster, tmp_path):
-    path = tmp_path / "plan.json"
-    code, _, err = d2ft(
-        "plan", "--cluster", cluster, *MODEL, *BATCH, "--num-classes", 2, "--budget-compute", 0.7,
-        "--out", path,
+def plan(made_plan, cluster, tmp_path):
+    return made_plan(
+        tmp_path / "plan.json", "--cluster", cluster, *MODEL, *BATCH, "--num-classes", 2,
+        "--budget-compute", 0.7,
     )  # fmt: skip
-    assert code == 0, err
-    return path
 
 
 def test_the_demo_does_the_whole_job(d2ft, cluster, pictures, tmp_path):

@@ -27,7 +27,10 @@ def shell(command: str, folder: Path, **environment: str) -> tuple[int, str, str
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-PLAN = "d2ft plan --cluster c.yaml --model vit_tiny_patch16_224 --image-size 32 --microbatch-size 2"
+PLAN = (
+    "d2ft plan --cluster c.yaml --model vit_tiny_patch16_224 --image-size 32 --microbatch-size 2 "
+    "--placement round-robin"
+)
 
 
 @pytest.fixture

@@ -31,19 +31,16 @@ network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 
 
 @pytest.fixture
-def make_plan(d2ft, tiny_vit, tmp_path):
+def make_plan(made_plan, tiny_vit, tmp_path):
     """Plans for a tiny ViT on three devices."""
 
     def make(*more: object) -> Path:
         cluster, path = tmp_path / "c.yaml", tmp_path / "plan.json"
         cluster.write_text(CLUSTER)
-        code, _, err = d2ft(
-            "plan", "--placement", "balanced", "--cluster", cluster,
-            "--model", tiny_vit, "--microbatches", 4,
-            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *more,
+        return made_plan(
+            path, "--placement", "balanced", "--cluster", cluster, "--model", tiny_vit,
+            "--microbatches", 4, "--microbatch-size", 1, "--budget-compute", 0.7, *more,
         )  # fmt: skip
-        assert code == 0, err
-        return path
 
     return make
 
@@ -81,18 +78,24 @@ def steps(path: Path) -> list[int]:
 
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(d2ft, plan, options, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = [*options, "--epochs", 2]
+    options = [
+        *options, "--epochs", 2, "--eval-every", 4, "--ema", 0.5, "--clip-norm", 1, "--keep-best",
+        "--log", "tensorboard",
+    ]  # fmt: skip
     code, _, err = d2ft("finetune", plan, *options, "--checkpoint-every", 3, "--out", whole)
     assert code == 0, err
+    assert " samples/s, step " in err
+    assert list((whole / "tensorboard").glob("events.*"))
     assert steps(whole / "checkpoints") == [3, 6, 9, 10]
     first = events(whole)[0]
-    assert (first["event"], first["version"]) == ("started", 1)
+    assert (first["event"], first["version"]) == ("started", 2)
     assert first["provenance"]["seed"] == 0
     assert {e["num_samples"] for e in events(whole) if e["event"] == "stepped"} == {4}
 
     (parts / "checkpoints").mkdir(parents=True)
     shutil.copytree(whole / "checkpoints/step-000006", parts / "checkpoints/step-000006")
     shutil.copy(whole / "metrics.jsonl", parts)
+    shutil.copytree(whole / "best", parts / "best")
     with (parts / "metrics.jsonl").open("a") as file:
         file.write('{"event": "ste')
     code, printed, err = d2ft(
@@ -104,13 +107,17 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(d2ft, plan, options, tmp
     assert [e["step"] for e in events(parts) if e["event"] == "resumed"] == [6]
     assert steps(parts / "checkpoints") == [8, 10]
     rows = json.loads(printed)["epochs"]
-    assert [row["epoch"] for row in rows] == [0, 1, 2]
-    losses = [e["loss"] for e in events(whole) if e["event"] == "stepped" and e["epoch"] == 2]
-    assert rows[2]["train_loss"] == pytest.approx(np.mean(losses))
-    weights = [load_file(out / "model.safetensors") for out in (whole, parts)]
-    assert weights[0].keys() == weights[1].keys()
-    for name, tensor in weights[0].items():
-        assert tensor.equal(weights[1][name]), name
+    assert [row["epoch"] for row in rows] == [0, 0.8, 1, 1.6, 2]
+    losses = [e["loss"] for e in events(whole) if e["event"] == "stepped"]
+    assert rows[-1]["train_loss"] == pytest.approx(np.mean(losses[-2:]))
+    best = json.loads((whole / "best/best.json").read_text())
+    assert best == json.loads(printed)["best"] == json.loads((parts / "best/best.json").read_text())
+    assert best["step"] == max(rows, key=lambda row: row["test_accuracy"])["step"]
+    for folder in ("", "best"):
+        weights = [load_file(out / folder / "model.safetensors") for out in (whole, parts)]
+        assert weights[0].keys() == weights[1].keys()
+        for name, tensor in weights[0].items():
+            assert tensor.equal(weights[1][name]), name
 
 
 def test_running_scores_go_on_bitwise_from_any_step(d2ft, plan, options, tmp_path):

@@ -33,15 +33,13 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def plan(d2ft, tiny_vit, tmp_path):
+def plan(made_plan, tiny_vit, tmp_path):
     cluster, path = tmp_path / "two.yaml", tmp_path / "plan.json"
     cluster.write_text(TWO)
-    code, _, err = d2ft(
-        "plan", "--cluster", cluster, "--model", tiny_vit, "--microbatches", 3,
-        "--microbatch-size", 2, "--budget-compute", 0.7, "--out", path,
+    return made_plan(
+        path, "--cluster", cluster, "--model", tiny_vit, "--microbatches", 3,
+        "--microbatch-size", 2, "--budget-compute", 0.7,
     )  # fmt: skip
-    assert code == 0, err
-    return path
 
 
 def exchange(one: Path, other: Path) -> None:

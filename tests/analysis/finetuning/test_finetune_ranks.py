@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from analysis.finetuning.data_lock import one_fetches
-from rank_processes import d2ft_on_ranks
+from rank_processes import d2ft_on_ranks, endings_on_ranks
 from runtime.checkpoint.checkpoint import find_checkpoint
 
 DEVICE = (
@@ -25,20 +25,17 @@ NETWORK = "network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-
 
 
 @pytest.fixture
-def plan_for(d2ft, tiny_vit, tmp_path):
+def plan_for(made_plan, tiny_vit, tmp_path):
     """A plan for devices of these rates; mini-batches of five samples."""
 
     def plan(*rates: float, options: tuple[object, ...] = ()) -> Path:
         devices = [DEVICE.format(name=f"d{i}", rate=rate) for i, rate in enumerate(rates)]
         cluster, path = tmp_path / "cluster.yaml", tmp_path / f"plan{len(rates)}.json"
         cluster.write_text(f"name: test\ndevices: [{', '.join(devices)}]\n{NETWORK}\n")
-        code, _, err = d2ft(
-            "plan", "--placement", "balanced", "--cluster", cluster,
-            "--model", tiny_vit, "--microbatches", 5,
-            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path, *options,
+        return made_plan(
+            path, "--placement", "balanced", "--cluster", cluster, "--model", tiny_vit,
+            "--microbatches", 5, "--microbatch-size", 1, "--budget-compute", 0.7, *options,
         )  # fmt: skip
-        assert code == 0, err
-        return path
 
     return plan
 
@@ -75,6 +72,12 @@ def numbers(out: Path) -> dict[tuple[str, int], float]:
     }
 
 
+RECIPE = [
+    "--optimizer", "nadamw", "--layer-decay", 0.8, "--clip-norm", 0.5, "--warmup", 0.2,
+    "--label-smoothing", 0.1, "--ema", 0.5, "--eval-every", 3,
+]  # fmt: skip
+
+
 def workers_of(pid: int) -> list[int]:
     """Processes that `pid` has started (Linux)."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -95,10 +98,10 @@ def assert_near(path: Path, wanted: Path) -> None:
 def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options, tmp_path):
     three, two = plan_for(1e11, 5e10, 3e10), plan_for(5e10, 1e11)
     alone, ranks, fewer, one = (tmp_path / name for name in ("alone", "ranks", "fewer", "one"))
-    given = [*options, "--epochs", 2]
+    given = [*options, *RECIPE, "--epochs", 2]
     assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
     wanted = numbers(alone)
-    assert len(wanted) == 8 + 3
+    assert len(wanted) == 8 + 5
 
     d2ft_on_ranks(3, tmp_path, "finetune", three, *given, "--checkpoint-every", 3, "--out", ranks)
     assert numbers(ranks) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
@@ -111,10 +114,8 @@ def test_ranks_train_as_one_process_and_resume_as_others(d2ft, plan_for, options
     assert d2ft("finetune", three, *given, "--resume", "latest", "--out", one)[0] == 0
     assert numbers(one) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
-    process = torchrun(2, two, *given, "--resume", "latest", "--out", fewer)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert "goes on under another plan" in said(err)[0]
+    d2ft_on_ranks(2, tmp_path, "finetune", two, *given, "--resume", "latest", "--out", fewer)
+    assert "goes on under another plan" in said((tmp_path / "stderr-0").read_text())[0]
     assert d2ft("finetune", two, *given, "--resume", ranks / "checkpoints/step-000006",
                 "--out", tmp_path / "two")[0] == 0  # fmt: skip
     after = numbers(tmp_path / "two")
@@ -126,7 +127,7 @@ def test_adapters_train_as_on_one_process_and_resume_as_others(d2ft, plan_for, o
     three = plan_for(1e11, 5e10, 3e10, options=lora)
     two = plan_for(5e10, 1e11, options=lora)
     alone, ranks, fewer = (tmp_path / name for name in ("alone", "ranks", "fewer"))
-    given = [*options, "--epochs", 2]
+    given = [*options, *RECIPE, "--epochs", 2]
     assert d2ft("finetune", three, *given, "--out", alone)[0] == 0
     d2ft_on_ranks(3, tmp_path, "finetune", three, *given, "--checkpoint-every", 3, "--out", ranks)
     assert numbers(ranks) == pytest.approx(numbers(alone), rel=1e-5, abs=1e-5)
@@ -189,9 +190,8 @@ def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(
     (line,) = said(err)
     step = find_checkpoint(out / "checkpoints").state.step
     assert line.startswith(f"d2ft: stopped by SIGTERM after step {step} of 160; checkpoint ")
-    process = torchrun(2, *given, "--out", out)
-    _, err = process.communicate(timeout=200)
-    (line,) = said(err)
+    codes, (line,) = endings_on_ranks(tmp_path, *[["finetune", *given, "--out", out]] * 2)
+    assert 0 not in codes
     assert "is there already" in line
 
 

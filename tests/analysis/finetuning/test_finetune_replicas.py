@@ -25,7 +25,7 @@ DEVICE = (
 
 
 @pytest.fixture
-def plan_in(d2ft, tiny_vit, tmp_path):
+def plan_in(made_plan, tiny_vit, tmp_path):
     """A plan at 0.7 of the compute whose micro-batches, of two samples in all but one, are dealt to
     groups of devices; subnets and micro-batches of a group are dealt in turns."""
 
@@ -33,12 +33,10 @@ def plan_in(d2ft, tiny_vit, tmp_path):
         cluster, path = tmp_path / "cluster.yaml", tmp_path / f"{name}.json"
         devices = "\n".join(DEVICE.format(i=i) for i in range(num_devices))
         cluster.write_text(CLUSTER.format(devices=devices))
-        code, _, err = d2ft(
-            "plan", "--placement", "balanced", "--cluster", cluster,
-            "--model", tiny_vit, "--microbatches", 5,
-            "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
+        made_plan(
+            path, "--placement", "balanced", "--cluster", cluster, "--model", tiny_vit,
+            "--microbatches", 5, "--microbatch-size", 1, "--budget-compute", 0.7,
         )  # fmt: skip
-        assert code == 0, err
         made = load_plan(path)
         replicas = tuple(
             Replica(
@@ -63,6 +61,7 @@ def options(noise_pictures) -> list[object]:
     return [
         "--data", f"imagefolder:{noise_pictures}", "--num-train", 23, "--num-test", 5,
         "--image-size", 32, "--device", "cpu", "--learning-rate", 3e-3, "--epochs", 2,
+        "--layer-decay", 0.9, "--clip-norm", 0.5, "--ema", 0.6,
     ]  # fmt: skip
 
 

@@ -28,15 +28,12 @@ def options(noise_pictures) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def plan(d2ft_code, two_equal, tiny_vit, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("plan") / "plan.json"
-    code = d2ft_code(
-        "plan", "--placement", "balanced", "--cluster", two_equal,
-            "--model", tiny_vit, "--microbatches", 5,
-        "--microbatch-size", 1, "--budget-compute", 0.7, "--out", path,
+def plan(made_plan, two_equal, tiny_vit, tmp_path_factory) -> Path:
+    return made_plan(
+        tmp_path_factory.mktemp("plan") / "plan.json", "--placement", "balanced",
+        "--cluster", two_equal, "--model", tiny_vit, "--microbatches", 5, "--microbatch-size", 1,
+        "--budget-compute", 0.7,
     )  # fmt: skip
-    assert code == 0
-    return path
 
 
 @pytest.fixture(scope="module")

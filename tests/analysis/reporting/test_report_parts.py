@@ -54,10 +54,8 @@ def test_a_study_says_what_accuracy_costs(study_results: Path, report_text) -> N
     assert len(list((study_results / "pictures").iterdir())) == 8
 
 
-def test_results_in_folders_of_their_commands_make_one_report(
-    full_report: Path, report_text
-) -> None:
-    html, text = full_report.read_text(encoding="utf-8"), report_text(full_report.parent)
+def test_results_in_folders_of_their_commands_make_one_report(full_report: Path, page_text) -> None:
+    html, text = full_report.read_text(encoding="utf-8"), page_text(full_report)
     ids = re.findall(r'id="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert {"savings", "provenance-section"} <= set(ids)

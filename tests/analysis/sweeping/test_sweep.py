@@ -1,6 +1,7 @@
 """Sweeps: the grid, its table, going on after a stop, and the same by a Dask cluster."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,10 +29,10 @@ from sim.questions.what_if import scale_bandwidth
 from sim.step import simulate_plan
 
 CLUSTER = """
-name: CALLED
+name: two
 devices:
   - {name: a, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
-  - {name: b, compute_flops_per_s: 6e10, memory_bytes: MEMORY, memory_bandwidth_bytes_per_s: 1e10}
+  - {name: b, compute_flops_per_s: 6e10, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
 network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 """
 MODEL = ["--model", "vit_tiny_patch16_224", "--image-size", 32, "--minibatch-size", 6]
@@ -45,25 +46,40 @@ SHAPE = vision_transformer_shape(
 
 @pytest.fixture
 def cluster(tmp_path):
-    def write(name="two", memory="8 GB"):
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(CLUSTER.replace("CALLED", name).replace("MEMORY", memory))
-        return path
-
-    return write
+    path = tmp_path / "two.yaml"
+    path.write_text(CLUSTER)
+    return path
 
 
 @pytest.fixture
 def sweep(d2ft, cluster, tmp_path):
-    """Runs the small grid; gives its table."""
+    """Runs the small grid without pictures; gives its table."""
 
     def run(*options, out="out"):
-        arguments = ["--cluster", cluster(), *MODEL, *GRID, "--jobs", 1, "--out", tmp_path / out]
-        code, printed, err = d2ft("sweep", *arguments, *options, "--json")
+        arguments = ["--cluster", cluster, *MODEL, *GRID, "--jobs", 1, "--out", tmp_path / out]
+        code, _, err = d2ft("sweep", *arguments, *options, "--no-plots")
         assert code == 0, err
-        return pd.read_csv(tmp_path / out / "sweep.csv"), json.loads(printed)
+        return pd.read_csv(tmp_path / out / "sweep.csv")
 
     return run
+
+
+@pytest.fixture(scope="module")
+def small_grid(d2ft_code, tmp_path_factory):
+    """What a sweep of the small grid wrote, pictures too; to read only."""
+    folder = tmp_path_factory.mktemp("small_grid")
+    (folder / "two.yaml").write_text(CLUSTER)
+    given = ["--cluster", folder / "two.yaml", *MODEL, *GRID, "--jobs", 1, "--json"]
+    assert d2ft_code("sweep", *given, "--out", folder / "out") == 0
+    assert list((folder / "out").glob("*.svg"))
+    return folder / "out"
+
+
+@pytest.fixture
+def swept_before(small_grid, tmp_path):
+    """The small grid where `sweep` would run it anew; gives its table."""
+    shutil.copytree(small_grid, tmp_path / "out")
+    return pd.read_csv(tmp_path / "out" / "sweep.csv")
 
 
 def two_devices(memory_bytes=10**9):
@@ -83,16 +99,15 @@ def axes(**changes):
 
 
 def test_a_row_says_what_planning_and_simulating_that_point_says(d2ft, sweep, cluster, tmp_path):
-    table, _ = sweep("--placement", "every-device")
-    assert len(table) == 8
+    assert len(sweep("--placement", "every-device")) == 8
     path = tmp_path / "plan.json"
     code, printed, err = d2ft(
-        "plan", "--cluster", cluster(), "--model", "vit_tiny_patch16_224", "--image-size", 32,
+        "plan", "--cluster", cluster, "--model", "vit_tiny_patch16_224", "--image-size", 32,
         "--microbatches", 5, "--microbatch-size", 2, "--placement", "every-device",
         "--budget-compute", 0.7, "--budget-comm", 0.6, "--out", path, "--json",
     )  # fmt: skip
     assert code == 0, err
-    table, _ = sweep("--placement", "every-device", "--minibatch-size", 10)
+    table = sweep("--placement", "every-device", "--minibatch-size", 10)
     row = table.query(
         "solver == 'dp' & budget_compute_fraction == 0.7 & budget_communication_fraction == 0.6"
     ).iloc[0]
@@ -115,16 +130,16 @@ def test_a_row_says_what_planning_and_simulating_that_point_says(d2ft, sweep, cl
     assert row["predicted_exchange_wait_s"] == pytest.approx(prediction.exchange_s, rel=1e-12)
 
 
-def test_what_is_done_is_not_done_again_and_a_cut_off_line_is(sweep, tmp_path):
-    first, _ = sweep()
+def test_what_is_done_is_not_done_again_and_a_cut_off_line_is(sweep, swept_before, tmp_path):
+    first = swept_before
     journal = tmp_path / "out" / "points.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:4]) + lines[4][:50])
-    again, _ = sweep()
+    again = sweep()
     assert len(journal.read_text().splitlines()) == len(lines)
     pd.testing.assert_frame_equal(again.iloc[:3], first.iloc[:3])
     pd.testing.assert_frame_equal(again.drop(columns=TIMES), first.drop(columns=TIMES))
-    wider, _ = sweep("--budget-memory", "0.5,1")
+    wider = sweep("--budget-memory", "0.5,1")
     assert len(wider) == 16
     assert len(journal.read_text().splitlines()) == len(lines) + 8
     as_before = wider[wider["budget_memory_fraction"] == 1].reset_index(drop=True)
@@ -132,21 +147,21 @@ def test_what_is_done_is_not_done_again_and_a_cut_off_line_is(sweep, tmp_path):
     pd.testing.assert_frame_equal(as_before.drop(columns=unequal), again.drop(columns=unequal))
 
 
-def test_several_processes_and_a_dask_cluster_find_the_same(sweep):
+def test_several_processes_and_a_dask_cluster_find_the_same(sweep, swept_before):
     distributed = pytest.importorskip("distributed")
-    alone, _ = sweep()
-    in_processes, _ = sweep("--jobs", 2, out="processes")
+    alone = swept_before
+    in_processes = sweep("--jobs", 2, out="processes")
     pd.testing.assert_frame_equal(in_processes.drop(columns=TIMES), alone.drop(columns=TIMES))
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
     ) as dask:
-        by_dask, _ = sweep("--dask", dask.scheduler_address, out="dask")
+        by_dask = sweep("--dask", dask.scheduler_address, out="dask")
     pd.testing.assert_frame_equal(by_dask.drop(columns=TIMES), alone.drop(columns=TIMES))
 
 
 def test_sigterm_ends_the_workers_and_the_same_command_goes_on(cluster, tmp_path):
     command = [
-        sys.executable, "-m", "analysis.cli", "sweep", "--cluster", str(cluster()), "--jobs", "2",
+        sys.executable, "-m", "analysis.cli", "sweep", "--cluster", str(cluster), "--jobs", "2",
         "--model", "vit_tiny_patch16_224", "--image-size", "32", "--no-plots",
         "--budget-compute", "0.01:1:0.002", "--out", str(tmp_path / "out"),
     ]  # fmt: skip
@@ -162,10 +177,11 @@ def test_sigterm_ends_the_workers_and_the_same_command_goes_on(cluster, tmp_path
     assert "points are done; the same command goes on" in err
 
 
-def test_parquet_and_csv_hold_the_same(sweep, tmp_path):
+def test_parquet_and_csv_hold_the_same(d2ft, cluster, swept_before, tmp_path):
     pytest.importorskip("pyarrow")
-    sweep()
-    sweep("--format", "parquet")
+    given = ["--cluster", cluster, *MODEL, *GRID, "--no-plots", "--out", tmp_path / "out"]
+    code, _, err = d2ft("sweep", *given, "--jobs", 1, "--format", "parquet")
+    assert code == 0, err
     csv, parquet = (load_table(tmp_path / "out" / f"sweep.{kind}") for kind in ("csv", "parquet"))
     pd.testing.assert_frame_equal(csv, parquet, check_dtype=False)
 
@@ -255,7 +271,7 @@ def test_without_a_dask_scheduler_there_is_one_line_and_no_file(
     monkeypatch.setattr("analysis.sweeping.run_sweep.DASK_TIMEOUT_S", 0.5)
     out = tmp_path / "out"
     code, printed, err = d2ft(
-        "sweep", "--cluster", cluster(), *MODEL, "--dask", "tcp://127.0.0.1:1", "--out", out
+        "sweep", "--cluster", cluster, *MODEL, "--dask", "tcp://127.0.0.1:1", "--out", out
     )
     assert (code, printed) == (2, "")
     assert "--dask is 'tcp://127.0.0.1:1': no Dask scheduler" in err.splitlines()[-1]

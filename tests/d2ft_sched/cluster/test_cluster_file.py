@@ -204,7 +204,7 @@ def test_any_cluster_comes_back_exactly(data):
         for name in device_names
     )
     cluster = Cluster(
-        data.draw(texts),
+        data.draw(texts.filter(str.strip)),
         tuple(data.draw(devices(name)) for name in device_names),
         links,
         (switch,),

@@ -113,9 +113,14 @@ def assert_optimal(problem: Problem, solver: str, tolerance: float = 1e-9) -> No
         assert solution.status == Status.INFEASIBLE
         assert least is None
         return
-    assert solution.status == Status.OPTIMAL
+    scale = np.abs(problem.value).max(axis=2).sum()
+    if solution.status != Status.OPTIMAL:
+        # Values that cancel leave an objective in which their rounding is no small part.
+        assert solution.status == Status.FEASIBLE
+        assert abs(solution.objective) <= 1e-4 * scale
+        assert solution.upper_bound - solution.objective <= 1e-12 * scale
     assert problem.violation(solution.schedule) is None
-    slack = tolerance * np.abs(problem.value).max(axis=2).sum() + 1e-12
+    slack = tolerance * scale + 1e-12
     assert most is not None
     assert solution.objective <= most + slack
     if least is not None:

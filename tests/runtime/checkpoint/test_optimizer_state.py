@@ -17,14 +17,14 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from runtime.checkpoint.optimizer_state import (
     State,
-    load_optimizer,
+    load_shards,
     reslice,
-    save_optimizer,
+    save_shards,
     set_state,
     state_by_name,
 )
 from runtime.models.build import shape_of
-from runtime.models.optimizers import VALUES, create_optimizer
+from runtime.models.optimizers import KINDS, create_optimizer
 from runtime.ranks.shards import Shard, rank_shards
 from runtime.tensor_file import TensorSpec, write_tensors
 
@@ -70,7 +70,7 @@ def save_ranks(
             for s in shards
         }
         paths.append(folder / f"{rank}-of-{placement.num_devices}.safetensors")
-        save_optimizer(paths[-1], shards, part)
+        save_shards(paths[-1], shards, part)
     return paths
 
 
@@ -92,14 +92,14 @@ def placements(num_devices: int) -> st.SearchStrategy[Placement]:
 @given(three=placements(3), two=placements(2))
 def test_one_rank_to_three_to_two_to_one(tmp_path_factory, model, workload, trained, three, two):
     folder = tmp_path_factory.mktemp("ranks")
-    save_optimizer(folder / "whole", whole_shards(model), trained)
+    save_shards(folder / "whole", whole_shards(model), trained)
     paths, held = [folder / "whole"], trained
     for placement in (three, two):
         states = [
-            load_optimizer(
+            load_shards(
                 paths,
                 rank_shards(model, workload, (Replica(placement),), rank),
-                VALUES["adamw"],
+                KINDS["adamw"].values,
                 torch.float32,
             )
             for rank in range(placement.num_devices)
@@ -112,7 +112,7 @@ def test_one_rank_to_three_to_two_to_one(tmp_path_factory, model, workload, trai
                     assert torch.equal(part, shard.take(held[shard.name][value]))
                 assert float(state[shard.name]["step"]) == 2
         paths = save_ranks(folder, trained, model, workload, placement)
-    back = load_optimizer(paths, whole_shards(model), VALUES["adamw"], torch.float32)
+    back = load_shards(paths, whole_shards(model), KINDS["adamw"].values, torch.float32)
     for name, values in trained.items():
         for value, tensor in values.items():
             assert torch.equal(back[name][value], tensor), (name, value)
@@ -132,13 +132,15 @@ def test_a_loaded_optimizer_steps_as_the_saved_one(model, tmp_path):
         saved = create_optimizer(model, name, lr=1e-2)
         step(saved, 1)
         between = {n: p.detach().clone() for n, p in parameters.items()}
-        save_optimizer(tmp_path / name, whole_shards(model), state_by_name(saved, parameters))
+        save_shards(tmp_path / name, whole_shards(model), state_by_name(saved, parameters))
         step(saved, 2)
         after = {n: p.detach().clone() for n, p in parameters.items()}
         for n, parameter in parameters.items():
             parameter.data.copy_(between[n])
         loaded = create_optimizer(model, name, lr=1e-2)
-        state = load_optimizer([tmp_path / name], whole_shards(model), VALUES[name], torch.float32)
+        state = load_shards(
+            [tmp_path / name], whole_shards(model), KINDS[name].values, torch.float32
+        )
         set_state(loaded, parameters, state)
         step(loaded, 2)
         for n, parameter in parameters.items():
@@ -150,20 +152,20 @@ def test_a_missing_part_is_named(model, workload, trained, tmp_path):
     placement = Placement(2, (0, 1, 0, 1, 1, 0), (0, 1, 1))
     paths = save_ranks(tmp_path, trained, model, workload, placement)
     with pytest.raises(InputError, match=r"blocks\.0\.attn\.qkv\.weight lacks index 0 of 72"):
-        load_optimizer(
+        load_shards(
             paths[1:],
             [s for s in whole_shards(model) if "qkv" in s.name],
-            VALUES["adamw"],
+            KINDS["adamw"].values,
             torch.float32,
         )
     with pytest.raises(InputError, match=r"state of cls_token lacks all"):
-        load_optimizer(paths[1:], whole_shards(model), VALUES["adamw"], torch.float32)
+        load_shards(paths[1:], whole_shards(model), KINDS["adamw"].values, torch.float32)
     other = Shard("blocks.0.attn.qkv.weight", (9, 4), 0, None)
     with pytest.raises(InputError, match=r"has shape \[72, 24\]; the model needs \[9, 4\]"):
-        load_optimizer(paths, [other], VALUES["adamw"], torch.float32)
+        load_shards(paths, [other], KINDS["adamw"].values, torch.float32)
     paths[0].write_bytes(paths[0].read_bytes()[:100])
     with pytest.raises(InputError, match=r"0-of-2\.safetensors: is not a whole safetensors file"):
-        load_optimizer(paths, whole_shards(model), VALUES["adamw"], torch.float32)
+        load_shards(paths, whole_shards(model), KINDS["adamw"].values, torch.float32)
 
 
 def test_slices_along_the_second_dimension():

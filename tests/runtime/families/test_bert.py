@@ -255,9 +255,7 @@ def test_counted_flops_are_the_closed_form_and_those_of_the_untouched_model(
     measured = measure_steps(model, workload, schedules, CPU, num_repeats=1)
     assert measured["untouched"].flops == measured["dense"].flops
     for name in ("dense", "mixed", "none")[: 2 if lora else 3]:
-        # What adapters' narrow products are made apart for is not counted as wasted.
-        wanted = pytest.approx(step_flops(workload, schedules[name]), rel=0.06 if lora else 0)
-        assert measured[name].flops == wanted
+        assert measured[name].flops == step_flops(workload, schedules[name])
 
 
 def test_shape_is_that_of_the_sizes_and_counts_every_parameter() -> None:
@@ -392,10 +390,10 @@ def test_predicted_memory_is_within_eight_percent(
     placement = place_round_robin(workload.partition, 4, 1)
     assumed = [assumed_device(CPU)]
     predicted = device_memory(workload, placement, schedule, num_waves, devices=assumed)
-    # Of merged groups with adapters the closed form is up to a tenth more.
-    within = 0.08 if lora is None else 0.12
-    assert step.peak_memory_bytes == pytest.approx(predicted.total[0], rel=within)
-    assert step.activation_bytes == pytest.approx(predicted.activations[0], rel=within)
+    # Of merged groups with adapters the closed form may be a little more, and is never far less.
+    least = 0.92 if lora is None else 0.9
+    assert least <= step.peak_memory_bytes / predicted.total[0] <= 1.08
+    assert least <= step.activation_bytes / predicted.activations[0] <= 1.08
 
 
 def test_forward_and_backward_stay_on_meta() -> None:

@@ -19,6 +19,7 @@ from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.schedule.replica_part import replica_parts
+from made_once import made_once
 from rank_cases import NUM_CASES, draw_case
 from rank_jobs import (
     LEARNING_RATE,
@@ -76,11 +77,14 @@ Results = Callable[[int, int], list[dict[str, Tensor]]]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What every rank got, by number of ranks and seed; all cases are run once."""
-    folder = tmp_path_factory.mktemp("ranks")
-    for seed in SEEDS:
-        save_weights(draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
-    for num_ranks in WORLDS:
-        assert run_job(equal_steps, num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
+
+    def run(folder: Path) -> None:
+        for seed in SEEDS:
+            save_weights(draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
+        for num_ranks in WORLDS:
+            assert run_job(equal_steps, num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
+
+    folder = made_once(tmp_path_factory, "ranks", run)
 
     def of(num_ranks: int, seed: int) -> list[dict[str, Tensor]]:
         paths = [folder / f"{num_ranks}-{seed}-{rank}.safetensors" for rank in range(num_ranks)]

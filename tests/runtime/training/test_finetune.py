@@ -21,7 +21,8 @@ from runtime.data.dataset import Dataset, Split
 from runtime.families.vit import normalization_of, normalize
 from runtime.models.linear_probe import fit_classifier, fit_linear
 from runtime.models.optimizers import create_optimizer
-from runtime.training.events import Evaluated, FineTuneSettings, Probed, Stepped, learning_rate
+from runtime.training.events import Evaluated, Probed, Stepped
+from runtime.training.finetune_settings import FineTuneSettings, learning_rate
 from runtime.training.loop import fine_tune, train, training_minibatches
 from runtime.training.whole_model import WholeModel, evaluate
 
@@ -90,7 +91,7 @@ def test_dense_loop_equals_a_plain_torch_loop(
     model, plain = vit().double(), vit().double()
     workload = workload_of(model, 1, (8, 8))
     settings = FineTuneSettings(
-        num_epochs=1, lr=1e-3, linear_probe=False, lr_decay="constant", warmup_steps=0
+        num_epochs=1, lr=1e-3, linear_probe=False, lr_decay="constant", warmup=0.0
     )
     dense = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     mean, std = normalization_of(plain)
@@ -210,12 +211,12 @@ def test_seconds_of_a_step_hold_those_of_learning_from_it(
 
 
 def test_learning_rate_rises_and_falls() -> None:
-    settings = FineTuneSettings(lr=1.0, warmup_steps=3)
+    settings = FineTuneSettings(lr=1.0, warmup=0.23)
     rates = [learning_rate(settings, step, 13) for step in range(13)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert all(a > b for a, b in pairwise(rates[3:]))
     assert 0 < rates[-1] < 0.05
-    constant = FineTuneSettings(lr=1.0, lr_decay="constant", warmup_steps=0)
+    constant = FineTuneSettings(lr=1.0, lr_decay="constant", warmup=0.0)
     assert {learning_rate(constant, step, 9) for step in range(9)} == {1.0}
 
 
@@ -235,17 +236,3 @@ def test_bad_settings_and_data_are_refused(
     many = Dataset("many", stripes.train, stripes.test, tuple("abcdef"))
     with pytest.raises(InputError, match="have 6 classes; the model's classifier has 5"):
         next(fine_tune(model, many, workload, schedule_for(workload), FineTuneSettings(), CPU))
-
-
-def test_optimizers_by_name(vit: Callable[[], VisionTransformer]) -> None:
-    model = vit()
-    for name, values in (("sgd", 0), ("sgdm", 1), ("adamw", 2)):
-        optimizer = create_optimizer(model, name, lr=1e-3)
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        state = optimizer.state[model.head.weight]
-        held = [v for v in state.values() if isinstance(v, torch.Tensor) and v.dim() == 2]
-        assert len(held) == values
-    with pytest.raises(InputError, match="optimizer is 'lion'"):
-        create_optimizer(model, "lion", lr=1e-3)

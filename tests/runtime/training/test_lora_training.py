@@ -26,7 +26,8 @@ from runtime.models.build import shape_of
 from runtime.models.peft_adapters import ADAPTER, add_adapters
 from runtime.partitioned_step import forward_backward
 from runtime.scoring.minibatch_scores import score_minibatch, score_samples
-from runtime.training.events import Evaluated, FineTuneSettings, Stepped
+from runtime.training.events import Evaluated, Stepped
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import train, training_minibatches
 from runtime.training.whole_model import WholeModel
 

@@ -28,9 +28,15 @@ def _case(num_samples: int, num_tokens: int, vocabulary: int, seed: int, share: 
     return features.requires_grad_(), weight.requires_grad_(), labels
 
 
-def _plain(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def _plain(features: Tensor, weight: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     logits = (features @ weight.T)[:, :-1].flatten(0, 1)
-    return F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+    return F.cross_entropy(
+        logits,
+        labels[:, 1:].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
 
 
 @given(
@@ -38,19 +44,21 @@ def _plain(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     num_tokens=st.sampled_from([1, 2, 17, HEAD_CHUNK_TOKENS, HEAD_CHUNK_TOKENS + 1]),
     seed=st.integers(0, 99),
     share=st.sampled_from([0.0, 0.5, 1.0]),
+    smoothing=st.sampled_from([0.0, 0.1]),
 )
 def test_loss_and_gradients_are_those_of_all_logits_at_once(
-    num_samples: int, num_tokens: int, seed: int, share: float
+    num_samples: int, num_tokens: int, seed: int, share: float, smoothing: float
 ) -> None:
     features, weight, labels = _case(num_samples, num_tokens, 11, seed, share)
-    loss = next_token_loss(features, weight, labels)
-    expected = _plain(features, weight, labels)
+    loss = next_token_loss(features, weight, labels, smoothing)
+    expected = _plain(features, weight, labels, smoothing)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-10)
     own = torch.autograd.grad(loss / 3, (features, weight))
     for one, other in zip(own, torch.autograd.grad(expected / 3, (features, weight)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
     outcome, right = next_token_outcome(features, weight, labels)
-    torch.testing.assert_close(outcome, loss.detach(), rtol=1e-12, atol=1e-10)
+    plain = _plain(features, weight, labels).detach()
+    torch.testing.assert_close(outcome, plain, rtol=1e-12, atol=1e-10)
     guesses = (features @ weight.T)[:, :-1].argmax(2)
     assert int(right) == int((guesses == labels[:, 1:]).sum())
 
