@@ -89,7 +89,7 @@ class CutRuns:
         """By the samples that they were made for, rising; those that fit."""
         most = int(self.workload.samples.sum())
         numbers = np.unique(np.geomspace(1, most, NUM_PRICED).round().astype(int)).tolist()
-        found = {n: self._fewest_waves(n, thorough=False) for n in numbers}
+        found = {n: self._best_waves(n) for n in numbers}
         return {n: layout for n, layout in found.items() if layout is not None}
 
     @property
@@ -106,11 +106,16 @@ class CutRuns:
         return self.layouts[self.made_for(num_samples)]
 
     def polish(self, num_samples: int) -> None:
-        """Search thoroughly for the layout of so many samples."""
+        """Search thoroughly for the layout of so many samples, in as many waves as are known to be
+        good and in half as many."""
         number = self.made_for(num_samples)
-        found = self._fewest_waves(number, thorough=True)
-        if found is not None:
-            self.take(number, found)
+        known = self.layouts[number]
+        ways = {()} if known.num_waves == 1 and not known.recomputing else {(), self.group}
+        for recomputing in sorted(ways):
+            for num_waves in {known.num_waves, max(1, known.num_waves // 2)}:
+                found = self._best(number, num_waves, True, recomputing)
+                if found is not None:
+                    self.take(number, found)
 
     def take(self, num_samples: int, layout: CutLayout) -> bool:
         """Use a layout for so many samples, if it is the faster one, and say whether it is."""
@@ -143,25 +148,29 @@ class CutRuns:
             max(v.update_s for v in layouts.values()),
         )
 
-    def _fewest_waves(self, num_samples: int, thorough: bool) -> CutLayout | None:
-        """The layout of 1, 2, 4, ... waves that fits first; or the one where devices compute
-        forward again, if that is faster."""
-        once = self._fitting(num_samples, thorough, ())
+    def _best_waves(self, num_samples: int) -> CutLayout | None:
+        """The fastest layout of 1, 2, 4, ... waves, with devices computing forward again or not.
+
+        More waves than memory asks for leave room for layouts that share work better; they are
+        tried as long as that makes the step shorter.
+        """
+        once = self._doubled(num_samples, ())
         if once is not None and once.num_waves == 1:
             return once
-        again = self._fitting(num_samples, thorough, self.group)
+        again = self._doubled(num_samples, self.group)
         found = [layout for layout in (once, again) if layout is not None]
         return min(found, key=lambda layout: layout.total_s, default=None)
 
-    def _fitting(
-        self, num_samples: int, thorough: bool, recomputing: tuple[int, ...]
-    ) -> CutLayout | None:
-        num_waves = 1
+    def _doubled(self, num_samples: int, recomputing: tuple[int, ...]) -> CutLayout | None:
+        best, num_waves = None, 1
         while True:
             num_waves = min(num_waves, num_samples)
-            found = self._best(num_samples, num_waves, thorough, recomputing)
-            if found is not None or num_waves == num_samples:
-                return found
+            found = self._best(num_samples, num_waves, False, recomputing)
+            if best is not None and (found is None or found.total_s >= best.total_s):
+                return best
+            best = found
+            if num_waves == num_samples or (best is not None and num_waves == 1):
+                return best
             num_waves *= 2
 
     def _best(
@@ -233,7 +242,6 @@ class CutRuns:
             for layout in search_layouts(step, every_device=False, kept_share=1.0):
                 if layout.num_active > 1:
                     yield layout.counts, _same_in_each_wave(step, layout.owner)
-            return
         everyone = range(step.num_devices)
         counts = spread(step, everyone)
         for owner in _owners(step):
@@ -251,7 +259,7 @@ class CutRuns:
 
 
 def _owners(step: DenseStep) -> Iterator[tuple[int, ...]]:
-    """All micro-batches on the fastest device, or dealt to all by their speed."""
+    """All micro-batches on the fastest device, or dealt to all by their speed, or evenly."""
     fast = devices_by_speed(step)
     yield (fast[0],) * step.workload.num_microbatches
     whole = step.block_counts.max(axis=0)
@@ -263,6 +271,7 @@ def _owners(step: DenseStep) -> Iterator[tuple[int, ...]]:
         bounds = np.cumsum(speed[order]) / speed.sum()
         chosen = order[np.searchsorted(bounds, at * (1 - 1e-12))]
         yield tuple(chosen.tolist()) * step.num_waves
+        yield tuple(fast[i % len(fast)] for i in range(per_wave)) * step.num_waves
 
 
 def _messages_s(step: DenseStep, counts: np.ndarray, owner: tuple[int, ...]) -> float:

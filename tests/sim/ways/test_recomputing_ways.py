@@ -1,5 +1,8 @@
 """Devices compute forward again where their memory asks for it, and only there."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,11 +10,13 @@ from hypothesis import strategies as st
 
 from d2ft_sched.cluster import topology
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable
 from d2ft_sched.model.decoder_config import decoder_shape
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
@@ -129,3 +134,14 @@ def test_the_step_is_longer_by_the_forward_pass_alone() -> None:
     )
     assert once_s.step_s < again_s.step_s < 1.4 * once_s.step_s
     assert once_s.exchange_bytes == again_s.exchange_bytes
+
+
+def test_devices_that_only_just_hold_a_model_share_it_well_at_the_first_look() -> None:
+    cluster = load_cluster(Path(__file__).parents[3] / "examples/clusters/testbed_unequal.yaml")
+    roomier = tuple(replace(d, memory_bytes=2_400_000_000) for d in cluster.devices)
+    shape = load_model_shape("vit_large_patch16_224")
+    workload = Workload(shape, partition_by_heads(shape, 1), (8,) * 4)
+    runs = WaySteps(workload, replace(cluster, devices=roomier)).cut_runs((0, 1, 2))
+    first_s = runs.layout(32).total_s
+    runs.polish(32)
+    assert first_s <= 1.1 * runs.layout(32).total_s
