@@ -207,6 +207,9 @@ class WaySteps:
             runs = [self.run(group, load, len(groups) > 1) for group in groups]
             are_whole = all(len(group) == 1 for group in groups)
             ends_s = np.array([run.total_s for run in runs])
+            least = level_shares(ends_s, load.num_samples)
+            if least is None or ends_s[np.arange(len(least)), least].max() >= below_s:
+                return None
             if are_whole:
                 members = tuple(group[0] for group in groups)
                 ends_s = _ends_s(runs, self.sums.after_blocks_s(members, load.trains))
