@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 FORMAT = "d2ft-metrics"
 VERSION = 2
+READABLE = (1, VERSION)
 
 Record = dict[str, Any]
 
@@ -66,7 +67,8 @@ def started(**facts: Any) -> Record:
 def read_records(path: Path) -> Iterator[Record]:
     """Every line, as it is asked for.
 
-    A last line that was not written to its end is left out.
+    A last line that was not written to its end is left out. Version 1 did not say after which step
+    an evaluation was: after the one written before it.
 
     Raises:
         InputError: the file cannot be read, is damaged, or not one of metrics.
@@ -76,6 +78,7 @@ def read_records(path: Path) -> Iterator[Record]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path}: cannot be read") from None
+    done = 0
     for number, line in enumerate(lines, start=1):
         try:
             record = parse_json(line)
@@ -87,11 +90,14 @@ def read_records(path: Path) -> Iterator[Record]:
             raise InputError(f"{path}: line {number}: is not an event as a JSON object")
         if number == 1 and record.get("format") != FORMAT:
             raise InputError(f"{path}: line 1: format is not {FORMAT!r}")
-        if number == 1 and record.get("version") != VERSION:
+        if number == 1 and record.get("version") not in READABLE:
             raise InputError(
-                f"{path}: is of version {record.get('version')!r}; this d2ft reads {VERSION}"
+                f"{path}: is of version {record.get('version')!r}; this d2ft reads "
+                f"{' and '.join(map(str, READABLE))}"
             )
-        yield record
+        if record["event"] == "stepped":
+            done = record.get("step", done)
+        yield {"step": done} | record if record["event"] == "evaluated" else record
 
 
 def records_until(path: Path, step: int) -> list[Record]:

@@ -92,7 +92,10 @@ def study_plans(
                 one = candidate(search.steps, levelled)
                 file = f"{name}_{load}".replace(", ", "_").replace(" ", "_")
                 made.append(_study_plan(file, load, one, cluster))
-    return list({_content(one): one for one in reversed(made)}.values())[::-1]
+    first: dict[tuple[object, ...], StudyPlan] = {}
+    for plan in made:
+        first.setdefault(_content(plan), plan)
+    return list(first.values())
 
 
 def _content(one: StudyPlan) -> tuple[object, ...]:

@@ -169,8 +169,8 @@ def damage(path: Path, change: Callable[[dict], object]) -> None:
         (lambda p: (p / "checkpoint.json").write_text("{"), "checkpoint.json: is damaged: not"),
         (lambda p: (p / "checkpoint.json").write_text("[]"), "its format is not 'd2ft-check"),
         (
-            lambda p: damage(p / "checkpoint.json", lambda c: c.update(version=3)),
-            "checkpoint.json: is of version 3; this d2ft reads version 2",
+            lambda p: damage(p / "checkpoint.json", lambda c: c.update(version=4)),
+            "checkpoint.json: is of version 4; this d2ft reads version 3",
         ),
         (
             lambda p: damage(p / "checkpoint.json", lambda c: c.update(version=0)),
