@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.commands import options
-from analysis.commands.parsing.option_groups import with_groups
+from analysis.commands.parsing.grouped_options import with_groups
 from analysis.commands.parsing.training_options import TrainingOptions
 from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.augment_names import AugmentName

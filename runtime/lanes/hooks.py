@@ -16,7 +16,8 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.waves import running_microbatches
 from runtime.lanes.held_units import HeldUnits, all_units
-from runtime.lanes.slices import BlockLanes, LaneSlice, Run, ScheduleSlices, SublayerLanes
+from runtime.lanes.slices import BlockLanes, LaneSlice, ScheduleSlices, SublayerLanes
+from runtime.lanes.units import Run
 from runtime.ranks.rank_slices import RankSlices
 
 SliceHook = Callable[[LaneSlice, "Place"], LaneSlice]

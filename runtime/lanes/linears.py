@@ -16,7 +16,8 @@ from runtime.lanes.products import (
     parameter_gradient_buffer,
     product_of_all,
 )
-from runtime.lanes.slices import LaneSlice, SublayerLanes, Units
+from runtime.lanes.slices import LaneSlice, SublayerLanes
+from runtime.lanes.units import Units
 
 
 @dataclass(frozen=True)

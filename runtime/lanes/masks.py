@@ -22,7 +22,7 @@ class Mask:
 
         Args:
             values: of the group's samples.
-            parts: columns of each unit in every part, as in `runtime.lanes.slices.Units`.
+            parts: columns of each unit in every part, as in `runtime.lanes.units.Units`.
             in_place: whether they may be overwritten.
         """
         mask = self._tensor(values, parts)

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from runtime.lanes.slices import LaneSlice, Run, SublayerLanes, Units
+from runtime.lanes.slices import LaneSlice, SublayerLanes
+from runtime.lanes.units import Run, Units
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

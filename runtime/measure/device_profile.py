@@ -28,7 +28,8 @@ from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.slices import SublayerLanes, slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
+from runtime.lanes.slices import SublayerLanes
 from runtime.measure.kernel_seconds import kernel_seconds
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import features, run_lanes

@@ -4,7 +4,7 @@ import statistics
 
 import torch
 
-from runtime.lanes.slices import Units
+from runtime.lanes.units import Units
 from runtime.torch_device import Stopwatch
 
 NUM_STARTED = 200

@@ -15,7 +15,8 @@ from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from runtime.families.known_families import family_of
-from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
+from runtime.lanes.slices import ScheduleSlices
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
 from runtime.models.optimizers import create_optimizer

@@ -19,7 +19,8 @@ from d2ft_sched.schedule.waves import running_microbatches
 from runtime.families.known_families import FAMILIES
 from runtime.families.splice import SplicedBlocks
 from runtime.families.sublayer import Sublayer
-from runtime.lanes.slices import ScheduleSlices, SublayerLanes, Wave, slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
+from runtime.lanes.slices import ScheduleSlices, SublayerLanes, Wave
 from runtime.own_loop.batch import batch_size, take_runs
 from runtime.own_loop.check_fit import check_fit
 from runtime.own_loop.spliced_method import GradientForAll, replace_method

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
-from runtime.lanes.slices import Run
+from runtime.lanes.units import Run
 
 
 def batch_size(batch: Any) -> int:

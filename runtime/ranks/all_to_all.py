@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from runtime.lanes.slices import Run
+from runtime.lanes.units import Run
 from runtime.ranks.job import Pending, Ranks
 from runtime.torch_device import backend_of
 

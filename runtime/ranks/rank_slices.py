@@ -25,7 +25,9 @@ from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.schedule.schedule import check_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 from runtime.lanes.held_units import HeldUnits, held_units, units_of
-from runtime.lanes.slices import BlockLanes, Run, block_lanes
+from runtime.lanes.slice_schedule import block_lanes
+from runtime.lanes.slices import BlockLanes
+from runtime.lanes.units import Run
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def slice_rank_schedule(
         replicas: whose devices are the ranks.
         schedule: int ``[num_subnets, num_microbatches]``.
         rank: 0 to num_devices - 1.
-        devices: what things cost on every rank, as in `runtime.lanes.slices.slice_schedule`.
+        devices: what things cost on every rank, as for `slice_schedule`.
 
     Raises:
         InputError: the schedule is not one of these subnets and micro-batches.

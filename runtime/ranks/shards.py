@@ -26,7 +26,7 @@ from runtime.families.family import ModelFamily, UnitAxis
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import HeldUnits, held_units, unit_rows
-from runtime.lanes.slices import index_runs
+from runtime.lanes.units import index_runs
 from runtime.tensor_file import DTYPE_NAMES
 
 

@@ -16,7 +16,8 @@ from d2ft_sched.costs.gradient_sums import EMBEDDING
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.linears import Linears
 from runtime.lanes.products import clear_gradient, parameter_gradient_buffer
-from runtime.lanes.slices import SublayerLanes, Units
+from runtime.lanes.slices import SublayerLanes
+from runtime.lanes.units import Units
 from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.gradient_buckets import Bucket
 from runtime.ranks.job import Pending, start_sum

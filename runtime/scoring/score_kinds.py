@@ -20,7 +20,7 @@ from runtime.families.known_families import family_of
 from runtime.families.low_rank import low_rank_of
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.held_units import HEAD_PARTS, unit_rows
-from runtime.lanes.slices import Units, index_runs
+from runtime.lanes.units import Units, index_runs
 from runtime.scoring.score_pass import BlockTrace, LinearTrace
 
 SampleScore = Callable[[BlockTrace, Subnet, ModelShape], Tensor]

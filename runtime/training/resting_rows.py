@@ -21,7 +21,7 @@ from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import units_of
-from runtime.lanes.slices import Run, index_runs
+from runtime.lanes.units import Run, index_runs
 from runtime.ranks.shards import Shard, axis_indices, sliced_axis
 
 

@@ -20,7 +20,8 @@ from runtime.data.dataset import Batch, Dataset, Samples, Wanted, runs
 from runtime.families.family import ModelFamily
 from runtime.families.known_families import family_of
 from runtime.lanes.hooks import TaylorWatch, hooked, where_seen
-from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
+from runtime.lanes.slices import ScheduleSlices
 from runtime.models.linear_probe import fit_classifier
 from runtime.models.peft_adapters import ADAPTER, has_adapters, save_adapter
 from runtime.models.weights import save_weights, write_class_names, write_companions

@@ -22,7 +22,8 @@ from d2ft_sched.model.workload import Workload
 from decoder_models import padded, small_decoder
 from runtime.captured_step import RUNS_BEFORE, FixedStep
 from runtime.families.bert_classifier import BertClassifier
-from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
+from runtime.lanes.slices import ScheduleSlices
 from runtime.models.build import shape_of
 from runtime.models.peft_adapters import add_adapters
 from runtime.partitioned_step import forward_backward

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from d2ft_sched.schedule.operations import Operation
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.partitioned_step import forward_backward
 from runtime.torch_device import float32_products
 

@@ -26,7 +26,7 @@ from masked_operations import (
     random_schedule,
     two_maps,
 )
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.models.build import shape_of
 from runtime.partitioned_step import forward_backward
 

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2ft_sched.model.workload import Workload
 from runtime.lanes.hooks import rescaled
-from runtime.lanes.slices import ScheduleSlices, slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
+from runtime.lanes.slices import ScheduleSlices
 from runtime.partitioned_step import forward, forward_backward
 
 

@@ -35,7 +35,7 @@ from masked_operations import (
 )
 from runtime.data.dataset import Split
 from runtime.families.bert_classifier import BertClassifier, mean_of_tokens
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.device_profile import profile_device
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import check_supported, shape_of

@@ -12,7 +12,7 @@ from d2ft_sched.cluster.device_presets import ACCELERATOR
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.kernel_counting import count_kernels
 from runtime.models.build import shape_of
 from runtime.partitioned_step import forward_backward

@@ -13,7 +13,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from lane_devices import LAUNCH_BOUND
 from runtime.lanes.hooks import TaylorWatch, hooked, rescaled, where_seen
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.models.peft_adapters import add_adapters
 from runtime.partitioned_step import forward_backward
 from runtime.scoring.minibatch_scores import score_minibatch

@@ -12,7 +12,7 @@ from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.partitioned_step import forward_backward
 

@@ -12,7 +12,7 @@ from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from masked_operations import random_schedule
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
 from runtime.measure.step_times import begin_state
 from runtime.models.optimizers import create_optimizer

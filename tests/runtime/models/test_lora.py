@@ -31,7 +31,7 @@ from masked_operations import (
     random_schedule,
     two_maps,
 )
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
 from runtime.measure.step_times import begin_state

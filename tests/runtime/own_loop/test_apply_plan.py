@@ -27,7 +27,7 @@ from masked_operations import SHARES, random_schedule
 from own_loops import plan_of, rank_batch, rank_plan, train_under_ddp
 from rank_cases import LORA, small_bert, small_model
 from rank_processes import start_ranks
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.models.build import shape_of
 from runtime.models.peft_adapters import add_adapters
 from runtime.own_loop.apply_plan import apply_plan

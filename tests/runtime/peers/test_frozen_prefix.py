@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.schedule.operations import Operation
 from runtime.families.known_families import family_of
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.models.build import build_model
 from runtime.models.peft_adapters import add_adapters
 from runtime.partitioned_step import forward_backward

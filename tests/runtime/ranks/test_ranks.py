@@ -30,7 +30,7 @@ from rank_jobs import (
     save_to_a_full_disk,
 )
 from rank_processes import free_port, start_ranks
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.models.optimizers import create_optimizer
 from runtime.models.weights import save_weights
 from runtime.partitioned_step import forward_backward

@@ -9,7 +9,7 @@ import torch
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.schedule.operations import Operation
 from runtime.data.minibatches import redealt
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.partitioned_step import forward_backward
 
 SIZES = (2, 3, 1, 2)

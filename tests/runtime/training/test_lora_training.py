@@ -21,7 +21,7 @@ from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches
 from runtime.families.known_families import family_of
 from runtime.lanes.hooks import rescaled
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.models.build import shape_of
 from runtime.models.peft_adapters import ADAPTER, add_adapters
 from runtime.partitioned_step import forward_backward

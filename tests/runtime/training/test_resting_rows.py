@@ -17,7 +17,7 @@ from d2ft_sched.schedule.replica import Replica
 from masked_operations import SHARES, random_schedule
 from rank_cases import LORA, small_bert, small_model
 from runtime.families.known_families import family_of
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.models.build import shape_of
 from runtime.models.optimizers import create_optimizer
 from runtime.models.peft_adapters import add_adapters

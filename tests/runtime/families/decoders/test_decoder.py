@@ -29,7 +29,7 @@ from d2ft_sched.schedule.waves import running_samples
 from decoder_models import LAYOUTS, packed, padded, small_decoder
 from masked_operations import SHARES, by_operation, random_schedule
 from runtime.families.known_families import family_of
-from runtime.lanes.slices import slice_schedule
+from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import build_model, check_supported, shape_of

@@ -1,0 +1,78 @@
+"""Rows and columns of weights, and tokens, as runs of neighbours: views wherever they are one."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Run = tuple[int, int]
+"""First index, and one past the last, of neighbours."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Rows, or columns, of a weight that some heads or hidden units have.
+
+    Attributes:
+        runs: of heads or hidden units, counted among those that the weight has, in order.
+        num_all: that the weight has.
+        parts: how many rows each has in every part that the weight is stacked of: queries, keys
+            and values, which may be unequal.
+    """
+
+    runs: tuple[Run, ...]
+    num_all: int
+    parts: tuple[int, ...] = (1,)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether the weight has no others."""
+        return self.runs == ((0, self.num_all),)
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether they neighbour one another in the whole weight."""
+        return len(self.runs) == 1 and (len(self.parts) == 1 or self.is_all)
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Of the heads or hidden units, int, sorted."""
+        return np.concatenate([np.arange(*run) for run in self.runs])
+
+    def of_maps(self, num_maps: int) -> tuple["Units", ...]:
+        """The same in each of the maps whose outputs the parts are, in equal numbers."""
+        size = len(self.parts) // num_maps
+        return tuple(
+            replace(self, parts=self.parts[i * size : (i + 1) * size]) for i in range(num_maps)
+        )
+
+    def take(self, tensor: Tensor, dim: int) -> Tensor:
+        """Their part of `tensor` along `dim`: a view if they are one run, else a copy."""
+        if self.is_all:
+            return tensor
+        views = self._views(tensor, dim) or [tensor.narrow(dim, 0, 0)]
+        return views[0] if len(views) == 1 else torch.cat(views, dim)
+
+    def places(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        """Views of all that they have of `tensor` along `dim`, run by run in every part; one where
+        they are all."""
+        return [tensor] if self.is_all else self._views(tensor, dim)
+
+    def _views(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        views, first = [], 0
+        for rows in self.parts:
+            views += [
+                tensor.narrow(dim, first + start * rows, (stop - start) * rows)
+                for start, stop in self.runs
+            ]
+            first += rows * self.num_all
+        return views
+
+
+def index_runs(indices: np.ndarray) -> tuple[Run, ...]:
+    """Runs of neighbours among sorted indices, in order."""
+    if len(indices) == 0:
+        return ()
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(indices, cuts))
