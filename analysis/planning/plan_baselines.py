@@ -16,7 +16,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.ways.candidates import most_within
 from sim.ways.estimate.load import dense_load
 from sim.ways.estimate.steps import Groups
-from sim.ways.fewer import fewest, samples_of_compute
+from sim.ways.fewer import fewest_beside, samples_of_compute
 from sim.ways.search import (
     WaySearch,
     best_dense,
@@ -75,11 +75,11 @@ def fitting_dense(search: WaySearch) -> Way | None:
 
 
 def fewer_of_compute(search: WaySearch, plan: Plan) -> Way | None:
-    """Dense on the samples that a plan's FLOPs suffice for, one at the least, in their own best
-    way; None where memory does not suffice."""
+    """Dense on the samples that a plan's FLOPs suffice for, one at the least, or on one more where
+    that is quicker, in their own best way; None where memory does not suffice."""
     number = samples_of_compute(plan.workload, plan.replicas, plan.schedule)
     try:
-        return fewest(search, number)
+        return fewest_beside(search, number)
     except InputError:
         return None
 

@@ -24,7 +24,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.prediction import Prediction
 from sim.questions.cost import step_cost
 from sim.step import simulate_plan, simulate_step
-from sim.ways.fewer import fewest, samples_for
+from sim.ways.fewer import fewest_beside, samples_for
 from sim.ways.search import WaySearch, search_ways
 
 REFUSED = "REFUSED"
@@ -195,7 +195,7 @@ def _beside(placed: PlacedSetting, prediction: Prediction) -> dict[str, Any]:
     if search is None or dense is None:
         return {}
     spent = prediction.flops / placed.dense_flops
-    fewer = fewest(search, samples_for(spent, search.steps.num_samples))
+    fewer = fewest_beside(search, samples_for(spent, search.steps.num_samples))
     peak = float(prediction.peak_memory_bytes.max())
     return {
         "best_dense_way": way_text(dense),

@@ -57,6 +57,21 @@ def fewest(search: WaySearch, num_samples: int) -> Way:
     return min(fitting, key=lambda way: way.dense_step_s)
 
 
+def fewest_beside(search: WaySearch, num_samples: int, most: int | None = None) -> Way:
+    """`fewest` of so many samples, or of one more, up to `most`, where that takes less time.
+
+    Replicas may share one more evenly; whoever runs fewer samples would take that.
+    """
+    least = fewest(search, num_samples)
+    if num_samples >= (search.steps.num_samples if most is None else most):
+        return least
+    try:
+        more = fewest(search, num_samples + 1)
+    except InputError:
+        return least
+    return more if more.dense_step_s < least.dense_step_s else least
+
+
 def samples_of_compute(
     workload: Workload, replicas: Sequence[Replica], schedule: np.ndarray
 ) -> int:

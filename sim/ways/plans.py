@@ -17,7 +17,7 @@ from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.starved import starved_microbatches
 from sim.ways.candidates import MAX_CORRECTIONS, Candidate, as_candidate, most_within
 from sim.ways.estimate.load import Load, dense_load, most_samples, sample_flops
-from sim.ways.fewer import fewest, samples_of_compute
+from sim.ways.fewer import fewest, fewest_beside, samples_of_compute
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown
@@ -126,7 +126,8 @@ def _of_spent(search: WaySearch, fewer: Way, chosen: Candidate) -> Way:
     """Fewer samples of the compute that a plan spends, in their own best way: those given, where
     there are as many of them."""
     number = samples_of_compute(chosen.workload, chosen.replicas, chosen.schedule)
-    return fewer if number >= sum(fewer.samples) else fewest(search, number)
+    most = sum(fewer.samples)
+    return fewer if number >= most else fewest_beside(search, number, most)
 
 
 def _best_rest(search: WaySearch, fewer: Way, budget: Budget, seed: int) -> Candidate | None:

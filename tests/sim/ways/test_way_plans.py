@@ -75,7 +75,9 @@ def test_no_plan_is_slower_than_fewer_samples_or_spends_more(
     of_spent = samples_of_compute(plan.workload, plan.replicas, plan.schedule)
     if communication == 1 and found.method != "scores":
         assert found.step_s <= fewest(search, of_spent).dense_step_s * (1 + 1e-9)
-        assert sum(found.fewer.samples) == min(of_spent, of_budget)
+        beside = min(of_spent, of_budget)
+        assert sum(found.fewer.samples) in (beside, min(beside + 1, of_budget))
+        assert found.fewer.dense_step_s <= fewest(search, beside).dense_step_s
     assert sum(found.samples) >= sum(found.fewer.samples)
     assert plan.workload.samples.sum() == 32
     assert plan.budget == budget
