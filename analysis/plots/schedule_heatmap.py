@@ -15,6 +15,7 @@ from d2ft_sched.schedule.replica import first_microbatches
 def schedule_heatmap(plan: Plan) -> Figure:
     """Operation of every subnet (columns, by device and then block) and micro-batch (rows).
 
+    Shares in the legend count samples, as rows may have unequal numbers of them, over all subnets.
     Where there are several replicas, columns are in order of block, and lines part their rows.
     """
     several = len(plan.replicas) > 1
@@ -47,13 +48,15 @@ def schedule_heatmap(plan: Plan) -> Figure:
         axes.set_yticks(range(0, num_microbatches, step))
         axes.set_ylabel("micro-batch (index)")
         axes.spines[:].set_visible(False)
-        counts = {op: np.mean(plan.schedule == op) for op in Operation}
+        samples = plan.workload.samples
+        of_samples = samples / samples.sum()
+        counts = {op: (plan.schedule == op).mean(axis=0) @ of_samples for op in Operation}
         figure.legend(
             handles=[
                 Patch(
                     facecolor=OPERATION_COLOURS[op],
                     edgecolor=GREY,
-                    label=f"{op.name} ({100 * counts[op]:.0f} % of cells)",
+                    label=f"{op.name} ({100 * counts[op]:.0f} % of samples)",
                 )
                 for op in reversed(Operation)
                 if counts[op] or op != Operation.REST
