@@ -13,31 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import BertConfig, BertModel
 
 from d2ft_sched.cluster.device_presets import ACCELERATOR
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from decoder_models import padded, small_decoder
+from rank_cases import NUM_TOKENS, small_bert
 from runtime.captured_step import RUNS_BEFORE, FixedStep
-from runtime.families.bert_classifier import BertClassifier
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.lanes.slices import ScheduleSlices
 from runtime.models.build import shape_of
 from runtime.models.peft_adapters import add_adapters
 from runtime.partitioned_step import forward_backward
-
-BERT_SIZES: dict[str, Any] = {
-    "vocab_size": 30,
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 40,
-    "max_position_embeddings": 12,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
 
 
 class _HostOperations(TorchDispatchMode):
@@ -63,17 +51,8 @@ def vit() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def bert() -> tuple[nn.Module, Tensor, Tensor]:
-    ids = torch.arange(36).view(6, 6) % 29
-    return (
-        BertClassifier(
-            BertModel(BertConfig(**BERT_SIZES), add_pooling_layer=False),
-            5,
-            name="bert",
-            num_tokens=6,
-        ),
-        ids,
-        torch.arange(6) % 5,
-    )
+    ids = torch.arange(6 * NUM_TOKENS).view(6, NUM_TOKENS) % 20
+    return small_bert("cpu").float(), ids, torch.arange(6) % 5
 
 
 def decoder() -> tuple[nn.Module, Tensor, Tensor]:
