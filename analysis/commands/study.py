@@ -57,8 +57,8 @@ def run(
     from analysis.console.study_progress import StudyProgress
     from analysis.studying.study_file import load_study
     from analysis.studying.study_grid import Selection
-    from analysis.studying.study_run import Pictures
     from analysis.studying.study_settings import run_study
+    from analysis.studying.study_start import Pictures
     from analysis.studying.study_summary import COLUMNS, table_rows, write_summary
     from d2ft_sched.errors import InputError
     from runtime.steady_settings import steady_process

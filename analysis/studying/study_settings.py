@@ -7,7 +7,8 @@ from typing import Any
 
 from analysis.studying.study_file import StudySchema
 from analysis.studying.study_grid import Selection, planned_runs
-from analysis.studying.study_run import Pictures, Worker
+from analysis.studying.study_run import Worker
+from analysis.studying.study_start import Pictures
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.provenance import provenance
 from runtime.torch_device import device_name, num_threads, select_device
