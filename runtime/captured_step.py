@@ -13,6 +13,9 @@ from runtime.torch_device import record
 Step = Callable[[Tensor, Tensor], Tensor]
 """Adds gradients of inputs and labels to those of a model's parameters; the loss."""
 
+RUNS_BEFORE = 2
+"""Plain runs before a schedule is recorded: they tell one that stays from one that does not."""
+
 
 class CapturedStep:
     """`step` of a model, of inputs and labels that always have one shape and one type."""
@@ -47,10 +50,7 @@ class CapturedStep:
 
 
 class FixedStep:
-    """`step` under a schedule that may stay: from its third run on, where a device can, replayed.
-
-    Two runs warm up the allocator, and tell a schedule that stays from one that does not.
-    """
+    """`step` under a schedule that may stay: after `RUNS_BEFORE`, where a device can, replayed."""
 
     def __init__(self, model: nn.Module, step: Step) -> None:
         self._model, self._step = model, step
@@ -67,6 +67,3 @@ class FixedStep:
         if not self._captured.takes(inputs, labels):
             return self._step(inputs, labels)
         return self._captured(inputs, labels)
-
-
-RUNS_BEFORE = 2
