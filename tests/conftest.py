@@ -13,13 +13,16 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 from analysis import cli
 from d2ft_sched.model.shape_file import ShapeSchema
 from made_once import made_once
 
 # Machines are busy, and tests time nothing; what one run tries, every run tries, unless asked for
-# other examples by --hypothesis-profile anew.
+# other examples by --hypothesis-profile anew. Hypothesis also tries the constants of our modules
+# imported so far, which depend on the tests that ran before in the same process: not here.
+providers._get_local_constants = lambda: providers._local_constants
 settings.register_profile("d2ft", deadline=None, derandomize=True)
 settings.register_profile("anew", deadline=None)
 settings.load_profile("d2ft")

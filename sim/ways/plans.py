@@ -107,7 +107,7 @@ def _rest_beside(
 ) -> tuple[Candidate, Way] | None:
     """`_best_rest` that is not slower than fewer samples of the compute that it spends, either,
     and these. Where no such plan was found, and fewer samples send gradients that have a budget,
-    one that is not slower than the given ones."""
+    one that is not slower than the given ones, beside them."""
     found, beside, first = _best_rest(search, fewer, budget, seed), fewer, None
     for _ in range(MAX_CORRECTIONS):
         if found is None:
@@ -115,7 +115,7 @@ def _rest_beside(
         spent = _of_spent(search, fewer, found)
         if found.step_s <= spent.dense_step_s:
             return found, spent
-        first = first or (found, spent)
+        first = first or (found, fewer)
         beside = min(beside, spent, key=lambda way: way.dense_step_s)
         found = _best_rest(search, beside, budget, seed)
     sends = budget.communication < 1 and len(fewer.replicas) > 1

@@ -51,6 +51,7 @@ def step_s(found: WayPlan) -> float:
 
 @settings(deadline=None, max_examples=12)
 @example([2.0, 0.25, 5.0, 2.0], 1e9, None, 0.2, 1.0, 0)  # a cut that leaves a device empty
+@example([2.0, 2.0], 1e9, None, 0.1875, 0.75, 0)  # five samples, cut, are sooner than six shared
 @given(
     st.lists(st.sampled_from([0.25, 1.0, 2.0, 5.0]), min_size=1, max_size=4),
     st.sampled_from([1e6, 1e7, 1e8, 1e9]),
