@@ -81,6 +81,9 @@ def main() -> None:
         help="file of 'd2ft profile': what things cost here, to cut lanes by",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    parser.add_argument(
+        "--plain", action="store_true", help="on CUDA, do not record plans as graphs"
+    )
     given = parser.parse_args()
     steady_process()
     device = select_device(given.device)
@@ -97,7 +100,14 @@ def main() -> None:
     console = Console(width=140)
     for num_heads in _heads_of_subnets(shape) if given.by_heads else (1,):
         workload = Workload(shape, partition_by_heads(shape, num_heads), samples)
-        rows, trunk_s = _measure(model, workload, device, costs, given.repeats)
+        rows, trunk_s = _measure(
+            model,
+            workload,
+            device,
+            costs,
+            given.repeats,
+            captures=device.type == "cuda" and not given.plain,
+        )
         console.print(_table(f"{title}, {num_heads} heads a subnet", rows, trunk_s))
         _verdicts(rows)
 
@@ -107,18 +117,27 @@ def _heads_of_subnets(shape: ModelShape) -> list[int]:
 
 
 def _measure(
-    model: nn.Module, workload: Workload, device: torch.device, costs: Device, num_repeats: int
+    model: nn.Module,
+    workload: Workload,
+    device: torch.device,
+    costs: Device,
+    num_repeats: int,
+    *,
+    captures: bool,
 ) -> tuple[dict[str, Row], float]:
     """Rows by plan, and seconds of the trunk."""
     schedules = _schedules(workload)
     dense = schedules[DENSE]
     begin = time.perf_counter()
-    steps = StepsSideBySide(model, workload, {PLAIN: None, **schedules}, device, costs=costs)
+    steps = StepsSideBySide(
+        model, workload, {PLAIN: None, **schedules}, device, costs=costs, captures=captures
+    )
 
     def tell(done: int, total: int) -> None:
         if done == len(steps.names):
             round_s = time.perf_counter() - begin
-            print(f"{num_repeats} more rounds of about {round_s:.0f} s", file=sys.stderr)
+            more = total // done - 1
+            print(f"{more} more rounds of about {round_s:.0f} s", file=sys.stderr)
 
     seconds = steps.timed(num_repeats, tell)
     here = place_round_robin(workload.partition, workload.num_microbatches, 1)

@@ -1,8 +1,10 @@
 """Seconds of training steps on this device, side by side."""
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.model.workload import Workload
+from runtime.captured_step import RUNS_BEFORE, FixedStep
 from runtime.families.known_families import family_of
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.lanes.slices import ScheduleSlices
@@ -27,7 +30,8 @@ class StepSeconds:
     Attributes:
         step_s: median of a step.
         step_spread_s: distance between the quartiles of the repeats.
-        forward_s, backward_s, optimizer_s: medians of its parts.
+        forward_s, backward_s, optimizer_s: medians of its parts; nan for the first two where the
+            step is recorded, and replayed as one.
         num_repeats: steps timed.
     """
 
@@ -59,8 +63,10 @@ class StepsSideBySide:
         num_waves: int = 1,
         recomputes: bool = False,
         costs: Device | None = None,
+        captures: bool = False,
     ) -> None:
-        """Arguments as of `runtime.measure.step_times.measure_steps`."""
+        """Arguments as of `runtime.measure.step_times.measure_steps`; and whether schedules are
+        recorded where the device can, as `runtime.captured_step` does in training."""
         costs = costs or assumed_device(device)
         self.names = tuple(schedules)
         self.inputs, self.labels = random_batch(model, workload, device)
@@ -78,13 +84,23 @@ class StepsSideBySide:
             for name, schedule in schedules.items()
         }
         self._model, self._workload, self._device = model, workload, device
+        self._captured = {
+            name: FixedStep(model, partial(_plain, model, slices))
+            for name, slices in self.slices.items()
+            if captures and slices is not None
+        }
 
     def run(self, name: str, watch: Stopwatch | None = None) -> None:
         """One step; it leaves no gradients behind. Laps are added to `watch`."""
         if watch is not None:
             watch.lap("start")
         with autocast(self._device, self._workload):
-            _gradients(self._model, self.inputs, self.labels, self.slices[name], watch)
+            if name in self._captured:
+                self._captured[name](self.inputs, self.labels, may_capture=True)
+            else:
+                _gradients(self._model, self.inputs, self.labels, self.slices[name], watch)
+        if watch is not None:
+            watch.lap("gradients")
         update(self.optimizer, self._rests[name])
         self.optimizer.zero_grad()
         if watch is not None:
@@ -96,16 +112,17 @@ class StepsSideBySide:
         """Seconds of all steps, in turns, so that a busy moment falls on all.
 
         Args:
-            num_repeats: timed steps of each, after one that is not.
+            num_repeats: timed steps of each, after one that is not, or several that record it.
             progress: told how many of how many steps are done.
         """
-        total, done = len(self.names) * (num_repeats + 1), 0
+        num_before = RUNS_BEFORE + 1 if self._captured else 1
+        total, done = len(self.names) * (num_before + num_repeats), 0
         laps: dict[str, list[dict[str, float]]] = {name: [] for name in self.names}
-        for repeat in range(num_repeats + 1):
+        for round_ in range(num_before + num_repeats):
             for name in self.names:
                 watch = Stopwatch(self._device)
                 self.run(name, watch)
-                if repeat > 0:
+                if round_ >= num_before:
                     laps[name].append(watch.seconds())
                 done += 1
                 if progress is not None:
@@ -117,7 +134,7 @@ def _median_seconds(laps: list[dict[str, float]]) -> StepSeconds:
     seconds = [sum(parts.values()) for parts in laps]
     quartiles = np.percentile(seconds, [25, 75])
     forward_s, backward_s, optimizer_s = (
-        statistics.median(parts[part] for parts in laps)
+        statistics.median(parts.get(part, math.nan) for parts in laps)
         for part in ("forward", "backward", "optimizer")
     )
     return StepSeconds(
@@ -128,6 +145,10 @@ def _median_seconds(laps: list[dict[str, float]]) -> StepSeconds:
         optimizer_s=optimizer_s,
         num_repeats=len(laps),
     )
+
+
+def _plain(model: nn.Module, slices: ScheduleSlices, inputs: Tensor, labels: Tensor) -> Tensor:
+    return forward_backward(model, inputs, labels, slices)
 
 
 def begin_state(optimizer: torch.optim.Optimizer) -> None:
