@@ -11,8 +11,8 @@ from analysis.planning.plan_baselines import Baselines, baselines, dense_step_of
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
 from analysis.planning.way_words import way_text
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.solution import Solution, Status
 from d2ft_sched.schedule.operations import Operation

@@ -28,8 +28,8 @@ from analysis.sweeping.sweep_plots import one_of
 from analysis.sweeping.sweep_table import CHOSEN, GIVEN, load_table
 from analysis.validating.plans_tried import QUANTITIES
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import load_plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.scores import load_scores
 from sim.step import simulate_plan, simulate_replicas
 from sim.ways.search import search_ways

@@ -20,8 +20,8 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import parse_json, validate
 from d2ft_sched.files.text_file import read_text
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import load_plan, save_plan
+from d2ft_sched.plan.solved_plan import Plan
 
 PLAN = "plan.json"
 PREDICTION, MEASUREMENT = "prediction.json", "measurement.json"

@@ -17,7 +17,7 @@ from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
