@@ -11,7 +11,6 @@ from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.redrawn import chooses, is_redrawable
 from d2ft_sched.plan.replanning import (
     HeldLevels,
@@ -20,6 +19,7 @@ from d2ft_sched.plan.replanning import (
     hold_levels,
     values_of_schedule,
 )
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import load_scores, uniform_scores

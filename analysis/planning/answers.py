@@ -25,7 +25,7 @@ from analysis.planning.way_tables import (
 from analysis.planning.way_words import beside_dense, is_whole, pays, sentence, verdict
 from analysis.planning.what_would_pay import change_that_pays
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from sim.step import simulate_plan
 
 

@@ -10,8 +10,8 @@ from analysis.planning.placing import Placed, place
 from analysis.planning.request import Request
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import make_plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.starved import starved_text
 from d2ft_sched.schedule.placement import Placement

@@ -10,8 +10,8 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import Scores

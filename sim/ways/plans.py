@@ -9,8 +9,8 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import make_plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.resting import drawn
 from d2ft_sched.problem.scores import Scores

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.files.provenance import provenance
-from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
