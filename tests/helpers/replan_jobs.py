@@ -27,6 +27,7 @@ from runtime.training.events import Replanned, Stepped
 from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import train, training_minibatches
 from runtime.training.rank_part import RankPart
+from runtime.training.replan_actions import MovedOperations
 from runtime.training.replanner import Replanner
 from runtime.training.schedule_source import OneSchedule
 
@@ -82,7 +83,8 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
         return OneSchedule(plan.schedule, values_of_schedule(plan.schedule, 0))
 
     schedules = new_schedules()
-    replanner = Replanner(levels, schedules, ranks, names, every=2)
+    action = MovedOperations(levels, schedules, rank)
+    replanner = Replanner(action, ranks, names, every=2)
     steps, changes = [], []
     with flop_counter() as counter:
         clock = FlopClock(counter)
@@ -107,7 +109,8 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
                     {"step": event.step, "devices": [c.device for c in event.changes],
                      "reason": event.reason}
                 )  # fmt: skip
-    again = Replanner(levels, new_schedules(), ranks, names, every=2, state=middle)
+    anew = MovedOperations(levels, new_schedules(), rank)
+    again = Replanner(anew, ranks, names, every=2, state=middle)
     said = {
         "planned": schedule_to_rows(plan.schedule),
         "steps": steps,
