@@ -12,7 +12,7 @@ from analysis.console.progress import TerminalProgress
 from analysis.finetuning.data_lock import one_fetches
 from analysis.finetuning.data_notes import DataNotes, data_notes
 from analysis.finetuning.finetune_request import FineTuneRequest, check_options
-from analysis.finetuning.finetune_schedules import moves_samples, plan_schedules
+from analysis.finetuning.finetune_schedules import check_replicas, moves_samples, plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.schedule_names import ScheduleName
@@ -100,6 +100,7 @@ class _Inputs:
 
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
     check_options(request)
+    check_replicas(request, ranks)
     check_known(request.plan.workload.shape.name)
     if request.settings.half == "float16":
         check_float16(ranks.device)

@@ -82,12 +82,9 @@ def plan_schedules(
         InputError: the scores or the plan's solver cannot be used.
     """
     plan = request.plan
-    _check_one_replica(request, ranks)
-    schedule = plan.schedule
-    if request.dense:
-        schedule = np.full_like(schedule, Operation.FULL)
+    schedule = _schedule(request)
     if len(plan.replicas) > 1 or _is_redrawn(request):
-        return _of_given(request, ranks, resumed, plan_sha256, schedule)
+        return _of_given(request, ranks, resumed, plan_sha256)
     levels = None
     if request.replan_every is not None:
         with outside_calibration():
@@ -111,18 +108,16 @@ def _of_given(
     ranks: Ranks,
     resumed: TrainingState | None,
     plan_sha256: str,
-    schedule: np.ndarray,
 ) -> Scheduling:
     """A schedule as it is, or others of its kind; re-planning moves samples between replicas."""
-    plan = request.plan
+    plan, schedule = request.plan, _schedule(request)
     schedules = (
         _redrawn_schedules(request) if _is_redrawn(request) else _one_schedule(request, schedule)
     )
     if request.replan_every is None:
         return Scheduling(schedules, None, ())
     of_ranks = rank_devices(plan, ranks.num_ranks)
-    planned = SampleDeal(plan.workload, plan.replicas, schedule)
-    dealer = SampleDealer(planned, plan.cluster)
+    dealer = _dealer(request)
 
     def on_ranks_of(deal: SampleDeal) -> SampleDeal:
         return replace(deal, replicas=on_ranks(deal.replicas, of_ranks))
@@ -134,11 +129,22 @@ def _of_given(
             return on_ranks_of(dealer.at(of_devices.tolist()))
 
     devices = [plan.cluster.devices[device] for device in of_ranks]
-    action = MovedSamples(on_ranks_of(planned), deal_at, schedules, devices, ranks.rank)
+    action = MovedSamples(on_ranks_of(dealer.planned), deal_at, schedules, devices, ranks.rank)
     names = [device.name for device in devices]
     state, notes = _state_to_go_on(resumed, plan_sha256, len(names), schedule.shape)
     replanner = Replanner(action, ranks, names, request.replan_every, state)
     return Scheduling(schedules, replanner, (HOLDS_ALL, *notes))
+
+
+def _schedule(request: FineTuneRequest) -> np.ndarray:
+    """The plan's own, or all FULL."""
+    schedule = request.plan.schedule
+    return np.full_like(schedule, Operation.FULL) if request.dense else schedule
+
+
+def _dealer(request: FineTuneRequest) -> SampleDealer:
+    plan = request.plan
+    return SampleDealer(SampleDeal(plan.workload, plan.replicas, _schedule(request)), plan.cluster)
 
 
 @dataclass(frozen=True)
@@ -192,9 +198,13 @@ def moves_samples(request: FineTuneRequest) -> bool:
     return request.replan_every is not None and len(request.plan.replicas) > 1
 
 
-def _check_one_replica(request: FineTuneRequest, ranks: Ranks) -> None:
-    """Refuse what a plan of one replica needs for one of several, and the other way round; and
-    re-planning without the ranks that it looks at."""
+def check_replicas(request: FineTuneRequest, ranks: Ranks) -> None:
+    """Refuse what needs a plan of one replica for one of several, and the other way round; and
+    re-planning without the ranks that it looks at.
+
+    Raises:
+        InputError: naming the option.
+    """
     plan, replans = request.plan, request.replan_every is not None
     if _is_redrawn(request):
         if replans and len(plan.replicas) == 1:
@@ -208,14 +218,16 @@ def _check_one_replica(request: FineTuneRequest, ranks: Ranks) -> None:
             f"{len(plan.replicas)}: leave it out"
         )
     num_devices = len(plan.cluster.devices)
-    if not replans or (ranks.num_ranks > 1 and len(plan.replicas) > 1):
+    if not replans:
         return
     if len(plan.replicas) > 1:
-        raise InputError(
-            f"--replan-every moves samples between the {len(plan.replicas)} replicas of this plan, "
-            f"on ranks of torchrun; alone it has nothing to move: leave it out"
-        )
-    if ranks.num_ranks not in (1, num_devices):
+        if ranks.num_ranks == 1:
+            raise InputError(
+                f"--replan-every moves samples between the {len(plan.replicas)} replicas of this "
+                f"plan, on ranks of torchrun; alone it has nothing to move: leave it out"
+            )
+        _dealer(request)
+    elif ranks.num_ranks not in (1, num_devices):
         raise InputError(
             f"--replan-every needs a rank for each of the {num_devices} devices of the plan's "
             f"cluster, or one; this job has {ranks.num_ranks} ranks"
