@@ -74,5 +74,6 @@ def _part_lanes_s(part: ReplicaPart, device: int, devices: Sequence[Device]) -> 
     for microbatches in schedule_waves(part.schedule, part.num_waves):
         groups = lane_groups(workload, placement, executed, microbatches, priced, held)
         needed = np.any(needs_dx[..., microbatches], axis=2)[groups.block].T
-        total_s += float(lane_seconds(workload, devices, groups.sizes, needed).sum())
+        seconds = lane_seconds(workload, devices, groups.sizes, needed, is_trial=True)
+        total_s += float(seconds.sum())
     return total_s

@@ -140,6 +140,17 @@ def test_what_re_planning_of_replicas_does_not_do_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_drawn_in_one_replica_stays(d2ft, plan_in, options, tmp_path):
+    path = plan_in("one", 1, ((0,), 5))
+    plan = load_plan(path)
+    rows = tuple("F" * 5 if b == 0 else "R" * 5 for b in plan.workload.partition.block)
+    save_plan(replace(plan, schedule_rows=rows), path)
+    asked = ["--replan-every", 2, "--out", tmp_path / "out"]
+    code, _, err = d2ft("finetune", path, *options, *asked)
+    assert code == 2
+    assert "is drawn, and one replica has no other to give samples to" in " ".join(err.split())
+
+
 def test_samples_move_to_the_faster_replica_and_a_checkpoint_goes_on_bitwise(
     d2ft, plan_in, options, noise_pictures, tmp_path
 ):
