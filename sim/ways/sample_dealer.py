@@ -1,6 +1,6 @@
 """Samples dealt anew to the replicas of a plan, where devices compute at another pace."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from sim.ways.estimate.deal import load_schedule
 from sim.ways.estimate.kept_cut import kept_cut
 from sim.ways.estimate.load import Load
 from sim.ways.estimate.steps import WaySteps
+from sim.ways.price import price
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +65,26 @@ class SampleDealer:
             slowness: of every device of the cluster, seconds over those planned.
 
         Returns:
-            The planned deal where no other fits memory or leaves every owner a sample.
+            The planned deal where no other fits memory, leaves every owner a sample and makes the
+            predicted step shorter.
         """
-        planned, load = self.planned, self._load
-        kept = {replica.devices: kept_cut(replica) for replica in planned.replicas}
-        steps = WaySteps(self._workload, slower(self.cluster, slowness), kept)
+        then = slower(self.cluster, slowness)
+        made = self._levelled(then)
+        return self.planned if made is None else min((self.planned, made), key=_cost_on(then))
+
+    def _levelled(self, cluster: Cluster) -> SampleDeal | None:
+        """With level shares; None where memory cannot hold it, or an owner would have nothing."""
+        load = self._load
+        kept = {replica.devices: kept_cut(replica) for replica in self.planned.replicas}
+        steps = WaySteps(self._workload, cluster, kept)
         found = steps.level(tuple(sorted(kept)), load)
         if found is None:
-            return planned
+            return None
         share = dict(zip(found.groups, found.shares, strict=True))
         shares = tuple(share[group] for group in kept)
         dealt = whole_deal(steps, steps.deal(tuple(kept), shares), load, shares)
         made = SampleDeal(dealt.workload, dealt.replicas, load_schedule(dealt, load))
-        return made if set(made.owner) == set(planned.owner) else planned
+        return made if set(made.owner) == set(self.planned.owner) else None
 
     @property
     def _workload(self) -> Workload:
@@ -85,6 +93,14 @@ class SampleDealer:
         largest = int(workload.samples[running_microbatches(self.planned.schedule)].max())
         whole, rest = divmod(int(workload.samples.sum()), largest)
         return replace(workload, microbatch_samples=(*(largest,) * whole, *(rest,) * (rest > 0)))
+
+
+def _cost_on(cluster: Cluster) -> Callable[[SampleDeal], tuple[bool, float]]:
+    def cost(deal: SampleDeal) -> tuple[bool, float]:
+        priced = price(deal.workload, cluster, deal.replicas, deal.schedule)
+        return not priced.fits, priced.step_s
+
+    return cost
 
 
 def slower(cluster: Cluster, slowness: Sequence[float]) -> Cluster:
