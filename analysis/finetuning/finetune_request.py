@@ -10,7 +10,7 @@ from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import ELEMENT_BYTES, OPTIMIZER_STATES
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
 from runtime.training.finetune_settings import FineTuneSettings

@@ -42,6 +42,7 @@ from runtime.training.resting_rows import Resting, resting
 from runtime.training.schedule_memo import ScheduleMemo
 from runtime.training.weight_update import HeldPart, WeightUpdate, half_type
 from runtime.training.whole_model import check_classes, samples_at_once
+from runtime.without_values import without_values
 
 
 class RankPart:
@@ -302,5 +303,5 @@ def _times(seconds: Mapping[str, float]) -> StepTimes:
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` builds, without memory for its parameters."""
-    with torch.device("meta"):
+    with without_values():
         return build()

@@ -7,9 +7,9 @@ import numpy as np
 
 from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.redrawn import chooses, is_redrawable, redrawn
 from d2ft_sched.plan.replanning import DevicePace, HeldLevels, as_planned
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.formulate import Formulation
 from d2ft_sched.problem.scores import Scores, drawn_scores
 
