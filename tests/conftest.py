@@ -69,6 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.relative_to(here).as_posix().startswith(LONGEST))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Ranks of tests begin with what has been imported to collect these."""
+    if "rank_processes" in sys.modules:
+        sys.modules["rank_processes"].serve_ranks()
+
+
 @pytest.fixture
 def tiny_bert(tmp_path: Path) -> Path:
     """A folder with ``config.json`` and ``tokenizer.json``; it has no weights."""

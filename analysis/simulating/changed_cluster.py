@@ -129,7 +129,7 @@ def plan_again(plan: Plan, cluster: Cluster, scores_file: Path | None, seed: int
         request,
         PlacementName.ROUND_ROBIN if plan.placement == in_turn else PlacementName.BALANCED,
         target_step_time=target,
-        aligned=budget.aligned,
+        patterns=budget.patterns or "any",
         solver=plan.solver.name,
         num_waves=plan.num_waves,
         seed=seed,

@@ -23,9 +23,11 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 
 FORMAT = "d2ft-plan"
-VERSION = 7
+VERSION = 8
 ONE_REPLICA_VERSION = 5
 """The version in which placement and waves of the only replica stood by themselves."""
+ALIGNED_VERSION = 7
+"""The last in which subnets of a block on a device did all the same, or what they liked."""
 
 
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -130,6 +132,8 @@ def parse_plan(text: str) -> Plan:
     expected = _digest(content)
     if version == ONE_REPLICA_VERSION:
         content = _with_replicas(content)
+    if version <= ALIGNED_VERSION:
+        content = _with_patterns(content)
     try:
         read = validate(_PlanContent, content)
     except InputError as error:
@@ -146,6 +150,16 @@ def _with_replicas(content: dict[str, Any]) -> dict[str, Any]:
     placement, num_waves = content.pop("placement", None), content.pop("num_waves", None)
     if isinstance(placement, dict):
         content["replicas"] = [{**placement, "num_waves": num_waves}]
+    return content
+
+
+def _with_patterns(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a plan from before budgets limited how many patterns there may be."""
+    budget = content.get("budget")
+    if isinstance(budget, dict) and "aligned" in budget:
+        aligned = budget["aligned"]
+        kept = {name: value for name, value in budget.items() if name != "aligned"}
+        content["budget"] = {**kept, "patterns": 1 if aligned else None}
     return content
 
 

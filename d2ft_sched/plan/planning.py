@@ -83,7 +83,7 @@ def solve_formulation(
     time_limit_s: float | None = None,
     seed: int = 0,
 ) -> Solution:
-    """`solve` for a formulation; the schedule is one of all subnets, aligned or not."""
+    """`solve` for a formulation; the schedule is one of all subnets."""
     check_solver(solver)
     known = dict(zip(KNOWN_OPTIONS, (formulation.row_block,), strict=True))
     options = {name: known[name] for name in required_options(solver)}
