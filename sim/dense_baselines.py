@@ -65,7 +65,7 @@ def tensor_parallel_step(
         heads = int(num_heads[member])
         thin = replace(shape, num_heads=heads, mlp_hidden=hidden)
         part = replace(workload, shape=thin, partition=partition_by_heads(thin, heads))
-        alone.append(_alone(part, cluster.devices[member]))
+        alone.append(dense_step_alone(part, cluster.devices[member]))
 
     times = ExchangeTimes(cluster)
     reduced = all_reduce(times, members, float(workload.activation_bytes.sum()), algorithm)
@@ -96,8 +96,8 @@ def tensor_parallel_heads(
     return np.bincount(device_of_head, minlength=len(cluster.devices))
 
 
-def _alone(workload: Workload, device: Device) -> Prediction:
-    """The dense step of a part of the model on one device."""
+def dense_step_alone(workload: Workload, device: Device) -> Prediction:
+    """The dense step on one device, of a model or of the part of it that the workload has."""
     num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
     return simulate_step(
         workload,

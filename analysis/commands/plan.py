@@ -11,7 +11,7 @@ from analysis.names.precision_names import PrecisionName
 from analysis.names.way_names import RestingName, WayName
 from d2ft_sched.model.workload import OPTIMIZER_STATES
 
-OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "aligned", "coverage")
+OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "patterns", "coverage")
 """Parameters that only a plan of one replica, placed by name, knows."""
 
 
@@ -52,12 +52,13 @@ def run(
             rich_help_panel="Budget",
         ),
     ] = None,
-    aligned: Annotated[
-        bool | None,
+    patterns: Annotated[
+        str | None,
         typer.Option(
-            "--aligned/--free",
-            help="Let all subnets of a block on one device do the same with a micro-batch, so that "
-            "bytes are exact; default where a communication budget asks for it.",
+            help="The most different rows of operations among the subnets of a block on one "
+            "device: the fewer, the fewer pieces run. 1: all do the same with a micro-batch, so "
+            "that bytes are exact; any; auto: what saves more of the step time than of the score. "
+            "Default any, or 1 where a communication budget asks for it.",
             rich_help_panel="Budget",
         ),
     ] = None,
@@ -128,7 +129,7 @@ def run(
     )
     from analysis.console.signs_of_life import signs_of_life
     from analysis.planning.answers import AnswerByPlacement, AnswerByWay
-    from analysis.planning.plan_request import plan_request
+    from analysis.planning.plan_request import parse_patterns, plan_request
     from analysis.planning.plan_summary import summary_dict
     from analysis.planning.request import parse_heads, read_request
     from analysis.planning.way_request import WAYS, plan_on_way
@@ -197,7 +198,7 @@ def run(
                 request,
                 placement,
                 target_step_time=target_step_time,
-                aligned=aligned,
+                patterns=None if patterns is None else parse_patterns(patterns),
                 solver=solver,
                 num_waves=waves,
                 seed=seed,

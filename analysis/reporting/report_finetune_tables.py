@@ -122,9 +122,11 @@ def times_table(runs: Mapping[str, FineTuneRun]) -> Table:
 
 
 def replanned_table(run: FineTuneRun) -> Table | None:
-    """Every change with its reason; None where there was none."""
+    """Every change of operations with its reason; None where there was none."""
     groups = []
     for event in run.replanned:
+        if event.shares:
+            continue
         rows = tuple(
             (
                 text_cell(change.device),
@@ -153,6 +155,26 @@ def replanned_table(run: FineTuneRun) -> Table | None:
         ),
         tuple(groups),
     )
+
+
+def moved_table(run: FineTuneRun) -> Table | None:
+    """Every change of the samples that replicas run, with its reason; None where there was none."""
+    groups = []
+    for event in run.replanned:
+        rows = tuple(
+            (
+                text_cell(" + ".join(share.devices)),
+                _count_cell(share.num_samples_before),
+                _count_cell(share.num_samples),
+            )
+            for share in event.shares
+        )
+        if rows:
+            groups.append((f"After step {event.step}: {event.reason}", rows))
+    if not groups:
+        return None
+    columns = ("Replica", "Samples of a step, before", "Samples of a step")
+    return Table("Samples that moved between replicas while training", columns, tuple(groups))
 
 
 def _count_cell(number: int | None) -> Cell:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from analysis.console.formatting import (
     less_or_more,
@@ -28,7 +28,7 @@ from analysis.reporting.report_tables import (
 from analysis.results.run_dir import read_json_object
 from analysis.validating.plans_tried import QUANTITIES
 from d2ft_sched.errors import InputError
-from d2ft_sched.files.schema import describe_first_error
+from d2ft_sched.files.schema import validate
 
 VALIDATION = "validation.json"
 _TITLES = {
@@ -41,7 +41,7 @@ DENSE = "dense"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class AgreementRecord(_Record):
@@ -106,9 +106,9 @@ def validation_part(folder: Path) -> Part | None:
 
 def _load(path: Path) -> tuple[ValidationFile, pd.DataFrame, pd.DataFrame]:
     try:
-        file = ValidationFile.model_validate(read_json_object(path))
-    except ValidationError as error:
-        raise InputError(f"{path}: {describe_first_error(error)}") from None
+        file = validate(ValidationFile, read_json_object(path), strict=False, extra="ignore")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return file, _table(path, "plans", file.plans), _table(path, "baselines", file.baselines)
 
 

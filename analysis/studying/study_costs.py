@@ -14,11 +14,11 @@ from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.dense.data_parallel import DataParallelSteps
 from sim.prediction import Prediction
 from sim.step import simulate_replicas, simulate_step
 from sim.ways.candidates import Candidate
-from sim.ways.search import best_dense
+from sim.ways.search import best_dense, search_ways
+from sim.ways.way import Way, WayKind
 
 
 class StepCosts:
@@ -62,11 +62,7 @@ class StepCosts:
         recipe, workload = self._recipe, self._everything
         placement = recipe.placement
         if recipe.way is not None:
-            way = best_dense(ways_of(workload, recipe.cluster))
-            full = uniform_schedule(
-                workload.num_subnets, way.workload.num_microbatches, Operation.FULL
-            )
-            return simulate_replicas(way.workload, recipe.cluster, way.replicas, full)
+            return _dense_on(best_dense(ways_of(workload, recipe.cluster)))
         if placement is None or len(placement.owner) != workload.num_microbatches:
             placement = naive_placement(workload, recipe.cluster)
         dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
@@ -99,10 +95,18 @@ def _on_way(way: Candidate, cluster: Cluster, schedule: np.ndarray) -> Predictio
 
 
 def _best_data_parallel(workload: Workload, cluster: Cluster) -> Prediction:
-    found = DataParallelSteps(workload, cluster).best()
-    if found is None:
+    """Of the model whole on each of some devices, or on one."""
+    kinds = (WayKind.ONE_DEVICE, WayKind.DATA_PARALLEL)
+    search = search_ways(workload, cluster, kinds=kinds)
+    if not any(way.fits for way in search.ways):
         raise InputError(
             f"cluster {cluster.name!r}: no device's memory holds {workload.shape.name} whole, "
             f"which the method data_parallel needs; leave it out or give a device more memory"
         )
-    return found.prediction
+    return _dense_on(best_dense(search))
+
+
+def _dense_on(way: Way) -> Prediction:
+    workload = way.workload
+    full = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    return simulate_replicas(workload, way.cluster, way.replicas, full)

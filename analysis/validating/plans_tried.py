@@ -70,7 +70,7 @@ def validation_schedules(
     for solver, compute, communication in BUDGETS:
         if communication < 1 and len(cluster.devices) == 1:
             continue
-        budget = Budget(compute, communication, aligned=communication < 1)
+        budget = Budget(compute, communication, patterns=1 if communication < 1 else None)
         formulation = formulate(workload, cluster, placement, scores, budget)
         schedule = solve_formulation(formulation, solver, seed=seed).schedule
         if schedule is not None and not any((schedule == s).all() for s in schedules.values()):

@@ -13,8 +13,7 @@ from d2ft_sched.model.workload import Workload
 from runtime.measure.rank_baselines import measure_alone, measure_tensor_parallel
 from runtime.measure.rank_step_times import RankStepMeasurement
 from runtime.ranks.job import Ranks
-from sim.dense.data_parallel import DataParallelSteps
-from sim.dense_baselines import tensor_parallel_heads, tensor_parallel_step
+from sim.dense_baselines import dense_step_alone, tensor_parallel_heads, tensor_parallel_step
 
 
 def rank_baselines(
@@ -54,9 +53,8 @@ def rank_baselines(
             build(), workload, num_heads.tolist(), ranks, num_repeats=num_repeats
         )
         measured[parallel] = _measured(run, members)
-    first = Cluster(cluster.devices[0].name, cluster.devices[:1])
-    steps = DataParallelSteps(workload, first)
-    predicted[alone] = steps.step((0,), (steps.num_samples,)).prediction
+    at_once = replace(workload, microbatch_samples=(int(workload.samples.sum()),))
+    predicted[alone] = dense_step_alone(at_once, cluster.devices[0])
     run = measure_alone(build(), workload, ranks, num_repeats=num_repeats)
     measured[alone] = _measured(run, np.array([0]))
     return validation_table(predicted, measured)

@@ -1,5 +1,6 @@
 """Clusters in YAML files and as plain values inside plans."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.device_file import DeviceSchema, device_from_schema, device_to_dict
 from d2ft_sched.cluster.network_schema import build_network
+from d2ft_sched.cluster.topology import Network
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import StrictModel, read_yaml, validate
@@ -32,7 +34,7 @@ class _DeviceEntry(DeviceSchema):
 class _ClusterSchema(StrictModel):
     name: str
     devices: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    network: dict[str, Any]
+    network: dict[str, Any] | None = None
 
 
 def load_cluster(path: Path, precision: str = "float32") -> Cluster:
@@ -106,5 +108,16 @@ def _build(content: object, folder: Path, precision: str = "float32") -> Cluster
             known.add(name)
             renamed = device.model_copy(update={"name": name})
             devices.append(device_from_schema(renamed, where, folder, precision=precision))
-    network = build_network(schema.network, [d.name for d in devices])
+    network = _network(schema.network, [d.name for d in devices])
     return Cluster(schema.name, tuple(devices), network.links, network.switches, network.topology)
+
+
+def _network(content: dict[str, Any] | None, devices: Sequence[str]) -> Network:
+    if content is not None:
+        return build_network(content, devices)
+    if len(devices) > 1:
+        raise InputError(
+            f"network is missing; {len(devices)} devices need one, such as {{kind: star, "
+            f"bandwidth_bytes_per_s: 10 Gbit/s, latency_s: 50 us}}"
+        )
+    return Network("none", ())

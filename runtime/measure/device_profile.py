@@ -10,7 +10,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,8 +30,9 @@ from runtime.families.sublayer import Sublayer
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.lanes.slices import SublayerLanes
 from runtime.measure.kernel_seconds import kernel_seconds
+from runtime.measure.trunk_pass import run_trunk
 from runtime.models.optimizers import create_optimizer
-from runtime.partitioned_step import features, run_lanes
+from runtime.partitioned_step import run_lanes
 from runtime.torch_device import Stopwatch, autocast, device_name, memory_bytes
 
 NUM_TIMED_BLOCKS = 4
@@ -200,18 +200,6 @@ def _both(watch: Stopwatch) -> list[float]:
     return [seconds["forward"], seconds["backward"]]
 
 
-class _HandOn(torch.autograd.Function):
-    """The second of two tensors of one shape; its gradient is that of both."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, branch: Tensor) -> Tensor:
-        return branch.view_as(branch)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return grad, grad
-
-
 def _time_trunk(
     model: nn.Module,
     workload: Workload,
@@ -229,24 +217,11 @@ def _time_trunk(
     busy = slice_schedule(
         part, uniform_schedule(part.num_subnets, num_microbatches, Operation.FULL)
     )
-    no_lanes = idle.waves[0].blocks[0].mlp
-
-    def hand_on(
-        sublayer: Sublayer, lanes: SublayerLanes, x: Tensor, key_mask: Tensor | None
-    ) -> Tensor:
-        return cast(Tensor, _HandOn.apply(x, run_lanes(sublayer, no_lanes, x, key_mask)))
-
-    parameters = list(model.parameters())
     for slices, num_running in ((idle, 0), (busy, part.shape.num_blocks)):
         samples = []
         for repeat in range(num_repeats + 1):
             watch = Stopwatch(inputs.device)
-            watch.lap("start")
-            seen = features(model, own, slices.waves[0], hand_on)
-            loss = family.loss(model, seen, labels)
-            watch.lap("forward")
-            torch.autograd.grad(loss, parameters, allow_unused=True)
-            watch.lap("backward")
+            run_trunk(model, own, labels, slices.waves[0], watch)
             if repeat > 0:
                 samples.append(_both(watch))
         moved = trunk_bytes_moved(part, np.full(num_microbatches, num_running))

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops
@@ -63,9 +60,6 @@ def device_alone(
     workload: Workload,
     device: Device,
     num_samples: int | None = None,
-    *,
-    reserved_bytes: float = 0.0,
-    memory: PassMemory | None = None,
 ) -> DeviceRun:
     """The dense step of the whole model on one device, in the fewest passes that its memory holds.
 
@@ -77,15 +71,12 @@ def device_alone(
             samples are cut into micro-batches counts.
         device: that runs it.
         num_samples: of the step, at least 1; default all of the workload's.
-        reserved_bytes: of its memory that are needed for something else.
-        memory: of passes of this workload, as far as it is known already.
     """
     number = int(workload.samples.sum()) if num_samples is None else num_samples
-    known = PassMemory(workload) if memory is None else memory
-    room_bytes = device.memory_bytes - reserved_bytes
-    num_passes = int(known.fewest_passes(room_bytes, number)[-1]) or number
+    memory = PassMemory(workload)
+    num_passes = int(memory.fewest_passes(device.memory_bytes, number)[-1]) or number
     pass_samples = split_evenly(number, num_passes)
-    needed = known.of(pass_samples[0], num_passes > 1)
+    needed = memory.of(pass_samples[0], num_passes > 1)
     one = whole(workload, (number,))
     update_bytes = optimizer_bytes_moved(one, on_one_device(one))
     return DeviceRun(
@@ -95,38 +86,5 @@ def device_alone(
         update_s=float(device.seconds(WorkKind.OPTIMIZER, 0.0, update_bytes)[0]),
         flops=step_flops(one, uniform_schedule(one.num_subnets, 1, Operation.FULL)),
         memory=needed,
-        fits=bool(needed.total[0] <= room_bytes),
+        fits=bool(needed.total[0] <= device.memory_bytes),
     )
-
-
-def seconds_by_samples(
-    workload: Workload,
-    device: Device,
-    most: int,
-    *,
-    reserved_bytes: float = 0.0,
-    memory: PassMemory | None = None,
-) -> np.ndarray:
-    """Forward and backward of 0 to `most` samples as `device_alone` runs them, without the update.
-
-    Returns:
-        float ``[most + 1]``; inf where not even one sample a pass fits.
-    """
-    known = PassMemory(workload) if memory is None else memory
-    samples = np.arange(most + 1)
-    num_passes = known.fewest_passes(device.memory_bytes - reserved_bytes, most)
-    least, larger = np.divmod(samples, np.maximum(num_passes, 1))
-    largest = int((least + (larger > 0))[num_passes > 0].max(initial=1))
-    of_pass_s = np.concatenate(
-        [[0.0], pass_seconds(workload, device, range(1, largest + 1), is_trial=True).total_s]
-    )
-    at_least, one_more = (np.minimum(least + more, largest) for more in (0, 1))
-    seconds = (num_passes - larger) * of_pass_s[at_least] + larger * of_pass_s[one_more]
-    return np.where((num_passes > 0) | (samples == 0), seconds, np.inf)
-
-
-def fastest_alone(workload: Workload, cluster: Cluster) -> DeviceRun | None:
-    """The device that would run the dense step in the least time; None where none can hold it."""
-    memory = PassMemory(workload)
-    runs = [device_alone(workload, device, memory=memory) for device in cluster.devices]
-    return min((run for run in runs if run.fits), key=lambda run: run.step_s, default=None)

@@ -86,11 +86,16 @@ def level_choices(
 
     Args:
         workload, cluster, placement, scores, num_waves: as for a plan.
-        aligned: see `Budget`.
+        aligned: whether all subnets of a block on one device do the same with a micro-batch.
         coverage: see `Budget`; a pair under which a block has no room for it has a value of -inf.
     """
     dense = formulate(
-        workload, cluster, placement, scores, Budget(aligned=aligned), num_waves=num_waves
+        workload,
+        cluster,
+        placement,
+        scores,
+        Budget(patterns=1 if aligned else None),
+        num_waves=num_waves,
     )
     shares = message_shares(workload, cluster, placement, dense.knapsack_device)
     num_blocks = workload.shape.num_blocks

@@ -10,8 +10,8 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import Scores
@@ -69,7 +69,7 @@ class TargetSearch:
         cluster: devices and links.
         scores: contribution of every subnet to every micro-batch.
         placement: of subnets and owners.
-        aligned: see `Budget`.
+        aligned: whether all subnets of a block on one device do the same with a micro-batch.
         num_waves: groups of micro-batches that pass through the model one after another.
         coverage: see `Budget`.
     """
@@ -188,7 +188,10 @@ class TargetSearch:
     ) -> tuple[Plan, float] | None:
         """The plan of some levels, and the seconds of its step; None where they hold none."""
         budget = Budget(
-            aligned=self.aligned, levels=levels, target_step_s=target_s, coverage=self.coverage
+            patterns=1 if self.aligned else None,
+            levels=levels,
+            target_step_s=target_s,
+            coverage=self.coverage,
         )
         formulation = formulate(
             self.workload,
@@ -229,7 +232,7 @@ def target_searches(
 
     Args:
         workload, cluster, scores, placements, num_waves, coverage: as for `TargetSearch`.
-        aligned: see `Budget`; None to try both.
+        aligned: as of `TargetSearch`; None to try both.
     """
     return [
         TargetSearch(workload, cluster, scores, placement, way, num_waves, coverage)
@@ -261,7 +264,7 @@ def plan_for_target(
         target_s: seconds of the simulated step.
         placements: those to try.
         coverage: see `Budget`.
-        aligned: see `Budget`; None to try both.
+        aligned: as of `TargetSearch`; None to try both.
         solver: makes the final schedule within the levels found; the search for them uses "dp".
         num_waves: groups of micro-batches that pass through the model one after another.
         seed: for solvers with random choices.
@@ -314,7 +317,7 @@ def best_plan(
 
 
 def _ways(workload: Workload, placement: Placement, aligned: bool | None) -> tuple[bool, ...]:
-    """Values of `Budget.aligned` to try; both mean the same where no device shares messages."""
+    """Values of `aligned` to try; both mean the same where no device shares messages."""
     pairs = set(zip(workload.partition.block.tolist(), placement.subnet_device, strict=True))
     if len(pairs) == workload.num_subnets:
         return (False,)

@@ -1,7 +1,6 @@
 """What is said of savings, errors and chance."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from analysis.results.savings import (
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
-from sim.dense.device_alone import fastest_alone
+from sim.dense.device_alone import device_alone
 from sim.step import simulate_step
 
 
@@ -71,17 +70,15 @@ def test_the_interval_covers_chance() -> None:
 
 
 def test_one_device_alone_is_simulated_where_its_memory_suffices(run: Run) -> None:
-    alone = fastest_alone(run.plan.workload, run.plan.cluster)
-    assert alone is not None
-    assert alone.device.name == "a100"
+    alone = device_alone(run.plan.workload, run.plan.cluster.devices[0])
+    assert alone.fits
     one = place_round_robin(run.plan.workload.partition, run.plan.workload.num_microbatches, 1)
     dense = np.full_like(run.plan.schedule, Operation.FULL)
     cluster = Cluster("one", run.plan.cluster.devices[:1])
     placed = simulate_step(run.plan.workload, cluster, one, dense)
     assert alone.step_s == pytest.approx(placed.step_s)
-    small = tuple(d.scaled(memory=1e-6) for d in run.plan.cluster.devices)
-    plan = replace(run.plan, cluster=replace(run.plan.cluster, devices=small))
-    assert fastest_alone(plan.workload, plan.cluster) is None
+    small = run.plan.cluster.devices[0].scaled(memory=1e-6)
+    assert not device_alone(run.plan.workload, small).fits
 
 
 def test_the_three_answers_say_what_was_predicted_and_what_measured(run: Run) -> None:

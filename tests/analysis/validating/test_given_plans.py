@@ -13,8 +13,8 @@ from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan, SolverRecord
 from d2ft_sched.plan.plan_file import save_plan
+from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.schedule import schedule_to_rows
 from rank_processes import codes_of_ranks, d2ft_on_ranks

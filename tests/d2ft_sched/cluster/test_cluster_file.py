@@ -135,6 +135,13 @@ def test_every_kind_of_network(network, num_links, num_switches):
     assert cluster_from_dict(cluster_to_dict(cluster)) == cluster
 
 
+def test_one_device_needs_no_network():
+    given = {"name": "alone", "devices": [{"name": "desk", "preset": "rtx-4090"}]}
+    cluster = cluster_from_dict(given)
+    assert not cluster.links
+    assert cluster_from_dict(cluster_to_dict(cluster)) == cluster
+
+
 def test_overrides_of_single_links():
     star = {"kind": "star", **CABLE, "overrides": {"b": {"bandwidth_bytes_per_s": "1 Gbit/s"}}}
     a, b = cluster_from_dict(content(network=star)).links

@@ -14,7 +14,7 @@ from d2ft_sched.schedule.placement import Placement
 from masked_operations import random_schedule
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
-from runtime.measure.step_times import begin_state
+from runtime.measure.step_seconds import begin_state
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import forward, forward_backward
 from runtime.ranks.shards import whole_shards
@@ -34,6 +34,18 @@ def test_peak_counts_each_storage_once_and_forgets_the_freed() -> None:
 
     assert peak_memory_bytes(run, [held, held.view(-1)], CPU) == 4 * (1000 + 3000)
     assert kept_bytes(run, [held], CPU) == 4 * 3000
+
+
+def test_gradients_of_what_is_used_twice_are_added_up_in_place() -> None:
+    x = torch.zeros(1000, requires_grad=True)
+
+    def run() -> None:
+        (x * 2.0 + x.exp()).sum().backward()
+
+    x.grad = None
+    graph_and_gradients = 1000 + 2 * 1000  # what exp keeps; the gradients that both pass on
+    assert peak_memory_bytes(run, [x], CPU) <= 4 * (1000 + graph_and_gradients + 8)
+    assert x.grad is not None
 
 
 @pytest.mark.parametrize(
