@@ -82,6 +82,11 @@ def check_options(request: FineTuneRequest) -> None:
         )
     if request.scores is not None and request.replan_every is None:
         raise InputError("--scores is for re-planning; give --replan-every, or leave it out")
+    if request.scores is not None and len(request.plan.replicas) > 1:
+        raise InputError(
+            f"--scores chooses operations; between the {len(request.plan.replicas)} replicas of "
+            f"this plan samples move: leave it out"
+        )
     if request.settings.half == "float16":
         _check_float16(request)
     if request.log is LogName.TENSORBOARD:

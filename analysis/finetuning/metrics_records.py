@@ -78,12 +78,19 @@ class ChangeRecord(_Record):
     num_forward_only_before: Count | None
 
 
+class MovedShareRecord(_Record):
+    devices: tuple[str, ...]
+    num_samples: Count
+    num_samples_before: Count
+
+
 class ReplannedRecord(_Record):
     event: Literal["replanned"]
     step: Count
     reason: str
     changes: tuple[ChangeRecord, ...]
     seconds: Amount
+    shares: tuple[MovedShareRecord, ...] = ()
 
 
 class EvaluatedRecord(_Record):

@@ -11,10 +11,6 @@ from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 HEAD_CHUNK_TOKENS = 512
 """Tokens whose logits are there together."""
 
-_LOGIT_TENSORS = 2
-"""There at once in float32: logits and what the loss makes of them, which becomes their
-gradient."""
-
 _FORWARD_PASSES, _BACKWARD_PASSES = 3, 3
 """Over logits in float32: written, read and written as logarithms of probabilities; then read and
 written as gradients, and read by the product that follows."""
@@ -41,9 +37,21 @@ def head_bytes_moved(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
 
 
 def head_workspace_bytes(workload: Workload, tokens: np.ndarray) -> np.ndarray:
-    """Bytes of the logits of the largest chunk of so many tokens, as `tokens`."""
-    together = np.minimum(tokens, HEAD_CHUNK_TOKENS) * workload.shape.vocabulary_size
-    return together * _LOGIT_TENSORS * ELEMENT_BYTES["float32"]
+    """Bytes that the head needs for the largest chunk of so many tokens, as `tokens`.
+
+    Its logits in float32, in whose place their gradient comes. Where products have another type
+    there are, besides, a copy of logits in that type, one of the weights if they are not stored in
+    it, and the product that is added to the weights' gradient.
+    """
+    shape, size = workload.shape, workload.element_bytes
+    float32 = ELEMENT_BYTES["float32"]
+    stored = workload.parameter_bytes if workload.lora is None else workload.frozen_bytes
+    num_weights = shape.vocabulary_size * shape.width
+    copies = (size < stored) + (workload.head_trains and size < workload.parameter_bytes)
+    of_token = shape.vocabulary_size * (float32 + (size if size < float32 else 0))
+    return np.minimum(tokens, HEAD_CHUNK_TOKENS) * of_token + (tokens > 0) * (
+        copies * num_weights * size
+    )
 
 
 def head_gradient_values(workload: Workload) -> int:

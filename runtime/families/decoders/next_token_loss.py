@@ -67,7 +67,6 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Any, features: Tensor, weight: Tensor, labels: Tensor, smoothing: float
     ) -> Tensor:
         needs_x, needs_weight, *_ = ctx.needs_input_grad
-        spread = smoothing / len(weight)
         loss = torch.zeros((), dtype=_wide(features.dtype), device=features.device)
         narrow = weight.to(compute_dtype(weight))
         parts = []
@@ -75,35 +74,57 @@ class _HeadLoss(torch.autograd.Function):
         for x, targets in _chunks(features, labels):
             x = x.to(narrow.dtype)
             logits = F.linear(x, narrow).to(loss.dtype)
-            is_counted = targets != IGNORED
-            own = targets.clamp_min(0)[:, None]
-            log_sum = logits.logsumexp(1, keepdim=True)
-            target = (1 - smoothing) * logits.gather(1, own)
-            if smoothing:
-                target += spread * logits.sum(1, keepdim=True)
-            loss += ((log_sum - target).squeeze(1) * is_counted).sum()
-            if not (needs_x or needs_weight):
-                continue
-            grad = logits.sub_(log_sum).exp_()
-            grad.scatter_add_(1, own, grad.new_full(own.shape, smoothing - 1.0))
-            if smoothing:
-                grad.sub_(spread)
-            grad = grad.mul_(is_counted[:, None]).to(narrow.dtype)
-            if needs_x:
-                parts.append((grad @ narrow).to(features.dtype))
-            if grad_weight is not None:
-                grad_weight += grad.T @ x
+            loss += _become_gradient(logits, targets, smoothing)
+            if needs_x or needs_weight:
+                grad = logits.to(narrow.dtype)
+                if needs_x:
+                    parts.append((grad @ narrow).to(features.dtype))
+                if grad_weight is not None:
+                    _add_product(grad_weight, grad.T, x)
+                del grad
+            del logits  # before the next chunk has its own
         grad_features = torch.cat(parts).view_as(features) if needs_x else None
-        ctx.save_for_backward(grad_features, grad_weight)
+        ctx.gradients = grad_features, grad_weight
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        features, weight = (
-            None if grad is None else grad * grad_loss.to(grad.dtype) for grad in ctx.saved_tensors
-        )
-        return features, weight, None, None
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the next-token loss has passed its gradients on already")
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(grad_loss.to(gradient.dtype))
+        return *gradients, None, None
+
+
+def _become_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Put the gradient of the sum of losses in the place of logits ``[C, V]``, and return the sum.
+
+    No second tensor of that size is made: a logarithm of a sum of exponentials would.
+    """
+    is_counted = targets != IGNORED
+    own, spread = targets.clamp_min(0)[:, None], smoothing / logits.shape[1]
+    logits -= logits.amax(1, keepdim=True)
+    target = (1 - smoothing) * logits.gather(1, own)
+    if smoothing:
+        target += spread * logits.sum(1, keepdim=True)
+    total = logits.exp_().sum(1, keepdim=True)
+    loss = ((total.log() - target).squeeze(1) * is_counted).sum()
+    logits.div_(total).scatter_add_(1, own, logits.new_full(own.shape, smoothing - 1.0))
+    if smoothing:
+        logits.sub_(spread)
+    logits.mul_(is_counted[:, None])
+    return loss
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add ``a @ b`` to `total`, without a tensor of its size where types allow it."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -36,6 +36,18 @@ def test_peak_counts_each_storage_once_and_forgets_the_freed() -> None:
     assert kept_bytes(run, [held], CPU) == 4 * 3000
 
 
+def test_gradients_of_what_is_used_twice_are_added_up_in_place() -> None:
+    x = torch.zeros(1000, requires_grad=True)
+
+    def run() -> None:
+        (x * 2.0 + x.exp()).sum().backward()
+
+    x.grad = None
+    graph_and_gradients = 1000 + 2 * 1000  # what exp keeps; the gradients that both pass on
+    assert peak_memory_bytes(run, [x], CPU) <= 4 * (1000 + graph_and_gradients + 8)
+    assert x.grad is not None
+
+
 @pytest.mark.parametrize(
     "shares",
     [

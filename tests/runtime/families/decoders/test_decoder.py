@@ -295,6 +295,47 @@ def test_predicted_memory_is_within_five_percent(lora: Lora | None, recomputes: 
     assert step.activation_bytes == pytest.approx(predicted.activations[0], rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("layout", "samples", "tokens", "lora", "element_bytes", "frozen_bytes"),
+    [
+        ("smollm2", 1, 8, None, 4, 4),
+        ("smollm2", 2, 32, None, 4, 4),
+        ("llama", 2, 32, None, 2, 4),
+        ("smollm2", 3, 64, None, 2, 4),
+        ("smollm2", 3, 64, LORA, 2, 2),
+    ],
+    ids=["few tokens", "all", "own head, narrow", "two chunks, narrow", "narrow base"],
+)
+def test_predicted_memory_of_a_large_vocabulary_is_within_five_percent(
+    layout: str,
+    samples: int,
+    tokens: int,
+    lora: Lora | None,
+    element_bytes: int,
+    frozen_bytes: int,
+) -> None:
+    sizes = {"hidden_size": 72, "num_attention_heads": 9, "head_dim": 8, "intermediate_size": 96}
+    model = small_decoder(
+        layout, torch.float32, **sizes, vocab_size=4096, max_position_embeddings=64
+    )
+    model.num_tokens = tokens
+    workload = replace(
+        workload_of(model, 1, (samples,) * 4, lora),
+        element_bytes=element_bytes,
+        frozen_bytes=frozen_bytes,
+        parameter_bytes=4,
+    )
+    if frozen_bytes == 2:
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+    dense = uniform_schedule(workload.num_subnets, 4, Operation.FULL)
+    step = measure_steps(model, workload, {"step": dense}, CPU, num_repeats=1)["step"]
+    placement = place_round_robin(workload.partition, 4, 1)
+    predicted = device_memory(workload, placement, dense).total[0]
+    assert step.peak_memory_bytes == pytest.approx(predicted, rel=0.05)
+
+
 @pytest.mark.parametrize("lora", [None, LORA], ids=["all", "adapters"])
 @pytest.mark.parametrize("layout", ["llama", "qwen2", "qwen3"])
 def test_scores_are_squared_gradients_of_a_subnets_own(layout: str, lora: Lora | None) -> None:
