@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from d2ft_sched.model.shape_file import load_model_shape as load_model_shape
     from d2ft_sched.model.workload import Workload as Workload
     from d2ft_sched.placement_search.balanced import place_balanced as place_balanced
-    from d2ft_sched.plan.plan import Plan as Plan
     from d2ft_sched.plan.plan_file import load_plan as load_plan
     from d2ft_sched.plan.plan_file import save_plan as save_plan
     from d2ft_sched.plan.planning import make_plan as make_plan
+    from d2ft_sched.plan.solved_plan import Plan as Plan
     from d2ft_sched.problem.budget import Budget as Budget
     from d2ft_sched.problem.problem import Problem as Problem
     from d2ft_sched.problem.scores import Scores as Scores
@@ -75,7 +75,7 @@ else:
             "problem.scores": "Scores load_scores save_scores uniform_scores",
             "problem.budget": "Budget",
             "plan.planning": "make_plan",
-            "plan.plan": "Plan",
+            "plan.solved_plan": "Plan",
             "plan.plan_file": "load_plan save_plan",
             "problem.problem": "Problem",
             "problem.shared": "Coverage SharedLimit",

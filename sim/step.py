@@ -28,7 +28,7 @@ from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
 from d2ft_sched.costs.replica_memory import part_devices, replicas_memory
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica

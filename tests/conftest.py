@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
@@ -16,7 +17,6 @@ from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 
 from analysis import cli
-from d2ft_sched.model.shape_file import ShapeSchema
 from made_once import made_once
 
 # Machines are busy, and tests time nothing; what one run tries, every run tries, unless asked for
@@ -67,6 +67,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that at the end there is enough to share among workers."""
     here = Path(__file__).parent
     items.sort(key=lambda item: not item.path.relative_to(here).as_posix().startswith(LONGEST))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Ranks of tests begin with what has been imported to collect these."""
+    if "rank_processes" in sys.modules:
+        sys.modules["rank_processes"].serve_ranks()
 
 
 @pytest.fixture
@@ -184,7 +191,7 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("tiny_vit") / "shape.json"
     shape = shape_of(build_model("test_vit4", image_size=32, num_classes=2))
-    path.write_text(ShapeSchema.from_shape(shape).model_dump_json())
+    path.write_text(json.dumps(asdict(shape)))
     return path
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,12 @@ def test_files_that_pages_name_are_there(page: str) -> None:
     folders = "|".join((*PACKAGES, "bench", "tests", "examples", "docs"))
     named = re.findall(rf"(?<![\w/.-])(?:{folders})/[a-z_/.0-9-]+\.\w+", (ROOT / page).read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_no_two_files_have_one_name() -> None:
+    folders = (*PACKAGES, "bench", "tests", "examples")
+    names = Counter(p.name for folder in folders for p in (ROOT / folder).rglob("*.py"))
+    assert {n for n, number in names.items() if number > 1} <= {"__init__.py", "conftest.py"}
 
 
 def test_changelog_and_package_have_the_same_version() -> None:

@@ -77,7 +77,7 @@ def run(
         typer.Option(
             min=1,
             help="Look at every rank's times each N steps, and give a device that got slower fewer "
-            "operations, one that got faster more.",
+            "operations, or its replica fewer samples; one that got faster more.",
             rich_help_panel="Schedule",
         ),
     ] = None,

@@ -6,30 +6,26 @@ from typing import Annotated
 import typer
 
 from analysis.commands import options
+from analysis.commands.parsing.grouped_options import with_groups
+from analysis.commands.parsing.model_options import ModelOptions
 from analysis.names.placement_names import PlacementName
-from analysis.names.precision_names import PrecisionName
 from analysis.names.way_names import RestingName, WayName
 from d2ft_sched.model.workload import OPTIMIZER_STATES
 
-OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "aligned", "coverage")
+OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "patterns", "coverage")
 """Parameters that only a plan of one replica, placed by name, knows."""
 
 
+@with_groups
 def run(
     ctx: typer.Context,
+    *,
     cluster_file: options.ClusterFile,
-    model: options.Model = "vit_small_patch14_dinov2",
-    image_size: options.ImageSize = None,
-    num_tokens: options.NumTokens = None,
-    num_classes: options.PlannedClasses = None,
+    chosen: ModelOptions,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
     waves: options.Waves = 1,
-    lora_rank: options.LoraRank = None,
-    lora_alpha: options.LoraAlpha = None,
-    precision: options.Precision = PrecisionName.FLOAT32,
-    base_precision: options.BasePrecision = None,
     optimizer: Annotated[
         str,
         typer.Option(
@@ -52,12 +48,13 @@ def run(
             rich_help_panel="Budget",
         ),
     ] = None,
-    aligned: Annotated[
-        bool | None,
+    patterns: Annotated[
+        str | None,
         typer.Option(
-            "--aligned/--free",
-            help="Let all subnets of a block on one device do the same with a micro-batch, so that "
-            "bytes are exact; default where a communication budget asks for it.",
+            help="The most different rows of operations among the subnets of a block on one "
+            "device: the fewer, the fewer pieces run. 1: all do the same with a micro-batch, so "
+            "that bytes are exact; any; auto: what saves more of the step time than of the score. "
+            "Default any, or 1 where a communication budget asks for it.",
             rich_help_panel="Budget",
         ),
     ] = None,
@@ -128,7 +125,7 @@ def run(
     )
     from analysis.console.signs_of_life import signs_of_life
     from analysis.planning.answers import AnswerByPlacement, AnswerByWay
-    from analysis.planning.plan_request import plan_request
+    from analysis.planning.plan_request import parse_patterns, plan_request
     from analysis.planning.plan_summary import summary_dict
     from analysis.planning.request import parse_heads, read_request
     from analysis.planning.way_request import WAYS, plan_on_way
@@ -148,10 +145,7 @@ def run(
     if budget_compute == budget_comm == 1 and target_step_time is None:
         options.refuse_given(ctx, ["resting"], "within the whole budget nothing rests")
     request = read_request(
-        model=model,
-        image_size=image_size,
-        num_tokens=num_tokens,
-        num_classes=num_classes,
+        **vars(chosen),
         heads_per_subnet=parse_heads(heads_per_subnet),
         microbatches=microbatches,
         microbatch_size=microbatch_size,
@@ -164,10 +158,6 @@ def run(
             coverage=coverage or 0,
             memory=budget_memory,
         ),
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        precision=precision,
-        base_precision=base_precision,
         optimizer=optimizer,
     )
     answer: AnswerByPlacement | AnswerByWay
@@ -197,7 +187,7 @@ def run(
                 request,
                 placement,
                 target_step_time=target_step_time,
-                aligned=aligned,
+                patterns=None if patterns is None else parse_patterns(patterns),
                 solver=solver,
                 num_waves=waves,
                 seed=seed,

@@ -64,8 +64,8 @@ def run(
     from runtime.testbed.check import MESSAGE_BYTES, check_links, check_shares
     from runtime.testbed.cpu_shares import shares
     from runtime.testbed.disturbance import check_disturbances, disturbing, parse_disturbance
+    from runtime.testbed.open_testbed import Interrupted, open_testbed
     from runtime.testbed.ranks import run_ranks
-    from runtime.testbed.testbed import Interrupted, open_testbed
 
     disturbances = [parse_disturbance(text) for text in disturb or []]
     if not command and not check:

@@ -11,8 +11,8 @@ from analysis.planning.plan_baselines import Baselines, baselines, dense_step_of
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
 from analysis.planning.way_words import way_text
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.solution import Solution, Status
 from d2ft_sched.schedule.operations import Operation
@@ -20,6 +20,10 @@ from d2ft_sched.schedule.placement import Placement
 from sim.step import simulate_plan, simulate_replicas
 
 FEWER = "fewer samples, same compute"
+COLUMNS = (
+    "solver", "method", "status", "objective", "upper_bound", "gap", "build_s", "solve_s",
+    "compute_fraction", "communication_fraction", "predicted_step_s", "workload_cv",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +76,8 @@ def comparison_table(
     """One row per solver, and one of dense on fewer samples of the best one's compute, in their own
     best way; `held` is `baselines_of` that one, if known.
 
-    Columns: solver, method, status, objective, upper_bound, gap, build_s, solve_s,
-    compute_fraction, communication_fraction, predicted_step_s, workload_cv (coefficient of
-    variation of the devices' busy seconds); NaN where there is none.
+    Columns are `COLUMNS`, of which workload_cv is the coefficient of variation of the devices' busy
+    seconds, and the two fractions are of the dense run; NaN where there is none.
     """
     rows = [_row(name, answer) for name, answer in answers.items()]
     best = best_answer(answers)
@@ -99,19 +102,14 @@ def baselines_of(answer: Compared) -> Baselines:
 
 def _row(name: str, answer: Compared) -> dict[str, Any]:
     solution, plan = answer.solution, answer.plan
-    row: dict[str, Any] = {
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan) | {
         "solver": name,
         "method": solution.method,
         "status": solution.status.value,
-        "objective": np.nan,
         "upper_bound": solution.upper_bound if np.isfinite(solution.upper_bound) else np.nan,
         "gap": solution.gap if np.isfinite(solution.gap) else np.nan,
         "build_s": solution.build_s,
         "solve_s": solution.solve_s,
-        "compute_fraction": np.nan,
-        "communication_fraction": np.nan,
-        "predicted_step_s": np.nan,
-        "workload_cv": np.nan,
     }
     if plan is None:
         return row

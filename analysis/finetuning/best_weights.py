@@ -9,8 +9,8 @@ from pathlib import Path
 from analysis.results.run_dir import PLAN
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import save_plan
+from d2ft_sched.plan.solved_plan import Plan
 from runtime.checkpoint.facts import BestEvaluation
 from runtime.ranks.agreement import together
 from runtime.ranks.job import Ranks

@@ -12,7 +12,7 @@ from analysis.console.progress import TerminalProgress
 from analysis.finetuning.data_lock import one_fetches
 from analysis.finetuning.data_notes import DataNotes, data_notes
 from analysis.finetuning.finetune_request import FineTuneRequest, check_options
-from analysis.finetuning.finetune_schedules import plan_schedules
+from analysis.finetuning.finetune_schedules import check_replicas, moves_samples, plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.schedule_names import ScheduleName
@@ -100,6 +100,7 @@ class _Inputs:
 
 def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
     check_options(request)
+    check_replicas(request, ranks)
     check_known(request.plan.workload.shape.name)
     if request.settings.half == "float16":
         check_float16(ranks.device)
@@ -126,7 +127,12 @@ def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgr
     def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
         minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
         needed = training_needs(
-            minibatches, settings.num_epochs, plan.workload, replicas, ranks.rank
+            minibatches,
+            settings.num_epochs,
+            plan.workload,
+            replicas,
+            ranks.rank,
+            moves=moves_samples(request),
         )
         return needed, testing_owners(num_test, replicas) == ranks.rank
 
@@ -267,6 +273,9 @@ def prepare_finetune(
         "the making of schedules",
     )
     replanner = scheduling.replanner
+    if replanner is not None:
+        check = partial(replanner.check_agreement, "at the beginning")
+        together(ranks, check, "the comparison of schedules")
     state = replace(state, replanning=replanner.state if replanner else None)
     return FineTuneJob(
         trainer,
@@ -304,7 +313,8 @@ def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer
     else:
         part = scatter_rank_model(model, workload, replicas, ranks)
     of_ranks = devices if len(devices) == ranks.num_ranks else None
-    return RankPart(part, data, inputs.minibatches, settings, costs=of_ranks)
+    moves = moves_samples(request)
+    return RankPart(part, data, inputs.minibatches, settings, costs=of_ranks, moves=moves)
 
 
 def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Setting]:

@@ -10,7 +10,7 @@ from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import ELEMENT_BYTES, OPTIMIZER_STATES
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE
 from runtime.training.finetune_settings import FineTuneSettings
@@ -82,6 +82,11 @@ def check_options(request: FineTuneRequest) -> None:
         )
     if request.scores is not None and request.replan_every is None:
         raise InputError("--scores is for re-planning; give --replan-every, or leave it out")
+    if request.scores is not None and len(request.plan.replicas) > 1:
+        raise InputError(
+            f"--scores chooses operations; between the {len(request.plan.replicas)} replicas of "
+            f"this plan samples move: leave it out"
+        )
     if request.settings.half == "float16":
         _check_float16(request)
     if request.log is LogName.TENSORBOARD:

@@ -11,7 +11,6 @@ from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.redrawn import chooses, is_redrawable
 from d2ft_sched.plan.replanning import (
     HeldLevels,
@@ -20,6 +19,8 @@ from d2ft_sched.plan.replanning import (
     hold_levels,
     values_of_schedule,
 )
+from d2ft_sched.plan.sample_deal import SampleDeal
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import load_scores, uniform_scores
@@ -28,16 +29,24 @@ from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import schedule_from_rows
 from runtime.checkpoint.facts import TrainingState
 from runtime.ranks.job import Ranks
+from runtime.ranks.rank_devices import on_ranks, rank_devices
 from runtime.torch_device import memory_bytes
+from runtime.training.replan_actions import MovedOperations, MovedSamples
 from runtime.training.replanner import Replanner
 from runtime.training.schedule_source import (
-    REDRAWN_STAYS,
     OneSchedule,
+    PacedSchedules,
     RedrawnSchedules,
     Schedules,
     ScoreSeries,
     SolvedSchedules,
     redrawn_schedules,
+)
+from sim.ways.sample_dealer import SampleDealer
+
+HOLDS_ALL = (
+    "re-planning moves samples between replicas: every rank that owns some holds, or reads, any of "
+    "the training samples"
 )
 
 INSTEAD = dict.fromkeys(("mip", "scip", "highs", "cp_sat"), "dp")
@@ -73,28 +82,69 @@ def plan_schedules(
         InputError: the scores or the plan's solver cannot be used.
     """
     plan = request.plan
-    if request.schedule is ScheduleName.PER_STEP and chooses(plan.schedule):
-        return Scheduling(_redrawn_schedules(request), None, ())
-    _check_one_replica(request, ranks)
-    schedule = plan.schedule
-    if request.dense:
-        schedule = np.full_like(schedule, Operation.FULL)
+    schedule = _schedule(request)
+    if len(plan.replicas) > 1 or _is_redrawn(request):
+        return _of_given(request, ranks, resumed, plan_sha256)
     levels = None
     if request.replan_every is not None:
         with outside_calibration():
             levels = _levels(plan, schedule, ranks, dense=request.dense)
-    schedules: Schedules
+    schedules: PacedSchedules
     if request.schedule is ScheduleName.FIXED:
         schedules = _one_schedule(request, schedule)
     else:
         schedules = _solved_schedules(request, levels, scores)
     if levels is None or request.replan_every is None:
         return Scheduling(schedules, None, ())
-    schedules.keep_pace(levels, as_planned(levels.num_devices), ())
-    state, notes = _state_to_go_on(resumed, plan_sha256, levels.num_devices, schedule.shape)
+    action = MovedOperations(levels, schedules, ranks.rank)
     names = [d.name for d in plan.cluster.devices] if ranks.num_ranks > 1 else ["this device"]
-    replanner = Replanner(levels, schedules, ranks, names, request.replan_every, state)
+    state, notes = _state_to_go_on(resumed, plan_sha256, len(names), schedule.shape)
+    replanner = Replanner(action, ranks, names, request.replan_every, state)
     return Scheduling(schedules, replanner, notes)
+
+
+def _of_given(
+    request: FineTuneRequest,
+    ranks: Ranks,
+    resumed: TrainingState | None,
+    plan_sha256: str,
+) -> Scheduling:
+    """A schedule as it is, or others of its kind; re-planning moves samples between replicas."""
+    plan, schedule = request.plan, _schedule(request)
+    schedules = (
+        _redrawn_schedules(request) if _is_redrawn(request) else _one_schedule(request, schedule)
+    )
+    if request.replan_every is None:
+        return Scheduling(schedules, None, ())
+    of_ranks = rank_devices(plan, ranks.num_ranks)
+    dealer = _dealer(request)
+
+    def on_ranks_of(deal: SampleDeal) -> SampleDeal:
+        return replace(deal, replicas=on_ranks(deal.replicas, of_ranks))
+
+    def deal_at(slowness: tuple[float, ...]) -> SampleDeal:
+        of_devices = np.ones(len(plan.cluster.devices))
+        of_devices[list(of_ranks)] = slowness
+        with outside_calibration():
+            return on_ranks_of(dealer.at(of_devices.tolist()))
+
+    devices = [plan.cluster.devices[device] for device in of_ranks]
+    action = MovedSamples(on_ranks_of(dealer.planned), deal_at, schedules, devices, ranks.rank)
+    names = [device.name for device in devices]
+    state, notes = _state_to_go_on(resumed, plan_sha256, len(names), schedule.shape)
+    replanner = Replanner(action, ranks, names, request.replan_every, state)
+    return Scheduling(schedules, replanner, (HOLDS_ALL, *notes))
+
+
+def _schedule(request: FineTuneRequest) -> np.ndarray:
+    """The plan's own, or all FULL."""
+    schedule = request.plan.schedule
+    return np.full_like(schedule, Operation.FULL) if request.dense else schedule
+
+
+def _dealer(request: FineTuneRequest) -> SampleDealer:
+    plan = request.plan
+    return SampleDealer(SampleDeal(plan.workload, plan.replicas, _schedule(request)), plan.cluster)
 
 
 @dataclass(frozen=True)
@@ -129,6 +179,10 @@ def default_schedule(plan: Plan, *, replans: bool = False) -> DefaultSchedule:
     )
 
 
+def _is_redrawn(request: FineTuneRequest) -> bool:
+    return request.schedule is ScheduleName.PER_STEP and chooses(request.plan.schedule)
+
+
 def _redrawn_schedules(request: FineTuneRequest) -> RedrawnSchedules:
     schedules = redrawn_schedules(request.plan, request.settings.seed)
     if schedules is None:
@@ -136,28 +190,44 @@ def _redrawn_schedules(request: FineTuneRequest) -> RedrawnSchedules:
             "--schedule per-step draws blocks that rest and micro-batches that are left out; this "
             "plan has subnets of a block that differ: take --schedule fixed"
         )
-    if request.replan_every is not None:
-        raise InputError(REDRAWN_STAYS)
     return schedules
 
 
-def _check_one_replica(request: FineTuneRequest, ranks: Ranks) -> None:
-    """Refuse what solves a problem of one replica whose devices are the ranks, for other plans."""
-    plan = request.plan
-    asked = []
-    if request.replan_every is not None:
-        asked.append("--replan-every")
-    if request.schedule is not ScheduleName.FIXED:
-        asked.append(f"--schedule {request.schedule.value}")
-    if not asked:
-        return
-    if len(plan.replicas) > 1:
+def moves_samples(request: FineTuneRequest) -> bool:
+    """Whether samples may move between replicas while it trains."""
+    return request.replan_every is not None and len(request.plan.replicas) > 1
+
+
+def check_replicas(request: FineTuneRequest, ranks: Ranks) -> None:
+    """Refuse what needs a plan of one replica for one of several, and the other way round; and
+    re-planning without the ranks that it looks at.
+
+    Raises:
+        InputError: naming the option.
+    """
+    plan, replans = request.plan, request.replan_every is not None
+    if _is_redrawn(request):
+        if replans and len(plan.replicas) == 1:
+            raise InputError(
+                "--replan-every moves operations by scores; what rests, or is left out whole, is "
+                "drawn, and one replica has no other to give samples to: leave it out"
+            )
+    elif request.schedule is not ScheduleName.FIXED and len(plan.replicas) > 1:
         raise InputError(
-            f"{asked[0]} needs a plan of one replica, and this one has {len(plan.replicas)}: leave "
-            f"it out"
+            f"--schedule {request.schedule.value} needs a plan of one replica, and this one has "
+            f"{len(plan.replicas)}: leave it out"
         )
     num_devices = len(plan.cluster.devices)
-    if request.replan_every is not None and ranks.num_ranks not in (1, num_devices):
+    if not replans:
+        return
+    if len(plan.replicas) > 1:
+        if ranks.num_ranks == 1:
+            raise InputError(
+                f"--replan-every moves samples between the {len(plan.replicas)} replicas of this "
+                f"plan, on ranks of torchrun; alone it has nothing to move: leave it out"
+            )
+        _dealer(request)
+    elif ranks.num_ranks not in (1, num_devices):
         raise InputError(
             f"--replan-every needs a rank for each of the {num_devices} devices of the plan's "
             f"cluster, or one; this job has {ranks.num_ranks} ranks"

@@ -1,13 +1,13 @@
 """What the lines of ``metrics.jsonl`` must hold, by their event."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from analysis.finetuning.metrics_file import Record
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.shape_file import describe_first_error
+from d2ft_sched.files.schema import validate
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class BegunRecord(_Record):
@@ -78,12 +78,19 @@ class ChangeRecord(_Record):
     num_forward_only_before: Count | None
 
 
+class MovedShareRecord(_Record):
+    devices: tuple[str, ...]
+    num_samples: Count
+    num_samples_before: Count
+
+
 class ReplannedRecord(_Record):
     event: Literal["replanned"]
     step: Count
     reason: str
     changes: tuple[ChangeRecord, ...]
     seconds: Amount
+    shares: tuple[MovedShareRecord, ...] = ()
 
 
 class EvaluatedRecord(_Record):
@@ -109,9 +116,7 @@ MetricsRecord = (
     StartedRecord | ResumedRecord | ProbedRecord | ScoredRecord | SteppedRecord | ReplannedRecord
     | EvaluatedRecord
 )  # fmt: skip
-_EVENT: TypeAdapter[MetricsRecord] = TypeAdapter(
-    Annotated[MetricsRecord, Field(discriminator="event")]
-)
+_EVENT: Any = Annotated[MetricsRecord, Field(discriminator="event")]
 
 
 def checked_event(path: Path, number: int, record: Record) -> MetricsRecord:
@@ -121,6 +126,6 @@ def checked_event(path: Path, number: int, record: Record) -> MetricsRecord:
         InputError: naming file, line and field.
     """
     try:
-        return _EVENT.validate_python(record)
-    except ValidationError as error:
-        raise InputError(f"{path}: line {number}: {describe_first_error(error)}") from None
+        return validate(_EVENT, record, strict=False, extra="ignore")
+    except InputError as error:
+        raise InputError(f"{path}: line {number}: {error}") from None

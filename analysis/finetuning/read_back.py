@@ -21,8 +21,8 @@ from analysis.finetuning.metrics_records import (
 )
 from analysis.results.run_dir import PLAN
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan, load_plan
+from d2ft_sched.plan.solved_plan import Plan
 from runtime.checkpoint.facts import MAY_GROW
 
 if TYPE_CHECKING:

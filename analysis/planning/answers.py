@@ -1,12 +1,12 @@
 """What `d2ft plan` answers: a plan on the best way, or one of one model that is placed by name."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.console.formatting import quantity
-from analysis.console.output import amount, percent, print_table
+from analysis.console.output import amount, percent, print_columns, print_table
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
 from analysis.names.way_names import WayName
@@ -25,7 +25,7 @@ from analysis.planning.way_tables import (
 from analysis.planning.way_words import beside_dense, is_whole, pays, sentence, verdict
 from analysis.planning.what_would_pay import change_that_pays
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from sim.step import simulate_plan
 
 
@@ -157,6 +157,7 @@ class AnswerByPlacement:
             "dense_step_lower_bound_s": self.baselines.search.lower_bound_s,
             "placed_dense_step_s": self.planned.placed.dense_step_s,
             "placed_dense_step_lower_bound_s": self.planned.placed.lower_bound_s,
+            "patterns_tried": [asdict(one) for one in self.planned.tried],
         }
 
     def print_tables(self) -> None:
@@ -184,6 +185,20 @@ class AnswerByPlacement:
                 ],
             ],
         )
+        if self.planned.tried:
+            print_columns(
+                "Patterns of a block on a device: score, and the step (predicted); > is chosen",
+                ["", "score", "step"],
+                [
+                    [
+                        f"{'>' if one.patterns == plan.budget.patterns else ' '} "
+                        f"{one.patterns or 'any'}",
+                        percent(one.value),
+                        quantity(one.step_s, "s"),
+                    ]
+                    for one in self.planned.tried
+                ],
+            )
 
     def notes(self) -> Iterator[str]:
         """Where it is placed, and what was added to what was asked for."""

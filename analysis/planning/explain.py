@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.planning.plan_summary import held_by_device
 from d2ft_sched.costs.exchange import SUBLAYERS, plan_exchange
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.formulate import RESOURCES, Formulation, formulate
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores

@@ -9,17 +9,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.provenance import package_version
+from d2ft_sched.files.schema import parse_json, validate
 from d2ft_sched.model.shape import DEFAULT_NUM_CLASSES, ModelShape
-from d2ft_sched.model.shape_file import ShapeSchema, is_known_model, is_shape_file, load_model_shape
+from d2ft_sched.model.shape_file import is_known_model, is_shape_file, load_model_shape
 
 _PACKAGES = ("d2ft", "timm", "transformers")
 _ASK = [sys.executable, "-P", "-m", "runtime.models.named_shape"]
@@ -54,11 +55,11 @@ def model_shape(
     }
     kept = _place(question)
     try:
-        return ShapeSchema.model_validate_json(kept.read_text(encoding="utf-8")).to_shape()
-    except (OSError, ValueError, ValidationError, InputError):
+        return validate(ModelShape, parse_json(kept.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         shape = _ask(question)
     try:
-        write_text(kept, ShapeSchema.from_shape(shape).model_dump_json())
+        write_text(kept, json.dumps(asdict(shape)))
     except InputError:
         return shape  # whoever cannot keep it is told it anew next time
     return shape

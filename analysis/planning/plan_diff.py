@@ -12,7 +12,7 @@ from d2ft_sched.cluster.cluster_file import cluster_to_dict
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.shape import ModelShape
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.operations import Operation
 from sim.prediction import Prediction

@@ -1,18 +1,59 @@
 """From a request of the command line to a plan: placement first, then a budget or a step time."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from analysis.names.placement_names import PlacementName
 from analysis.planning.placing import Placed, place
 from analysis.planning.request import Request
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import make_plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.starved import starved_text
 from d2ft_sched.schedule.placement import Placement
+from sim.step import simulate_plan
+
+Patterns = int | Literal["any", "auto"] | None
+"""The most patterns of a block on a device (see `Budget`), any number, or as many as pay: fewer
+where they save a larger share of the step time than of the score. None for 1 where a communication
+budget and shared messages ask for it, else any."""
+
+MOST_TRIED = 6
+"""Numbers of patterns that ``auto`` tries, any number besides."""
+
+
+def parse_patterns(text: str) -> Patterns:
+    """As ``--patterns`` takes them.
+
+    Raises:
+        InputError: neither a number from 1 nor a word that is known.
+    """
+    if text == "any":
+        return "any"
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    raise InputError(f"--patterns is {text!r}; it must be a number from 1, any, or auto")
+
+
+@dataclass(frozen=True)
+class PatternsTried:
+    """A plan of so many patterns.
+
+    Attributes:
+        patterns: the most that there may be; None for any number.
+        value: its score, as a fraction of that with any number.
+        step_s: predicted.
+    """
+
+    patterns: int | None
+    value: float
+    step_s: float
 
 
 @dataclass(frozen=True)
@@ -23,11 +64,14 @@ class Planned:
         plan: with the coverage that it was given, or got.
         placed: where it could have gone.
         target: what step time was asked for, "" for none.
+        tried: numbers of patterns that were planned for, where some were asked for: any number
+            first, then from few to many.
     """
 
     plan: Plan
     placed: Placed
     target: str = ""
+    tried: tuple[PatternsTried, ...] = ()
 
     @property
     def starved(self) -> str:
@@ -44,7 +88,7 @@ def plan_request(
     placement: PlacementName,
     *,
     target_step_time: str | None = None,
-    aligned: bool | None = None,
+    patterns: Patterns = None,
     solver: str = "dp",
     num_waves: int = 1,
     seed: int = 0,
@@ -58,8 +102,7 @@ def plan_request(
         request: model, cluster, scores and budget.
         placement: how to place.
         target_step_time: as `sim.target.target_search.parse_target` reads it; replaces the budget.
-        aligned: see `Budget`; None for yes where a communication budget and shared messages ask
-            for it. A target tries both.
+        patterns: of a block on a device. A target tries 1 and any number unless told which.
         solver, num_waves, seed, time_limit_s: as for `make_plan`.
         may_starve: whether a plan without that coverage will do; one of a solver that knows no
             coverage always will.
@@ -83,7 +126,7 @@ def plan_request(
             placement,
             placed,
             target_step_time=target_step_time,
-            aligned=aligned,
+            patterns=patterns,
             solver=solver,
             num_waves=num_waves,
             seed=seed,
@@ -122,7 +165,7 @@ def _plan_placed(
     placed: Placed,
     *,
     target_step_time: str | None,
-    aligned: bool | None,
+    patterns: Patterns,
     solver: str,
     num_waves: int,
     seed: int,
@@ -131,20 +174,37 @@ def _plan_placed(
     """As `plan_request`, on placements that are known."""
     budget = request.budget
     if target_step_time is None:
-        if aligned is None:
-            aligned = is_better_aligned(budget, request.workload, placed.placements[0])
-        plan = make_plan(
-            request.workload,
-            request.cluster,
-            request.scores,
-            replace(budget, aligned=aligned),
-            solver=solver,
-            placement=placed.placements[0],
-            num_waves=num_waves,
-            seed=seed,
-            time_limit_s=time_limit_s,
+
+        def made(most: int | None) -> Plan:
+            return make_plan(
+                request.workload,
+                request.cluster,
+                request.scores,
+                replace(budget, patterns=most),
+                solver=solver,
+                placement=placed.placements[0],
+                num_waves=num_waves,
+                seed=seed,
+                time_limit_s=time_limit_s,
+            )
+
+        if patterns is None:
+            is_aligned = is_better_aligned(budget, request.workload, placed.placements[0])
+            patterns = 1 if is_aligned else "any"
+        if patterns == "any":
+            return Planned(made(None), placed)
+        numbers = [patterns] if isinstance(patterns, int) else _numbers(request.workload, placed)
+        plans = {most: made(most) for most in (None, *numbers)}
+        tried = tuple(_tried(plan, plans[None]) for plan in plans.values())
+        best = tried[-1]
+        if patterns == "auto":
+            best = max(tried, key=lambda one: one.value / one.step_s)
+        return Planned(plans[best.patterns], placed, tried=tried)
+    if patterns not in (None, 1, "any"):
+        raise InputError(
+            f"--patterns is {patterns} beside --target-step-time, which keeps the most score in "
+            f"that time with 1 or any: leave it out, or give one of these"
         )
-        return Planned(plan, placed)
     from sim.target.target_search import parse_target, plan_for_target
 
     value, is_fraction = parse_target(target_step_time)
@@ -156,7 +216,7 @@ def _plan_placed(
         target_s,
         placements=placed.placements,
         coverage=budget.coverage,
-        aligned=aligned,
+        aligned=None if patterns is None else patterns == 1,
         solver=solver,
         num_waves=num_waves,
         seed=seed,
@@ -166,6 +226,19 @@ def _plan_placed(
     if is_fraction:
         said += f" ({value:g} of the dense step of {placed.dense_step_s:.4g} s, {placement} placed)"
     return Planned(plan, placed, said)
+
+
+def _numbers(workload: Workload, placed: Placed) -> list[int]:
+    """Of patterns that may pay: all below the most subnets of a block on a device, or a spread."""
+    sites = zip(workload.partition.block.tolist(), placed.placements[0].subnet_device, strict=True)
+    most = max(Counter(sites).values())
+    return sorted({1 + (most - 1) * i // MOST_TRIED for i in range(MOST_TRIED)})
+
+
+def _tried(plan: Plan, free: Plan) -> PatternsTried:
+    value, whole = plan.solver.objective, free.solver.objective
+    share = value / whole if whole > 0 else 1.0
+    return PatternsTried(plan.budget.patterns, share, simulate_plan(plan).step_s)
 
 
 def is_better_aligned(budget: Budget, workload: Workload, placement: Placement) -> bool:

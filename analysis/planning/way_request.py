@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from analysis.names.way_names import RestingName, WayName
 from analysis.planning.plan_request import check_target_alone
 from analysis.planning.request import Request
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import check_solver
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.starved import starved_text
 from sim.target.target_search import parse_target
 from sim.ways.plans import plan_on_ways

@@ -17,7 +17,7 @@ from analysis.planning.plan_baselines import way_record, way_totals
 from analysis.planning.plan_summary import plan_memory, summarize
 from analysis.planning.way_request import PlannedOnWay
 from analysis.planning.way_words import command, is_whole, sentence
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from sim.ways.table import WayRow
 

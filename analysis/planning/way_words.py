@@ -7,7 +7,7 @@ from analysis.console.formatting import beside, quantity
 from analysis.names.way_names import RestingName
 from analysis.planning.plan_baselines import Baselines
 from analysis.planning.way_request import REST, PlannedOnWay
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from sim.ways.way import Way, WayKind, kind_of
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.plots.style import GREY, OPERATION_COLOURS, new_figure, plot_style
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.replica import first_microbatches
 

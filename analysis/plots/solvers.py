@@ -16,8 +16,8 @@ def solver_comparison(comparison: pd.DataFrame) -> Figure:
     none where nothing is built or solved).
 
     Args:
-        comparison: one row per solver, columns as the fields of
-            `analysis.results.run_records.SolverRow`.
+        comparison: one row per solver, columns
+            `analysis.comparing.comparison.COLUMNS`.
     """
     bounds = comparison["upper_bound"].astype(float)
     best_bound = bounds.min()

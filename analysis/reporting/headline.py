@@ -21,7 +21,7 @@ from analysis.results.savings import (
     rank_correlation,
     worst_error,
 )
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.comparing.comparison import COLUMNS as COMPARISON_COLUMNS
 from analysis.comparing.scaling import COLUMNS as SCALING_COLUMNS
 from analysis.names.picture_names import PictureName
 from analysis.planning.plan_baselines import dense_step_of, fitting_dense
@@ -20,7 +21,6 @@ from analysis.plots.timeline import step_gantt
 from analysis.plots.tradeoff import compute_communication_tradeoff
 from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.plots.validation import validation_scatter
-from analysis.results.run_records import SolverRow
 from analysis.results.table_file import matching, read_table
 from analysis.simulating.simulation import dense_step
 from analysis.studying.study_grid import ANY_BUDGET
@@ -28,8 +28,8 @@ from analysis.sweeping.sweep_plots import one_of
 from analysis.sweeping.sweep_table import CHOSEN, GIVEN, load_table
 from analysis.validating.plans_tried import QUANTITIES
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import load_plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.scores import load_scores
 from sim.step import simulate_plan, simulate_replicas
 from sim.ways.search import search_ways
@@ -90,7 +90,7 @@ def _solvers(file: Path, where: Sequence[str]) -> Figure:
     texts = ("solver", "status", "method")
     table = read_table(file, texts, "d2ft compare", texts)
     if "num_devices" not in table.columns:
-        read_table(file, SolverRow.model_fields, "d2ft compare", texts)
+        read_table(file, COMPARISON_COLUMNS, "d2ft compare", texts)
         return solver_comparison(matching(file, table.dropna(subset=["objective"]), where))
     read_table(file, SCALING_COLUMNS, "d2ft compare --sizes", texts)
     table = one_of(matching(file, table, where), ("tightness",))

@@ -17,6 +17,7 @@ from analysis.reporting.report_finetune_tables import (
     cost_table,
     epoch_table,
     file_table,
+    moved_table,
     replanned_table,
     times_table,
 )
@@ -70,6 +71,7 @@ def finetune_part(folder: Path) -> Part | None:
             "epochs": epoch_table(runs),
             "times": times_table(runs),
             "replanned": replanned_table(run),
+            "moved": moved_table(run),
             "scored": _scored(run),
             "files": file_table(folder),
             "done": run.num_done,

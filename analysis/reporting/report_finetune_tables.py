@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from analysis.console.cells import Cell, Table, amount_cell, number_cell, text_cell
 from analysis.console.formatting import percent, quantity
 from analysis.finetuning.metrics_file import describe_epoch_0, epoch_rows
 from analysis.finetuning.read_back import FineTuneRun
 from analysis.names.schedule_names import ScheduleName
 from analysis.planning.plan_summary import PlanSummary
 from analysis.plots.style import run_title
-from analysis.reporting.report_tables import Cell, Table, amount_cell, number_cell, text_cell
 
 WEIGHTS = {
     "model.safetensors": "all weights, in the layout of the model's own library",
@@ -122,9 +122,11 @@ def times_table(runs: Mapping[str, FineTuneRun]) -> Table:
 
 
 def replanned_table(run: FineTuneRun) -> Table | None:
-    """Every change with its reason; None where there was none."""
+    """Every change of operations with its reason; None where there was none."""
     groups = []
     for event in run.replanned:
+        if event.shares:
+            continue
         rows = tuple(
             (
                 text_cell(change.device),
@@ -153,6 +155,26 @@ def replanned_table(run: FineTuneRun) -> Table | None:
         ),
         tuple(groups),
     )
+
+
+def moved_table(run: FineTuneRun) -> Table | None:
+    """Every change of the samples that replicas run, with its reason; None where there was none."""
+    groups = []
+    for event in run.replanned:
+        rows = tuple(
+            (
+                text_cell(" + ".join(share.devices)),
+                _count_cell(share.num_samples_before),
+                _count_cell(share.num_samples),
+            )
+            for share in event.shares
+        )
+        if rows:
+            groups.append((f"After step {event.step}: {event.reason}", rows))
+    if not groups:
+        return None
+    columns = ("Replica", "Samples of a step, before", "Samples of a step")
+    return Table("Samples that moved between replicas while training", columns, tuple(groups))
 
 
 def _count_cell(number: int | None) -> Cell:

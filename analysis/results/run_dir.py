@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-from pydantic import ValidationError
 
 from analysis.results.run_records import MeasurementFile, PredictionFile
 from analysis.results.table_file import parse_csv
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.schema import parse_json
+from d2ft_sched.files.schema import parse_json, validate
 from d2ft_sched.files.text_file import read_text
-from d2ft_sched.model.shape_file import describe_first_error
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import load_plan, save_plan
+from d2ft_sched.plan.solved_plan import Plan
 
 PLAN = "plan.json"
 PREDICTION, MEASUREMENT = "prediction.json", "measurement.json"
@@ -150,9 +148,9 @@ def _load_versioned(path: Path, schema: type[_File]) -> _File:
             f"update d2ft, or make the run again with 'd2ft demo'"
         )
     try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {describe_first_error(error)}") from None
+        return validate(schema, content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _load_timeline(path: Path) -> pd.DataFrame:

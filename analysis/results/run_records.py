@@ -16,31 +16,6 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class SolverRow(_Record):
-    """One line of ``comparison.csv``; `workload_cv` is the coefficient of variation of the devices'
-    busy seconds, the two fractions are of the dense run, `predicted_step_s` is simulated."""
-
-    model_config = ConfigDict(strict=False)
-
-    solver: str
-    method: str
-    status: str
-    objective: float
-    upper_bound: float | None
-    gap: float | None
-    build_s: float
-    solve_s: float
-    compute_fraction: float
-    communication_fraction: float
-    predicted_step_s: float
-    workload_cv: float
-
-    @field_validator("upper_bound", "gap", mode="before")
-    @classmethod
-    def _empty_is_none(cls, value: Any) -> Any:
-        return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
-
-
 class DevicePrediction(_Record):
     name: str
     busy_s: float

@@ -6,7 +6,7 @@ from analysis.planning.way_request import is_on_way, plan_on_way
 from analysis.planning.way_words import is_worth_planning, pays
 from analysis.planning.what_would_pay import MOST_DEVICES, change_that_pays
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.operations import Operation

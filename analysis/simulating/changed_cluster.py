@@ -13,7 +13,7 @@ from analysis.planning.way_request import is_on_way, plan_on_way
 from analysis.planning.way_tables import names_text
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import load_scores, uniform_scores
 from d2ft_sched.schedule.placement import place_round_robin
@@ -129,7 +129,7 @@ def plan_again(plan: Plan, cluster: Cluster, scores_file: Path | None, seed: int
         request,
         PlacementName.ROUND_ROBIN if plan.placement == in_turn else PlacementName.BALANCED,
         target_step_time=target,
-        aligned=budget.aligned,
+        patterns=budget.patterns or "any",
         solver=plan.solver.name,
         num_waves=plan.num_waves,
         seed=seed,

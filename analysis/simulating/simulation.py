@@ -18,7 +18,7 @@ from analysis.planning.plan_summary import device_names
 from analysis.planning.way_request import is_on_way
 from analysis.simulating.change_of_setting import change_where_needed
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense_baselines import tensor_parallel_step

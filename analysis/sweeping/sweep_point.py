@@ -144,7 +144,7 @@ def _outcome(placed: PlacedSetting, budget: Budget, solver: str) -> dict[str, An
     setting, placement = placed.setting, placed.placement
     workload, cluster, common = setting.workload, setting.cluster, setting.common
     aligned = is_better_aligned(budget, workload, placement)
-    limits = replace(budget, aligned=aligned)
+    limits = replace(budget, patterns=1 if aligned else None)
     try:
         formulation = formulate(
             workload, cluster, placement, setting.scores, limits, num_waves=common.num_waves

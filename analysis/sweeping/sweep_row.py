@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.shape_file import describe_first_error
+from d2ft_sched.files.schema import validate
 
 MOST_COUNT = 2**63 - 1
 
@@ -41,8 +41,6 @@ Note = Annotated[str | None, BeforeValidator(_none_for_empty)]
 
 class SweepRow(BaseModel):
     """A point: `analysis.sweeping.sweep_point.COLUMNS`, empty where there is nothing."""
-
-    model_config = ConfigDict(extra="ignore")
 
     cluster: Word
     num_devices: Count
@@ -103,8 +101,6 @@ class TableRow(SweepRow):
 class JournalRow(SweepRow):
     """A line of ``points.jsonl``; types are exact."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
-
     key: str
 
 
@@ -121,10 +117,8 @@ def read_row(schema: type[SweepRow], content: Mapping[str, Any]) -> dict[str, An
     Raises:
         InputError: a value is missing or of another kind; names the column, not the row.
     """
-    try:
-        row = schema.model_validate(content).model_dump()
-    except ValidationError as error:
-        raise InputError(describe_first_error(error)) from None
+    strict = issubclass(schema, JournalRow)
+    row = validate(schema, content, strict=strict, extra="ignore").model_dump()
     if row["retained_score_fraction"] is not None:
         for name in OF_EVERY_PLAN:
             if row[name] is None:

@@ -21,8 +21,8 @@ from analysis.validating.plans_tried import (
 from analysis.validating.validated import Validated
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.shape import ModelShape
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.plan_file import dump_plan, load_plan
+from d2ft_sched.plan.solved_plan import Plan
 from runtime.measure.rank_step_times import PHASES, RankStepMeasurement, measure_rank_steps
 from runtime.models.build import (
     build_model,

@@ -70,7 +70,7 @@ def validation_schedules(
     for solver, compute, communication in BUDGETS:
         if communication < 1 and len(cluster.devices) == 1:
             continue
-        budget = Budget(compute, communication, aligned=communication < 1)
+        budget = Budget(compute, communication, patterns=1 if communication < 1 else None)
         formulation = formulate(workload, cluster, placement, scores, budget)
         schedule = solve_formulation(formulation, solver, seed=seed).schedule
         if schedule is not None and not any((schedule == s).all() for s in schedules.values()):
@@ -226,12 +226,14 @@ class Agreement:
         largest: of them.
         worst_plan: where it is.
         kendall_tau: rank correlation of predicted and measured order; NaN where all are equal.
+
+    Read back from a file, what was not finite is None.
     """
 
-    mean: float
-    largest: float
+    mean: float | None
+    largest: float | None
     worst_plan: str
-    kendall_tau: float
+    kendall_tau: float | None
 
 
 def agreement(table: pd.DataFrame, quantity: str) -> Agreement:

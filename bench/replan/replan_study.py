@@ -15,8 +15,8 @@ from analysis.names.schedule_names import ScheduleName
 from analysis.results.run_dir import PLAN
 from d2ft_sched import Budget, InputError, load_cluster, save_plan
 from runtime.checkpoint.checkpoint import MODEL
+from runtime.testbed.open_testbed import open_testbed
 from runtime.testbed.ranks import run_ranks
-from runtime.testbed.testbed import open_testbed
 
 UNDISTURBED, FIXED, REPLANNED = "undisturbed", "disturbed", "disturbed, re-planned"
 RUNS = (UNDISTURBED, FIXED, REPLANNED)

@@ -8,7 +8,7 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.resting import drawn, in_turns
 from d2ft_sched.problem.scores import uniform_scores

@@ -14,8 +14,8 @@ from d2ft_sched import Budget, InputError, load_cluster, save_plan
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
+from runtime.testbed.open_testbed import open_testbed
 from runtime.testbed.ranks import run_ranks
-from runtime.testbed.testbed import open_testbed
 from sim.step import simulate_plan
 
 MEASURED_CLUSTER = "cluster.yaml"

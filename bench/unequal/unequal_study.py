@@ -215,7 +215,7 @@ def _rows(
         used = len(set(placed.subnet_device))
         yield row(
             "plan", simulate_plan(plan).step_s, plan.solver.objective / dense_value, 1.0, used,
-            "aligned" if plan.budget.aligned else "",
+            "aligned" if plan.budget.patterns == 1 else "",
         )  # fmt: skip
         step_s, retained = _random_within(setting, scores, plan)
         yield row("random within the plan's capacities", step_s, retained / dense_value, 1.0, used)

@@ -1,14 +1,17 @@
-"""What the schemas of cluster and device files share: fields with units, one line per error."""
+"""What files hold, as the dataclass or model that it must be: units, one line per error."""
 
 import difflib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.quantity import Dimension, parse_quantity
@@ -54,65 +57,89 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-Model = TypeVar("Model", bound=StrictModel)
+Kind = TypeVar("Kind")
 
 
-def validate(schema: type[Model], content: object, where: str = "") -> Model:
-    """Read `content` by `schema`.
+_adapter = cache(TypeAdapter)
+
+
+def validate(
+    kind: type[Kind],
+    content: object,
+    where: str = "",
+    *,
+    strict: bool = True,
+    extra: Literal["forbid", "ignore"] = "forbid",
+) -> Kind:
+    """What a file holds, as a frozen dataclass or a pydantic model.
+
+    Args:
+        kind: what it must be.
+        content: as read from YAML or JSON; lists stand for tuples, too.
+        where: what names of fields start with.
+        strict: whether texts that read as numbers are none.
+        extra: what becomes of fields that `kind` lacks.
 
     Raises:
-        InputError: one line for the first error; field names start with `where`.
+        InputError: one line for the first error: field, value and what would be right.
     """
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{where or 'content'} is {_shown(content)}; it must be a mapping with the fields "
-            f"{', '.join(schema.model_fields)}"
-        )
     try:
-        return schema.model_validate(content)
+        text = to_json(content, inf_nan_mode="constants", bytes_mode="base64", fallback=str)
+        adapter: TypeAdapter[Kind] = _adapter(cast(Hashable, kind))
+        return adapter.validate_json(text, strict=strict, extra=extra)
     except ValidationError as error:
-        raise InputError(_describe(error, where, schema)) from None
+        raise InputError(_describe(error, where, kind)) from None
+    except PydanticSerializationError:
+        raise InputError(
+            f"{where or 'content'} is nested too deeply, or has a text that is no Unicode"
+        ) from None
 
 
-def _describe(error: ValidationError, where: str, schema: type[StrictModel]) -> str:
+def _describe(error: ValidationError, where: str, kind: Any) -> str:
     first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return str(cause)
     field = where
     for part in first["loc"]:
         field += f"[{part}]" if isinstance(part, int) else f"{'.' if field else ''}{part}"
     if first["type"] == "missing":
         return f"{field} is missing"
-    if first["type"] == "extra_forbidden":
-        known = _schema_at(schema, first["loc"]).model_fields
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _kinds_of_fields(_kind_at(kind, first["loc"]))
         close = difflib.get_close_matches(str(first["loc"][-1]), known, 1)
         hint = f"did you mean {close[0]}?" if close else f"{', '.join(known)} are"
         return f"{field} is not a known field; {hint}"
+    shown = f"{field or 'content'} is {_shown(first['input'])}"
+    if first["type"] in ("model_type", "dataclass_type"):
+        known = _kinds_of_fields(_kind_at(kind, (*first["loc"], "")))
+        return f"{shown}; it must be a mapping with the fields {', '.join(known)}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{field} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{shown}: {message[0].lower()}{message[1:]}"
 
 
-def describe_first_error(error: ValidationError) -> str:
-    """One line for the first of pydantic's findings: field, value and what would be right."""
-    first = error.errors()[0]
-    field = ""
-    for part in first["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else (f".{part}" if field else str(part))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f"{field} is missing"
-    return f"{field or 'content'} is {_shown(first['input'])}: {message[0].lower()}{message[1:]}"
-
-
-def _schema_at(schema: type[StrictModel], location: tuple[int | str, ...]) -> type[StrictModel]:
-    """The schema that holds the last part of a location."""
+def _kind_at(kind: Any, location: tuple[int | str, ...]) -> Any:
+    """The dataclass or model that holds the last part of a location."""
     for part in location[:-1]:
-        if part in schema.model_fields:
-            schema = _inner(schema.model_fields[str(part)].annotation) or schema
-    return schema
+        fields = _kinds_of_fields(kind)
+        if part in fields:
+            kind = _inner(fields[str(part)]) or kind
+    return kind
 
 
-def _inner(annotation: Any) -> type[StrictModel] | None:
-    """The first schema that a type is made of."""
-    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+def _kinds_of_fields(kind: Any) -> dict[str, Any]:
+    """Of a dataclass or model, by name."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return {field.name: hints[field.name] for field in fields(kind)}
+    return {name: field.annotation for name, field in kind.model_fields.items()}
+
+
+def _inner(annotation: Any) -> Any:
+    """The first dataclass or model that a type is made of."""
+    if isinstance(annotation, type) and (
+        is_dataclass(annotation) or issubclass(annotation, BaseModel)
+    ):
         return annotation
     return next(filter(None, map(_inner, get_args(annotation))), None)
 

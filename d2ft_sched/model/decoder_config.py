@@ -7,10 +7,10 @@ refused by its name in that file.
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, PositiveInt
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.files.schema import describe_first_error
+from d2ft_sched.files.schema import validate
 from d2ft_sched.model.shape import ModelShape, brief
 
 DECODER_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -46,8 +46,6 @@ _MEANING = {
 
 class _DecoderSchema(BaseModel):
     """What sizes and layout need of a ``config.json``; it has more, which changes neither."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
 
     model_type: str
     hidden_size: PositiveInt
@@ -140,10 +138,7 @@ def _checked(config: Mapping[str, Any]) -> _DecoderSchema:
                 f"{trait} is {shown if len(shown) <= 60 else shown[:57] + '...'}: "
                 f"{_MEANING.get(trait, 'anything but ' + str(allowed[0]))} is not supported"
             )
-    try:
-        sizes = _DecoderSchema.model_validate(dict(config))
-    except ValidationError as error:
-        raise InputError(describe_first_error(error)) from None
+    sizes = validate(_DecoderSchema, config, extra="ignore")
     if sizes.num_key_value_heads is None and sizes.model_type != "llama":
         raise InputError("num_key_value_heads is missing")
     for name, divisor in (

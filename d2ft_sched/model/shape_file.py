@@ -4,14 +4,13 @@ from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.files.schema import describe_first_error, read_yaml
+from d2ft_sched.files.schema import read_yaml, validate
 from d2ft_sched.model.decoder_table import is_decoder, known_decoders, load_decoder_shape
 from d2ft_sched.model.shape import (
     DEFAULT_NUM_CLASSES,
@@ -20,45 +19,6 @@ from d2ft_sched.model.shape import (
     brief,
     vision_transformer_shape,
 )
-
-
-class ShapeSchema(BaseModel):
-    """The fields of a `ModelShape` as they stand in files."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str
-    num_blocks: int
-    num_heads: int
-    head_dim: int
-    width: int
-    mlp_hidden: int
-    num_tokens: int
-    embed_flops: int = 0
-    classifier_flops: int = 0
-    trunk_parameters: int = 0
-    classifier_parameters: int = 0
-    qkv_bias: bool = True
-    mlp_bias: bool = True
-    layer_scale: bool = False
-    num_qkv_maps: int = 1
-    norm_first: bool = True
-    queries_per_head: int = 1
-    gated_mlp: bool = False
-    norm: Literal["layer", "rms"] = "layer"
-    output_bias: bool = True
-    query_key_norm: bool = False
-    rotary: bool = False
-    causal: bool = False
-    vocabulary_size: int = 0
-    tied_vocabulary: bool = False
-
-    def to_shape(self) -> ModelShape:
-        return ModelShape(**self.model_dump())
-
-    @classmethod
-    def from_shape(cls, shape: ModelShape) -> "ShapeSchema":
-        return cls(**asdict(shape))
 
 
 def known_vision_transformers() -> dict[str, dict[str, Any]]:
@@ -159,14 +119,11 @@ def is_known_model(model: str) -> bool:
 
 def _shape_from_file(path: Path) -> ModelShape:
     try:
-        return ShapeSchema.model_validate(read_yaml(path)).to_shape()
-    except ValidationError as error:
-        raise InputError(f"{path}: {describe_first_error(error)}") from None
+        return validate(ModelShape, read_yaml(path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def save_model_shape(shape: ModelShape, path: Path) -> None:
     """Write a file that `load_model_shape` reads."""
-    content = yaml.safe_dump(ShapeSchema.from_shape(shape).model_dump(), sort_keys=False)
-    write_text(path, content)
+    write_text(path, yaml.safe_dump(asdict(shape), sort_keys=False))

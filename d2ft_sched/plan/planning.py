@@ -8,7 +8,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import Formulation, formulate
 from d2ft_sched.problem.scores import Scores
@@ -83,7 +83,7 @@ def solve_formulation(
     time_limit_s: float | None = None,
     seed: int = 0,
 ) -> Solution:
-    """`solve` for a formulation; the schedule is one of all subnets, aligned or not."""
+    """`solve` for a formulation; the schedule is one of all subnets."""
     check_solver(solver)
     known = dict(zip(KNOWN_OPTIONS, (formulation.row_block,), strict=True))
     options = {name: known[name] for name in required_options(solver)}

@@ -97,7 +97,7 @@ class ReplanState:
         first: what later steps are held to; None before it was known.
         pace: that the capacities in force are for.
         schedule_rows: schedule in force, a string for each subnet as in a plan; None where each
-            mini-batch has its own.
+            mini-batch has its own, or samples move instead, which follows from the pace.
     """
 
     first: FirstTimes | None
@@ -210,8 +210,18 @@ def first_times(measured: DeviceTimes) -> FirstTimes | None:
     )
 
 
+def measured_slowdown(measured: DeviceTimes, first: FirstTimes) -> np.ndarray:
+    """Of every device, float ``[num_devices]``; one that ran no lane is judged by the rest of its
+    step."""
+    first_rest_s = np.array(first.rest_s)
+    by_rest = np.divide(
+        measured.rest_s, first_rest_s, out=np.ones(len(first_rest_s)), where=first_rest_s > 0
+    )
+    return np.where(np.isnan(measured.ratio), by_rest, measured.ratio / np.array(first.ratio))
+
+
 def measured_pace(measured: DeviceTimes, first: FirstTimes, total_s: float) -> DevicePace:
-    """The pace of every device; one that ran no lane is judged by the rest of its step.
+    """The pace of every device, see `measured_slowdown`.
 
     A device that computes slower serves its messages slower, too, and the seconds of exchanges hold
     waits for others, so they say little of how much. So its lanes are moved by what the step is
@@ -223,13 +233,8 @@ def measured_pace(measured: DeviceTimes, first: FirstTimes, total_s: float) -> D
         first: what they are held to.
         total_s: `HeldLevels.total_s`.
     """
-    first_rest_s = np.array(first.rest_s)
-    by_rest = np.divide(
-        measured.rest_s, first_rest_s, out=np.ones(len(first_rest_s)), where=first_rest_s > 0
-    )
-    first_ratio = np.array(first.ratio)
-    slowdown = np.where(np.isnan(measured.ratio), by_rest, measured.ratio / first_ratio)
-    longer_s = measured.rest_s - first_rest_s
+    first_ratio, slowdown = np.array(first.ratio), measured_slowdown(measured, first)
+    longer_s = measured.rest_s - np.array(first.rest_s)
     allowed_s = HELD_WITHIN * first.step_s
     lanes_s = measured.lanes_s + first.step_s + allowed_s - measured.step_s
     given_up_s = np.clip(

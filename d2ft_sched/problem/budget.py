@@ -57,27 +57,28 @@ class Budget:
         communication: fraction of the bytes exchanged, above 0 and up to 1.
         per_block: whether a knapsack is a (device, block) pair, so that every block is level, or a
             device over all its blocks.
-        aligned: whether the subnets of a block on one device must do the same with a micro-batch.
-            Then their messages are counted exactly; else those that they share are counted as in
-            the dense run, at the least that they can be.
+        patterns: the most different rows of operations among the subnets of a block on one device,
+            None for any; the fewer, the fewer pieces run. With 1 all of them do the same with a
+            micro-batch (aligned) and their messages are counted exactly; else those that they share
+            are counted as in the dense run, at the least that they can be.
         levels: seconds per block, in place of the levels that the fractions would set.
         target_step_s: the step time that `levels` were chosen for.
-        coverage: the least number of subnets of every block that run each micro-batch; where
-            `aligned`, of the devices that do.
+        coverage: the least number of subnets of every block that run each micro-batch; with
+            `patterns`, of the rows that do.
         memory: fraction of the activations that every knapsack keeps for backward in the dense run,
             above 0 and up to 1; what a device's memory holds bounds them besides.
         resting: how a training chooses which blocks rest in each step, as many as in the schedule,
             a key of `d2ft_sched.problem.resting.POLICIES`; None for those of the schedule, always.
 
     Raises:
-        InputError: a fraction or the coverage is out of range, there is no such policy, or levels
-            are given for whole devices.
+        InputError: a fraction, the patterns or the coverage is out of range, there is no such
+            policy, or levels are given for whole devices.
     """
 
     compute: float = 1.0
     communication: float = 1.0
     per_block: bool = True
-    aligned: bool = False
+    patterns: int | None = None
     levels: BlockLevels | None = None
     target_step_s: float | None = None
     coverage: int = 0
@@ -92,6 +93,10 @@ class Budget:
                     f"the {name} budget is {fraction}; it is a fraction of the dense run, "
                     f"above 0 and up to 1"
                 )
+        if self.patterns is not None and self.patterns < 1:
+            raise InputError(
+                f"the budget's patterns are {self.patterns}; a block on a device has at least 1"
+            )
         if self.coverage < 0:
             raise InputError(f"the coverage is {self.coverage}; it must be at least 0")
         if self.resting is not None and self.resting not in POLICIES:

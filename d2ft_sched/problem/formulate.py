@@ -18,6 +18,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget, level_capacity
 from d2ft_sched.problem.link_share import fair_bytes, fair_level_s, seconds_per_byte
+from d2ft_sched.problem.patterns import patterns
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.shared import Coverage
@@ -43,7 +44,7 @@ class Formulation:
         knapsack_block: its block, or -1 where a knapsack spans all blocks.
         dense: what each knapsack spends in the dense run, float ``[num_knapsacks, 3]``.
         row: row of the problem that decides for each subnet, int ``[num_subnets]``: its own, or
-            one for all subnets of a block on one device where the budget is aligned.
+            one for all subnets of a pattern where the budget limits these.
         row_block: block of each row of the problem, int ``[num_rows]``.
     """
 
@@ -110,15 +111,9 @@ def formulate(
             operation_activation_bytes(workload, placement)[..., :NUM_OPERATIONS],
         ]
     )
-    row = np.arange(workload.num_subnets)
-    row_block, row_device = partition.block, device
     flops = operation_flops(workload, placement)[..., Operation.FULL].sum(axis=1)
-    if budget.aligned:
-        (row_block, row_device), row = _pairs(partition.block, device)
-        value, flops = _sum_rows(value, row), _sum_rows(flops, row)
-        cost = np.stack([_sum_rows(resource, row) for resource in cost])
-    block = row_block if budget.per_block else np.full(len(row_block), -1)
-    (knapsack_block, knapsack_device), knapsack = _pairs(block, row_device)
+    block = partition.block if budget.per_block else np.full(workload.num_subnets, -1)
+    (knapsack_block, knapsack_device), knapsack = _pairs(block, device)
     dense = _sum_rows(cost[..., Operation.FULL].sum(axis=2).T, knapsack)
     shares = message_shares(workload, cluster, placement, knapsack_device)
     if budget.levels:
@@ -134,8 +129,15 @@ def formulate(
     kept[keeps] = np.minimum(share * room[keeps], kept[keeps])
     kept[kept >= dense[:, 2]] = np.inf
     capacity = np.column_stack([spent, kept])
+    row = np.arange(workload.num_subnets)
+    if budget.patterns is not None:
+        site = _pairs(partition.block, device)[1]
+        row = patterns(value, cost, knapsack, capacity, site, budget.patterns)
+        value, cost = _sum_rows(value, row), np.stack([_sum_rows(one, row) for one in cost])
+    first = np.unique(row, return_index=True)[1]
+    row_block = partition.block[first]
     shared = (_coverage(row_block, budget.coverage),) if budget.coverage else ()
-    problem = Problem(value, cost, knapsack, capacity, shared)
+    problem = Problem(value, cost, knapsack[first], capacity, shared)
     return Formulation(problem, knapsack_device, knapsack_block, dense, row, row_block)
 
 
@@ -143,7 +145,7 @@ def _coverage(row_block: np.ndarray, minimum: int) -> Coverage:
     least = int(np.bincount(row_block).min())
     if minimum > least:
         raise InputError(
-            f"the coverage is {minimum}; a block has {least} subnets (or devices, where aligned) "
+            f"the coverage is {minimum}; a block has {least} subnets (or patterns, where limited) "
             f"that can be active"
         )
     return Coverage(row_block, minimum, "coverage of every block and micro-batch")

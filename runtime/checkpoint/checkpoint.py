@@ -127,7 +127,7 @@ def load_checkpoint(path: Path) -> TrainingState:
         if Path(name).name != name:
             raise InputError(f"{path / FACTS}: is damaged: {name!r} is no file beside it")
         _check_file(path / name, facts)
-    return content.state.training_state()
+    return content.state
 
 
 def shard_files(path: Path, kind: str) -> list[Path]:

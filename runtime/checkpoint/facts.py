@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
-from d2ft_sched.files.schema import describe_first_error
-from d2ft_sched.plan.replanning import DevicePace, FirstTimes, ReplanState
+from d2ft_sched.files.schema import validate
+from d2ft_sched.plan.replanning import ReplanState
 
 FORMAT = "d2ft-checkpoint"
 VERSION = 3
@@ -64,79 +62,19 @@ class TrainingState:
     best: BestEvaluation | None = None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class FileFacts(_Strict):
+@dataclass(frozen=True)
+class FileFacts:
     """Size and digest of a file."""
 
     bytes: int
     sha256: str
 
 
-class _FirstTimesSchema(_Strict):
-    ratio: list[float]
-    rest_s: list[float]
-    exchange_s: float
-    step_s: float
-
-
-class _PaceSchema(_Strict):
-    slowdown: list[float]
-    later_s: list[float]
-
-
-class _ReplanSchema(_Strict):
-    first: _FirstTimesSchema | None
-    pace: _PaceSchema
-    schedule_rows: list[str] | None
-
-    def state(self) -> ReplanState:
-        first, pace, rows = self.first, self.pace, self.schedule_rows
-        return ReplanState(
-            first=FirstTimes(
-                tuple(first.ratio), tuple(first.rest_s), first.exchange_s, first.step_s
-            )
-            if first
-            else None,
-            pace=DevicePace(tuple(pace.slowdown), tuple(pace.later_s)),
-            schedule_rows=None if rows is None else tuple(rows),
-        )
-
-
-class _BestSchema(_Strict):
-    step: int
-    top1: float
-    loss: float
-
-
-class _StateSchema(_Strict):
-    step: int
-    num_steps: int
-    steps_per_epoch: int
-    epoch: int
-    position: int
-    seed: int
-    settings: dict[str, Setting]
-    plan_sha256: str
-    num_ranks: int
-    provenance: dict[str, str | int | float]
-    replanning: _ReplanSchema | None
-    best: _BestSchema | None
-
-    def training_state(self) -> TrainingState:
-        return TrainingState(
-            **self.model_dump(exclude={"replanning", "best"}),
-            replanning=self.replanning.state() if self.replanning else None,
-            best=BestEvaluation(**self.best.model_dump()) if self.best else None,
-        )
-
-
-class CheckpointFacts(_Strict):
+@dataclass(frozen=True)
+class CheckpointFacts:
     """What ``checkpoint.json`` says: where training stands, and what each file is."""
 
-    state: _StateSchema
+    state: TrainingState
     files: dict[str, FileFacts]
 
 
@@ -173,9 +111,9 @@ def read_facts(path: Path) -> CheckpointFacts:
     if digest != _digest(content) or text != _text(content):
         raise InputError(f"{path}: is damaged: its content does not match its sha256")
     try:
-        return CheckpointFacts.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: is damaged: {describe_first_error(error)}") from None
+        return validate(CheckpointFacts, content)
+    except InputError as error:
+        raise InputError(f"{path}: is damaged: {error}") from None
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from d2ft_sched.model.shape import ModelShape, check_num_classes
 from runtime.data.input_format import InputFormat
 from runtime.families.known_families import FAMILIES, family_named, family_of
 from runtime.torch_device import memory_bytes
+from runtime.without_values import without_values
 
 
 def build_model(
@@ -75,7 +76,7 @@ def build_on_meta(
         raise InputError(f"the image size is {image_size}; it must be at least 1")
 
     def build(image_size: int | None) -> nn.Module:
-        with torch.device("meta"):
+        with without_values():
             return check_supported(
                 family_named(name).build(
                     name,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.waves import running_microbatches
 from runtime.families.known_families import FAMILIES

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from runtime.own_loop.apply_plan import ScheduledModel, apply_plan
 
 

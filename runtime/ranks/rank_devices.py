@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 

@@ -29,8 +29,13 @@ def training_needs(
     workload: Workload,
     replicas: Sequence[Replica],
     rank: int,
+    *,
+    moves: bool = False,
 ) -> np.ndarray:
-    """Which training samples a rank owns in some epoch, bool ``[num_samples]``."""
+    """Which training samples a rank owns in some epoch, bool ``[num_samples]``; where samples move
+    between replicas, an owner may come to own any."""
+    if moves:
+        return np.full(minibatches.num_samples, rank in microbatch_owners(replicas))
     needed = training_owners(minibatches, workload, replicas) == rank
     own = np.repeat(microbatch_owners(replicas), workload.samples) == rank
     for epoch in range(2, min(num_epochs, minibatches.num_different_epochs) + 1):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from d2ft_sched.errors import InputError
 from runtime.testbed.namespaces import inside
-from runtime.testbed.testbed import ENDING_SIGNALS, Testbed
+from runtime.testbed.open_testbed import ENDING_SIGNALS, Testbed
 
 PROBE_S = 0.5
 """Seconds that the large message of a link takes at the bandwidth asked."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.cpu_shares import LEAST_CORES
-from runtime.testbed.testbed import Testbed
+from runtime.testbed.open_testbed import Testbed
 
 SYNTAX = "DEVICE:FACTOR:FROM_S[:UNTIL_S]"
 

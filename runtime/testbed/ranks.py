@@ -15,7 +15,7 @@ from pathlib import Path
 
 from d2ft_sched.errors import InputError
 from runtime.testbed.namespaces import enter, open_namespace
-from runtime.testbed.testbed import ENDING_SIGNALS, Interrupted, Testbed
+from runtime.testbed.open_testbed import ENDING_SIGNALS, Interrupted, Testbed
 
 MASTER_PORT = 29500
 """Free in every fresh namespace."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from d2ft_sched.plan.sample_deal import SampleDeal
 from runtime.data.dataset import Wanted
 from runtime.families.class_loss import TOP
 
@@ -90,7 +91,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class DeviceChange:
-    """Why a device has other operations than before.
+    """Why a device has other operations than before, or its replica other samples.
 
     Attributes:
         device: its name.
@@ -102,7 +103,7 @@ class DeviceChange:
         lanes_s: measured seconds of its lanes, a step.
         rest_s: measured seconds of its trunk and optimizer.
         num_full, num_forward_only: its operations from now on; None where each mini-batch has a
-            schedule of its own.
+            schedule of its own, or samples move.
         num_full_before, num_forward_only_before: before.
     """
 
@@ -120,20 +121,31 @@ class DeviceChange:
 
 
 @dataclass(frozen=True)
+class MovedShare:
+    """Samples that a replica, on devices of these names, runs in a step, now and before."""
+
+    devices: tuple[str, ...]
+    num_samples: int
+    num_samples_before: int
+
+
+@dataclass(frozen=True)
 class Replanned:
-    """Devices got other operations, from the step after `step` on.
+    """Devices got other operations, or replicas other samples, from the step after `step` on.
 
     Attributes:
         step: counted from 1, whose times and those before led to it.
         reason: for people, one line.
-        changes: of the devices for which the schedule was made anew.
+        changes: of the devices that compute at another pace.
         seconds: that sharing times, solving and agreeing took.
+        shares: of every replica, where samples move between them.
     """
 
     step: int
     reason: str
     changes: tuple[DeviceChange, ...]
     seconds: float
+    shares: tuple[MovedShare, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -271,6 +283,10 @@ class Trainer(Protocol):
     def begin(self, minibatches: Iterable[Wanted]) -> None:
         """Told the mini-batch of each step to come, as `step` will be given them, but for the order
         of an owner's samples; so that what is not in memory can be read ahead."""
+        ...
+
+    def take(self, deal: SampleDeal) -> None:
+        """From the next step on mini-batches are dealt so; `begin` is called anew after it."""
         ...
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:

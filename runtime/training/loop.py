@@ -104,8 +104,11 @@ def train(
     if num_done is None and settings.linear_probe:
         start = time.perf_counter()
         yield Probed(trainer.fit_classifier(), time.perf_counter() - start)
-    flops = ScheduleMemo(partial(step_flops, workload))
-    sample_owner = np.repeat(owner or [0] * workload.num_microbatches, workload.samples)
+    dealt = _Dealt(workload, owner or [0] * workload.num_microbatches)
+    deal = replanner.deal if replanner is not None else None
+    if deal is not None:
+        trainer.take(deal)
+        dealt = _Dealt(deal.workload, deal.owner)
     first = num_done or 0
     trainer.begin(wanted(minibatches, first, num_steps))
     if is_evaluated(settings, first, len(minibatches)):
@@ -120,8 +123,8 @@ def train(
         solve_s = time.perf_counter() - start
         lr = learning_rate(settings, step, num_steps)
         chosen, running = samples[minibatch], running_microbatches(operations)
-        if len(running) < workload.num_microbatches:
-            chosen = redealt(chosen, sample_owner, (settings.seed, step))
+        if len(running) < dealt.workload.num_microbatches:
+            chosen = redealt(chosen, dealt.sample_owner, (settings.seed, step))
         done = trainer.step(chosen, operations, lr)
         if learner is not None and done.seen is not None:
             learner.see(minibatch, done.seen)
@@ -135,17 +138,32 @@ def train(
             num_steps=num_steps,
             epoch=epoch,
             minibatch=minibatch,
-            num_samples=int(workload.samples[running].sum()),
+            num_samples=int(dealt.workload.samples[running].sum()),
             loss=done.loss,
             lr=lr,
-            flops=flops(operations),
+            flops=dealt.flops(operations),
             step_s=step_s,
             solve_s=solve_s,
             times=done.times,
             gradient_norm=done.gradient_norm,
         )
+        if replanner is not None and replanner.deal is not deal:
+            deal = replanner.deal
+            assert deal is not None
+            trainer.take(deal)
+            dealt = _Dealt(deal.workload, deal.owner)
+            trainer.begin(wanted(minibatches, step + 1, num_steps))
         if is_evaluated(settings, step + 1, len(minibatches)):
             yield trainer.evaluate(Position(step + 1, len(minibatches)))
+
+
+class _Dealt:
+    """What follows from how mini-batches are dealt."""
+
+    def __init__(self, workload: Workload, owner: Sequence[int]) -> None:
+        self.workload = workload
+        self.sample_owner = np.repeat(owner, workload.samples)
+        self.flops = ScheduleMemo(partial(step_flops, workload))
 
 
 def wanted(minibatches: Minibatches, first: int, num_steps: int) -> Iterator[Wanted]:

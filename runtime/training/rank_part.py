@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.files.atomic_write import write_atomically
+from d2ft_sched.plan.sample_deal import SampleDeal
 from d2ft_sched.schedule.replica import microbatch_owners
 from d2ft_sched.schedule.waves import running_samples
 from runtime.checkpoint.checkpoint import MODEL
@@ -40,6 +42,7 @@ from runtime.training.resting_rows import Resting, resting
 from runtime.training.schedule_memo import ScheduleMemo
 from runtime.training.weight_update import HeldPart, WeightUpdate, half_type
 from runtime.training.whole_model import check_classes, samples_at_once
+from runtime.without_values import without_values
 
 
 class RankPart:
@@ -53,6 +56,8 @@ class RankPart:
         settings: FineTuneSettings,
         clock: Callable[[], float] = time.perf_counter,
         costs: Sequence[Device] | None = None,
+        *,
+        moves: bool = False,
     ) -> None:
         """Take a rank's part into training; of the samples it uses those that it owns.
 
@@ -62,6 +67,8 @@ class RankPart:
             minibatches: as `runtime.training.loop.training_minibatches` gives them.
             settings: how to train.
             clock: that steps are timed by where the device has no events of its own.
+            costs: devices of the ranks; default those assumed of what this one runs on.
+            moves: whether samples may move between replicas while it trains.
 
         Raises:
             InputError: the data have more classes than the model.
@@ -73,7 +80,12 @@ class RankPart:
         self._train_owner = training_owners(minibatches, model.workload, model.replicas)
         self._test_owner = testing_owners(len(data.test), model.replicas)
         needed = training_needs(
-            minibatches, settings.num_epochs, model.workload, model.replicas, self._rank
+            minibatches,
+            settings.num_epochs,
+            model.workload,
+            model.replicas,
+            self._rank,
+            moves=moves,
         )
         self._train = OwnSamples(model, data.train, needed)
         self._test = OwnSamples(model, data.test, self._test_owner == self._rank)
@@ -83,8 +95,7 @@ class RankPart:
         if settings.watch_scores:
             self._watch = TaylorWatch(model.workload, self._device)
         self._costs = costs or [assumed_device(self._device)] * model.ranks.num_ranks
-        self._slices = ScheduleMemo(self._slice)
-        self._resting = ScheduleMemo(self._what_rests)
+        self._forget()
 
     def fit_classifier(self) -> float:
         model = self._model
@@ -115,6 +126,10 @@ class RankPart:
         of_samples = np.repeat(microbatch_owners(model.replicas), model.workload.samples)
         is_own = of_samples == self._rank
         self._batches = self._train.read(Wanted(one.rows[is_own], one.epoch) for one in minibatches)
+
+    def take(self, deal: SampleDeal) -> None:
+        self._model = replace(self._model, workload=deal.workload, replicas=deal.replicas)
+        self._forget()
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         watch = Stopwatch(self._device, self._clock)
@@ -195,6 +210,11 @@ class RankPart:
         for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
             parameters[name].data.copy_(tensor)
         self._update.load(folder)
+
+    def _forget(self) -> None:
+        """Nothing has been worked out yet for any schedule of the micro-batches."""
+        self._slices = ScheduleMemo(self._slice)
+        self._resting = ScheduleMemo(self._what_rests)
 
     def _num_counted(self, samples: np.ndarray, schedule: np.ndarray) -> Tensor:
         """Losses that count of those of a mini-batch's samples that run."""
@@ -283,5 +303,5 @@ def _times(seconds: Mapping[str, float]) -> StepTimes:
 
 def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """What `build` builds, without memory for its parameters."""
-    with torch.device("meta"):
+    with without_values():
         return build()

@@ -1,6 +1,5 @@
-"""Re-planning while training runs: ranks share how long their lanes took, and all solve anew."""
+"""Re-planning while training runs: ranks share how long their lanes took, and all act alike."""
 
-import hashlib
 import statistics
 import time
 from collections import deque
@@ -11,19 +10,16 @@ import numpy as np
 from d2ft_sched.plan.replanning import (
     DevicePace,
     DeviceTimes,
-    HeldLevels,
     ReplanState,
     as_planned,
     changed_pace,
     first_times,
-    measured_pace,
 )
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import schedule_from_rows, schedule_to_rows
+from d2ft_sched.plan.sample_deal import SampleDeal
 from runtime.ranks.agreement import gather_arrays
 from runtime.ranks.job import Ranks, check_agreement
-from runtime.training.events import DeviceChange, Replanned, StepTimes
-from runtime.training.schedule_source import Schedules
+from runtime.training.events import DeviceChange, MovedShare, Replanned, StepTimes
+from runtime.training.replan_actions import ReplanAction
 
 WINDOW = 5
 """Steps whose median counts."""
@@ -35,12 +31,11 @@ _WHAT = "the sharing of times"
 
 
 class Replanner:
-    """Looks at the times of all ranks every so many steps, and changes the schedules."""
+    """Looks at the times of all ranks every so many steps, and acts where their pace changed."""
 
     def __init__(
         self,
-        levels: HeldLevels,
-        schedules: Schedules,
+        action: ReplanAction,
         ranks: Ranks,
         device_names: Sequence[str],
         every: int,
@@ -49,34 +44,35 @@ class Replanner:
         """Begin, or go on from `state`; all ranks do so alike.
 
         Args:
-            levels: seconds to hold, on one device for each rank.
-            schedules: that change.
+            action: what follows from the pace of devices.
             ranks: that train together, one for each device.
             device_names: of the devices.
             every: steps from one look to the next.
             state: of the training that goes on.
         """
-        self._levels, self._schedules, self._ranks = levels, schedules, ranks
+        self._action, self._ranks = action, ranks
         self._names, self._every = device_names, every
         self._first = state.first if state else None
         self._pace = state.pace if state else as_planned(len(device_names))
         if state:
-            rows = state.schedule_rows
-            schedules.go_on(levels, self._pace, schedule_from_rows(rows) if rows else None)
+            action.go_on(state)
         self._num_seen = 0
         self._recent: deque[tuple[float, float | None, float, float]] = deque(maxlen=WINDOW)
 
     @property
     def state(self) -> ReplanState:
-        lasting = self._schedules.lasting
-        rows = None if lasting is None else tuple(schedule_to_rows(lasting))
-        return ReplanState(self._first, self._pace, rows)
+        return ReplanState(self._first, self._pace, self._action.schedule_rows)
+
+    @property
+    def deal(self) -> SampleDeal | None:
+        """How mini-batches are dealt now; None where that never changes."""
+        return self._action.deal
 
     def after_step(self, step: int, schedule: np.ndarray, times: StepTimes) -> Replanned | None:
         """Take a step's times into account; what follows from them, if anything does.
 
         All ranks call this after every step. They share medians of their last steps' times, so
-        that all come to the same schedules, which is checked.
+        that all come to the same, which is checked.
 
         Args:
             step: counted from 1.
@@ -90,7 +86,7 @@ class Replanner:
         begin = time.perf_counter()
         self._num_seen += 1
         if self._num_seen > 1:
-            predicted_s = float(self._levels.lanes_s(schedule)[self._ranks.rank])
+            predicted_s = self._action.lanes_s(schedule)
             ratio = times.lanes_s / predicted_s if predicted_s > 0 else None
             self._recent.append((times.lanes_s, ratio, times.rest_s, times.exchange_s))
         if step % self._every or len(self._recent) < LEAST_STEPS:
@@ -100,20 +96,34 @@ class Replanner:
             self._first = first_times(measured)
             if self._first is None:
                 return None
-        now = measured_pace(measured, self._first, self._levels.total_s)
-        pace, changed = changed_pace(self._pace, now, self._levels.total_s)
+        now = self._action.pace(measured, self._first)
+        pace, changed = changed_pace(self._pace, now, self._action.total_s)
         if not changed:
             return None
-        before, old_pace = self._schedules.lasting, self._pace
-        self._schedules.keep_pace(self._levels, pace, changed)
+        old_pace, old_deal = self._pace, self.deal
+        before = [self._action.operations(device) for device in changed]
+        is_other = self._action.follow(pace, self._first, changed)
         self._pace = pace
-        self._check_agreement(step)
-        after = self._schedules.lasting
-        if before is not None and after is not None and (before == after).all():
+        self.check_agreement(f"after step {step}")
+        if not is_other:
             return None
-        changes = tuple(self._change(device, old_pace, measured, before) for device in changed)
-        reason = "; ".join(map(_describe, changes))
-        return Replanned(step, reason, changes, time.perf_counter() - begin)
+        changes = tuple(
+            self._change(device, old_pace, measured, operations)
+            for device, operations in zip(changed, before, strict=True)
+        )
+        shares = self._moved_shares(old_deal)
+        reason = "; ".join([*map(_describe, changes), *map(_describe_share, shares)])
+        return Replanned(step, reason, changes, time.perf_counter() - begin, shares)
+
+    def check_agreement(self, when: str) -> None:
+        """Compare what all ranks do from now on.
+
+        Raises:
+            InputError: they differ.
+        """
+        what = f"{'schedule' if self.deal is None else 'deal of samples'} {when}"
+        said = {what: self._action.text() + repr(self._pace)}
+        check_agreement(self._ranks, said, self._ranks.num_ranks)
 
     def _shared_times(self) -> DeviceTimes:
         lanes_s, ratios, rest_s, exchange_s = zip(*self._recent, strict=True)
@@ -124,24 +134,16 @@ class Replanner:
         table = gather_arrays(self._ranks, own, _WHAT)
         return DeviceTimes(*table.T)
 
-    def _check_agreement(self, step: int) -> None:
-        lasting = self._schedules.lasting
-        of_each = b"" if lasting is None else lasting.tobytes()
-        text = hashlib.sha256(of_each).hexdigest() + repr(self._pace)
-        what = f"schedule after step {step}"
-        check_agreement(self._ranks, {what: text}, self._ranks.num_ranks)
-
     def _change(
         self,
         device: int,
         old_pace: DevicePace,
         measured: DeviceTimes,
-        before: np.ndarray | None,
+        before: tuple[int | None, int | None],
     ) -> DeviceChange:
         assert self._first is not None
         second = self._first.ratio[device]
-        counts = [self._counts(device, schedule) for schedule in (self._schedules.lasting, before)]
-        (num_full, num_forward_only), (full_before, forward_only_before) = counts
+        num_full, num_forward_only = self._action.operations(device)
         return DeviceChange(
             device=self._names[device],
             slowdown=self._pace.slowdown[device],
@@ -152,15 +154,19 @@ class Replanner:
             rest_s=float(measured.rest_s[device]),
             num_full=num_full,
             num_forward_only=num_forward_only,
-            num_full_before=full_before,
-            num_forward_only_before=forward_only_before,
+            num_full_before=before[0],
+            num_forward_only_before=before[1],
         )
 
-    def _counts(self, device: int, schedule: np.ndarray | None) -> tuple[int | None, int | None]:
-        if schedule is None:
-            return None, None
-        own = schedule[self._levels.device == device]
-        return int((own == Operation.FULL).sum()), int((own == Operation.FORWARD_ONLY).sum())
+    def _moved_shares(self, before: SampleDeal | None) -> tuple[MovedShare, ...]:
+        if before is None or self.deal is None:
+            return ()
+        return tuple(
+            MovedShare(tuple(self._names[device] for device in replica.devices), now, then)
+            for replica, now, then in zip(
+                before.replicas, self.deal.samples, before.samples, strict=True
+            )
+        )
 
 
 def _describe(change: DeviceChange) -> str:
@@ -178,6 +184,12 @@ def _describe(change: DeviceChange) -> str:
     return (
         f"{text}: {change.num_full_before} -> {change.num_full} FULL, "
         f"{change.num_forward_only_before} -> {change.num_forward_only} FORWARD_ONLY"
+    )
+
+
+def _describe_share(share: MovedShare) -> str:
+    return (
+        f"samples on {' + '.join(share.devices)}: {share.num_samples_before} -> {share.num_samples}"
     )
 
 

@@ -5,19 +5,13 @@ from typing import Protocol
 
 import numpy as np
 
-from d2ft_sched.errors import InputError
 from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.redrawn import chooses, is_redrawable, redrawn
 from d2ft_sched.plan.replanning import DevicePace, HeldLevels, as_planned
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.formulate import Formulation
 from d2ft_sched.problem.scores import Scores, drawn_scores
-
-REDRAWN_STAYS = (
-    "--replan-every moves operations by scores; what rests, or is left out whole, is drawn: "
-    "leave it out"
-)
 
 SOLVED_AT_ONCE = 16
 """Schedules that are solved together: one alone takes 4 to 15 times as long for each."""
@@ -27,7 +21,7 @@ MOST_BATCHES = 256
 
 
 class Schedules(Protocol):
-    """From a step and its mini-batch to the schedule, under capacities that may change."""
+    """From a step and its mini-batch to the schedule."""
 
     @property
     def lasting(self) -> np.ndarray | None:
@@ -38,12 +32,24 @@ class Schedules(Protocol):
         """Int ``[num_subnets, num_microbatches]``; steps are counted from 0."""
         ...
 
+
+class PacedSchedules(Schedules, Protocol):
+    """`Schedules` under capacities that may change."""
+
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
         """From now on spend the levels on devices of this pace, which `changed` on some."""
         ...
 
     def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
         """Take up what a checkpoint says: the pace in force, and the schedule if it lasts."""
+        ...
+
+
+class DealtSchedules(Schedules, Protocol):
+    """`Schedules` of micro-batches that may change."""
+
+    def take(self, schedule: np.ndarray) -> None:
+        """From now on do with other micro-batches what this one does with them."""
         ...
 
 
@@ -93,7 +99,10 @@ class OneSchedule:
 
     def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
         if lasting is not None:
-            self._now = np.asarray(lasting, dtype=np.int8)
+            self.take(lasting)
+
+    def take(self, schedule: np.ndarray) -> None:
+        self._now = np.asarray(schedule, dtype=np.int8)
 
 
 class RedrawnSchedules:
@@ -117,11 +126,8 @@ class RedrawnSchedules:
     def __call__(self, step: int, minibatch: int) -> np.ndarray:
         return redrawn(self._schedule, self._block, step, self._seed, self._policy)
 
-    def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:
-        raise InputError(REDRAWN_STAYS)
-
-    def go_on(self, levels: HeldLevels, pace: DevicePace, lasting: np.ndarray | None) -> None:
-        raise InputError(REDRAWN_STAYS)
+    def take(self, schedule: np.ndarray) -> None:
+        self._schedule = schedule
 
 
 def redrawn_schedules(plan: Plan, seed: int) -> RedrawnSchedules | None:

@@ -14,6 +14,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.plan.sample_deal import SampleDeal
 from runtime.captured_step import FixedStep
 from runtime.checkpoint.checkpoint import MODEL
 from runtime.data.dataset import Batch, Dataset, Samples, Wanted, runs
@@ -77,6 +78,9 @@ class WholeModel:
 
     def begin(self, minibatches: Iterable[Wanted]) -> None:
         self._batches = self._train.read(minibatches)
+
+    def take(self, deal: SampleDeal) -> None:
+        self._workload, self._known = deal.workload, ScheduleMemo(self._ready)
 
     def step(self, samples: np.ndarray, schedule: np.ndarray, lr: float) -> TrainedStep:
         done = self._train_on(samples, *self._known(schedule), lr)

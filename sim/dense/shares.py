@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def level_shares(seconds: np.ndarray, num_samples: int) -> np.ndarray | None:
+def level_shares(
+    seconds: np.ndarray, num_samples: int, least: np.ndarray | int = 0
+) -> np.ndarray | None:
     """Deal samples so that the most seconds of any device are the least.
 
     Exact where no device takes less time for more samples; else a device is taken to need for some
@@ -12,6 +14,8 @@ def level_shares(seconds: np.ndarray, num_samples: int) -> np.ndarray | None:
     Args:
         seconds: of every device for 0 to `num_samples` samples, float
             ``[num_devices, num_samples + 1]``, 0 for none; inf where it cannot.
+        num_samples: to deal.
+        least: samples that each device gets in any case, int ``[num_devices]`` or one for all.
 
     Returns:
         Samples of every device, int ``[num_devices]``, that add up to `num_samples`; None where
@@ -20,6 +24,11 @@ def level_shares(seconds: np.ndarray, num_samples: int) -> np.ndarray | None:
     rising = np.maximum.accumulate(seconds, axis=1)
     if np.isfinite(rising).sum() - len(rising) < num_samples:
         return None
+    every = np.broadcast_to(least, len(rising))
+    is_given = np.arange(rising.shape[1]) <= every[:, None]
+    if every.sum() > num_samples or np.isinf(rising[is_given]).any():
+        return None
+    rising[is_given] = 0.0
     levels = np.unique(rising[np.isfinite(rising)])
     low, high = 0, len(levels) - 1
     while low < high:

@@ -25,6 +25,9 @@ UNLIMITED = 1e12
 class Sensitivity:
     """What a better resource would do to a step.
 
+    On a faster device lanes are cut anew, for the fewest seconds of forward and backward together.
+    Where others wait for one of the two, the step may even get longer, by far less than 1 %.
+
     Attributes:
         bottleneck: the resources, all improved together.
         bound_s: seconds of the step that they, or some of them, bound.

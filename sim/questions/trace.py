@@ -13,7 +13,7 @@ import numpy as np
 
 from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.files.atomic_write import write_text
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.lanes import LANES
 from d2ft_sched.schedule.operations import runs_backward
 from d2ft_sched.schedule.waves import schedule_waves

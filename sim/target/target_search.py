@@ -10,8 +10,8 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import Scores
@@ -69,7 +69,7 @@ class TargetSearch:
         cluster: devices and links.
         scores: contribution of every subnet to every micro-batch.
         placement: of subnets and owners.
-        aligned: see `Budget`.
+        aligned: whether all subnets of a block on one device do the same with a micro-batch.
         num_waves: groups of micro-batches that pass through the model one after another.
         coverage: see `Budget`.
     """
@@ -148,7 +148,8 @@ class TargetSearch:
                 if best is not None or too_much_s - enough_s < LEAST_CORRECTION * enough_s:
                     break
                 between = (enough_s + too_much_s) / 2
-                available_s = between if np.isfinite(between) else LOOSER * available_s
+                looser = LOOSER * max(available_s, self.choices.least_s)
+                available_s = between if np.isfinite(between) else looser
                 levels = choose_levels(self.choices, available_s)
                 continue
             plan, step_s = found
@@ -158,6 +159,8 @@ class TargetSearch:
                     best = _with_method(plan, step_s, target_s)
                 if step_s >= target_s * (1 - TOLERANCE) or not np.isfinite(too_much_s):
                     break
+            elif levels == self.choices.least:
+                break
             else:
                 too_much_s = available_s
             if best is not None or enough_s > 0:
@@ -169,6 +172,10 @@ class TargetSearch:
                 available_s *= (target_s - besides_s) / (step_s - besides_s) * (1 - correction)
             last_s = step_s
             levels = choose_levels(self.choices, available_s)
+        if best is None and levels != self.choices.least:
+            found = self._planned(self.choices.least, target_s, solver, seed, time_limit_s)
+            if found is not None and found[1] <= target_s * (1 + ROUNDING):
+                best = _with_method(*found, target_s)
         return best
 
     def _planned(
@@ -181,7 +188,10 @@ class TargetSearch:
     ) -> tuple[Plan, float] | None:
         """The plan of some levels, and the seconds of its step; None where they hold none."""
         budget = Budget(
-            aligned=self.aligned, levels=levels, target_step_s=target_s, coverage=self.coverage
+            patterns=1 if self.aligned else None,
+            levels=levels,
+            target_step_s=target_s,
+            coverage=self.coverage,
         )
         formulation = formulate(
             self.workload,
@@ -222,7 +232,7 @@ def target_searches(
 
     Args:
         workload, cluster, scores, placements, num_waves, coverage: as for `TargetSearch`.
-        aligned: see `Budget`; None to try both.
+        aligned: as of `TargetSearch`; None to try both.
     """
     return [
         TargetSearch(workload, cluster, scores, placement, way, num_waves, coverage)
@@ -254,7 +264,7 @@ def plan_for_target(
         target_s: seconds of the simulated step.
         placements: those to try.
         coverage: see `Budget`.
-        aligned: see `Budget`; None to try both.
+        aligned: as of `TargetSearch`; None to try both.
         solver: makes the final schedule within the levels found; the search for them uses "dp".
         num_waves: groups of micro-batches that pass through the model one after another.
         seed: for solvers with random choices.
@@ -288,7 +298,8 @@ def best_plan(
     if least_s > target_s:
         raise InputError(
             f"target step time is {target_s:.4g} s; trunk, all-reduce and optimizer alone take "
-            f"{least_s:.4g} s on cluster {searches[0].cluster.name!r}: ask for more than that"
+            f"{least_s:.4g} s on cluster {searches[0].cluster.name!r} with all micro-batches: ask "
+            f"for more than that, or for fewer of them"
         )
     plans = [
         plan
@@ -296,15 +307,17 @@ def best_plan(
         if (plan := search.plan(target_s, solver=solver, seed=seed, time_limit_s=time_limit_s))
     ]
     if not plans:
+        coverage = searches[0].coverage
+        covering = f" with a coverage of {coverage}" if coverage else ""
         raise InputError(
-            f"no schedule was found whose step takes at most {target_s:.4g} s; the least that "
-            f"trunk, all-reduce and optimizer take is {least_s:.4g} s"
+            f"no schedule was found whose step takes at most {target_s:.4g} s"
+            f"{covering}; the least that trunk, all-reduce and optimizer take is {least_s:.4g} s"
         )
     return max(plans, key=lambda plan: plan.solver.objective)
 
 
 def _ways(workload: Workload, placement: Placement, aligned: bool | None) -> tuple[bool, ...]:
-    """Values of `Budget.aligned` to try; both mean the same where no device shares messages."""
+    """Values of `aligned` to try; both mean the same where no device shares messages."""
     pairs = set(zip(workload.partition.block.tolist(), placement.subnet_device, strict=True))
     if len(pairs) == workload.num_subnets:
         return (False,)

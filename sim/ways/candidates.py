@@ -72,9 +72,14 @@ def as_candidate(steps: WaySteps, way: Way) -> Candidate:
     return _of_dealt(steps, dealt, dense_load(steps.workload, sum(way.samples)), way.samples)
 
 
-def _of_dealt(steps: WaySteps, running: Dealt, load: Load, shares: tuple[int, ...]) -> Candidate:
+def whole_deal(steps: WaySteps, running: Dealt, load: Load, shares: tuple[int, ...]) -> Dealt:
+    """Dealt samples that run, and in proportion to them those of the mini-batch that do not."""
     left_out = _in_proportion(steps.num_samples - load.num_samples, shares)
-    dealt = with_left_out(running, left_out)
+    return with_left_out(running, left_out)
+
+
+def _of_dealt(steps: WaySteps, running: Dealt, load: Load, shares: tuple[int, ...]) -> Candidate:
+    dealt = whole_deal(steps, running, load, shares)
     schedule = load_schedule(dealt, load)
     return Candidate(
         method=method_of(steps, load),

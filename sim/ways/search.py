@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -84,18 +84,34 @@ def search_ways(
     steps, wanted = WaySteps(workload, cluster), _kinds(kinds)
     found = best_replicas(steps, dense_load(workload), wanted)
     ways = (way_of(steps, one) for one in shown(steps, found))
-    once: dict[Groups, Way] = {}  # for some end on the same devices, where a cut leaves one empty
-    for way in sorted(ways, key=lambda way: (not way.fits, way.dense_step_s)):
-        once.setdefault(way.groups, way)
     return WaySearch(
         workload,
         cluster,
         wanted,
-        tuple(once.values()),
+        _in_order(ways),
         least_step_s(workload, cluster),
         time.perf_counter() - begin,
         steps,
     )
+
+
+def with_way(search: WaySearch, groups: Groups) -> WaySearch:
+    """With the dense step on these replicas, too, if there is one."""
+    if any(way.groups == groups for way in search.ways):
+        return search
+    found = search.steps.level(groups, dense_load(search.workload))
+    if found is None:
+        return search
+    return replace(search, ways=_in_order([*search.ways, way_of(search.steps, found)]))
+
+
+def _in_order(ways: Iterable[Way]) -> tuple[Way, ...]:
+    """Those that fit first, by their dense step; each once, for some end on the same devices, where
+    a cut leaves one empty."""
+    once: dict[Groups, Way] = {}
+    for way in sorted(ways, key=lambda way: (not way.fits, way.dense_step_s)):
+        once.setdefault(way.groups, way)
+    return tuple(once.values())
 
 
 def _kinds(kinds: Collection[WayKind | str] | None) -> tuple[WayKind, ...]:

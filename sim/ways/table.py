@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from sim.ways.candidates import Candidate, candidate
-from sim.ways.estimate.load import Load, dense_load
-from sim.ways.search import WaySearch, way_of
+from sim.ways.estimate.load import Load
+from sim.ways.search import WaySearch
 from sim.ways.way import WayKind
 
 
@@ -40,20 +40,15 @@ class WayRow:
 
 
 def way_table(search: WaySearch, chosen: Candidate, load: Load) -> tuple[WayRow, ...]:
-    """Every way of a search, the fastest dense step first, and that of the plan if it is another.
+    """Every way of a search, the fastest dense step first.
 
     Args:
-        search: the ways.
+        search: the ways, that of the plan among them.
         chosen: the plan.
         load: what the plan does, for the ways that it is not on.
     """
-    steps, ways = search.steps, list(search.ways)
-    if all(way.groups != chosen.groups for way in ways):
-        found = steps.level(chosen.groups, dense_load(search.workload))
-        if found is not None and found.groups == chosen.groups:
-            ways.append(way_of(steps, found))
-    rows = []
-    for way in sorted(ways, key=lambda way: (not way.fits, way.dense_step_s)):
+    steps, rows = search.steps, []
+    for way in search.ways:
         is_chosen = way.groups == chosen.groups
         found = None if is_chosen else steps.level(way.groups, load)
         planned = chosen if is_chosen else None if found is None else candidate(steps, found)

@@ -11,9 +11,9 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
 from sim.target.target_search import best_plan, target_searches
 from sim.ways.candidates import Candidate, as_candidate, most_within
-from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.load import Load, dense_load, sample_flops
 from sim.ways.estimate.steps import Groups
-from sim.ways.plans import BETTER, RESTING, resting_load, scored_candidate
+from sim.ways.plans import BETTER, REST_PAYS, RESTING, resting_load, scored_candidate
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way, WayKind
@@ -42,9 +42,9 @@ def plan_for_target_on_ways(
 ) -> WayPlan:
     """The plan that keeps most within a step time.
 
-    Dense where that is short enough. Else blocks rest, a quarter after another, as long as clearly
-    more samples run for it; and where the best dense way has one replica, a schedule by scores if
-    it keeps more than fewer samples and rest does not pay.
+    Dense where that is short enough. Else blocks rest, a quarter after another, where so many more
+    samples run for it as pays (`REST_PAYS`); and where the best dense way has one replica, a
+    schedule by scores if it keeps more than fewer samples and rest does not pay.
 
     Args:
         workload, cluster, scores, kinds, solver, seed, time_limit_s, search: as for `plan_on_ways`.
@@ -113,14 +113,22 @@ def _most(search: WaySearch, load: Load, target_s: float) -> Candidate | None:
 def _rested(
     search: WaySearch, plain: Candidate | None, target_s: float, communication: float, seed: int
 ) -> Candidate | None:
-    """The plan in which as few blocks rest as clearly more samples than `plain`'s ask for."""
-    best = plain
-    for fraction in RESTING if communication == 1 else (communication,):
-        found = _most(search, resting_load(search.workload, fraction, 1.0, seed), target_s)
-        enough = 0.0
-        if communication == 1 and best is not None:
-            enough = (1 + MORE_SAMPLES) * best.num_samples
-        if found is not None and found.num_samples >= enough:
+    """The plan in which as few blocks rest as their samples are worth it: where messages have no
+    budget, for so many more FLOPs than fewer samples do as pays, and clearly more samples than with
+    fewer blocks at rest."""
+    workload = search.workload
+    if communication < 1:
+        found = _most(search, resting_load(workload, communication, 1.0, seed), target_s)
+        return plain if found is None else found
+    flops, best, least = sample_flops(workload), plain, 0.0
+    if plain is not None:
+        plain_load = dense_load(workload, plain.num_samples)
+        least = flops.subnets(plain_load) / (1 - REST_PAYS)
+    for fraction in RESTING:
+        found = _most(search, resting_load(workload, fraction, 1.0, seed), target_s)
+        if found is None or found.load is None or flops.subnets(found.load) < least:
+            continue
+        if best is None or found.num_samples >= (1 + MORE_SAMPLES) * best.num_samples:
             best = found
     return best
 

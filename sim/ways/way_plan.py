@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.files.provenance import provenance
-from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
@@ -13,7 +13,7 @@ from d2ft_sched.schedule.schedule import schedule_to_rows
 from sim.ways.candidates import Candidate
 from sim.ways.estimate.load import Load
 from sim.ways.redeal import redealt_scores
-from sim.ways.search import WaySearch, best_dense
+from sim.ways.search import WaySearch, best_dense, with_way
 from sim.ways.table import WayRow, way_table
 from sim.ways.way import Way
 
@@ -72,6 +72,7 @@ def way_plan(
         solve_s: seconds that all took.
     """
     kept, most = value_kept(search, scores, chosen)
+    known = with_way(search, chosen.groups)
     plan = Plan(
         workload=chosen.workload,
         cluster=search.cluster,
@@ -95,9 +96,9 @@ def way_plan(
         step_s=chosen.step_s,
         samples=chosen.samples,
         kept_score=kept / most if most else 1.0,
-        best_dense=best_dense(search),
+        best_dense=best_dense(known),
         fewer=fewer,
-        table=way_table(search, chosen, load),
+        table=way_table(known, chosen, load),
         lower_bound_s=search.lower_bound_s,
     )
 

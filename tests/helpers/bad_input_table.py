@@ -172,6 +172,19 @@ TABLE: dict[str, Row] = {
     "heads that are too many": (f"{PLAN} --heads-per-subnet 1,1,2", "1, 1, 2"),
     "too many waves": (f"{PLAN} --placement balanced --waves 9", "number of waves is 9"),
     "waves of ways": (f"{PLAN} --waves 2", "--waves is given, but ways are searched"),
+    "patterns of ways": (f"{PLAN} --patterns 1", "--patterns is given, but ways are searched"),
+    "no patterns": (
+        f"{PLAN} --placement balanced --patterns 0",
+        "--patterns is '0'; it must be a number from 1, any, or auto",
+    ),
+    "patterns of no word that is known": (
+        f"{PLAN} --placement balanced --patterns few",
+        "--patterns is 'few'; it must be a number from 1, any, or auto",
+    ),
+    "patterns that pay beside a step time": (
+        f"{PLAN} --placement balanced --patterns auto --target-step-time 0.5x",
+        "--patterns is auto beside --target-step-time",
+    ),
     "coverage of ways": (f"{PLAN} --coverage 1", "--coverage is given, but ways are searched"),
     "unknown way": (f"{PLAN} --way sideways", "--way is 'sideways': it must be one of"),
     "way beside a placement": (

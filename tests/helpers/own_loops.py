@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from d2ft_sched.cluster.cluster import Cluster, Device, Link
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan, SolverRecord
+from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica

@@ -1,14 +1,20 @@
 """Ranks as processes of a test, forked from one that has the slow imports behind it."""
 
+import atexit
+import faulthandler
+import gc
 import multiprocessing
 import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from analysis import cli
 from runtime.ranks.job import Ranks, init_ranks
@@ -26,12 +32,48 @@ PRELOADED = [
 ]
 
 
+def serve_ranks() -> None:
+    """Fork the server of ranks from this process, whose imports it need not repeat.
+
+    For a process that has no threads or process groups of torch yet: before the tests run.
+    """
+    gc.collect()
+    gc.freeze()  # pages that the collector writes to are copied in every rank
+    _context()
+    resource_tracker.ensure_running()
+    with patch.object(util, "spawnv_passfds", _forked_server):
+        forkserver.ensure_running()
+
+
+def _forked_server(path: str, arguments: Sequence[str], passed: Sequence[int]) -> int:
+    """What `multiprocessing` starts in a new interpreter, in a fork of this one; its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        atexit._clear()
+        faulthandler.disable()
+        nowhere = os.open(os.devnull, os.O_RDWR)  # for what still writes to files of this process
+        for descriptor in map(int, os.listdir("/dev/fd")):
+            if descriptor not in (0, 1, 2, nowhere, *passed):
+                os.dup2(nowhere, descriptor)
+        sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))  # noqa: SIM115
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
 def start_ranks(
     job: Callable[..., None], num_ranks: int, folder: Path, **options: Any
 ) -> list[multiprocessing.process.BaseProcess]:
     """Start `num_ranks` processes that call ``job(rank, num_ranks, folder, **options)``."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = _context()
     started = []
     for rank in range(num_ranks):
         process = context.Process(
@@ -112,11 +154,38 @@ def run_command(
 
 def run_alone(rank: int, num_ranks: int, folder: Path, *, arguments: Sequence[str]) -> None:
     """The command line in a process without others, its output in files of `folder`."""
+    _redirect(folder, rank)
+    sys.argv = ["d2ft", *arguments]
+    cli.main()
+
+
+def torchrun(num_ranks: int, folder: Path, *arguments: object) -> Any:
+    """Start the command line on ranks under torchrun's own agent; the agent's process.
+
+    They begin as forks, where ``torchrun`` starts programs; output is in files of `folder`.
+    """
+    given = {"num_workers": num_ranks, "arguments": [*map(str, arguments)]}
+    (agent,) = start_ranks(_agent, 1, folder, **given)
+    return agent
+
+
+def _agent(
+    rank: int, num_ranks: int, folder: Path, *, num_workers: int, arguments: Sequence[str]
+) -> None:
+    multiprocessing.current_process().daemon = False  # it has processes of its own
+    _redirect(folder, rank)
+    config = LaunchConfig(
+        1, 1, num_workers, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+        run_id=str(os.getpid()), max_restarts=0, start_method="fork",
+    )  # fmt: skip
+    sys.argv = ["d2ft", *arguments]
+    elastic_launch(config, cli.main)()
+
+
+def _redirect(folder: Path, rank: int) -> None:
     for stream, name in ((1, "stdout"), (2, "stderr")):
         with open(folder / f"{name}-{rank}", "wb") as file:
             os.dup2(file.fileno(), stream)
-    sys.argv = ["d2ft", *arguments]
-    cli.main()
 
 
 def free_port() -> int:
@@ -136,5 +205,9 @@ def join(
 
 
 def _run(job: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """A job whose threads do not interrupt one another: that of gloo spins while another of its
+    process, which it has interrupted, holds what it waits for."""
+    if hasattr(os, "SCHED_BATCH"):  # Linux
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     torch.set_num_threads(1)
     job(*arguments, **options)

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from analysis.finetuning import finetune_job
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.model.partition import partition_by_heads
@@ -17,16 +19,17 @@ from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import schedule_to_rows
 from rank_cases import small_model
-from rank_processes import join
+from rank_processes import free_port, join, run_command, start_ranks
 from runtime.data.dataset import Dataset, Split
 from runtime.measure.flop_counting import flop_counter
 from runtime.models.build import shape_of
 from runtime.ranks.job import close_ranks
 from runtime.ranks.rank_model import scatter_rank_model
-from runtime.training.events import Replanned, Stepped
+from runtime.training.events import Replanned, Stepped, TrainedStep
 from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import train, training_minibatches
 from runtime.training.rank_part import RankPart
+from runtime.training.replan_actions import MovedOperations
 from runtime.training.replanner import Replanner
 from runtime.training.schedule_source import OneSchedule
 
@@ -46,6 +49,40 @@ class FlopClock:
         self._now += (flops - self._flops) / FLOPS_PER_S * self.slowdown
         self._flops = flops
         return self._now
+
+
+def slowed_command(
+    num_ranks: int, folder: Path, *arguments: object, slow: int, slowdown: float, after: int
+) -> list[int | None]:
+    """Exit codes of the command line on ranks whose steps are timed by a `FlopClock`, which runs
+    faster on rank `slow` after so many steps."""
+    given = {"port": free_port(), "arguments": [*map(str, arguments)]}
+    slowed = {"slow": slow, "slowdown": slowdown, "after": after}
+    processes = start_ranks(_slowed, num_ranks, folder, **given, **slowed)
+    for process in processes:
+        process.join(timeout=200)
+    return [process.exitcode for process in processes]
+
+
+def _slowed(
+    rank: int, num_ranks: int, folder: Path, *, slow: int, slowdown: float, after: int, **given: Any
+) -> None:
+    with flop_counter() as counter:
+        clock = FlopClock(counter)
+
+        class SlowPart(RankPart):
+            num_steps = 0
+
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, clock=clock, **options)
+
+            def step(self, *arguments: Any) -> TrainedStep:
+                clock.slowdown = slowdown if rank == slow and self.num_steps >= after else 1.0
+                self.num_steps += 1
+                return super().step(*arguments)
+
+        finetune_job.RankPart = SlowPart
+        run_command(rank, num_ranks, folder, **given)
 
 
 def small_plan(num_ranks: int):
@@ -82,7 +119,8 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
         return OneSchedule(plan.schedule, values_of_schedule(plan.schedule, 0))
 
     schedules = new_schedules()
-    replanner = Replanner(levels, schedules, ranks, names, every=2)
+    action = MovedOperations(levels, schedules, rank)
+    replanner = Replanner(action, ranks, names, every=2)
     steps, changes = [], []
     with flop_counter() as counter:
         clock = FlopClock(counter)
@@ -107,7 +145,8 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
                     {"step": event.step, "devices": [c.device for c in event.changes],
                      "reason": event.reason}
                 )  # fmt: skip
-    again = Replanner(levels, new_schedules(), ranks, names, every=2, state=middle)
+    anew = MovedOperations(levels, new_schedules(), rank)
+    again = Replanner(anew, ranks, names, every=2, state=middle)
     said = {
         "planned": schedule_to_rows(plan.schedule),
         "steps": steps,

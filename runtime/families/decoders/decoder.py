@@ -35,6 +35,7 @@ from runtime.families.family import UnitAxis
 from runtime.families.read_weights import check_fit
 from runtime.families.splice import Lanes, Splice, SplicedBlocks, only_module
 from runtime.families.sublayer import Sublayer
+from runtime.without_values import without_values
 
 _CLASSES = {
     f"transformers.models.{kind.lower()}.modeling_{kind.lower()}": f"{kind}ForCausalLM"
@@ -97,7 +98,7 @@ class DecoderFamily:
         elif weights is None:
             model = _create(config, seed)
         else:
-            with torch.device("meta"):
+            with without_values():
                 model = _create(config, seed)
             own = dict(model.named_parameters())
             source, state = read_decoder_weights(weights)

@@ -13,6 +13,7 @@ from d2ft_sched.placement_search.layout import excess_bytes, fitted_layouts, spr
 from d2ft_sched.placement_search.local_search import devices_by_speed, search_layouts
 from d2ft_sched.placement_search.recomputing import keeping_where_possible
 from sim.dense.memory_passes import split_evenly
+from sim.ways.estimate.kept_cut import KeptCut
 from sim.ways.estimate.load import Load, sample_flops
 from sim.ways.estimate.runs import ReplicaRun, input_bytes
 
@@ -77,12 +78,14 @@ class CutRuns:
         cluster: devices and links.
         group: indices of at least two devices, sorted.
         reserved_bytes: of every device's memory, for messages of sums.
+        kept: what stays of the cut; None where it is to be searched.
     """
 
     workload: Workload
     cluster: Cluster
     group: tuple[int, ...]
     reserved_bytes: float
+    kept: KeptCut | None = None
     _polished: dict[int, CutLayout] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -213,10 +216,11 @@ class CutRuns:
         update_s = step.update_s(counts, owner)
         compute_s = step.seconds(counts, owner) - messages_s - update_s - step.all_reduce_s(owner)
         placement = to_placement(step, counts, owner[:pieces])
+        subnet_device = tuple(local[d] for d in placement.subnet_device)
         return CutLayout(
             num_waves,
             most_per_wave,
-            tuple(local[d] for d in placement.subnet_device),
+            subnet_device if self.kept is None else self.kept.subnet_device,
             owner[:pieces],
             tuple(local[d] for d in step.recomputing),
             scale * compute_s,
@@ -227,6 +231,12 @@ class CutRuns:
     def _layouts(
         self, step: DenseStep, thorough: bool, later_bytes: float
     ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
+        if self.kept is not None:
+            per_wave = step.workload.num_microbatches // step.num_waves
+            owner = self.kept.in_turns(per_wave) * step.num_waves
+            if self.kept.owners == set(owner):
+                yield self.kept.counts(step), owner
+            return
         if thorough:
             for layout in search_layouts(step, every_device=False, kept_share=1.0):
                 if layout.num_active > 1:

@@ -1,6 +1,6 @@
 """Steps of any replicas under any load in closed form: what the search over ways compares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from sim.dense.memory_passes import PassMemory, on_one_device, pass_seconds, spl
 from sim.dense.shares import level_shares
 from sim.ways.estimate.cut_runs import CutRuns
 from sim.ways.estimate.deal import Dealt, ReplicaLayout, deal, load_schedule
+from sim.ways.estimate.kept_cut import KeptCut
 from sim.ways.estimate.kinds import device_kinds, nameless
 from sim.ways.estimate.load import Load
 from sim.ways.estimate.runs import DeviceRuns, ReplicaRun, device_runs
@@ -52,10 +53,12 @@ class WaySteps:
     Attributes:
         workload: model, partition, what trains; its largest micro-batch is the largest of any way.
         cluster: devices and links.
+        kept: replicas that stay as they are: each of their owners gets a sample at least.
     """
 
     workload: Workload
     cluster: Cluster
+    kept: Mapping[tuple[int, ...], KeptCut] = field(default_factory=dict)
     _devices: dict[tuple[Device, bool], DeviceRuns] = field(default_factory=dict, repr=False)
     _cuts: dict[tuple[int, ...], CutRuns] = field(default_factory=dict, repr=False)
     _cuts_alike: dict[object, CutRuns] = field(default_factory=dict, repr=False)
@@ -137,14 +140,16 @@ class WaySteps:
         if group not in self._cuts:
             bandwidth, latency_s = self._paths
             here = np.ix_(group, group)
+            kept = self.kept.get(group)
             alike = (
+                kept,
                 tuple(self.alike(d) for d in group),
                 bandwidth[here].tobytes(),
                 latency_s[here].tobytes(),
             )
             if alike not in self._cuts_alike:
                 self._cuts_alike[alike] = CutRuns(
-                    self.workload, self.cluster, group, self.sums.largest_bytes
+                    self.workload, self.cluster, group, self.sums.largest_bytes, kept
                 )
             self._cuts[group] = self._cuts_alike[alike]
         return self._cuts[group]
@@ -207,13 +212,14 @@ class WaySteps:
             runs = [self.run(group, load, len(groups) > 1) for group in groups]
             are_whole = all(len(group) == 1 for group in groups)
             ends_s = np.array([run.total_s for run in runs])
-            least = level_shares(ends_s, load.num_samples)
+            at_least = self._at_least(groups)
+            least = level_shares(ends_s, load.num_samples, at_least)
             if least is None or ends_s[np.arange(len(least)), least].max() >= below_s:
                 return None
             if are_whole:
                 members = tuple(group[0] for group in groups)
                 ends_s = _ends_s(runs, self.sums.after_blocks_s(members, load.trains))
-            shares = level_shares(ends_s, load.num_samples)
+            shares = level_shares(ends_s, load.num_samples, at_least)
             if shares is None:
                 return None
             dealt = [(g, n) for g, n in zip(groups, shares.tolist(), strict=True) if n]
@@ -229,11 +235,15 @@ class WaySteps:
         after_s = self.sums.after_blocks_of_s(
             self._gradient_sums(groups, found.shares, load), len(load.trains)
         )
-        again = level_shares(_ends_s(runs, after_s), load.num_samples)
+        again = level_shares(_ends_s(runs, after_s), load.num_samples, at_least)
         if again is None or (again == shares).all() or not again.all():
             return found
         other = self._priced(groups, tuple(again.tolist()), load, runs)
         return min(found, other, key=lambda one: one.step_s)
+
+    def _at_least(self, groups: Groups) -> np.ndarray:
+        """Samples that each replica gets in any case, int ``[num_replicas]``."""
+        return np.array([len(self.kept[g].owners) if g in self.kept else 0 for g in groups])
 
     def priced(self, groups: Groups, shares: Sequence[int], load: Load) -> Levelled:
         """The step with given shares, at least 1 each."""

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from analysis.finetuning.data_lock import one_fetches
-from rank_processes import d2ft_on_ranks, endings_on_ranks
+from rank_processes import d2ft_on_ranks, endings_on_ranks, torchrun
 from runtime.checkpoint.checkpoint import find_checkpoint
 
 DEVICE = (
@@ -47,20 +45,6 @@ def options(noise_pictures) -> list[object]:
         "--data", f"imagefolder:{noise_pictures}", "--num-train", 23, "--num-test", 5,
         "--image-size", 32, "--device", "cpu", "--learning-rate", 3e-3, "--schedule", "fixed",
     ]  # fmt: skip
-
-
-def torchrun(num_ranks: int, *arguments: object) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", num_ranks,
-        "--standalone", "-m", "analysis.cli", "finetune", *arguments,
-    ]  # fmt: skip
-    return subprocess.Popen(
-        [*map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def numbers(out: Path) -> dict[tuple[str, int], float]:
@@ -163,13 +147,13 @@ def test_a_rank_that_dies_leaves_a_whole_checkpoint(
     d2ft, plan_for, options, tmp_path, wait_for_step
 ):
     plan, out = plan_for(1e11, 1e11), tmp_path / "out"
-    given = [plan, *options, "--no-linear-probe", "--epochs", 40, "--out", out]
-    process = torchrun(2, *given, "--checkpoint-every", 2, "--keep", 2)
+    given = ["finetune", plan, *options, "--no-linear-probe", "--epochs", 40, "--out", out]
+    agent = torchrun(2, tmp_path, *given, "--checkpoint-every", 2, "--keep", 2)
     wait_for_step(out, 5)
-    os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode != 0
-    (line,) = said(err)
+    os.kill(workers_of(agent.pid)[-1], signal.SIGKILL)
+    agent.join(200)
+    assert agent.exitcode not in (None, 0)
+    (line,) = said((tmp_path / "stderr-0").read_text())
     assert "rank" in line
     assert "ended or did not answer" in line
     found = find_checkpoint(out / "checkpoints")
@@ -182,15 +166,15 @@ def test_a_signal_leaves_a_checkpoint_and_mistakes_are_said_once(
     plan_for, options, tmp_path, wait_for_step
 ):
     plan, out = plan_for(1e11, 1e11), tmp_path / "out"
-    given = [plan, *options, "--no-linear-probe", "--epochs", 40]
-    process = torchrun(2, *given, "--out", out)
+    given = ["finetune", plan, *options, "--no-linear-probe", "--epochs", 40, "--out", out]
+    agent = torchrun(2, tmp_path, *given)
     wait_for_step(out, 2)
-    process.terminate()
-    _, err = process.communicate(timeout=200)
-    (line,) = said(err)
+    agent.terminate()
+    agent.join(200)
+    (line,) = said((tmp_path / "stderr-0").read_text())
     step = find_checkpoint(out / "checkpoints").state.step
     assert line.startswith(f"d2ft: stopped by SIGTERM after step {step} of 160; checkpoint ")
-    codes, (line,) = endings_on_ranks(tmp_path, *[["finetune", *given, "--out", out]] * 2)
+    codes, (line,) = endings_on_ranks(tmp_path, *[given] * 2)
     assert 0 not in codes
     assert "is there already" in line
 

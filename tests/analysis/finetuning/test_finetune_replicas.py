@@ -12,6 +12,7 @@ from d2ft_sched.plan.plan_file import load_plan, save_plan
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from rank_processes import codes_of_ranks, d2ft_on_ranks
+from replan_jobs import slowed_command
 
 CLUSTER = """name: test
 devices:
@@ -107,7 +108,8 @@ def test_what_ranks_of_replicas_cannot_do_is_refused(plan_in, options, tmp_path)
         (
             3,
             ("--schedule", "fixed", "--replan-every", 2),
-            "--replan-every needs a plan of one replica, and this one has 2",
+            "--replan-every moves whole samples between replicas; this plan has subnets of a block "
+            "that differ",
         ),
     ):
         given = ["finetune", plan, *options, *more, "--out", tmp_path / f"out{num_ranks}"]
@@ -117,3 +119,68 @@ def test_what_ranks_of_replicas_cannot_do_is_refused(plan_in, options, tmp_path)
         errors = [(tmp_path / f"stderr-{rank}").read_text() for rank in range(num_ranks)]
         assert sum(said in text for text in errors) == 1
         assert not any("Traceback" in text for text in errors)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--dense"], "--replan-every moves samples between the 2 replicas of this plan, on ranks"),
+        (["--scores", "s.csv"], "between the 2 replicas of this plan samples move"),
+        (["--schedule", "per-minibatch"], "--schedule per-minibatch needs a plan of one replica"),
+    ],
+)
+def test_what_re_planning_of_replicas_does_not_do_is_one_line(
+    d2ft, plan_in, options, tmp_path, given, said
+):
+    plan = plan_in("two", 2, ((0,), 3), ((1,), 2))
+    asked = ["--replan-every", 2, *given, "--out", tmp_path / "out"]
+    code, _, err = d2ft("finetune", plan, *options, *asked)
+    assert code == 2
+    assert said in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_drawn_in_one_replica_stays(d2ft, plan_in, options, tmp_path):
+    path = plan_in("one", 1, ((0,), 5))
+    plan = load_plan(path)
+    rows = tuple("F" * 5 if b == 0 else "R" * 5 for b in plan.workload.partition.block)
+    save_plan(replace(plan, schedule_rows=rows), path)
+    asked = ["--replan-every", 2, "--out", tmp_path / "out"]
+    code, _, err = d2ft("finetune", path, *options, *asked)
+    assert code == 2
+    assert "is drawn, and one replica has no other to give samples to" in " ".join(err.split())
+
+
+def test_samples_move_to_the_faster_replica_and_a_checkpoint_goes_on_bitwise(
+    d2ft, plan_in, options, noise_pictures, tmp_path
+):
+    """Pictures are streamed; one rank is slow from its sixth step on."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    plan = plan_in("even", 2, ((0,), 3), ((1,), 2))
+    given = [plan, *options, "--dense", "--workers", 0, "--epochs", 4, "--checkpoint-every", 10]
+    first = ["finetune", *given, "--replan-every", 2, "--out", out]
+    assert slowed_command(2, tmp_path, *first, slow=1, slowdown=4.0, after=5) == [0, 0]
+    said = " ".join((tmp_path / "stderr-0").read_text().split())
+    assert "samples on d0: 3 -> 4; samples on d1: 2 -> 1" in said
+    assert "every rank that owns some holds, or reads, any of the training samples" in said
+    (moved,) = replanned(out)
+    assert [(s["devices"], s["num_samples_before"], s["num_samples"]) for s in moved["shares"]] == [
+        (["d0"], 3, 4), (["d1"], 2, 1),
+    ]  # fmt: skip
+    assert 6 < moved["step"] <= 10
+    alone = tmp_path / "alone"
+    assert d2ft("finetune", *given, "--out", alone)[0] == 0
+    assert numbers(out) == pytest.approx(numbers(alone), rel=1e-4, abs=1e-5)
+
+    (again / "checkpoints").mkdir(parents=True)
+    shutil.copytree(out / "checkpoints/step-000010", again / "checkpoints/step-000010")
+    resumed = ["finetune", *given, "--resume", "latest", "--replan-every", 1000, "--out", again]
+    d2ft_on_ranks(2, tmp_path, *resumed)
+    after = {key: value for key, value in numbers(out).items() if key in numbers(again)}
+    assert len(after) == 6 + 2
+    assert numbers(again) == after
+
+
+def replanned(out: Path) -> list[dict]:
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [r for r in records if r["event"] == "replanned"]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def trained(d2ft_code, plan, options, tmp_path_factory) -> Path:
 def seal(folder: Path, change: Callable[[dict], object] = lambda content: None) -> None:
     """Make the digests of a checkpoint anew, as who tampers with it would."""
     path = folder / "checkpoint.json"
-    content = read_facts(path).model_dump()
+    content = asdict(read_facts(path))
     for name in content["files"]:
         data = (folder / name).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
@@ -196,5 +197,5 @@ def test_facts_are_read_as_they_were_written(trained):
     path = trained / "checkpoints/step-000004/checkpoint.json"
     text = path.read_text()
     content = read_facts(path)
-    write_facts(path, content.state.training_state(), content.model_dump()["files"])
+    write_facts(path, content.state, asdict(content)["files"])
     assert path.read_text() == text

@@ -216,5 +216,26 @@ def test_a_target_and_a_budget_exclude_each_other(budget, message):
 def test_a_communication_budget_aligns_where_messages_are_shared():
     request = Request(WORKLOAD, switch_of([1, 1]), scores(), Budget(communication=0.5))
     planned = plan_request(request, PlacementName.ROUND_ROBIN)
-    assert planned.plan.budget.aligned
-    assert not plan_request(request, PlacementName.ROUND_ROBIN, aligned=False).plan.budget.aligned
+    assert planned.plan.budget.patterns == 1
+    free = plan_request(request, PlacementName.ROUND_ROBIN, patterns="any")
+    assert free.plan.budget.patterns is None
+
+
+def test_patterns_are_as_few_as_save_more_time_than_score():
+    device = replace(switch_of([1]).devices[0], launch_s=2e-5)
+    request = Request(WORKLOAD, Cluster("c", (device,)), scores(), Budget(0.6))
+    planned = plan_request(request, PlacementName.ROUND_ROBIN, patterns="auto", may_starve=True)
+    free, *limited = planned.tried
+    assert (free.patterns, free.value) == (None, 1.0)
+    assert [one.patterns for one in limited] == [1, 2, 3, 4, 5]
+    values = [one.value for one in limited]
+    assert values == sorted(values)
+    assert values[0] < values[-1] <= 1
+    assert limited[0].step_s < free.step_s
+    best = max(planned.tried, key=lambda one: one.value / one.step_s)
+    assert best.patterns is not None
+    assert planned.plan.budget.patterns == best.patterns
+    assert simulate_plan(planned.plan).step_s == best.step_s
+    two = plan_request(request, PlacementName.ROUND_ROBIN, patterns=2, may_starve=True)
+    assert two.tried == (free, limited[1])
+    assert two.plan.schedule_rows != planned.plan.schedule_rows or best.patterns == 2

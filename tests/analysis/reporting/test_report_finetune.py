@@ -11,7 +11,7 @@ from analysis.finetuning.metrics_file import MetricsFile
 from analysis.planning.plan_summary import summarize
 from analysis.results.savings import accuracy_interval, accuracy_range
 from d2ft_sched.plan.plan_file import load_plan, sign
-from runtime.training.events import DeviceChange, Replanned
+from runtime.training.events import DeviceChange, MovedShare, Replanned
 
 
 @pytest.fixture
@@ -120,6 +120,22 @@ def test_changes_of_the_schedule_are_told_with_their_reasons(
     assert "After step 4: this device: lanes take 1.50 of their first time" in text
     assert "this device 1.00 1.50 90 60 5 4" in text
     assert "Dots: the schedule changed after this step" in text
+
+
+def test_samples_that_moved_are_told_with_their_reason(
+    run: Path, records: list[dict], report_text
+) -> None:
+    change = DeviceChange("b", 2.5, 1.0, 0.0, 0.0, 0.1, 0.1)
+    shares = (MovedShare(("a", "c"), 9, 6), MovedShare(("b",), 1, 4))
+    metrics = MetricsFile(run / "metrics.jsonl", records)
+    metrics.add(Replanned(4, "b: lanes take 2.50 of their first time", (change,), 0.01, shares))
+    metrics.close()
+    text = report_text(run)
+    assert "After step 4: b: lanes take 2.50 of their first time" in text
+    assert "a + c 6 9" in text
+    assert "b 4 1" in text
+    assert "Dots: samples moved between replicas after this step" in text
+    assert "Changes of the schedule" not in text
 
 
 def test_a_training_that_was_cut_off_is_reported_as_far_as_it_came(

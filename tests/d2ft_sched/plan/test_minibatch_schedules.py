@@ -40,14 +40,14 @@ def cluster() -> Cluster:
     return Cluster("three", devices, links, ("switch",), "star")
 
 
-@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("patterns", [None, 1, 2])
 @pytest.mark.parametrize("solver", ["dp", "two_stage", "greedy", "random", "top_k"])
 def test_each_mini_batch_gets_the_schedule_of_its_own_problem(
-    workload: Workload, cluster: Cluster, solver: str, aligned: bool
+    workload: Workload, cluster: Cluster, solver: str, patterns: int | None
 ) -> None:
     placement = place_round_robin(workload.partition, 5, 3)
     size = (workload.num_subnets, 5)
-    budget = Budget(compute=0.55, aligned=aligned)
+    budget = Budget(compute=0.55, patterns=patterns)
     formulation = formulate(workload, cluster, placement, uniform_scores(*size), budget)
     rng = np.random.default_rng(0)
     scores = [Scores(rng.gamma(2.0, size=size), rng.gamma(2.0, size=size)) for _ in range(4)]

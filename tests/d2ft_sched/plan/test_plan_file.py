@@ -171,3 +171,16 @@ def test_a_plan_of_the_version_before_has_one_replica(plan):
     content["placement"] = replica
     header = {"format": "d2ft-plan", "version": 5, "sha256": plan_file._digest(content)}
     assert parse_plan(json.dumps(header | content)) == plan
+
+
+@pytest.mark.parametrize(("aligned", "patterns"), [(True, 1), (False, None)])
+def test_a_plan_that_says_whether_it_is_aligned_is_read(plan, aligned, patterns):
+    content = json.loads(dump_plan(plan))
+    for name in ("format", "version", "sha256"):
+        content.pop(name)
+    content["budget"].pop("patterns")
+    content["budget"]["aligned"] = aligned
+    header = {"format": "d2ft-plan", "version": 7, "sha256": plan_file._digest(content)}
+    read = parse_plan(json.dumps(header | content))
+    assert read.budget.patterns == patterns
+    assert dataclasses.replace(read, budget=plan.budget) == plan

@@ -60,7 +60,7 @@ def solved(levels, pace: DevicePace, value: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "budget", [Budget(0.6), Budget(0.6, per_block=False), Budget(0.7, 0.5, aligned=True)]
+    "budget", [Budget(0.6), Budget(0.6, per_block=False), Budget(0.7, 0.5, patterns=1)]
 )
 def test_a_slower_device_spends_the_same_seconds_on_fewer_operations(budget):
     plan = planned(budget)
@@ -70,7 +70,7 @@ def test_a_slower_device_spends_the_same_seconds_on_fewer_operations(budget):
     pace = DevicePace((1.0, 2.0, 1.0), (0.0,) * 3)
     after = levels.lanes_s(solved(levels, pace, value))
     assert after[1] * 2 <= levels.total_s * (1 + 1e-9)
-    largest = levels.cost_s.max() * (6 if budget.aligned else 1)
+    largest = levels.cost_s.max() * (6 if budget.patterns == 1 else 1)
     blocks = 1 if not budget.per_block else SHAPE.num_blocks
     assert after[1] * 2 >= min(levels.total_s - blocks * 2 * largest, before[1])
     assert after[[0, 2]] == pytest.approx(before[[0, 2]], abs=blocks * largest)

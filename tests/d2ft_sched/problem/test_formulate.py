@@ -139,10 +139,10 @@ def two_each():
     return cluster, place_round_robin(PARTITION, 5, 3)
 
 
-@pytest.mark.parametrize("aligned", [True, False])
-def test_the_sum_over_a_dense_block_is_what_it_exchanges(aligned):
+@pytest.mark.parametrize("patterns", [1, 2, None])
+def test_the_sum_over_a_dense_block_is_what_it_exchanges(patterns):
     cluster, placement = two_each()
-    formulation = formulate(WORKLOAD, cluster, placement, scores(), Budget(aligned=aligned))
+    formulation = formulate(WORKLOAD, cluster, placement, scores(), Budget(patterns=patterns))
     exchange = plan_exchange(WORKLOAD, placement, np.full((18, 5), Operation.FULL, dtype=np.int8))
     total = formulation.dense[:, RESOURCES.index("communication_bytes")].sum()
     assert total == pytest.approx(exchange.total_bytes())
@@ -151,7 +151,7 @@ def test_the_sum_over_a_dense_block_is_what_it_exchanges(aligned):
 @pytest.mark.parametrize("fraction", [0.3, 0.5, 0.8])
 def test_an_aligned_plan_keeps_its_communication_budget(fraction):
     cluster, placement = two_each()
-    budget = Budget(communication=fraction, aligned=True)
+    budget = Budget(communication=fraction, patterns=1)
     plan = make_plan(WORKLOAD, cluster, scores(), budget, placement=placement)
     dense = plan_exchange(WORKLOAD, placement, np.full((18, 5), Operation.FULL, dtype=np.int8))
     exchanged = plan_exchange(WORKLOAD, placement, plan.schedule).total_bytes()

@@ -1,5 +1,6 @@
 """Measured steps: what was counted, and that nothing was changed by measuring."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +15,8 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
+from runtime.captured_step import RUNS_BEFORE
+from runtime.measure.step_seconds import StepsSideBySide
 from runtime.measure.step_times import measure_steps
 from runtime.torch_device import Stopwatch, device_name, memory_bytes, select_device
 
@@ -56,6 +59,22 @@ def test_schedules_are_measured_side_by_side(
         assert step.device_type == "cpu"
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_steps_that_are_replayed_are_timed_as_a_whole_after_some_that_are_not(
+    small_vit: Callable[..., VisionTransformer], workload_of: Callable[..., Workload]
+) -> None:
+    model = small_vit(torch.float32)
+    workload = workload_of(model, 2)
+    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    steps = StepsSideBySide(model, workload, {"timm": None, "d": dense}, CPU, captures=True)
+    seen: list[tuple[int, int]] = []
+    timed = steps.timed(2, lambda *counts: seen.append(counts))
+    assert seen[-1] == (2 * (RUNS_BEFORE + 1 + 2),) * 2
+    assert math.isnan(timed["d"].forward_s)
+    assert 0 < timed["d"].optimizer_s < timed["d"].step_s
+    assert 0 < timed["timm"].forward_s < timed["timm"].step_s
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -15,7 +15,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import bert_shape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.plan import Plan
+from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from own_loops import plan_of
 from rank_cases import LORA, small_model

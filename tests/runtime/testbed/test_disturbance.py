@@ -16,8 +16,8 @@ from runtime.testbed.disturbance import (
     disturbing,
     parse_disturbance,
 )
+from runtime.testbed.open_testbed import open_testbed
 from runtime.testbed.ranks import run_ranks
-from runtime.testbed.testbed import open_testbed
 
 CLUSTER = Cluster(
     "two",

@@ -16,7 +16,7 @@ from runtime.testbed.check import check_links, check_shares
 from runtime.testbed.commands import missing_requirements, require_testbed
 from runtime.testbed.cpu_shares import find_hierarchy
 from runtime.testbed.namespaces import create_namespace, inside, namespace_names
-from runtime.testbed.testbed import open_testbed
+from runtime.testbed.open_testbed import open_testbed
 from testbed_clusters import network, star
 
 ROOT = Path(__file__).parents[3]

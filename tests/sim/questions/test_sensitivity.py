@@ -17,6 +17,10 @@ from sim.questions.what_if import scale_compute
 
 seeds = st.integers(0, 2**32)
 
+CUT_ANEW = 1e-2
+"""Of a step, what it may be longer on a faster device, whose lanes are cut anew: for the fewest
+seconds forward and backward together, while others may wait for one of these."""
+
 
 @settings(deadline=None, max_examples=16)
 @given(seeds, st.sampled_from([0.0, 1e-4]), st.booleans())
@@ -35,8 +39,9 @@ def test_gains_and_saturation_of_bulk_synchronous_steps(random_step, seed, launc
     for found in sensitivities(before, step.on):
         of = found.bottleneck
         assert found.step_s == step_s(of, 2.0)
-        assert found.unlimited_step_s <= found.step_s * (1 + 1e-9)
-        assert found.step_s <= before.step_s * (1 + 1e-9)
+        longer = CUT_ANEW if of.kind == ResourceKind.DEVICE else 1e-9
+        assert found.unlimited_step_s <= found.step_s * (1 + longer)
+        assert found.step_s <= before.step_s * (1 + longer)
         assert 1 <= found.first_saturation <= found.last_saturation
         if np.isfinite(found.last_saturation):
             beyond = step_s(of, 1.001 * found.last_saturation)
