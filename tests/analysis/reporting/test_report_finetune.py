@@ -186,6 +186,23 @@ def without_its_plan(folder: Path, records: list[dict]) -> None:
     (folder / "plan.json").unlink()
 
 
+def test_a_training_by_a_plan_of_an_earlier_version_is_read(
+    run: Path, records: list[dict], report_text
+) -> None:
+    content = json.loads((run / "plan.json").read_text())
+    for name in ("format", "version", "sha256"):
+        del content[name]
+    content["budget"]["aligned"] = content["budget"].pop("patterns") == 1
+    earlier = json.loads(sign(content)) | {"version": 7}
+    (run / "plan.json").write_text(json.dumps(earlier))
+    write(run, [edited_digest(record, earlier["sha256"]) for record in records])
+    assert "top-1" in report_text(run)
+
+
+def edited_digest(record: dict, digest: str) -> dict:
+    return record | ({"plan_sha256": digest} if "plan_sha256" in record else {})
+
+
 def beside_another(**settings: object):
     def edit(folder: Path, records: list[dict]) -> None:
         (folder / "dense").mkdir()
