@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from analysis.commands import options
+from analysis.commands.parsing.grouped_options import with_groups
+from analysis.commands.parsing.model_options import ModelOptions
 from analysis.names.placement_names import PlacementName
-from analysis.names.precision_names import PrecisionName
 
 COMPARED = (
     "dp", "lagrangian", "scip", "highs", "cp_sat", "two_stage", "greedy", "uniform", "random",
@@ -23,23 +24,18 @@ OF_SIZES = ("tightness", "plots")
 """Parameters of one of the two kinds of comparison only."""
 
 
+@with_groups
 def run(
     ctx: typer.Context,
+    *,
     cluster_file: Annotated[
         Path | None,
         typer.Option("--cluster", help="Cluster file (YAML); not with --sizes."),
     ] = None,
-    model: options.Model = "vit_small_patch14_dinov2",
-    image_size: options.ImageSize = None,
-    num_tokens: options.NumTokens = None,
-    num_classes: options.PlannedClasses = None,
+    chosen: ModelOptions,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
-    lora_rank: options.LoraRank = None,
-    lora_alpha: options.LoraAlpha = None,
-    precision: options.Precision = PrecisionName.FLOAT32,
-    base_precision: options.BasePrecision = None,
     scores: options.ScoresFile = None,
     budget_compute: options.BudgetCompute = 0.6,
     budget_comm: options.BudgetComm = 1.0,
@@ -144,20 +140,13 @@ def run(
 
         assert cluster_file is not None
         request = read_request(
-            model=model,
-            image_size=image_size,
-            num_tokens=num_tokens,
-            num_classes=num_classes,
+            **vars(chosen),
             heads_per_subnet=parse_heads(heads_per_subnet),
             microbatches=microbatches,
             microbatch_size=microbatch_size,
             cluster_file=cluster_file,
             scores_file=scores,
             budget=Budget(budget_compute, budget_comm, per_block=not per_device),
-            lora_rank=lora_rank,
-            lora_alpha=lora_alpha,
-            precision=precision,
-            base_precision=base_precision,
         )
         with outside_calibration() as warned:
             placed = place(placement, request.workload, request.cluster, 1).placements[0]

@@ -48,7 +48,7 @@ def run(
     """
     from importlib.resources import files
 
-    from analysis.console.output import messages, print_columns, print_json, print_line
+    from analysis.console.output import messages, print_cells, print_json, print_line
     from analysis.console.progress import TerminalProgress
     from analysis.planning.request import parse_heads
     from analysis.reporting.report_tables import sides_table
@@ -87,7 +87,5 @@ def run(
     if json:
         print_json({"report": str(report), "run_dir": str(out)})
     else:
-        table = sides_table(load_run(out))
-        rows = [[cell.text for cell in row] for _, group in table.groups for row in group]
-        print_columns(table.caption, table.columns, rows)
+        print_cells(sides_table(load_run(out)))
         print_line(f"Report: {report}")

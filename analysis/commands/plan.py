@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from analysis.commands import options
+from analysis.commands.parsing.grouped_options import with_groups
+from analysis.commands.parsing.model_options import ModelOptions
 from analysis.names.placement_names import PlacementName
-from analysis.names.precision_names import PrecisionName
 from analysis.names.way_names import RestingName, WayName
 from d2ft_sched.model.workload import OPTIMIZER_STATES
 
@@ -15,21 +16,16 @@ OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "patterns", "coverage")
 """Parameters that only a plan of one replica, placed by name, knows."""
 
 
+@with_groups
 def run(
     ctx: typer.Context,
+    *,
     cluster_file: options.ClusterFile,
-    model: options.Model = "vit_small_patch14_dinov2",
-    image_size: options.ImageSize = None,
-    num_tokens: options.NumTokens = None,
-    num_classes: options.PlannedClasses = None,
+    chosen: ModelOptions,
     heads_per_subnet: options.HeadsPerSubnet = "1",
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
     waves: options.Waves = 1,
-    lora_rank: options.LoraRank = None,
-    lora_alpha: options.LoraAlpha = None,
-    precision: options.Precision = PrecisionName.FLOAT32,
-    base_precision: options.BasePrecision = None,
     optimizer: Annotated[
         str,
         typer.Option(
@@ -149,10 +145,7 @@ def run(
     if budget_compute == budget_comm == 1 and target_step_time is None:
         options.refuse_given(ctx, ["resting"], "within the whole budget nothing rests")
     request = read_request(
-        model=model,
-        image_size=image_size,
-        num_tokens=num_tokens,
-        num_classes=num_classes,
+        **vars(chosen),
         heads_per_subnet=parse_heads(heads_per_subnet),
         microbatches=microbatches,
         microbatch_size=microbatch_size,
@@ -165,10 +158,6 @@ def run(
             coverage=coverage or 0,
             memory=budget_memory,
         ),
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        precision=precision,
-        base_precision=base_precision,
         optimizer=optimizer,
     )
     answer: AnswerByPlacement | AnswerByWay

@@ -53,13 +53,13 @@ def run(
     repeated, and several of these commands may work on one folder at once: start one with
     --threads 1 for each core. Seconds on the cluster are predictions of the simulator.
     """
-    from analysis.console.output import messages, percent, print_columns, print_json, print_line
+    from analysis.console.output import messages, percent, print_cells, print_json, print_line
     from analysis.console.study_progress import StudyProgress
     from analysis.studying.study_file import load_study
     from analysis.studying.study_grid import Selection
     from analysis.studying.study_settings import run_study
     from analysis.studying.study_start import Pictures
-    from analysis.studying.study_summary import COLUMNS, table_rows, write_summary
+    from analysis.studying.study_summary import methods_table, write_summary
     from d2ft_sched.errors import InputError
     from runtime.steady_settings import steady_process
     from runtime.torch_device import set_threads
@@ -92,10 +92,5 @@ def run(
         rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
         print_json({"out": str(folder), "summary": rows})
         return
-    for cluster_name, own in table.groupby("cluster", sort=False):
-        print_columns(
-            f"{cluster_name}: top-1 in percent, mean and standard deviation over seeds",
-            COLUMNS,
-            table_rows(own),
-        )
+    print_cells(methods_table(table))
     print_line(f"Wrote {folder}")

@@ -6,15 +6,18 @@ from typing import Annotated
 import typer
 
 from analysis.commands import options
+from analysis.commands.parsing.grouped_options import with_groups
+from analysis.commands.parsing.model_options import ModelOptions
 from analysis.names.placement_names import PlacementName
-from analysis.names.precision_names import PrecisionName
 from d2ft_sched.files.sizes import MOST_SAMPLES
 
 AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
 
 
+@with_groups
 def run(
     ctx: typer.Context,
+    *,
     clusters: Annotated[
         list[Path],
         typer.Option("--cluster", help="Cluster file (YAML). Repeatable.", rich_help_panel=AXES),
@@ -52,10 +55,7 @@ def run(
     scale_compute: Annotated[
         str, typer.Option(help="Factors on the speed of all devices.", rich_help_panel=AXES)
     ] = "1",
-    model: options.Model = "vit_small_patch14_dinov2",
-    image_size: options.ImageSize = None,
-    num_tokens: options.NumTokens = None,
-    num_classes: options.PlannedClasses = None,
+    chosen: ModelOptions,
     minibatch_size: Annotated[
         int,
         typer.Option(
@@ -66,10 +66,6 @@ def run(
         ),
     ] = 80,
     waves: options.Waves = 1,
-    lora_rank: options.LoraRank = None,
-    lora_alpha: options.LoraAlpha = None,
-    precision: options.Precision = PrecisionName.FLOAT32,
-    base_precision: options.BasePrecision = None,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -128,7 +124,7 @@ def run(
 
     (table_format,) = names("--format", table_format, FORMATS)[:1]
     axes = Axes(
-        clusters=[read_cluster(path, precision) for path in clusters],
+        clusters=[read_cluster(path, chosen.precision) for path in clusters],
         bandwidth_scales=numbers("--scale-bandwidth", scale_bandwidth),
         compute_scales=numbers("--scale-compute", scale_compute),
         heads_per_subnet=list(dict.fromkeys(heads_per_subnet or ["1"])),
@@ -138,16 +134,19 @@ def run(
         memory=numbers("--budget-memory", budget_memory),
         solvers=names("--solvers", solvers, solver_names()),
     )
-    lora = read_lora(lora_rank, lora_alpha)
+    lora = read_lora(chosen.lora_rank, chosen.lora_alpha)
     common = Common(
         shape=model_shape(
-            model, image_size=image_size, num_tokens=num_tokens, num_classes=num_classes
+            chosen.model,
+            image_size=chosen.image_size,
+            num_tokens=chosen.num_tokens,
+            num_classes=chosen.num_classes,
         ),
         minibatch_samples=minibatch_size,
         scores_file=scores,
         lora=lora,
-        frozen_bytes=read_frozen_bytes(lora, base_precision, precision),
-        element_bytes=ELEMENT_BYTES[precision],
+        frozen_bytes=read_frozen_bytes(lora, chosen.base_precision, chosen.precision),
+        element_bytes=ELEMENT_BYTES[chosen.precision],
         placement=placement,
         num_waves=waves,
         per_block=not per_device,

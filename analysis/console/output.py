@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.console.cells import Table as Cells
 from analysis.console.formatting import NO_BREAK, quantity
 from analysis.console.plain_text import LONGEST_CELL, LONGEST_LINE, one_line
 from d2ft_sched.cluster.device import OutOfCalibrationWarning, warn_anew
@@ -92,6 +93,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     _fill(table, columns, rows, [None] * len(columns))
     with _to_standard_output():
         console.print(table)
+
+
+def print_cells(table: Cells) -> None:
+    """As `print_columns`, each group by itself, under its title or the table's caption."""
+    for title, rows in table.texts:
+        print_columns(title or table.caption, table.columns, rows)
 
 
 def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

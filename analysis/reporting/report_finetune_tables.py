@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from analysis.console.cells import Cell, Table, amount_cell, number_cell, text_cell
 from analysis.console.formatting import percent, quantity
 from analysis.finetuning.metrics_file import describe_epoch_0, epoch_rows
 from analysis.finetuning.read_back import FineTuneRun
 from analysis.names.schedule_names import ScheduleName
 from analysis.planning.plan_summary import PlanSummary
 from analysis.plots.style import run_title
-from analysis.reporting.report_tables import Cell, Table, amount_cell, number_cell, text_cell
 
 WEIGHTS = {
     "model.safetensors": "all weights, in the layout of the model's own library",

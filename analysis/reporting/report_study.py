@@ -6,21 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.console.formatting import percent, points, points_within, saved, signed_points
+from analysis.console.formatting import percent, points, points_within, saved
 from analysis.plots.save import Drawing
 from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_part import ACCURACY, CERTAINTY, SAVING, Part
-from analysis.reporting.report_tables import (
-    Table,
-    amount_cell,
-    number_cell,
-    provenance_table,
-    text_cell,
-)
+from analysis.reporting.report_tables import provenance_table
 from analysis.results.run_dir import PROVENANCE, read_json_object
 from analysis.studying.study_grid import ANY_BUDGET, OWN_BUDGET
-from analysis.studying.study_summary import PLOTS, load_results, summary_table
+from analysis.studying.study_summary import PLOTS, load_results, methods_table, summary_table
 from analysis.studying.study_table import RUNS
 
 _PICTURES = {
@@ -66,7 +60,7 @@ def study_part(folder: Path) -> Part | None:
         _answers(name, summary),
         provenance_table(title, provenance),
         {
-            "table": _table(summary),
+            "table": methods_table(summary),
             "pictures": titles,
             "left_out": _left_out(runs),
             "num_seeds": int(summary["num_seeds"].min()) if len(summary) else 0,
@@ -139,51 +133,4 @@ def _answers(name: str, summary: pd.DataFrame) -> tuple[Answer, ...]:
             f"{percent(float(reference['top1_mean']))}",
             (f"Spread: {spread}.", said),
         ),
-    )
-
-
-def _table(summary: pd.DataFrame) -> Table:
-    groups = []
-    for cluster, own in summary.groupby("cluster", sort=False):
-        rows = tuple(
-            (
-                text_cell(str(row["method"])),
-                text_cell(str(row["budget"])),
-                number_cell(float(row["num_seeds"]), lambda v: f"{v:.0f}"),
-                number_cell(row["top1_mean"], percent),
-                number_cell(row["top1_less_dense"], signed_points),
-                number_cell(row["top1_std"], lambda v: f"{100 * v:.1f}"),
-                number_cell(row["compute_fraction"], percent),
-                number_cell(row["communication_fraction"], percent),
-                number_cell(row["gradient_fraction"], percent),
-                amount_cell(row["peak_memory_bytes"], "B"),
-                number_cell(row["workload_variance"], lambda v: f"{v:.3f}"),
-                amount_cell(row["simulated_step_s"], "s"),
-                amount_cell(row["simulated_total_s"], "s"),
-                amount_cell(row["measured_s"], "s"),
-                number_cell(row["solver_share_of_step"], lambda v: percent(v, 2)),
-            )
-            for row in own.to_dict("records")
-        )
-        groups.append((f"Cluster {cluster}", rows))
-    return Table(
-        "Methods of the study, means over seeds",
-        (
-            "Method",
-            "Budget",
-            "Seeds",
-            "Top-1",
-            "Against dense (points)",
-            "Spread (points)",
-            "Compute, of dense",
-            "Communication, of dense",
-            "Gradients to be sent, of dense",
-            "Memory of the fullest device",
-            "Workload variance (of busy time over its mean)",
-            "Step on the cluster, predicted",
-            "Training on the cluster, predicted",
-            "Training and scoring here, measured",
-            "Solver, of a step",
-        ),
-        tuple(groups),
     )

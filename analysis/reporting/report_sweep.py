@@ -5,18 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.console.cells import Cell, Table, amount_cell, number_cell, text_cell
 from analysis.console.formatting import less_or_more, percent, quantity, saved
 from analysis.plots.sweep_titles import describe_given
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_part import SAVING, Part
-from analysis.reporting.report_tables import (
-    Cell,
-    Table,
-    amount_cell,
-    number_cell,
-    provenance_table,
-    text_cell,
-)
+from analysis.reporting.report_tables import provenance_table
 from analysis.results.run_dir import PROVENANCE, read_json_object
 from analysis.sweeping.run_sweep import FORMATS, JOURNAL
 from analysis.sweeping.sweep_plots import one_of, sweep_drawings

@@ -1,11 +1,10 @@
-"""The tables of the report as plain cells: text to show and value to sort by."""
+"""Tables of the report on runs and predictions."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
+from analysis.console.cells import Cell, Table, amount_cell, number_cell, text_cell
 from analysis.console.formatting import (
     percent,
     points,
@@ -19,32 +18,6 @@ from analysis.plots.style import run_title
 from analysis.results.run_dir import Run
 from analysis.results.run_records import StepPrediction
 from analysis.results.savings import Pair, Saving, cluster_savings, device_savings
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a cell shows and what it is sorted by."""
-
-    text: str
-    value: float | str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns and groups of rows; a group has a title, or none."""
-
-    caption: str
-    columns: tuple[str, ...]
-    groups: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
-
-    @property
-    def text_columns(self) -> tuple[bool, ...]:
-        """Whether a column holds words, which stand to the left, or numbers, to the right."""
-        rows = [row for _, group in self.groups for row in group]
-        return tuple(
-            any(isinstance(row[c].value, str) and row[c].value for row in rows)
-            for c in range(len(self.columns))
-        )
 
 
 def sides_table(run: Run) -> Table:
@@ -257,20 +230,3 @@ def _flat(facts: Mapping[str, object], start: str = "") -> Iterator[tuple[str, o
             yield from _flat(value, f"{start}{name}.")
         else:
             yield f"{start}{name}", value
-
-
-def text_cell(text: str) -> Cell:
-    """A cell of words."""
-    return Cell(text, text)
-
-
-def amount_cell(value: float, unit: str) -> Cell:
-    """A value with its unit."""
-    return Cell(quantity(value, unit), float(value))
-
-
-def number_cell(value: float | None, show: Callable[[float], str]) -> Cell:
-    """A number as it is shown; a dash where there is none, or NaN."""
-    if value is None or math.isnan(value):
-        return Cell("—", "")
-    return Cell(show(value), float(value))

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from analysis.console.cells import Cell, Table, amount_cell, number_cell, text_cell
 from analysis.console.formatting import (
     less_or_more,
     percent,
@@ -17,38 +18,19 @@ from analysis.console.formatting import (
 from analysis.plots.validation import validation_scatter
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_part import CERTAINTY, SAVING, Part
-from analysis.reporting.report_tables import (
-    Cell,
-    Table,
-    amount_cell,
-    number_cell,
-    provenance_table,
-    text_cell,
-)
+from analysis.reporting.report_tables import provenance_table
 from analysis.results.run_dir import read_json_object
-from analysis.validating.plans_tried import QUANTITIES
+from analysis.validating.plans_tried import QUANTITIES, Agreement
+from analysis.validating.validation_files import TITLES, agreement_table
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.schema import validate
 
 VALIDATION = "validation.json"
-_TITLES = {
-    "step_s": ("Step time", "s"),
-    "peak_memory_bytes": ("Peak memory", "B"),
-    "bytes": ("Bytes sent", "B"),
-    "flops": ("FLOPs", "FLOP"),
-}
 DENSE = "dense"
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
-
-
-class AgreementRecord(_Record):
-    mean: float | None
-    largest: float | None
-    worst_plan: str
-    kendall_tau: float | None
 
 
 class PhaseRecord(_Record):
@@ -64,7 +46,7 @@ class ValidationFile(_Record):
 
     device: str
     cluster: str
-    agreement: dict[str, AgreementRecord]
+    agreement: dict[str, Agreement]
     plans: list[dict[str, Any]] = Field(min_length=1)
     baselines: list[dict[str, Any]] = Field(default_factory=list)
     phases: list[PhaseRecord]
@@ -90,7 +72,7 @@ def validation_part(folder: Path) -> Part | None:
         provenance_table(title, file.provenance),
         {
             "device": file.device,
-            "agreement": _agreement_table(file),
+            "agreement": agreement_table(table, file.agreement),
             "plans": _plan_table(table, baselines),
             "phases": _phase_table(file),
         },
@@ -162,9 +144,9 @@ def _certainty(file: ValidationFile, table: pd.DataFrame) -> Answer | None:
             f"{step.kendall_tau:.2f}."
         )
     exact = [
-        f"{_TITLES[name][0]} by at most {percent(other.largest, 2)}"
+        f"{TITLES[name][0]} by at most {percent(other.largest, 2)}"
         for name, other in file.agreement.items()
-        if name in _TITLES and name != "step_s" and other.largest is not None
+        if name in TITLES and name != "step_s" and other.largest is not None
     ]
     if exact:
         facts.append(f"Off by: {', '.join(exact)}.")
@@ -177,30 +159,11 @@ def _certainty(file: ValidationFile, table: pd.DataFrame) -> Answer | None:
     )
 
 
-def _agreement_table(file: ValidationFile) -> Table:
-    rows = tuple(
-        (
-            text_cell(_TITLES[name][0]),
-            number_cell(found.mean, lambda v: percent(v, 2)),
-            number_cell(found.largest, lambda v: percent(v, 2)),
-            text_cell(found.worst_plan),
-            number_cell(found.kendall_tau, lambda v: f"{v:.2f}"),
-        )
-        for name in _TITLES
-        if (found := file.agreement.get(name))
-    )
-    return Table(
-        "How well each quantity was predicted over all plans",
-        ("Quantity", "Error, mean", "Error, largest", "Of plan", "Kendall's tau of the order"),
-        (("", rows),),
-    )
-
-
 def _plan_table(plans: pd.DataFrame, baselines: pd.DataFrame) -> Table:
-    shown = [name for name in _TITLES if plans[f"measured_{name}"].any()]
+    shown = [name for name in TITLES if plans[f"measured_{name}"].any()]
     columns = ["Plan"]
     for name in shown:
-        title = _TITLES[name][0]
+        title = TITLES[name][0]
         columns += [f"{title}, predicted", f"{title}, measured", f"{title}, error"]
     groups = [("Plans", tuple(_plan_row(row, shown) for row in plans.to_dict("records")))]
     if len(baselines):
@@ -213,7 +176,7 @@ def _plan_row(row: Mapping[Any, Any], shown: Sequence[str]) -> tuple[Cell, ...]:
     cells = [text_cell(str(row["plan"]))]
     for name in shown:
         predicted, measured = float(row[f"predicted_{name}"]), float(row[f"measured_{name}"])
-        unit = _TITLES[name][1]
+        unit = TITLES[name][1]
         cells += [amount_cell(predicted, unit), amount_cell(measured, unit)]
         error = predicted / measured - 1 if measured else None
         cells.append(number_cell(error, signed_percent))

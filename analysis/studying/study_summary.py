@@ -1,17 +1,19 @@
 """What a study found: means and spreads over seeds, and time to accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.console.formatting import percent, quantity
+from analysis.console.cells import Cell, Table, amount_cell, number_cell, text_cell
+from analysis.console.formatting import percent
 from analysis.plots.save import save_both
 from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.results.file_names import file_names
 from analysis.results.table_file import check_finite
-from analysis.studying.study_epochs import EQUAL, MORE, epochs_table, equal_cost_table
+from analysis.studying.study_epochs import EQUAL, MORE, REACHED, epochs_table, equal_cost_table
 from analysis.studying.study_grid import ANY_BUDGET
 from analysis.studying.study_table import CURVES, RUNS, load_table
 from d2ft_sched.errors import InputError
@@ -64,6 +66,8 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
+FRACTIONS = ("compute", "communication", "gradient")
+SECONDS = ("simulated_step_s", "simulated_total_s", "measured_s")
 COLUMNS = (
     "method", "budget", "seeds", "top-1", "against dense", "compute", "bytes", "gradients",
     "memory", "workload variance", "step, predicted", "training, predicted",
@@ -71,31 +75,38 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def table_rows(summary: pd.DataFrame) -> list[list[str]]:
-    """Rows of a cluster's part of a `summary_table`, for people, in the order of `COLUMNS`."""
-    rows = []
-    for row in summary.to_dict("records"):
-        spread = "" if row["num_seeds"] < 2 else f" \N{PLUS-MINUS SIGN} {100 * row['top1_std']:.1f}"
-        against = row["top1_less_dense"]
-        rows.append(
-            [
-                row["method"],
-                row["budget"],
-                str(row["num_seeds"]),
-                f"{100 * row['top1_mean']:.1f}{spread}",
-                "-" if np.isnan(against) else f"{100 * against:+.1f}",
-                percent(row["compute_fraction"]),
-                percent(row["communication_fraction"]),
-                percent(row["gradient_fraction"]),
-                quantity(row["peak_memory_bytes"], "B"),
-                f"{row['workload_variance']:.3f}",
-                quantity(row["simulated_step_s"], "s"),
-                quantity(row["simulated_total_s"], "s"),
-                quantity(row["measured_s"], "s"),
-                f"{100 * row['solver_share_of_step']:.2f} %",
-            ]
-        )
-    return rows
+def methods_table(summary: pd.DataFrame) -> Table:
+    """A `summary_table` for people, a group for each cluster."""
+    return Table(
+        "Methods of the study: top-1 in percent, mean and standard deviation over seeds; against "
+        "dense in points; compute, bytes and gradients to be sent of the dense run's; memory of "
+        "the fullest device; workload variance of busy time over its mean; solver of a step",
+        COLUMNS,
+        tuple(
+            (
+                f"{cluster}: top-1 in percent, mean and standard deviation over seeds",
+                tuple(map(_row, own.to_dict("records"))),
+            )
+            for cluster, own in summary.groupby("cluster", sort=False)
+        ),
+    )
+
+
+def _row(row: Mapping[Any, Any]) -> tuple[Cell, ...]:
+    """In the order of `COLUMNS`."""
+    spread = "" if row["num_seeds"] < 2 else f" \N{PLUS-MINUS SIGN} {100 * row['top1_std']:.1f}"
+    return (
+        text_cell(row["method"]),
+        text_cell(row["budget"]),
+        number_cell(row["num_seeds"], str),
+        number_cell(row["top1_mean"], lambda mean: f"{100 * mean:.1f}{spread}"),
+        number_cell(row["top1_less_dense"], lambda less: f"{100 * less:+.1f}"),
+        *(number_cell(row[f"{spent}_fraction"], percent) for spent in FRACTIONS),
+        amount_cell(row["peak_memory_bytes"], "B"),
+        number_cell(row["workload_variance"], lambda variance: f"{variance:.3f}"),
+        *(amount_cell(row[name], "s") for name in SECONDS),
+        number_cell(row["solver_share_of_step"], lambda share: f"{100 * share:.2f} %"),
+    )
 
 
 def markdown(summary: pd.DataFrame, curves: pd.DataFrame) -> str:
@@ -108,20 +119,28 @@ def markdown(summary: pd.DataFrame, curves: pd.DataFrame) -> str:
         "are the values that have to be sent where copies of the model train, of the dense run's;",
         "memory is the fullest device's. Predicted seconds are the simulator's on the cluster,",
         "measured ones those of the training device, all subnets on it. Solver: its share of the",
-        "measured training.",
+        "measured training. The mean loss held out is of a sample, or of a token that a decoder",
+        "foretells; perplexity is its exponential.",
     ]
-    for cluster, own in summary.groupby("cluster", sort=False):
-        lines += ["", f"## {cluster}", "", *_lines(COLUMNS, table_rows(own))]
+    clusters = dict.fromkeys(summary["cluster"])
+    for cluster, (_, rows) in zip(clusters, methods_table(summary).texts, strict=True):
+        lines += ["", f"## {cluster}", "", *_lines(COLUMNS, rows)]
         of_cluster = curves[curves["cluster"] == cluster]
-        lines += ["", "Top-1 after epochs:", "", *_lines_of(epochs_table(of_cluster))]
-        for column, what in EQUAL.items():
+        for reached, name in REACHED.items():
             lines += [
                 "",
-                f"Top-1 for what the first dense method has spent after its epochs, in {what}"
-                f" ({MORE}: the training had ended with less):",
+                f"{name} after epochs:",
                 "",
-                *_lines_of(equal_cost_table(of_cluster, column)),
+                *_lines_of(epochs_table(of_cluster, reached)),
             ]
+            for column, what in EQUAL.items():
+                lines += [
+                    "",
+                    f"{name} for what the first dense method has spent after its epochs, in {what}"
+                    f" ({MORE}: the training had ended with less):",
+                    "",
+                    *_lines_of(equal_cost_table(of_cluster, column, reached)),
+                ]
     return "\n".join(lines) + "\n"
 
 

@@ -226,12 +226,14 @@ class Agreement:
         largest: of them.
         worst_plan: where it is.
         kendall_tau: rank correlation of predicted and measured order; NaN where all are equal.
+
+    Read back from a file, what was not finite is None.
     """
 
-    mean: float
-    largest: float
+    mean: float | None
+    largest: float | None
     worst_plan: str
-    kendall_tau: float
+    kendall_tau: float | None
 
 
 def agreement(table: pd.DataFrame, quantity: str) -> Agreement:

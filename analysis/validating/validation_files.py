@@ -1,22 +1,30 @@
 """What ``d2ft validate`` prints and writes."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.console.output import amount, finite, percent, print_table, seconds
+from analysis.console.cells import Table, amount_cell, number_cell, text_cell
+from analysis.console.formatting import percent
+from analysis.console.output import finite, print_cells, print_table, seconds
 from analysis.plots.save import save_both
 from analysis.plots.validation import validation_scatter
-from analysis.validating.plans_tried import QUANTITIES, agreement
+from analysis.validating.plans_tried import QUANTITIES, Agreement, agreement
 from analysis.validating.validated import Validated
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.schedule.placement import Placement
 
-_TITLES = {"flops": "FLOPs", "bytes": "bytes", "peak_memory_bytes": "memory", "step_s": "step"}
-_UNITS = {"flops": "FLOP", "bytes": "B", "peak_memory_bytes": "B", "step_s": "s"}
+TITLES = {
+    "step_s": ("Step time", "s"),
+    "peak_memory_bytes": ("Peak memory", "B"),
+    "bytes": ("Bytes sent", "B"),
+    "flops": ("FLOPs", "FLOP"),
+}
+"""Names and units of `QUANTITIES`."""
 
 
 def validation_summary(validated: Validated, seed: int) -> dict[str, Any]:
@@ -25,17 +33,17 @@ def validation_summary(validated: Validated, seed: int) -> dict[str, Any]:
     return {
         "device": validated.device,
         "cluster": validated.cluster.name,
-        "agreement": {
-            quantity: vars(agreement(table, quantity))
-            for quantity in QUANTITIES
-            if table[f"measured_{quantity}"].any()
-        },
+        "agreement": {quantity: vars(agreed) for quantity, agreed in _agreed(table).items()},
         "plans": table.to_dict(orient="records"),
         "phases": validated.phases.to_dict(orient="records"),
         "baselines": validated.baselines.to_dict(orient="records"),
         **_placed(validated.placement),
         "provenance": provenance(seed, device=validated.device),
     }
+
+
+def _agreed(table: pd.DataFrame) -> dict[str, Agreement]:
+    return {q: agreement(table, q) for q in QUANTITIES if table[f"measured_{q}"].any()}
 
 
 def _placed(placement: Placement | None) -> dict[str, Any]:
@@ -63,7 +71,6 @@ def save_validation(validated: Validated, folder: Path, seed: int) -> list[Path]
 def print_validation(validated: Validated) -> None:
     """Tables for people."""
     table, phases = validated.table, validated.phases
-    shown = [q for q in QUANTITIES if table[f"measured_{q}"].any()]
     _print_steps(f"Predicted beside measured: {validated.device}", "plan", table)
     if len(validated.baselines):
         _print_steps("Dense steps to hold savings against", "step", validated.baselines)
@@ -82,21 +89,27 @@ def print_validation(validated: Validated) -> None:
             for phase, both in whole.iterrows()
         ],
     )
-    agreed = {quantity: agreement(table, quantity) for quantity in shown}
-    print_table(
-        "Agreement over all plans",
-        ["quantity", "largest measured", "mean error", "largest error", "of plan", "Kendall tau"],
-        [
-            [
-                _TITLES[quantity],
-                amount(table[f"measured_{quantity}"].max(), _UNITS[quantity]),
-                percent(one.mean),
-                percent(one.largest),
-                one.worst_plan,
-                f"{one.kendall_tau:.3f}",
-            ]
-            for quantity, one in agreed.items()
-        ],
+    print_cells(agreement_table(table, _agreed(table)))
+
+
+def agreement_table(table: pd.DataFrame, agreed: Mapping[str, Agreement]) -> Table:
+    """How well each quantity of a `validation_table` was predicted."""
+    rows = tuple(
+        (
+            text_cell(title),
+            amount_cell(table[f"measured_{quantity}"].max(), unit),
+            number_cell(agreed[quantity].mean, lambda v: percent(v, 2)),
+            number_cell(agreed[quantity].largest, lambda v: percent(v, 2)),
+            text_cell(agreed[quantity].worst_plan),
+            number_cell(agreed[quantity].kendall_tau, lambda v: f"{v:.3f}"),
+        )
+        for quantity, (title, unit) in TITLES.items()
+        if quantity in agreed
+    )
+    return Table(
+        "How well each quantity was predicted over all plans",
+        ("quantity", "largest measured", "mean error", "largest error", "of plan", "Kendall's tau"),
+        (("", rows),),
     )
 
 
