@@ -357,6 +357,10 @@ TABLE: dict[str, Row] = {
         f"{PROFILE} --microbatch-size 100000000",
         "samples of vit_tiny_patch16_224 take",
     ),
+    "validation of more samples than memory holds": (
+        f"validate {SMALL} --microbatch-size 100000000",
+        "samples of vit_tiny_patch16_224 take",
+    ),
     "endless repetition": (f"{PROFILE} --repeats 10001", "--repeats is '10001'"),
     "no repetition": (f"{PROFILE} --repeats 0", "--repeats is '0'"),
     "unknown device": (f"{PROFILE} --device tpu", "device is 'tpu'"),
