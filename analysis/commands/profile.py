@@ -35,7 +35,7 @@ def run(
     microbatches: options.Microbatches = 5,
     microbatch_size: options.MicrobatchSize = 16,
     precision: options.Precision = PrecisionName.FLOAT32,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each size.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Measurements of each size.")] = 5,
     shape_out: Annotated[
         Path | None,
         typer.Option(
@@ -65,7 +65,7 @@ def run(
     on_bad_file: options.OnBadFile = OnBadFileName.FAIL,
     workers: options.Workers = None,
     num_minibatches: Annotated[
-        int, typer.Option(min=1, help="Mini-batches whose scores are averaged.")
+        int, typer.Option(min=1, max=10_000, help="Mini-batches whose scores are averaged.")
     ] = 4,
     device: options.DeviceName = "auto",
     seed: options.Seed = 0,
@@ -97,7 +97,7 @@ def run(
     from d2ft_sched.problem.scores import save_scores
     from runtime.data.load_data import load_data
     from runtime.data.pictures.load_pictures import PictureReading
-    from runtime.measure.device_profile import profile_device
+    from runtime.measure.device_profile import check_profile_memory, profile_device
     from runtime.models.build import build_model, has_class_labels, input_format_of, shape_of
     from runtime.models.linear_probe import fit_classifier
     from runtime.ranks.agreement import check_same, together
@@ -146,6 +146,7 @@ def run(
             (microbatch_size,) * microbatches,
             ELEMENT_BYTES[precision],
         )
+        check_profile_memory(workload, torch_device)
         return built, workload
 
     built, workload = together(ranks, build, "the building of the model")
@@ -175,7 +176,8 @@ def run(
                 scores.append(own)
                 tell(len(scores), num_minibatches)
         save_scores(mean_scores(scores), scores_out)
-        for note in filter(None, (images.reading, *skipped_notes(images.skipped))):
+        read = (images.describe_split(), images.reading, *skipped_notes(images.skipped))
+        for note in filter(None, read):
             progress.note(note)
     with progress.stage("Profile this device") as tell:
         profiled = profile_device(

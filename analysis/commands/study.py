@@ -79,6 +79,7 @@ def run(
                 selection=Selection(tuple(only or ()), tuple(seed or ()), tuple(cluster or ())),
                 max_runs=max_runs,
                 tell=progress.tell,
+                note=progress.say,
             ):
                 result = percent(row["top1"]) if "top1" in row else row["note"]
                 progress.say(

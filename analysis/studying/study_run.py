@@ -38,9 +38,14 @@ class Worker:
     """Does runs of one study, one after another."""
 
     def __init__(
-        self, study: StudySchema, out: Path, order: dict[str, int], pictures: Pictures
+        self,
+        study: StudySchema,
+        out: Path,
+        order: dict[str, int],
+        pictures: Pictures,
+        note: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._study, self._out, self._pictures = study, out, pictures
+        self._study, self._out, self._pictures, self._note = study, out, pictures, note
         self._runs, self._curves = Table(out / RUNS, order), Table(out / CURVES, order)
         self._start: Start | None = None
 
@@ -136,6 +141,7 @@ class Worker:
         """
         if self._start is None or self._start.seed != seed:
             self._start = start_of(self._study, seed, self._pictures)
+            self._note(f"seed {seed}: {self._start.data.describe_split()}")
         return self._start
 
 

@@ -25,6 +25,7 @@ def run_study(
     selection: Selection = Selection(),  # noqa: B008
     max_runs: int | None = None,
     tell: Callable[[int, int, str], None] = lambda done, total, what: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[dict[str, Any]]:
     """Do what is not yet in `out`; every row is on disk when it is yielded.
 
@@ -41,11 +42,12 @@ def run_study(
         selection: which runs.
         max_runs: runs after which to stop.
         tell: told steps done, steps in all, and the run.
+        note: told which samples a seed trains on and is tested on.
     """
     all_runs = planned_runs(study, folder)
     selection.check(all_runs)
     order = {run.key: index for index, run in enumerate(all_runs)}
-    worker = Worker(study, out, order, pictures)
+    worker = Worker(study, out, order, pictures, note)
     pending = [run for run in all_runs if run.key not in worker.done and selection.has(run)]
     pending = pending[:max_runs]
     if pending:

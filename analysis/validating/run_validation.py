@@ -34,7 +34,7 @@ from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.placement import Placement, place_round_robin
 from d2ft_sched.schedule.replica import Replica
-from runtime.measure.device_profile import profile_device
+from runtime.measure.device_profile import check_profile_memory, profile_device
 from runtime.measure.rank_step_times import PHASES, measure_rank_steps
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import build_model, shape_of
@@ -142,6 +142,7 @@ def _validate_alone(
             )
     else:
         everything = replace(workload, lora=None)
+        check_profile_memory(everything, device)
         with progress.stage("Profile this device") as tell:
             cluster = Cluster(
                 "this-device", (profile_device(model, everything, device, progress=tell),)

@@ -37,13 +37,14 @@ class _ClusterSchema(StrictModel):
     network: dict[str, Any] | None = None
 
 
-def load_cluster(path: Path, precision: str = "float32") -> Cluster:
+def load_cluster(path: Path, precision: str | None = None) -> Cluster:
     """Read a cluster file.
 
     Args:
         path: of the file.
         precision: of the products that are to run on it, for presets that say none; one without
-            figures for it warns, and keeps those of float32.
+            figures for it warns, and keeps those of float32. So do curves of another precision,
+            which stay. None where nothing is to run yet.
 
     Raises:
         ClusterFileError: one line with the file, the field, its value and what would be right.
@@ -88,7 +89,7 @@ def cluster_to_dict(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _build(content: object, folder: Path, precision: str = "float32") -> Cluster:
+def _build(content: object, folder: Path, precision: str | None = None) -> Cluster:
     schema = validate(_ClusterSchema, content)
     if not schema.name.strip():
         raise InputError(f"name is {schema.name!r}; it must not be empty")

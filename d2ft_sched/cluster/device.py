@@ -77,6 +77,7 @@ class Device:
             upper bound.
         idle_power_w: drawn while it waits, watts; at most `power_w`.
         source: where the figures come from, for people.
+        precision: of the products whose time the curves are; "" where nobody says.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Device:
     power_w: float | None = None
     idle_power_w: float | None = None
     source: str = ""
+    precision: str = ""
 
     def __post_init__(self) -> None:
         check_node_name("device", self.name)

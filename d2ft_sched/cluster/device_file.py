@@ -1,6 +1,7 @@
 """A device as it stands in files: in a cluster file's list, or in a file of its own."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,11 @@ from pydantic import Field
 
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.cluster.device_presets import preset_device, preset_precision
+from d2ft_sched.cluster.device_presets import (
+    OtherPrecisionWarning,
+    preset_device,
+    preset_precision,
+)
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.files.schema import (
@@ -24,10 +29,19 @@ from d2ft_sched.files.schema import (
     read_yaml,
     validate,
 )
+from d2ft_sched.model.workload import ELEMENT_BYTES
 
 Efficiency = Annotated[Number, Field(gt=0, le=1)]
 _REQUIRED = ("compute_flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s")
-_OPTIONAL = ("launch_s", "overlaps", "price_per_hour", "power_w", "idle_power_w", "source")
+_OPTIONAL = (
+    "launch_s",
+    "overlaps",
+    "price_per_hour",
+    "power_w",
+    "idle_power_w",
+    "source",
+    "precision",
+)
 
 
 class DeviceFileError(InputError):
@@ -67,7 +81,7 @@ def device_from_schema(
     where: str,
     folder: Path,
     outer: tuple[Path, ...] = (),
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> Device:
     """The device that a schema describes.
 
@@ -76,7 +90,7 @@ def device_from_schema(
         where: how errors name it, such as ``devices[2]``.
         folder: what a relative `file` is relative to.
         outer: device files that this one is part of.
-        precision: of a preset that says none.
+        precision: of what is to run, for a preset that says none; curves of another one warn.
 
     Raises:
         InputError: fields are missing or do not go together.
@@ -86,6 +100,8 @@ def device_from_schema(
         for field in (*_REQUIRED, *_OPTIONAL)
         if (value := getattr(schema, field)) is not None
     }
+    if schema.preset is not None:
+        given.pop("precision", None)  # which says whose figures of the preset to take
     if schema.memory_bytes is not None:
         given["memory_bytes"] = round(schema.memory_bytes)
     if schema.curves is not None:
@@ -100,14 +116,16 @@ def device_from_schema(
 
 
 def _base(
-    schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...], precision: str
+    schema: DeviceSchema, where: str, folder: Path, outer: tuple[Path, ...], precision: str | None
 ) -> Device | None:
     if schema.preset is not None and schema.file is not None:
         raise InputError(f"{where} has both preset and file; give one of them")
     if schema.preset is None:
-        for field in ("precision", "efficiency", "memory_efficiency"):
+        for field in ("efficiency", "memory_efficiency"):
             if field in schema.model_fields_set:
                 raise InputError(f"{where}.{field} goes with a preset; there is none")
+        if schema.precision is not None:
+            _check_measured(schema, where, precision)
     if schema.file is not None:
         try:
             return _load(folder / schema.file, outer, precision)
@@ -119,12 +137,31 @@ def _base(
         return preset_device(
             schema.preset,
             schema.name,
-            precision=schema.precision or preset_precision(schema.preset, wanted=precision),
+            precision=schema.precision
+            or preset_precision(schema.preset, wanted=precision or "float32"),
             efficiency=schema.efficiency,
             memory_efficiency=schema.memory_efficiency,
         )
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
+
+
+def _check_measured(schema: DeviceSchema, where: str, wanted: str | None) -> None:
+    """Warn of curves that were measured in another precision than what is to run on them."""
+    if schema.curves is None:
+        raise InputError(f"{where}.precision goes with a preset or curves; there are none")
+    if schema.precision not in ELEMENT_BYTES:
+        raise InputError(
+            f"{where}.precision is {schema.precision!r}; it must be one of "
+            f"{', '.join(ELEMENT_BYTES)}"
+        )
+    if wanted not in (None, schema.precision):
+        warnings.warn(
+            f"device {schema.name} was measured in {schema.precision}; its times stand in for "
+            f"those of {wanted}: measure it with 'd2ft profile --precision {wanted}'",
+            OtherPrecisionWarning,
+            stacklevel=2,
+        )
 
 
 def _curves(schemas: Mapping[str, CurveSchema], where: str) -> dict[WorkKind, ComputeCurve]:
@@ -165,7 +202,7 @@ def load_device(path: Path) -> Device:
     return _load(Path(path), ())
 
 
-def _load(path: Path, outer: tuple[Path, ...], precision: str = "float32") -> Device:
+def _load(path: Path, outer: tuple[Path, ...], precision: str | None = None) -> Device:
     try:
         schema = validate(DeviceSchema, read_yaml(path))
         if Path(os.path.realpath(path)) in outer:

@@ -353,6 +353,15 @@ TABLE: dict[str, Row] = {
     # profile, validate, testbed
     "model that timm lacks": ("profile --model vit_nano", "'vit_nano' is not a model of timm"),
     "model that cannot be cut": ("profile --model resnet18 --image-size 32", "resnet18"),
+    "more samples than memory holds": (
+        f"{PROFILE} --microbatch-size 100000000",
+        "samples of vit_tiny_patch16_224 take",
+    ),
+    "validation of more samples than memory holds": (
+        f"validate {SMALL} --microbatch-size 100000000",
+        "samples of vit_tiny_patch16_224 take",
+    ),
+    "endless repetition": (f"{PROFILE} --repeats 10001", "--repeats is '10001'"),
     "no repetition": (f"{PROFILE} --repeats 0", "--repeats is '0'"),
     "unknown device": (f"{PROFILE} --device tpu", "device is 'tpu'"),
     "weights and weights": (f"{PROFILE} --weights w.safetensors --pretrained", "choose one"),

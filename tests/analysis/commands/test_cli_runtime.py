@@ -105,6 +105,8 @@ def test_profile_writes_what_plan_takes(d2ft, pictures, tmp_path):
         "--shape-out", shape, "--scores-out", scores, "--data", f"imagefolder:{pictures}",
     )  # fmt: skip
     assert code == 0, err
+    assert "samples to train on and" in err
+    assert "precision: float32" in device.read_text()
     cluster = tmp_path / "mine.yaml"
     cluster.write_text(
         "name: mine\ndevices: [{name: x, file: device.yaml}, {name: y, file: device.yaml}]\n"

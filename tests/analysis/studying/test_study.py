@@ -1,6 +1,7 @@
 """Studies end to end on pictures made here: resumed, reused, refused."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,7 +167,9 @@ def test_methods_that_train_adapters_cost_fractions_of_full_fine_tuning(d2ft, st
 def test_the_same_training_is_done_once_and_a_second_run_goes_on(d2ft, study, tmp_path):
     methods = "\n".join(METHODS.splitlines()[:3]) + "\n  - {name: fewer, kind: fewer_microbatches}"
     arguments = study(methods)
-    assert d2ft(*arguments, "--max-runs", 1)[0] == 0
+    code, _, said = d2ft(*arguments, "--max-runs", 1)
+    assert code == 0
+    assert re.search(r"seed \d: \d+ samples to train on and \d+ to test on", " ".join(said.split()))
     first = pd.read_csv(tmp_path / "out" / "runs.csv")
     assert first["method"].tolist() == ["dense"]
     assert d2ft(*arguments, "--only", "best")[0] == 0
