@@ -35,7 +35,7 @@ from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.schedule.placement import place_round_robin
 from runtime import build_model, device_name, select_device, shape_of, steady_process
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
-from runtime.measure.step_seconds import StepSeconds, StepsSideBySide
+from runtime.measure.steps_side_by_side import StepSeconds, StepsSideBySide
 from runtime.measure.trunk_pass import run_trunk
 from runtime.torch_device import Stopwatch, assumed_device, autocast, num_threads
 

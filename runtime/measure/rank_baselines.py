@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.workload import Workload
 from runtime.measure.rank_step_times import RankStep, RankStepMeasurement, measure_in_turns
-from runtime.measure.step_seconds import random_batch, untouched_loss
+from runtime.measure.steps_side_by_side import random_batch, untouched_loss
 from runtime.models.optimizers import create_optimizer
 from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.job import Ranks

@@ -14,7 +14,7 @@ from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.schedule.replica_part import replica_parts
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import peak_memory_bytes
-from runtime.measure.step_seconds import begin_state
+from runtime.measure.steps_side_by_side import begin_state
 from runtime.models.optimizers import create_optimizer
 from runtime.ranks.agreement import gather_arrays, meet
 from runtime.ranks.all_to_all import SentBytes

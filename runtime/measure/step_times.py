@@ -17,7 +17,7 @@ from runtime.families.known_families import family_of
 from runtime.lanes.slices import ScheduleSlices
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
-from runtime.measure.step_seconds import StepSeconds, StepsSideBySide
+from runtime.measure.steps_side_by_side import StepSeconds, StepsSideBySide
 from runtime.partitioned_step import features
 from runtime.torch_device import assumed_device, autocast, device_name
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.bench_step import Row, _beyond_flops
-from runtime.measure.step_seconds import StepSeconds
+from runtime.measure.steps_side_by_side import StepSeconds
 
 
 def test_parts_of_what_a_plan_takes_beyond_its_flops_add_up_to_it() -> None:

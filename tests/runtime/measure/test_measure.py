@@ -16,8 +16,8 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.captured_step import RUNS_BEFORE
-from runtime.measure.step_seconds import StepsSideBySide
 from runtime.measure.step_times import measure_steps
+from runtime.measure.steps_side_by_side import StepsSideBySide
 from runtime.torch_device import Stopwatch, device_name, memory_bytes, select_device
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from d2ft_sched.schedule.placement import Placement
 from masked_operations import random_schedule
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
-from runtime.measure.step_seconds import begin_state
+from runtime.measure.steps_side_by_side import begin_state
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import forward, forward_backward
 from runtime.ranks.shards import whole_shards

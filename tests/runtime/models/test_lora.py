@@ -34,7 +34,7 @@ from masked_operations import (
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.flop_counting import count_flops
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
-from runtime.measure.step_seconds import begin_state
+from runtime.measure.steps_side_by_side import begin_state
 from runtime.models.build import shape_of
 from runtime.models.optimizers import create_optimizer
 from runtime.models.peft_adapters import CONFIG, FACTORS, add_adapters, save_adapter
