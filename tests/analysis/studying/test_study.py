@@ -287,12 +287,14 @@ def test_the_summary_by_hand():
     assert plan["workload_variance"] == pytest.approx(0.04)
     assert plan["measured_s"] == 8
     curve = {"cluster": "c", "epoch": 1, "seed": 0, "top1": 0.7, "simulated_s": 1.0}
-    curve |= {"method": "full", "budget": "dense", "gradient_fraction": 1.0}
+    curve |= {"method": "full", "budget": "dense", "gradient_fraction": 1.0, "test_loss": 2.5}
     text = markdown(table, pd.DataFrame([curve]))
     assert "| full | dense | 2 | 70.0 \N{PLUS-MINUS SIGN} 14.1 | +0.0 |" in text
     assert "| plan | b | 1 | 55.0 | -5.0 | 60.0\N{NO-BREAK SPACE}% |" in text
     assert "0.040" in text
     assert "0.20 %" in text
+    assert "Mean loss held out after epochs:" in text
+    assert "| full | dense | 1 | 2.500 |" in text
 
 
 def test_time_to_accuracy_is_read_off_the_mean_curve():
