@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from analysis.console.formatting import NO_BREAK, percent, points_within, quanti
 from analysis.finetuning.metrics_file import MetricsFile
 from analysis.planning.plan_summary import summarize
 from analysis.results.savings import accuracy_interval, accuracy_range
+from d2ft_sched.plan import plan_file
 from d2ft_sched.plan.plan_file import load_plan, sign
 from runtime.training.events import DeviceChange, MovedShare, Replanned
 
@@ -180,6 +182,20 @@ def of_another_plan(folder: Path, records: list[dict]) -> None:
         del content[name]
     content["budget"]["compute"] = 0.71
     (folder / "plan.json").write_text(sign(content))
+
+
+def test_a_plan_of_an_earlier_version_is_the_one_of_its_training(
+    run: Path, records: list[dict], report_text: Callable[[Path], str]
+) -> None:
+    content = json.loads((run / "plan.json").read_text())
+    for name in ("format", "version", "sha256"):
+        del content[name]
+    content["budget"]["aligned"] = content["budget"].pop("patterns") is not None
+    records[0] |= {"plan_sha256": plan_file._digest(content)}
+    header = {"format": plan_file.FORMAT, "version": 7, "sha256": records[0]["plan_sha256"]}
+    (run / "plan.json").write_text(json.dumps(header | content))
+    write(run, records)
+    assert "8 steps" in report_text(run)
 
 
 def without_its_plan(folder: Path, records: list[dict]) -> None:
