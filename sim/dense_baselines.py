@@ -18,6 +18,7 @@ from d2ft_sched.costs.memory import DeviceMemory, trained_shared_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
+from d2ft_sched.placement_search.recomputing import recomputing_where_needed
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
@@ -97,12 +98,15 @@ def tensor_parallel_heads(
 
 
 def dense_step_alone(workload: Workload, device: Device) -> Prediction:
-    """The dense step on one device, of a model or of the part of it that the workload has."""
+    """The dense step on one device, of a model or of the part of it that the workload has; forward
+    is computed again in backward where its memory asks for that."""
     num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
+    cluster = Cluster(device.name, (device,))
+    here = Placement(1, (0,) * num_subnets, (0,) * num_microbatches)
     return simulate_step(
         workload,
-        Cluster(device.name, (device,)),
-        Placement(1, (0,) * num_subnets, (0,) * num_microbatches),
+        cluster,
+        recomputing_where_needed(workload, cluster, here),
         uniform_schedule(num_subnets, num_microbatches, Operation.FULL),
     )
 

@@ -4,11 +4,12 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -17,6 +18,8 @@ from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 
 from analysis import cli
+from analysis.planning import model_shapes
+from d2ft_sched.model.shape import ModelShape
 from made_once import made_once
 
 # Machines are busy, and tests time nothing; what one run tries, every run tries, unless asked for
@@ -74,6 +77,19 @@ def pytest_runtestloop() -> None:
     """Ranks of tests begin with what has been imported to collect these."""
     if "rank_processes" in sys.modules:
         sys.modules["rank_processes"].serve_ranks()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sizes_read_here() -> Iterator[None]:
+    """What only a library knows of a model is read in this process, not in one of its own."""
+
+    def ask(question: dict[str, Any]) -> ModelShape:
+        from runtime.models.named_shape import named_shape
+
+        return named_shape(**question)
+
+    with patch.object(model_shapes, "_ask", ask):
+        yield
 
 
 @pytest.fixture

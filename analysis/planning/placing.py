@@ -9,6 +9,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.balanced import place_candidates
+from d2ft_sched.placement_search.recomputing import recomputing_where_needed
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
@@ -59,9 +60,10 @@ def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: 
         InputError: memory does not suffice, or devices are more than a block's subnets.
     """
     if name == PlacementName.ROUND_ROBIN:
-        placement = place_round_robin(
+        dealt = place_round_robin(
             workload.partition, workload.num_microbatches, len(cluster.devices)
         )
+        placement = recomputing_where_needed(workload, cluster, dealt, num_waves)
         return Placed(
             (placement,),
             dense_step_s(workload, cluster, placement, num_waves),

@@ -26,12 +26,16 @@ _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """The content of a picture file of one of `KINDS`, the same bytes each time."""
+    """The content of a picture file of one of `KINDS`, the same bytes each time.
+
+    What is rendered again, as another kind, is laid out as it was the first time.
+    """
     content = io.BytesIO()
     _make_inert(figure)
     with matplotlib.rc_context({"svg.hashsalt": "d2ft"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands in its place
         figure.savefig(content, format=kind, dpi=PNG_DPI, metadata=_UNDATED.get(kind))
+    figure.set_layout_engine(None)
     return content.getvalue()
 
 

@@ -13,7 +13,7 @@ from analysis.plots.save import save_both
 from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.results.file_names import file_names
 from analysis.results.table_file import check_finite
-from analysis.studying.study_epochs import EQUAL, MORE, epochs_table, equal_cost_table
+from analysis.studying.study_epochs import EQUAL, MORE, REACHED, epochs_table, equal_cost_table
 from analysis.studying.study_grid import ANY_BUDGET
 from analysis.studying.study_table import CURVES, RUNS, load_table
 from d2ft_sched.errors import InputError
@@ -119,21 +119,28 @@ def markdown(summary: pd.DataFrame, curves: pd.DataFrame) -> str:
         "are the values that have to be sent where copies of the model train, of the dense run's;",
         "memory is the fullest device's. Predicted seconds are the simulator's on the cluster,",
         "measured ones those of the training device, all subnets on it. Solver: its share of the",
-        "measured training.",
+        "measured training. The mean loss held out is of a sample, or of a token that a decoder",
+        "foretells; perplexity is its exponential.",
     ]
     clusters = dict.fromkeys(summary["cluster"])
     for cluster, (_, rows) in zip(clusters, methods_table(summary).texts, strict=True):
         lines += ["", f"## {cluster}", "", *_lines(COLUMNS, rows)]
         of_cluster = curves[curves["cluster"] == cluster]
-        lines += ["", "Top-1 after epochs:", "", *_lines_of(epochs_table(of_cluster))]
-        for column, what in EQUAL.items():
+        for reached, name in REACHED.items():
             lines += [
                 "",
-                f"Top-1 for what the first dense method has spent after its epochs, in {what}"
-                f" ({MORE}: the training had ended with less):",
+                f"{name} after epochs:",
                 "",
-                *_lines_of(equal_cost_table(of_cluster, column)),
+                *_lines_of(epochs_table(of_cluster, reached)),
             ]
+            for column, what in EQUAL.items():
+                lines += [
+                    "",
+                    f"{name} for what the first dense method has spent after its epochs, in {what}"
+                    f" ({MORE}: the training had ended with less):",
+                    "",
+                    *_lines_of(equal_cost_table(of_cluster, column, reached)),
+                ]
     return "\n".join(lines) + "\n"
 
 

@@ -34,12 +34,15 @@ def roofline_seconds(
     flops_per_s: ArrayLike,
     bytes_per_s: ArrayLike,
     launch_s: ArrayLike,
+    overlaps: ArrayLike = True,
 ) -> np.ndarray:
     """The roofline model (Williams, Waterman and Patterson, CACM 2009), arrays that broadcast.
 
-    The slower of computing and moving bytes, after the launch; without either no time.
+    The slower of computing and moving bytes, or both where they do not overlap, after the launch;
+    without either no time.
     """
-    limit_s = np.maximum(flops / flops_per_s, bytes_moved / bytes_per_s)
+    compute_s, memory_s = flops / flops_per_s, bytes_moved / bytes_per_s
+    limit_s = np.where(overlaps, np.maximum(compute_s, memory_s), compute_s + memory_s)
     return np.where(limit_s > 0, launch_s + limit_s, 0.0)
 
 
@@ -66,6 +69,8 @@ class Device:
         memory_bytes: what model, optimizer state and activations may fill.
         memory_bandwidth_bytes_per_s: sustained rate of its memory.
         launch_s: least time of one piece of work, where there is no curve.
+        overlaps: whether it computes while it moves bytes, where there is no curve; a processor
+            waits for most of them.
         curves: measured time of each kind of work; a kind without one is timed by the roofline.
         price_per_hour: in the currency of whoever wrote the cluster file.
         power_w: drawn while it computes, watts; a preset gives the datasheet's limit, which is an
@@ -79,6 +84,7 @@ class Device:
     memory_bytes: int
     memory_bandwidth_bytes_per_s: float
     launch_s: float = 0.0
+    overlaps: bool = True
     curves: Mapping[WorkKind, ComputeCurve] = field(default_factory=dict, hash=False)
     price_per_hour: float | None = None
     power_w: float | None = None
@@ -147,6 +153,7 @@ class Device:
                 self.compute_flops_per_s,
                 self.memory_bandwidth_bytes_per_s,
                 self.launch_s,
+                self.overlaps,
             )
         size = moved if kind.is_memory_bound else work
         if not is_trial:

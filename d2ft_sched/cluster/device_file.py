@@ -27,7 +27,7 @@ from d2ft_sched.files.schema import (
 
 Efficiency = Annotated[Number, Field(gt=0, le=1)]
 _REQUIRED = ("compute_flops_per_s", "memory_bytes", "memory_bandwidth_bytes_per_s")
-_OPTIONAL = ("launch_s", "price_per_hour", "power_w", "idle_power_w", "source")
+_OPTIONAL = ("launch_s", "overlaps", "price_per_hour", "power_w", "idle_power_w", "source")
 
 
 class DeviceFileError(InputError):
@@ -54,6 +54,7 @@ class DeviceSchema(StrictModel):
     memory_bytes: Bytes | None = None
     memory_bandwidth_bytes_per_s: BytesPerS | None = None
     launch_s: Seconds | None = None
+    overlaps: bool | None = None
     curves: dict[str, CurveSchema] | None = None
     price_per_hour: Annotated[Number, Field(ge=0, allow_inf_nan=False)] | None = None
     power_w: Watts | None = None
@@ -143,9 +144,9 @@ def _curves(schemas: Mapping[str, CurveSchema], where: str) -> dict[WorkKind, Co
 def device_to_dict(device: Device) -> dict[str, Any]:
     """Plain values that `DeviceSchema` reads back exactly; unset fields are left out."""
     content: dict[str, Any] = {
-        field: getattr(device, field)
+        field: value
         for field in ("name", *_REQUIRED, *_OPTIONAL)
-        if getattr(device, field) not in (None, "")
+        if (value := getattr(device, field)) not in (None, "") and value is not True
     }
     if device.curves:
         content["curves"] = {

@@ -141,11 +141,11 @@ def work_seconds(
         kernels_besides: kernels started besides those of a launch.
         is_trial: as in `lane_seconds`.
     """
-    facts = ("compute_flops_per_s", "memory_bandwidth_bytes_per_s", "launch_s")
-    flops_per_s, bytes_per_s, launch_s = (
+    facts = ("compute_flops_per_s", "memory_bandwidth_bytes_per_s", "launch_s", "overlaps")
+    flops_per_s, bytes_per_s, launch_s, overlaps = (
         np.array([getattr(d, name) for d in devices])[device] for name in facts
     )
-    seconds = roofline_seconds(flops, moved, flops_per_s, bytes_per_s, launch_s)
+    seconds = roofline_seconds(flops, moved, flops_per_s, bytes_per_s, launch_s, overlaps)
     for index in (i for i, d in enumerate(devices) if d.is_calibrated(kind)):
         own = slice(*np.searchsorted(device, [index, index + 1]).tolist())
         seconds[own] = devices[index].seconds(kind, flops[own], moved[own], is_trial=is_trial)

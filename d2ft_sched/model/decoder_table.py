@@ -83,7 +83,8 @@ def decoder_config(model: str) -> dict[str, Any]:
 
 
 def load_decoder_shape(model: str, num_tokens: int | None = None) -> ModelShape:
-    """The sizes of a decoder; it is named as in the table, or after the folder of its file.
+    """The sizes of a decoder; it is named as in the table, after the folder of its ``config.json``,
+    or by its file.
 
     Raises:
         InputError: as `decoder_config` and `d2ft_sched.model.decoder_config.decoder_shape`.
@@ -92,7 +93,8 @@ def load_decoder_shape(model: str, num_tokens: int | None = None) -> ModelShape:
     if name is not None:
         return decoder_shape(name, known_decoders()[name], num_tokens)
     config, path = decoder_config(model), decoder_file(model)
+    in_its_folder = path.name == _CONFIG and path.parent != Path()
     try:
-        return decoder_shape(str(path.parent), config, num_tokens)
+        return decoder_shape(str(path.parent if in_its_folder else path), config, num_tokens)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

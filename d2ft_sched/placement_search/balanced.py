@@ -6,15 +6,20 @@ and slow links few messages; where messages cost more than a device saves, it ge
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.dense_bound import dense_lower_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
-from d2ft_sched.placement_search.layout import to_placement
+from d2ft_sched.placement_search.layout import excess_bytes, has_ample_memory, to_placement
 from d2ft_sched.placement_search.local_search import Layout, devices_by_speed, search_layouts
+from d2ft_sched.placement_search.recomputing import keeping_where_possible
 from d2ft_sched.schedule.placement import Placement
 
 MAX_POOL = 32
@@ -96,10 +101,12 @@ def place_candidates(
     while True:
         step = DenseStep(workload, cluster, _pool(workload, cluster, pool_size), num_waves)
         for kept_share in KEPT_SHARES:
-            found = search_layouts(step, every_device, kept_share)
+            found = [(step, layout) for layout in search_layouts(step, every_device, kept_share)]
+            if kept_share == 1 and not has_ample_memory(step):
+                found = _fastest_of_each_number([*found, *_again(step, every_device)])
             if found:
                 solve_s = time.perf_counter() - begin
-                return _results(step, found, every_device, kept_share, solve_s)
+                return _results(found, every_device, kept_share, solve_s)
         if pool_size == len(cluster.devices):
             raise InputError(
                 f"cluster {cluster.name!r} has {sum(d.memory_bytes for d in cluster.devices):.3g} "
@@ -122,17 +129,44 @@ def _check_enough_subnets(workload: Workload, cluster: Cluster) -> None:
             )
 
 
+def _again(once: DenseStep, every_device: bool) -> list[tuple[DenseStep, Layout]]:
+    """Layouts for devices that compute forward again in backward, each with those that must."""
+    everywhere = DenseStep(once.workload, once.cluster, once.devices, once.num_waves, once.devices)
+    found = []
+    for layout in search_layouts(everywhere, every_device, 1.0):
+        counts, owner = layout.counts, layout.owner
+        fits = partial(_fits_dense, counts=counts, owner=owner)
+        step = keeping_where_possible(everywhere, counts, fits)
+        found.append((step, Layout(counts, owner, step.seconds(counts, owner))))
+    return found
+
+
+def _fits_dense(step: DenseStep, counts: np.ndarray, owner: tuple[int, ...]) -> bool:
+    return bool((excess_bytes(step, counts, owner, 1.0) <= 0).all())
+
+
+def _fastest_of_each_number(
+    found: Sequence[tuple[DenseStep, Layout]],
+) -> list[tuple[DenseStep, Layout]]:
+    """The fastest layout of each number of active devices, the fastest first."""
+    best: dict[int, tuple[DenseStep, Layout]] = {}
+    for one in sorted(found, key=lambda pair: pair[1].seconds):
+        best.setdefault(one[1].num_active, one)
+    return list(best.values())
+
+
 def _results(
-    step: DenseStep,
-    found: list[Layout],
+    found: Sequence[tuple[DenseStep, Layout]],
     every_device: bool,
     kept_share: float,
     solve_s: float,
 ) -> list[PlacementResult]:
+    step = found[0][0]
     everyone = DenseStep(
         step.workload, step.cluster, tuple(range(len(step.cluster.devices))), step.num_waves
     )
-    bound_s = dense_lower_bound_s(everyone, every_device=every_device, kept_share=kept_share)
+    kept = 0.0 if any(step.recomputing for step, _ in found) else kept_share
+    bound_s = dense_lower_bound_s(everyone, every_device=every_device, kept_share=kept)
     return [
         PlacementResult(
             placement=to_placement(step, layout.counts, layout.owner),
@@ -143,7 +177,7 @@ def _results(
             solve_s=solve_s,
             fits_dense=kept_share == 1,
         )
-        for layout in found
+        for step, layout in found
     ]
 
 

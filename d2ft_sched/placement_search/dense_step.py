@@ -160,6 +160,7 @@ class DenseStep:
                 device.compute_flops_per_s,
                 device.memory_bandwidth_bytes_per_s,
                 device.launch_s,
+                device.overlaps,
                 d in self.recomputing,
                 tuple(sorted((k.value, c.work, c.seconds) for k, c in device.curves.items())),
             )

@@ -123,8 +123,10 @@ def formulate(
         spent = _budget_capacities(budget, dense, dense_flops, knapsack_block, shares)
     room = _activation_room(workload, cluster, placement, num_waves)[knapsack_device]
     dense_device = np.bincount(knapsack_device, dense[:, 2], minlength=placement.num_devices)
-    share = dense[:, 2] / dense_device[knapsack_device]
-    kept = np.minimum(share * room, budget.memory * dense[:, 2])
+    keeps = dense[:, 2] > 0  # nothing does on a device that computes forward again
+    kept = budget.memory * dense[:, 2]
+    share = dense[keeps, 2] / dense_device[knapsack_device[keeps]]
+    kept[keeps] = np.minimum(share * room[keeps], kept[keeps])
     kept[kept >= dense[:, 2]] = np.inf
     capacity = np.column_stack([spent, kept])
     row = np.arange(workload.num_subnets)

@@ -82,14 +82,22 @@ def _beyond_price(
 def _merged(gain: np.ndarray, most: int) -> np.ndarray:
     """The first subnet of each one's pattern, int ``[n]``, of gains ``[n, num_microbatches,
     num_operations]`` of a site."""
-    first, together, alive = np.arange(len(gain)), gain.copy(), list(range(len(gain)))
-    while len(alive) > most:
-        own = together[alive].max(axis=2).sum(axis=1)
-        both = (together[alive][:, None] + together[alive][None]).max(axis=3).sum(axis=2)
-        loss = own[:, None] + own[None] - both
-        loss[np.tril_indices(len(alive))] = np.inf
-        a, b = np.unravel_index(loss.argmin(), loss.shape)
-        kept, gone = alive[int(a)], alive.pop(int(b))
+    first, together, is_left = np.arange(len(gain)), gain.copy(), np.ones(len(gain), dtype=bool)
+    own = _most(together)
+    loss = np.stack([own[i] + own - _most(together[i] + together) for i in first])
+    loss[np.tril_indices(len(gain))] = np.inf
+    for _ in range(len(gain) - most):
+        kept, gone = (int(i) for i in np.unravel_index(loss.argmin(), loss.shape))
         together[kept] += together[gone]
         first[first == gone] = kept
+        is_left[gone] = False
+        own[kept] = _most(together[kept])
+        again = np.where(is_left, own[kept] + own - _most(together[kept] + together), np.inf)
+        loss[gone], loss[:, gone] = np.inf, np.inf
+        loss[kept, kept + 1 :], loss[:kept, kept] = again[kept + 1 :], again[:kept]
     return first
+
+
+def _most(gain: np.ndarray) -> np.ndarray:
+    """Of the best operation for every micro-batch; over the last two axes of `gain`."""
+    return np.asarray(gain.max(axis=-1).sum(axis=-1))

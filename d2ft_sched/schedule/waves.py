@@ -36,6 +36,10 @@ def running_samples(schedule: np.ndarray, samples: np.ndarray) -> np.ndarray:
 
 
 def schedule_waves(schedule: np.ndarray, num_waves: int) -> list[np.ndarray]:
-    """`wave_microbatches` of those that run; fewer waves where there are not so many."""
+    """What runs of each of the `wave_microbatches`, without waves of which nothing does.
+
+    So none holds what it would not in the dense step, and what fits memory there fits here.
+    """
     running = running_microbatches(schedule)
-    return np.array_split(running, min(num_waves, len(running)))
+    waves = (np.intersect1d(w, running) for w in wave_microbatches(schedule.shape[1], num_waves))
+    return [wave for wave in waves if len(wave)]

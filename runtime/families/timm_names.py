@@ -7,6 +7,7 @@ import timm
 from timm.models import get_arch_pretrained_cfgs, get_deprecated_models
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.model.decoder_table import known_decoders
 from d2ft_sched.model.shape_file import known_bert_models
 
 _CLOSE = 0.75
@@ -37,7 +38,7 @@ def check_timm_name(name: str) -> None:
 
 def _hint(name: str) -> str:
     if Path(name).is_dir():
-        return f", and the folder {name} has no config.json of a BERT"
+        return f", and the folder {name} has no config.json of a BERT or a decoder"
     if name.startswith((".", "/", "~")):
         return ", and there is no such folder"
     close = get_close_matches(
@@ -47,7 +48,8 @@ def _hint(name: str) -> str:
     if _is_of_the_hub(name):
         hint += (
             f"; of the models of the Hugging Face hub BERTs can run: "
-            f"{', '.join(known_bert_models())}, or the folder of one that has been downloaded"
+            f"{', '.join(known_bert_models())}, and decoders: {', '.join(known_decoders())}, or "
+            f"the folder of one that has been downloaded"
         )
     return hint
 

@@ -1,5 +1,6 @@
 """Measuring a device: seconds of lanes, trunk and optimizer over their size.
 
+Sizes are measured in turns, round after round, so that a busy moment falls on all of them.
 The lanes of several blocks are timed one after another, as in a step, so that weights come from
 memory and not from a cache that one block alone would fill; what a block costs without any lane is
 subtracted, since the trunk includes it. That is timed by steps in which lanes hand on what they are
@@ -9,7 +10,8 @@ given, with all norms and residual sums, and by steps in which every operation i
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.slice_schedule import slice_schedule
-from runtime.lanes.slices import SublayerLanes
+from runtime.lanes.slices import SublayerLanes, Wave
 from runtime.measure.kernel_seconds import kernel_seconds
 from runtime.measure.trunk_pass import run_trunk
 from runtime.models.optimizers import create_optimizer
@@ -73,15 +75,23 @@ def profile_device(
     inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
     inputs = inputs.to(device)
     points: dict[WorkKind, Points] = defaultdict(lambda: defaultdict(list))
-    jobs = list(_rectangles(workload))
-    total = len(jobs) + workload.num_microbatches + 1
     with autocast(device, workload):
-        for done, (num_members, num_microbatches) in enumerate(jobs):
-            progress(done, total)
-            _time_lanes(model, workload, inputs, num_members, num_microbatches, num_repeats, points)
-        for m in range(1, workload.num_microbatches + 1):
-            progress(len(jobs) + m - 1, total)
-            _time_trunk(model, workload, inputs, m, num_repeats, points)
+        timings = [
+            *_lane_timings(model, workload, inputs),
+            *_trunk_timings(model, workload, inputs),
+        ]
+        total = (num_repeats + 1) * len(timings) + 1
+        samples: list[list[np.ndarray]] = [[] for _ in timings]
+        for round_ in range(num_repeats + 1):
+            for number, timing in enumerate(timings):
+                progress(round_ * len(timings) + number, total)
+                seconds = next(timing.samples)
+                if round_ > 0:
+                    samples[number].append(seconds)
+    for timing, own in zip(timings, samples, strict=True):
+        medians = np.median(own, axis=0)
+        for kind, work, seconds in zip(timing.kinds, timing.work, medians, strict=True):
+            points[kind][work].append(float(seconds))
     progress(total - 1, total)
     _time_optimizer(model, workload, num_repeats, points)
     progress(total, total)
@@ -118,58 +128,67 @@ def _rectangles(workload: Workload) -> Iterator[tuple[int, int]]:
     return ((s, m) for s in members for m in microbatches)
 
 
-def _time_lanes(
-    model: nn.Module,
-    workload: Workload,
-    inputs: Tensor,
-    num_members: int,
-    num_microbatches: int,
-    num_repeats: int,
-    points: dict[WorkKind, Points],
-) -> None:
+@dataclass(frozen=True)
+class _Timing:
+    """Work of one size.
+
+    Attributes:
+        kinds: of its forward and of its backward.
+        work: how much of each.
+        samples: seconds of both, float ``[2]``, measured whenever one is asked for; the first do
+            not count.
+    """
+
+    kinds: tuple[WorkKind, WorkKind]
+    work: tuple[float, float]
+    samples: Iterator[np.ndarray]
+
+
+def _lane_timings(model: nn.Module, workload: Workload, inputs: Tensor) -> Iterator[_Timing]:
     blocks = family_of(model).blocks(model)[:NUM_TIMED_BLOCKS]
-    workload = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
-    num_samples, device = int(workload.samples.sum()), inputs.device
+    size = (len(inputs), workload.shape.num_tokens, workload.shape.width)
     dtype = next(model.parameters()).dtype
-    size = (num_samples, workload.shape.num_tokens, workload.shape.width)
-    x = torch.randn(size, device=device, dtype=dtype, requires_grad=True)
-    key_mask = family_of(model).key_mask(model, inputs[:num_samples])
-    grad = torch.randn(size, device=device, dtype=dtype)
-    schedule = np.zeros((workload.num_subnets, workload.num_microbatches), dtype=np.int8)
-    empty = slice_schedule(workload, schedule)
-    members = workload.partition.of_block(0)[:num_members]
-    for block in range(len(blocks)):
-        of_block = workload.partition.of_block(block)[:num_members]
-        schedule[of_block] = Operation.FULL
-    slices = slice_schedule(workload, schedule)
-    for is_mlp, flops, kinds in (
-        (
-            False,
-            attention_flops(workload),
-            (WorkKind.ATTENTION_FORWARD, WorkKind.ATTENTION_BACKWARD),
-        ),
-        (True, mlp_flops(workload), (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD)),
-    ):
-        work = float(flops.forward[members].sum()), float(flops.backward[members].sum())
-        samples, num_runs = [], 1
-        for repeat in range(num_repeats + 1):
-            busy, idle = (
-                _run_sublayers(
-                    [block[is_mlp] for block in blocks],
-                    [own.mlp if is_mlp else own.attention for own in lanes.waves[0].blocks],
-                    x,
-                    grad,
-                    key_mask,
-                    num_runs,
+    every = torch.randn((2, *size), device=inputs.device, dtype=dtype)
+    for num_members, num_microbatches in _rectangles(workload):
+        part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
+        num_samples = int(part.samples.sum())
+        x, grad = every[0, :num_samples].requires_grad_(), every[1, :num_samples]
+        key_mask = family_of(model).key_mask(model, inputs[:num_samples])
+        schedule = np.zeros((part.num_subnets, num_microbatches), dtype=np.int8)
+        empty = slice_schedule(part, schedule).waves[0]
+        members = part.partition.of_block(0)[:num_members]
+        for block in range(len(blocks)):
+            schedule[part.partition.of_block(block)[:num_members]] = Operation.FULL
+        wave = slice_schedule(part, schedule).waves[0]
+        for is_mlp, flops, kinds in (
+            (
+                False,
+                attention_flops(part),
+                (WorkKind.ATTENTION_FORWARD, WorkKind.ATTENTION_BACKWARD),
+            ),
+            (True, mlp_flops(part), (WorkKind.MLP_FORWARD, WorkKind.MLP_BACKWARD)),
+        ):
+            sublayers = [block[is_mlp] for block in blocks]
+            run_busy, run_idle = (
+                partial(_run_sublayers, sublayers, lanes, x, grad, key_mask)
+                for lanes in (
+                    [own.mlp if is_mlp else own.attention for own in of.blocks]
+                    for of in (wave, empty)
                 )
-                for lanes in (slices, empty)
             )
-            if repeat > 0:
-                samples.append((busy - idle) / len(blocks))
-            else:
-                num_runs = max(1, math.ceil(LEAST_SAMPLE_S / busy.sum()))
-        for direction, kind in enumerate(kinds):
-            points[kind][work[direction]].append(float(np.median([s[direction] for s in samples])))
+            work = float(flops.forward[members].sum()), float(flops.backward[members].sum())
+            yield _Timing(kinds, work, _differences(run_busy, run_idle, len(blocks)))
+
+
+def _differences(
+    run_busy: Callable[[int], np.ndarray], run_idle: Callable[[int], np.ndarray], num_blocks: int
+) -> Iterator[np.ndarray]:
+    """Seconds of a block's lanes, without what it takes with none."""
+    num_runs = 1
+    while True:
+        busy = run_busy(num_runs)
+        yield (busy - run_idle(num_runs)) / num_blocks
+        num_runs = max(1, math.ceil(LEAST_SAMPLE_S / busy.sum()))
 
 
 def _run_sublayers(
@@ -200,36 +219,30 @@ def _both(watch: Stopwatch) -> list[float]:
     return [seconds["forward"], seconds["backward"]]
 
 
-def _time_trunk(
-    model: nn.Module,
-    workload: Workload,
-    inputs: Tensor,
-    num_microbatches: int,
-    num_repeats: int,
-    points: dict[WorkKind, Points],
-) -> None:
-    part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
-    own, family = inputs[: int(part.samples.sum())], family_of(model)
-    labels = family.random_labels(model, own.cpu(), torch.Generator()).to(own.device)
-    idle = slice_schedule(
-        part, uniform_schedule(part.num_subnets, num_microbatches, Operation.SHORTCUT)
-    )
-    busy = slice_schedule(
-        part, uniform_schedule(part.num_subnets, num_microbatches, Operation.FULL)
-    )
-    for slices, num_running in ((idle, 0), (busy, part.shape.num_blocks)):
-        samples = []
-        for repeat in range(num_repeats + 1):
-            watch = Stopwatch(inputs.device)
-            run_trunk(model, own, labels, slices.waves[0], watch)
-            if repeat > 0:
-                samples.append(_both(watch))
-        moved = trunk_bytes_moved(part, np.full(num_microbatches, num_running))
-        for direction, (kind, work) in enumerate(
-            ((WorkKind.TRUNK_FORWARD, moved.forward), (WorkKind.TRUNK_BACKWARD, moved.backward))
+def _trunk_timings(model: nn.Module, workload: Workload, inputs: Tensor) -> Iterator[_Timing]:
+    kinds = WorkKind.TRUNK_FORWARD, WorkKind.TRUNK_BACKWARD
+    for num_microbatches in range(1, workload.num_microbatches + 1):
+        part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
+        own = inputs[: int(part.samples.sum())]
+        labels = family_of(model).random_labels(model, own.cpu(), torch.Generator()).to(own.device)
+        for operation, num_running in (
+            (Operation.SHORTCUT, 0),
+            (Operation.FULL, part.shape.num_blocks),
         ):
-            seconds = float(np.median([s[direction] for s in samples]))
-            points[kind][float(work.sum())].append(seconds)
+            schedule = uniform_schedule(part.num_subnets, num_microbatches, operation)
+            wave = slice_schedule(part, schedule).waves[0]
+            moved = trunk_bytes_moved(part, np.full(num_microbatches, num_running))
+            work = float(moved.forward.sum()), float(moved.backward.sum())
+            yield _Timing(kinds, work, _trunk_samples(model, own, labels, wave))
+
+
+def _trunk_samples(
+    model: nn.Module, inputs: Tensor, labels: Tensor, wave: Wave
+) -> Iterator[np.ndarray]:
+    while True:
+        watch = Stopwatch(inputs.device)
+        run_trunk(model, inputs, labels, wave, watch)
+        yield np.array(_both(watch))
 
 
 def _time_optimizer(

@@ -120,7 +120,7 @@ def check_known(name: str) -> None:
     if not any(family.knows(name) for family in FAMILIES):
         raise InputError(
             f"model {name!r} can be planned and simulated, but not run: it is neither a model of "
-            f"timm nor a BERT of transformers"
+            f"timm nor a BERT or a decoder of transformers"
         )
 
 

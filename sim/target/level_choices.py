@@ -5,7 +5,10 @@ simulated. Blocks do not overlap, so a step is their sum and the rest; which lev
 is then a multiple-choice knapsack over the blocks, solved on a fine grid of seconds.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -15,8 +18,10 @@ from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.problem.formulate import Formulation, formulate, level_capacities, message_shares
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
+from d2ft_sched.problem.shared import Coverage
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.solvers.coupled.covering import covering
 from d2ft_sched.solvers.registry import solve
 from sim.target.block_times import BlockTimes
 
@@ -48,6 +53,25 @@ class LevelChoices:
         num_blocks = len(self.seconds)
         return BlockLevels((compute,) * num_blocks, (messages,) * num_blocks)
 
+    @cached_property
+    def least(self) -> BlockLevels:
+        """Those under which every block takes least, of all that may be chosen."""
+        return self.of_pairs(self._allowed_s.argmin(axis=1))
+
+    @property
+    def least_s(self) -> float:
+        """Seconds of all blocks under them."""
+        return float(self._allowed_s.min(axis=1).sum())
+
+    @property
+    def _allowed_s(self) -> np.ndarray:
+        return np.where(np.isneginf(self.value), np.inf, self.seconds)
+
+    def of_pairs(self, chosen: np.ndarray) -> BlockLevels:
+        """The levels of a pair for each block, int ``[num_blocks]``."""
+        levels = self.levels[chosen]
+        return BlockLevels(tuple(levels[:, 0].tolist()), tuple(levels[:, 1].tolist()))
+
 
 def level_choices(
     workload: Workload,
@@ -63,8 +87,7 @@ def level_choices(
     Args:
         workload, cluster, placement, scores, num_waves: as for a plan.
         aligned: whether all subnets of a block on one device do the same with a micro-batch.
-        coverage: see `Budget`; a pair under which a block runs too few operations for it has a
-            value of -inf.
+        coverage: see `Budget`; a pair under which a block has no room for it has a value of -inf.
     """
     dense = formulate(
         workload,
@@ -75,31 +98,16 @@ def level_choices(
         num_waves=num_waves,
     )
     shares = message_shares(workload, cluster, placement, dense.knapsack_device)
-    pairs = np.array(
-        [
-            (compute, messages)
-            for compute in _compute_levels(dense)
-            for messages in _message_levels(workload, dense, shares)
-        ]
-    )
     num_blocks = workload.shape.num_blocks
-    kept = dense.problem.capacity[:, 2]
-    capacity = np.stack(
-        [
-            np.column_stack(
-                [
-                    level_capacities(
-                        dense.dense,
-                        dense.knapsack_block,
-                        shares,
-                        BlockLevels((compute,) * num_blocks, (messages,) * num_blocks),
-                    ),
-                    kept,
-                ]
-            )
-            for compute, messages in pairs.tolist()
-        ]
+    compute, messages = _compute_levels(dense, coverage), _message_levels(workload, dense, shares)
+    rule = Coverage(dense.row_block, coverage)
+    if coverage:
+        compute = compute[_coverable(dense, shares, product(compute, messages[-1:]), rule)]
+        messages = messages[_coverable(dense, shares, product(compute[-1:], messages), rule)]
+    pairs = np.array(
+        list(product(_thinned(compute, MAX_COMPUTE_LEVELS), _thinned(messages, MAX_MESSAGE_LEVELS)))
     )
+    capacity = _capacities(dense, shares, pairs)
     schedules = _solve_capacities(dense, capacity)
     times = BlockTimes(workload, cluster, placement, num_waves)
     block, value = workload.partition.block, scores.values()
@@ -107,26 +115,54 @@ def level_choices(
     for j, schedule in enumerate(schedules):
         chosen = np.take_along_axis(value, schedule[..., None].astype(np.intp), axis=2)
         gained[:, j] = np.bincount(block, chosen.sum(axis=(1, 2)), minlength=num_blocks)
-        if coverage:
-            active = np.bincount(block, np.count_nonzero(schedule, axis=1), minlength=num_blocks)
-            gained[active < coverage * workload.num_microbatches, j] = -np.inf
-    return LevelChoices(pairs, times.seconds(schedules), gained)
+    seconds = times.seconds(schedules)
+    if coverage:
+        least, covered = covering(dense.problem, rule, capacity)
+        seconds = np.maximum(seconds, times.seconds(least[:, dense.row]))
+        gained[~covered.T] = -np.inf
+    return LevelChoices(pairs, seconds, gained)
 
 
-def _compute_levels(dense: Formulation) -> np.ndarray:
-    """Seconds at which some device can run one more operation in a block; thinned out."""
+def _capacities(dense: Formulation, shares: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """What every knapsack may spend under each pair of levels in all blocks, float
+    ``[num_pairs, num_knapsacks, num_resources]``."""
+    num_blocks = int(dense.knapsack_block.max()) + 1
+    kept = dense.problem.capacity[:, 2]
+    cases = []
+    for compute, messages in pairs.tolist():
+        levels = BlockLevels((compute,) * num_blocks, (messages,) * num_blocks)
+        spent = level_capacities(dense.dense, dense.knapsack_block, shares, levels)
+        cases.append(np.column_stack([spent, kept]))
+    return np.stack(cases)
+
+
+def _coverable(
+    dense: Formulation, shares: np.ndarray, pairs: Iterable[tuple[float, float]], rule: Coverage
+) -> np.ndarray:
+    """Under which pairs of levels some block can be covered, bool ``[num_pairs]``."""
+    capacity = _capacities(dense, shares, np.array(list(pairs)))
+    return np.asarray(covering(dense.problem, rule, capacity)[1].any(axis=1))
+
+
+def _compute_levels(dense: Formulation, coverage: int) -> np.ndarray:
+    """Seconds at which some device can run one more operation in a block, rising; forward alone as
+    often as any where that may be what a coverage leaves."""
     cost, knapsack = dense.problem.cost[0], dense.problem.knapsack[:, 0]
     levels = [np.zeros(1)]
     for k in range(dense.problem.num_knapsacks):
-        full = np.cumsum(np.sort(cost[knapsack == k, :, Operation.FULL].ravel()))
-        forward = cost[knapsack == k, :, Operation.FORWARD_ONLY].min()
-        levels.extend((full, forward + full[:-1], 2 * forward + full[:-1]))
-    return _thinned(np.concatenate(levels), MAX_COMPUTE_LEVELS)
+        full, forward = (
+            np.cumsum(np.sort(cost[knapsack == k, :, operation].ravel()))
+            for operation in (Operation.FULL, Operation.FORWARD_ONLY)
+        )
+        levels.extend((full, forward[0] + full[:-1], 2 * forward[0] + full[:-1]))
+        if coverage:
+            levels.append(forward)
+    return _distinct(np.concatenate(levels))
 
 
 def _message_levels(workload: Workload, dense: Formulation, shares: np.ndarray) -> np.ndarray:
     """Seconds of links at which some device, or all alike, can serve one more micro-batch forward,
-    or forward and backward; thinned out."""
+    or forward and backward, rising."""
     if not len(shares):
         return np.zeros(1)
     demand, block = dense.dense[:, 1], dense.knapsack_block
@@ -139,19 +175,20 @@ def _message_levels(workload: Workload, dense: Formulation, shares: np.ndarray) 
         per_byte.extend(shares[:, members].max(axis=0))
         per_byte.append(shares[:, members].sum(axis=1).max())
     levels = np.minimum(np.outer(np.unique(per_byte), served).ravel(), most)
-    return _thinned(np.concatenate([[0.0, most], levels]), MAX_MESSAGE_LEVELS)
+    return _distinct(np.concatenate([[0.0, most], levels]))
+
+
+def _distinct(levels: np.ndarray) -> np.ndarray:
+    """Levels that differ, rising; a little is added, so that rounding takes no operation away."""
+    levels = np.sort(levels)
+    return levels[np.concatenate([[True], np.diff(levels) > 1e-9 * levels[-1]])] * (1 + 1e-10)
 
 
 def _thinned(levels: np.ndarray, most: int) -> np.ndarray:
-    """Distinct levels, evenly picked where there are more than `most`; first and last stay.
-
-    A little is added, so that rounding takes no operation away.
-    """
-    levels = np.sort(levels)
-    levels = levels[np.concatenate([[True], np.diff(levels) > 1e-9 * levels[-1]])]
-    if len(levels) > most:
-        levels = levels[np.unique(np.linspace(0, len(levels) - 1, most).round().astype(int))]
-    return levels * (1 + 1e-10)
+    """Evenly picked where there are more than `most`; first and last stay."""
+    if len(levels) <= most:
+        return levels
+    return levels[np.unique(np.linspace(0, len(levels) - 1, most).round().astype(int))]
 
 
 def _solve_capacities(dense: Formulation, capacity: np.ndarray) -> np.ndarray:
@@ -200,7 +237,8 @@ def _solve_capacities(dense: Formulation, capacity: np.ndarray) -> np.ndarray:
 
 
 def choose_levels(choices: LevelChoices, available_s: float) -> BlockLevels:
-    """Levels of every block, of most value with a sum of seconds within `available_s`."""
+    """Levels of every block, of most value with a sum of seconds within `available_s`; the least
+    where not even they are."""
     num_blocks = len(choices.seconds)
     cell_s = max(available_s, 1e-300) / GRID_CELLS
     weight = np.ceil(choices.seconds / cell_s - 1e-9)
@@ -217,14 +255,13 @@ def choose_levels(choices: LevelChoices, available_s: float) -> BlockLevels:
             best[used:][better] = gained[better]
             picked[b, used:][better] = j
     if np.isneginf(best).all():
-        return choices.highest
+        return choices.least
     cell = int(np.argmax(best))
     chosen = np.zeros(num_blocks, dtype=np.int64)
     for b in range(num_blocks - 1, -1, -1):
         chosen[b] = picked[b, cell]
         cell -= int(weight[b, chosen[b]])
-    levels = choices.levels[chosen]
-    return BlockLevels(tuple(levels[:, 0].tolist()), tuple(levels[:, 1].tolist()))
+    return choices.of_pairs(chosen)
 
 
 def _frontier(weight: np.ndarray, value: np.ndarray) -> list[int]:

@@ -148,7 +148,8 @@ class TargetSearch:
                 if best is not None or too_much_s - enough_s < LEAST_CORRECTION * enough_s:
                     break
                 between = (enough_s + too_much_s) / 2
-                available_s = between if np.isfinite(between) else LOOSER * available_s
+                looser = LOOSER * max(available_s, self.choices.least_s)
+                available_s = between if np.isfinite(between) else looser
                 levels = choose_levels(self.choices, available_s)
                 continue
             plan, step_s = found
@@ -158,6 +159,8 @@ class TargetSearch:
                     best = _with_method(plan, step_s, target_s)
                 if step_s >= target_s * (1 - TOLERANCE) or not np.isfinite(too_much_s):
                     break
+            elif levels == self.choices.least:
+                break
             else:
                 too_much_s = available_s
             if best is not None or enough_s > 0:
@@ -169,6 +172,10 @@ class TargetSearch:
                 available_s *= (target_s - besides_s) / (step_s - besides_s) * (1 - correction)
             last_s = step_s
             levels = choose_levels(self.choices, available_s)
+        if best is None and levels != self.choices.least:
+            found = self._planned(self.choices.least, target_s, solver, seed, time_limit_s)
+            if found is not None and found[1] <= target_s * (1 + ROUNDING):
+                best = _with_method(*found, target_s)
         return best
 
     def _planned(
@@ -291,7 +298,8 @@ def best_plan(
     if least_s > target_s:
         raise InputError(
             f"target step time is {target_s:.4g} s; trunk, all-reduce and optimizer alone take "
-            f"{least_s:.4g} s on cluster {searches[0].cluster.name!r}: ask for more than that"
+            f"{least_s:.4g} s on cluster {searches[0].cluster.name!r} with all micro-batches: ask "
+            f"for more than that, or for fewer of them"
         )
     plans = [
         plan
@@ -299,9 +307,11 @@ def best_plan(
         if (plan := search.plan(target_s, solver=solver, seed=seed, time_limit_s=time_limit_s))
     ]
     if not plans:
+        coverage = searches[0].coverage
+        covering = f" with a coverage of {coverage}" if coverage else ""
         raise InputError(
-            f"no schedule was found whose step takes at most {target_s:.4g} s; the least that "
-            f"trunk, all-reduce and optimizer take is {least_s:.4g} s"
+            f"no schedule was found whose step takes at most {target_s:.4g} s"
+            f"{covering}; the least that trunk, all-reduce and optimizer take is {least_s:.4g} s"
         )
     return max(plans, key=lambda plan: plan.solver.objective)
 

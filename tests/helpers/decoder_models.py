@@ -1,9 +1,12 @@
 """Small random decoders of every layout, and batches of token numbers."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from runtime.without_values import without_values
 
 NUM_TOKENS, VOCABULARY = 9, 31
 _SIZES: dict[str, Any] = {
@@ -41,6 +44,18 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Classes of transformers, and what their configuration has besides."""
 
 
+def building_on(device: str) -> AbstractContextManager[Any]:
+    """Where a model is built; none of it is filled that has no values."""
+    return without_values() if device == "meta" else torch.device(device)
+
+
+def fill(model: nn.Module, std: float) -> None:
+    """Normal values in all parameters that have any."""
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            nn.init.normal_(parameter, std=std)
+
+
 def small_decoder(
     layout: str = "llama",
     dtype: torch.dtype = torch.float64,
@@ -53,11 +68,10 @@ def small_decoder(
     kind, own = LAYOUTS[layout]
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**(_SIZES | own | options))
-    with torch.device(device):
+    with building_on(device):
         model = getattr(transformers, f"{kind}ForCausalLM")(config)
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    fill(model, std=0.3)
     model.name_or_path, model.num_tokens = "small", NUM_TOKENS
     return model.to(dtype).train()
 

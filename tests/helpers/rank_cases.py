@@ -14,7 +14,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
-from decoder_models import packed, padded, small_decoder
+from decoder_models import building_on, fill, packed, padded, small_decoder
 from runtime.families.bert_classifier import BertClassifier
 from runtime.families.known_families import family_of
 from runtime.models.build import shape_of
@@ -65,7 +65,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
     """One replica, or several from `FIRST_OF_SEVERAL` on; unequal owners and subnets."""
     rng = np.random.default_rng([seed, num_ranks])
     model = model_of(seed)
-    shape = shape_of(_plain_model(seed))
+    shape = shape_of(_plain_model(seed) if seed in LORA_SEEDS else model)
     partition = _partition(shape, rng)
     groups = [np.arange(num_ranks)]
     if seed in SEVERAL_SEEDS:
@@ -147,7 +147,7 @@ def small_model(
 ) -> VisionTransformer:
     """Three blocks of four heads over 28 pixel images, float64; the same values every time."""
     torch.manual_seed(0)
-    with torch.device(device):
+    with building_on(device):
         model = VisionTransformer(
             img_size=28,
             patch_size=14,
@@ -158,8 +158,7 @@ def small_model(
             init_values=layer_scale,
             qkv_bias=qkv_bias,
         )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    fill(model, std=0.2)
     return model.double()
 
 
@@ -178,11 +177,10 @@ def small_bert(device: str = "cpu") -> BertClassifier:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    with torch.device(device):
+    with building_on(device):
         bert = BertModel(config, add_pooling_layer=False)
         model = BertClassifier(bert, 5, name="small", num_tokens=NUM_TOKENS)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    fill(model, std=0.2)
     return model.double()
 
 

@@ -5,6 +5,7 @@ import resource
 import signal
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -148,6 +149,8 @@ def fail(
     rank: int, num_ranks: int, folder: Path, culprit: int, how: str, timeout_s: float, port: int
 ) -> None:
     """Run steps until the culprit dies, hangs or freezes; the others write what they say."""
+    if how == "freezes":  # with the store, which answers no sooner the longer one waits
+        patch("runtime.ranks.job.GRACE_OF_MANY_S", 1.0).start()
     case = draw_case(0, num_ranks)
     ranks = join(rank, num_ranks, folder, timeout_s, port)
     model = _load(case, 0, ranks, folder)

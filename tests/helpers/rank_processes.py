@@ -207,6 +207,7 @@ def join(
 def _run(job: Callable[..., None], *arguments: Any, **options: Any) -> None:
     """A job whose threads do not interrupt one another: that of gloo spins while another of its
     process, which it has interrupted, holds what it waits for."""
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if hasattr(os, "SCHED_BATCH"):  # Linux
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     torch.set_num_threads(1)
     job(*arguments, **options)

@@ -24,8 +24,8 @@ class Watched(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("build", [small_model, small_bert, small_decoder])
-def test_a_model_is_as_on_the_meta_device_and_is_not_filled(build: Any) -> None:
-    wanted = build(device="meta")
+def test_a_model_is_as_with_values_and_is_not_filled(build: Any) -> None:
+    wanted = build().to("meta")
     with without_values(), Watched() as watched:
         built = build(device="meta")
     assert [(n, p.shape, p.dtype, p.device) for n, p in built.named_parameters()] == [

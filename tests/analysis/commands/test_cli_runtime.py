@@ -15,7 +15,7 @@ devices:
   - {name: b, compute_flops_per_s: 5e10, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e10}
 network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 """
-MODEL = ["--model", "vit_tiny_patch16_224", "--image-size", "32"]
+MODEL = ["--model", "test_vit", "--image-size", "32"]
 BATCH = ["--microbatches", "3", "--microbatch-size", "2"]
 
 
@@ -64,7 +64,7 @@ def test_the_demo_does_the_whole_job(d2ft, cluster, pictures, tmp_path):
     assert (out / "report.html").stat().st_size > 100_000
     code, _, _ = d2ft("report", out)
     assert code == 0
-    sweep = ["--model", "vit_tiny_patch16_224", "--image-size", 32, "--minibatch-size", 6]
+    sweep = [*MODEL, "--minibatch-size", 6]
     code, _, err = d2ft(
         "sweep", "--cluster", cluster, *sweep, "--microbatches", 3,
         "--budget-compute", "0.4,0.7,1", "--scale-bandwidth", "0.1,1", "--jobs", 1, "--out", out,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from d2ft_sched.plan.plan_file import load_plan, save_plan
+from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from decoder_models import small_decoder
+from rank_processes import d2ft_on_ranks
 from runtime.models.build import build_model
 from tiny_tokenizer import SPECIAL, WORDS, save_tiny_tokenizer
 
@@ -149,6 +154,49 @@ def test_packed_sequences_and_all_parameters_go_the_same_way(
     code, _, err = d2ft("generate", tmp_path / "run", "--prompt", "the", "--pretrained")
     assert code == 2
     assert "has weights of its own" in err
+
+
+@pytest.mark.parametrize("way", ["cut", "replicas"])
+def test_ranks_with_frozen_weights_in_bfloat16_train_as_one_process(
+    d2ft: Any, decoder: Path, pairs: str, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "cluster.yaml").write_text(CLUSTER)
+    path = tmp_path / "plan.json"
+    code, _, err = d2ft(
+        "plan", "--cluster", tmp_path / "cluster.yaml", "--model", decoder, *BATCH,
+        "--lora-rank", 2, "--precision", "bfloat16", "--optimizer", "sgd",
+        "--placement", "balanced", "--budget-compute", 0.8, "--out", path,
+    )  # fmt: skip
+    assert code == 0, err
+    plan = load_plan(path)
+    num_subnets = plan.workload.num_subnets
+    assert plan.workload.frozen_bytes == 2
+    replicas = {
+        "cut": [Placement(2, tuple(s % 2 for s in range(num_subnets)), (0, 1, 0), (0,))],
+        "replicas": [
+            Placement(2, (0,) * num_subnets, (0, 0), (0,)),
+            Placement(2, (1,) * num_subnets, (1,)),
+        ],
+    }[way]
+    save_plan(replace(plan, replicas=tuple(Replica(one) for one in replicas)), path)
+    arguments = ["finetune", path, "--data", pairs, "--device", "cpu", "--epochs", 2]
+    arguments += ["--learning-rate", 0.5, "--schedule", "fixed"]
+    assert d2ft(*arguments, "--out", tmp_path / "alone")[0] == 0
+    d2ft_on_ranks(2, tmp_path, *arguments, "--out", tmp_path / "ranks")
+
+    alone, ranks = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("alone", "ranks")
+    )
+    assert alone.keys() == ranks.keys()
+    for name, values in alone.items():
+        assert ranks[name].dtype == values.dtype == torch.float32, name
+        if "lora_B" in name:  # all zeros before
+            change = float(values.norm())
+            assert change > 0, name
+            assert float((ranks[name] - values).norm()) <= 0.03 * change, name
+    losses = [[e["loss"] for e in _evaluations(tmp_path / name)] for name in ("alone", "ranks")]
+    assert losses[1] == pytest.approx(losses[0], rel=3e-3)
 
 
 def test_what_cannot_be_said_is_refused_in_a_line(d2ft: Any, decoder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from rank_processes import endings_on_ranks, free_port, run_command, start_ranks
+from rank_processes import endings_on_ranks, free_port, run_command, start_ranks, torchrun
 
 ANSWER_S = 120
 """Far above what a job that ends at once takes on a busy machine, and far below its time-out."""
@@ -160,9 +160,10 @@ def test_torchrun_starts_the_command_in_any_folder(even_plan, given, tmp_path):
 
 
 def test_torchruns_report_ends_with_our_line(even_plan, given, tmp_path):
-    done = launch(tmp_path, "finetune", even_plan, *given, "--image-size", 64)
-    assert done.returncode != 0
-    report = done.stderr.splitlines()
+    agent = torchrun(2, tmp_path, "finetune", even_plan, *given, "--image-size", 64)
+    agent.join(ANSWER_S)
+    assert agent.exitcode not in (None, 0)
+    report = (tmp_path / "stderr-0").read_text().splitlines()
     ours = [line for line in report if line.startswith("d2ft: ")]
     assert len(ours) == 1
     (last,) = [line for line in report if line.strip().startswith("traceback")][-1:]

@@ -51,3 +51,11 @@ def test_who_has_ended_with_less_says_so(curves, column):
     full, plan = equal_cost_table(curves, column).to_dict("records")
     assert not any(text.endswith(MORE) for text in full.values())
     assert list(plan.values())[-1] == f"61.0 {PLUS_MINUS} 1.4{MORE}"
+
+
+def test_losses_stand_as_they_are_beside_top_1_in_percent(curves):
+    curves["test_loss"] = 5.0 - curves["epoch"] - 0.1 * curves["seed"]
+    full, _ = epochs_table(curves, "test_loss").to_dict("records")
+    assert full["epoch 1"] == f"3.950 {PLUS_MINUS} 0.071"
+    _, plan = equal_cost_table(curves, "simulated_s", "test_loss").to_dict("records")
+    assert list(plan.values())[-1] == f"2.950 {PLUS_MINUS} 0.071{MORE}"

@@ -11,13 +11,13 @@ from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.partition import partition_by_heads
-from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.plan_file import save_plan
 from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.schedule.schedule import schedule_to_rows
 from rank_processes import codes_of_ranks, d2ft_on_ranks
+from runtime.models.build import build_on_meta, shape_of
 from sim.step import simulate_plan
 from sim.ways.candidates import candidate
 from sim.ways.estimate.load import Load, dense_load
@@ -28,7 +28,7 @@ DEVICES = tuple(
     Device(name, rate, 10**10, 1e10) for name, rate in zip("abc", (2e10, 2e10, 1e10), strict=True)
 )
 CLUSTER = Cluster("three", DEVICES, tuple(Link(d.name, "s", 1e8, 1e-5) for d in DEVICES), ("s",))
-SHAPE = load_model_shape("vit_tiny_patch16_224", image_size=32, num_classes=7)
+SHAPE = shape_of(build_on_meta("test_vit", image_size=32, num_tokens=None, num_classes=7))
 WORKLOAD = Workload(SHAPE, partition_by_heads(SHAPE, 1), (4, 4))
 WAYS = {
     "data parallel": ((0,), (1,), (2,)),

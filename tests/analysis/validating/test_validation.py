@@ -122,7 +122,7 @@ ADAPTERS = ("--lora-rank", 4)
 def test_the_command_counts_what_was_predicted(d2ft, tmp_path, options):
     (tmp_path / "one.yaml").write_text(cluster_text("a"))
     code, out, err = d2ft(
-        "validate", "--cluster", tmp_path / "one.yaml", "--model", "vit_tiny_patch16_224",
+        "validate", "--cluster", tmp_path / "one.yaml", "--model", "test_vit",
         "--image-size", 32, "--microbatch-size", 1, "--microbatches", 3, "--repeats", 1,
         "--device", "cpu", *options, "--out", tmp_path / "v", "--json",
     )  # fmt: skip
@@ -142,13 +142,16 @@ def test_the_command_counts_what_was_predicted(d2ft, tmp_path, options):
     assert untouched["error_flops"] == 0
 
 
-@pytest.mark.parametrize("options", [FLOAT32, BFLOAT16, ADAPTERS])
-def test_ranks_run_the_plans_and_dense_baselines(tmp_path, options):
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("test_vit", FLOAT32), ("vit_tiny_patch16_224", BFLOAT16), ("test_vit", ADAPTERS)],
+)
+def test_ranks_run_the_plans_and_dense_baselines(tmp_path, model, options):
     (tmp_path / "two.yaml").write_text(cluster_text("a", "b"))
     d2ft_on_ranks(
-        2, tmp_path, "validate", "--cluster", tmp_path / "two.yaml", "--model",
-        "vit_tiny_patch16_224", "--image-size", 32, "--microbatch-size", 1, "--microbatches", 2,
-        "--repeats", 1, "--device", "cpu", *options, "--out", tmp_path / "v",
+        2, tmp_path, "validate", "--cluster", tmp_path / "two.yaml", "--model", model,
+        "--image-size", 32, "--microbatch-size", 1, "--microbatches", 2, "--repeats", 1,
+        "--device", "cpu", *options, "--out", tmp_path / "v",
     )  # fmt: skip
     plans, baselines = (pd.read_csv(tmp_path / f"v/{name}.csv") for name in ("plans", "baselines"))
     for table in (plans, baselines):

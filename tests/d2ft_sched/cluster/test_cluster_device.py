@@ -23,6 +23,15 @@ def test_roofline():
     assert not PLAIN.is_calibrated(WorkKind.MLP_FORWARD)
 
 
+def test_what_does_not_overlap_adds_up(tmp_path):
+    device = dataclasses.replace(PLAIN, overlaps=False)
+    seconds = device.seconds(WorkKind.MLP_FORWARD, np.array([0.0, 1e10]), np.array([0.0, 1e9]))
+    np.testing.assert_allclose(seconds, [0.0, 1e-5 + 1e-2 + 1e-2])
+    path = tmp_path / "device.yaml"
+    dump_device(device, path)
+    assert load_device(path) == device
+
+
 def test_roofline_broadcasts():
     assert PLAIN.seconds(WorkKind.OPTIMIZER, 0.0, np.ones((2, 3))).shape == (2, 3)
 

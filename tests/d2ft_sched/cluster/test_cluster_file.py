@@ -187,6 +187,7 @@ def devices(draw: st.DrawFn, name: str) -> Device:
         draw(st.integers(1, 2**53)),
         draw(positive),
         launch_s=draw(st.floats(0, 1)),
+        overlaps=draw(st.booleans()),
         curves=curves,
         price_per_hour=draw(st.none() | st.floats(0, 1e3)),
         power_w=draw(st.none() | st.floats(500, 1e3)),

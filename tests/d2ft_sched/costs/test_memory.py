@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
@@ -23,7 +23,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
-from d2ft_sched.schedule.waves import running_microbatches, wave_microbatches
+from d2ft_sched.schedule.waves import wave_microbatches
 
 
 def small_workload(
@@ -120,9 +120,10 @@ def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
     num_devices=st.integers(1, 4),
     num_waves=st.integers(1, 3),
     lora=st.sampled_from([None, Lora(2, 4.0)]),
+    leaves_out=st.booleans(),
 )
 def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_operations(
-    seed: int, num_devices: int, num_waves: int, lora: Lora | None
+    seed: int, num_devices: int, num_waves: int, lora: Lora | None, leaves_out: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     workload = small_workload(int(rng.choice([1, 2, 3])), layer_scale=bool(rng.integers(2)))
@@ -131,8 +132,8 @@ def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_o
     owner = rng.integers(num_devices, size=3)
     placement = Placement(num_devices, tuple(device.tolist()), tuple(owner.tolist()))
     schedule = rng.choice(4, size=(workload.num_subnets, 3), p=rng.dirichlet([1, 1, 1, 1]))
-    # Waves of fewer micro-batches are other waves, of which the bound does not know yet.
-    assume(num_waves == 1 or len(running_microbatches(schedule)) == 3)
+    if leaves_out:
+        schedule[:, rng.integers(3)] = Operation.SHORTCUT
     total = device_memory(workload, placement, schedule, num_waves).total
     besides = memory_besides_operations(workload, placement, num_waves)
     largest = device_memory(workload, placement, dense(workload), num_waves).total

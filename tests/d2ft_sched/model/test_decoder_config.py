@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,3 +208,17 @@ def test_what_is_no_configuration_is_refused_with_its_file(tmp_path) -> None:
         load_model_shape("nowhere/config.json")
     with pytest.raises(InputError, match="'other/Llama-3-8B' is not in the table"):
         load_model_shape("other/Llama-3-8B")
+
+
+@pytest.mark.parametrize("file", ["config.json", "model/config.json", "model/small.json"])
+def test_the_name_of_a_model_from_a_file_finds_that_file_again(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    sizes = dict(decoder_config("SmolLM2-135M"))
+    for name, layers in (("config.json", 2), ("model/config.json", 3), ("model/small.json", 4)):
+        (tmp_path / name).write_text(json.dumps(sizes | {"num_hidden_layers": layers}))
+    shape = load_model_shape(file)
+    assert shape.name not in ("", ".")
+    assert load_model_shape(shape.name) == shape

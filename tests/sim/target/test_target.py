@@ -1,5 +1,8 @@
 """Plans for a step time, against the simulator."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -176,6 +179,45 @@ def test_a_target_between_two_levels_of_equal_devices_is_met(fraction):
         placements=[found.placement],
     )
     assert 0.95 * target_s <= simulate_plan(plan).step_s <= target_s * (1 + 1e-9)
+
+
+def in_turn(workload, placement, coverage):
+    """Every micro-batch passes as many subnets of every block, of devices that have run least."""
+    schedule = np.zeros((workload.num_subnets, workload.num_microbatches), dtype=np.int8)
+    device = np.array(placement.subnet_device)
+    for block in range(workload.shape.num_blocks):
+        members, load = np.flatnonzero(workload.partition.block == block), Counter()
+        for microbatch in range(workload.num_microbatches):
+            load_of = [load[device[subnet]] for subnet in members]
+            for subnet in members[np.argsort(load_of, kind="stable")][:coverage]:
+                schedule[subnet, microbatch] = Operation.FORWARD_ONLY
+                load[device[subnet]] += 1
+    return schedule
+
+
+@pytest.mark.parametrize("bandwidth", [1e7, 1e10])
+@pytest.mark.parametrize("coverage", [1, 2])
+def test_a_target_that_a_covering_schedule_meets_is_not_refused(coverage, bandwidth):
+    shape = replace(SHAPE, num_blocks=2)
+    workload = Workload(shape, partition_by_heads(shape, 2), (4,) * 3)
+    size = (workload.num_subnets, workload.num_microbatches)
+    cluster = switch_of([1] * 3, [bandwidth] * 3)
+    placement = place_round_robin(workload.partition, 3, 3)
+    enough = simulate_step(workload, cluster, placement, in_turn(workload, placement, coverage))
+    rng = np.random.default_rng(0)
+    scores = Scores(rng.lognormal(size=size), rng.lognormal(size=size))
+    plan = plan_for_target(
+        workload,
+        cluster,
+        scores,
+        1.05 * enough.step_s,
+        placements=[placement],
+        coverage=coverage,
+    )
+    assert simulate_plan(plan).step_s <= 1.05 * enough.step_s * (1 + 1e-9)
+    for block in range(shape.num_blocks):
+        active = plan.schedule[workload.partition.block == block] != Operation.SHORTCUT
+        assert (active.sum(axis=0) >= coverage).all()
 
 
 def test_an_impossible_target_names_the_least():
