@@ -157,16 +157,15 @@ def run(
     """
     from analysis.console.output import (
         messages,
-        percent,
+        print_cells,
         print_json,
         print_line,
         print_note,
-        print_table,
-        seconds,
     )
     from analysis.console.progress import TerminalProgress
     from analysis.finetuning.finetune_request import FineTuneRequest, optimizer_note, with_optimizer
     from analysis.finetuning.finetune_schedules import default_schedule
+    from analysis.finetuning.metrics_file import epoch_table
     from analysis.finetuning.run_from_plan import run_finetune
     from d2ft_sched.plan.plan_file import load_plan
     from runtime.models.build import default_weights
@@ -237,33 +236,13 @@ def run(
     if json:
         print_json(summary)
         return
-    print_table(
-        f"{plan.workload.shape.name} on {summary['data']}, {summary['device']}",
-        ["epoch", "train loss", *_judged(summary["epochs"]), "training took"],
-        [
-            [
-                f"{epoch['epoch']:.4g}",
-                "-" if epoch["train_loss"] is None else f"{epoch['train_loss']:.4f}",
-                *([] if epoch["test_perplexity"] is None else [f"{epoch['test_perplexity']:.2f}"]),
-                percent(epoch["test_accuracy"]),
-                *([] if epoch["test_top5"] is None else [percent(epoch["test_top5"])]),
-                "-" if epoch["train_s"] is None else seconds(epoch["train_s"]),
-            ]
-            for epoch in summary["epochs"]
-        ],
-    )
+    title = f"{plan.workload.shape.name} on {summary['data']}, {summary['device']}"
+    print_cells(epoch_table(title, {"": summary["epochs"]}))
     print_line(summary["epoch_0"])
     for line in (summary["by_class"], _best(summary, out)):
         if line:
             print_line(line)
     print_line(f"Wrote {out}")
-
-
-def _judged(epochs: list[dict[str, Any]]) -> list[str]:
-    """What the test part says, as heads of columns."""
-    if any(epoch["test_perplexity"] is not None for epoch in epochs):
-        return ["test perplexity", "test tokens right"]
-    return ["test top-1", *(["top-5"] if epochs[0]["test_top5"] is not None else [])]
 
 
 def _best(summary: dict[str, Any], out: Path) -> str | None:

@@ -96,9 +96,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_cells(table: Cells) -> None:
-    """As `print_columns`, each group by itself, under its title or the table's caption."""
+    """As `print_table`, each group by itself, under its title or the table's caption."""
     for title, rows in table.texts:
-        print_columns(title or table.caption, table.columns, rows)
+        print_table(title or table.caption, table.columns, rows)
 
 
 def print_columns(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

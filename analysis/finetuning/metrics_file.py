@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.console.formatting import percent
+from analysis.console.cells import Table, number_cell
+from analysis.console.formatting import percent, quantity, three_digits
 from analysis.console.output import finite
 from analysis.results.line_file import LineFile
 from d2ft_sched.errors import InputError
@@ -140,14 +141,50 @@ def epoch_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "train_loss": float(np.mean(losses)) if losses else None,
                 "test_accuracy": evaluation["top1"],
                 "test_loss": evaluation["loss"],
-                "test_top5": evaluation["top5"],
-                "class_accuracy": evaluation["class_top1"],
+                "test_top5": evaluation.get("top5"),
+                "class_accuracy": evaluation.get("class_top1"),
                 "test_perplexity": evaluation.get("perplexity"),
                 "train_s": sum(s["step_s"] for s in steps) if steps else None,
                 "flops": sum(s["flops"] for s in steps),
             }
         )
     return rows
+
+
+def epoch_table(caption: str, trainings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Loss, accuracy and cost until every evaluation: `epoch_rows` of trainings by their titles."""
+    every = [row for rows in trainings.values() for row in rows]
+    foretells = any(row["test_perplexity"] is not None for row in every)
+    has_top5 = any(row["test_top5"] is not None for row in every)
+    columns = [
+        "epoch",
+        "training loss, mean",
+        *(["test perplexity"] if foretells else []),
+        "test tokens right" if foretells else "test accuracy, top-1",
+        *(["top-5"] if has_top5 else []),
+        "steps, measured",
+        "FLOPs",
+    ]
+    groups = tuple(
+        (
+            title,
+            tuple(
+                (
+                    number_cell(row["epoch"], lambda v: f"{v:.4g}"),
+                    number_cell(row["train_loss"], lambda v: f"{v:.4f}"),
+                    *([number_cell(row["test_perplexity"], three_digits)] if foretells else []),
+                    number_cell(row["test_accuracy"], percent),
+                    *([number_cell(row["test_top5"], percent)] if has_top5 else []),
+                    number_cell(row["train_s"], lambda v: quantity(v, "s")),
+                    number_cell(row["flops"] or None, lambda v: quantity(v, "FLOP")),
+                )
+                for row in rows
+            ),
+        )
+        for title, rows in trainings.items()
+        if rows
+    )
+    return Table(caption, tuple(columns), groups)
 
 
 def describe_epoch_0(records: Sequence[Record]) -> str:

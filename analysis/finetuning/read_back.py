@@ -1,6 +1,5 @@
 """What ``d2ft finetune`` left in a folder, read back and checked."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from analysis.finetuning.metrics_records import (
 )
 from analysis.results.run_dir import PLAN
 from d2ft_sched.errors import InputError
-from d2ft_sched.plan.plan_file import load_plan
+from d2ft_sched.plan.plan_file import load_plan, plan_digest
 from d2ft_sched.plan.solved_plan import Plan
 from runtime.checkpoint.facts import MAY_GROW
 
@@ -107,7 +106,7 @@ def load_finetune_run(folder: Path) -> FineTuneRun:
     if first != 1 and first - 1 not in [e.step for e in resumed]:
         raise InputError(f"{path}: is damaged: it lacks the steps before {first}")
     plan = load_plan(folder / PLAN)
-    if json.loads((folder / PLAN).read_text("utf-8"))["sha256"] != began[-1].plan_sha256:
+    if plan_digest(folder / PLAN) != began[-1].plan_sha256:
         raise InputError(
             f"{folder / PLAN}: is another plan than the one that {METRICS} beside it is of"
         )

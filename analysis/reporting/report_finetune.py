@@ -15,11 +15,11 @@ from analysis.plots.training.training_progress import Progress, training_progres
 from analysis.reporting.headline import Answer
 from analysis.reporting.report_finetune_tables import (
     cost_table,
-    epoch_table,
     file_table,
     moved_table,
     replanned_table,
     times_table,
+    trainings_table,
 )
 from analysis.reporting.report_part import ACCURACY, SAVING, Part
 from analysis.reporting.report_tables import provenance_table
@@ -68,7 +68,7 @@ def finetune_part(folder: Path) -> Part | None:
             "is_dense": run.is_dense,
             "where": _where(run),
             "cost": cost_table(run, dense, summary),
-            "epochs": epoch_table(runs),
+            "epochs": trainings_table(runs),
             "times": times_table(runs),
             "replanned": replanned_table(run),
             "moved": moved_table(run),

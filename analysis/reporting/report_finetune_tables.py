@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis.console.cells import Cell, Table, amount_cell, number_cell, text_cell
 from analysis.console.formatting import percent, quantity
-from analysis.finetuning.metrics_file import describe_epoch_0, epoch_rows
+from analysis.finetuning.metrics_file import describe_epoch_0, epoch_rows, epoch_table
 from analysis.finetuning.read_back import FineTuneRun
 from analysis.names.schedule_names import ScheduleName
 from analysis.planning.plan_summary import PlanSummary
@@ -65,30 +65,15 @@ def _executed_bytes(run: FineTuneRun, summary: PlanSummary) -> tuple[Cell, Cell]
     return number_cell(moved, lambda v: quantity(v, "B")), number_cell(of_dense, percent)
 
 
-def epoch_table(runs: Mapping[str, FineTuneRun]) -> Table:
+def trainings_table(runs: Mapping[str, FineTuneRun]) -> Table:
     """Loss, accuracy and cost of every epoch of every run."""
-    groups = []
-    foretells = any(e.perplexity is not None for run in runs.values() for e in run.evaluations)
-    judged = ("Test perplexity", "Test tokens right") if foretells else ("Test accuracy, top-1",)
-    for name, run in runs.items():
-        rows = tuple(
-            (
-                Cell(f"{row['epoch']:.4g}", float(row["epoch"])),
-                number_cell(row["train_loss"], lambda v: f"{v:.4f}"),
-                *([number_cell(row["test_perplexity"], lambda v: f"{v:.4g}")] if foretells else []),
-                number_cell(row["test_accuracy"], percent),
-                number_cell(row["train_s"], lambda v: quantity(v, "s")),
-                number_cell(row["flops"] or None, lambda v: quantity(v, "FLOP")),
-            )
-            for row in epoch_rows(run.records)
-        )
-        if rows:
-            groups.append((run_title(name) if len(runs) > 1 else "", rows))
     said = dict.fromkeys(describe_epoch_0(run.records) for run in runs.values())
-    return Table(
+    return epoch_table(
         f"Epochs. {'; or: '.join(said)}",
-        ("Epoch", "Training loss, mean", *judged, "Steps, measured", "FLOPs"),
-        tuple(groups),
+        {
+            run_title(name) if len(runs) > 1 else "": epoch_rows(run.records)
+            for name, run in runs.items()
+        },
     )
 
 

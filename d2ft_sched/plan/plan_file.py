@@ -84,6 +84,12 @@ def load_plan(path: Path) -> Plan:
         raise InputError(f"{path}: {error}") from None
 
 
+def plan_digest(path: Path) -> str:
+    """What the file of a plan, which `load_plan` has read, says of its content: the same in later
+    versions of d2ft, which would write the plan otherwise."""
+    return str(json.loads(read_text(path, "a plan file"))["sha256"])
+
+
 def dump_plan(plan: Plan) -> str:
     """The plan as JSON text with a digest of its content."""
     workload = asdict(plan.workload)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from analysis.console.formatting import NO_BREAK, percent, points_within, quanti
 from analysis.finetuning.metrics_file import MetricsFile
 from analysis.planning.plan_summary import summarize
 from analysis.results.savings import accuracy_interval, accuracy_range
+from d2ft_sched.plan import plan_file
 from d2ft_sched.plan.plan_file import load_plan, sign
 from runtime.training.events import DeviceChange, MovedShare, Replanned
 
@@ -182,25 +184,22 @@ def of_another_plan(folder: Path, records: list[dict]) -> None:
     (folder / "plan.json").write_text(sign(content))
 
 
-def without_its_plan(folder: Path, records: list[dict]) -> None:
-    (folder / "plan.json").unlink()
-
-
-def test_a_training_by_a_plan_of_an_earlier_version_is_read(
-    run: Path, records: list[dict], report_text
+def test_a_plan_of_an_earlier_version_is_the_one_of_its_training(
+    run: Path, records: list[dict], report_text: Callable[[Path], str]
 ) -> None:
     content = json.loads((run / "plan.json").read_text())
     for name in ("format", "version", "sha256"):
         del content[name]
-    content["budget"]["aligned"] = content["budget"].pop("patterns") == 1
-    earlier = json.loads(sign(content)) | {"version": 7}
-    (run / "plan.json").write_text(json.dumps(earlier))
-    write(run, [edited_digest(record, earlier["sha256"]) for record in records])
-    assert "top-1" in report_text(run)
+    content["budget"]["aligned"] = content["budget"].pop("patterns") is not None
+    records[0] |= {"plan_sha256": plan_file._digest(content)}
+    header = {"format": plan_file.FORMAT, "version": 7, "sha256": records[0]["plan_sha256"]}
+    (run / "plan.json").write_text(json.dumps(header | content))
+    write(run, records)
+    assert "8 steps" in report_text(run)
 
 
-def edited_digest(record: dict, digest: str) -> dict:
-    return record | ({"plan_sha256": digest} if "plan_sha256" in record else {})
+def without_its_plan(folder: Path, records: list[dict]) -> None:
+    (folder / "plan.json").unlink()
 
 
 def beside_another(**settings: object):
