@@ -222,6 +222,7 @@ def fitted_layouts(
     kept_share: float,
     *,
     every_device: bool = False,
+    reserved_bytes: np.ndarray | float = 0.0,
 ) -> list[np.ndarray]:
     """`spread` and `concentrate` within every device's memory, where that was reached.
 
@@ -229,6 +230,7 @@ def fitted_layouts(
         step, devices, every_device: as for `spread`.
         owner: device of each micro-batch.
         kept_share: of what FULL operations keep that must have room.
+        reserved_bytes: of each device's memory, float ``[num_devices]``, or of all alike.
     """
     first = spread(step, devices, every_device=every_device)
     need = subnet_bytes(step, kept_share)
@@ -238,6 +240,9 @@ def fitted_layouts(
         return []
     found: list[np.ndarray] = []
 
+    def exceeded(counts: np.ndarray) -> np.ndarray:
+        return excess_bytes(step, counts, owner, kept_share) + reserved_bytes
+
     def room_bytes(counts: np.ndarray, excess: np.ndarray) -> np.ndarray:
         return np.maximum(counts.sum(axis=0) @ need - excess, 0.0)
 
@@ -245,7 +250,7 @@ def fitted_layouts(
         for _ in range(MEMORY_ROUNDS):
             if counts is None:
                 return
-            excess = excess_bytes(step, counts, owner, kept_share)
+            excess = exceeded(counts)
             if (excess <= 0).all():
                 found.append(counts)
                 return
@@ -256,7 +261,7 @@ def fitted_layouts(
 
     fit(lambda room: spread(step, devices, every_device, room, need), first)
     if not every_device:
-        room = room_bytes(first, excess_bytes(step, first, owner, kept_share))
+        room = room_bytes(first, exceeded(first))
         fit(
             lambda room: concentrate(step, devices, owner, room, need),
             concentrate(step, devices, owner, room, need),

@@ -3,14 +3,19 @@
 `FlopCounterMode` knows no formula for the fused attention of CPUs and counts it as 0; those that it
 has for other devices refuse queries that share keys and values, and count causal attention whole
 (seen with torch 2.14.1). One is given here for all of them, by torch's own rule, of the pairs of
-tokens that are looked at.
+tokens that are looked at. Nor has it one for products that are added in place.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    mm_flop,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 _KERNELS = (
     "_scaled_dot_product_flash_attention",
@@ -43,7 +48,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     for name in _KERNELS
     for backward in (False, True)
     for operator in [getattr(torch.ops.aten, name + ("_backward" if backward else ""))]
-}
+} | {torch.ops.aten.addmm_: lambda _, a, b, **named: mm_flop(a, b)}
 
 
 def count_flops(run: Callable[[], object]) -> int:

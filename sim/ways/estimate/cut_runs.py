@@ -246,15 +246,23 @@ class CutRuns:
         for owner in _owners(step):
             if counts is not None and self._fits(step, counts, owner, later_bytes):
                 yield counts, owner
-            else:
-                yield from ((v, owner) for v in fitted_layouts(step, everyone, owner, 1.0))
+                continue
+            reserved = self._reserved(step, owner, later_bytes)
+            fitted = fitted_layouts(step, everyone, owner, 1.0, reserved_bytes=reserved)
+            yield from ((v, owner) for v in fitted)
 
     def _fits(
         self, step: DenseStep, counts: np.ndarray, owner: tuple[int, ...], later_bytes: float
     ) -> bool:
-        """Whether memory holds it and, on every device, inputs of the waves that are not priced."""
-        excess = excess_bytes(step, counts, owner, 1.0) + self.reserved_bytes + later_bytes
+        """Whether memory holds it and inputs of the waves that are not priced."""
+        excess = excess_bytes(step, counts, owner, 1.0) + self._reserved(step, owner, later_bytes)
         return bool((excess <= 0).all())
+
+    def _reserved(self, step: DenseStep, owner: tuple[int, ...], later_bytes: float) -> np.ndarray:
+        """For messages of sums, and on owners for inputs of waves that are not priced, float
+        ``[num_devices]``."""
+        owned = np.bincount(owner, step.workload.samples, minlength=step.num_devices)
+        return self.reserved_bytes + later_bytes * owned / owned.sum()
 
 
 def _owners(step: DenseStep) -> Iterator[tuple[int, ...]]:
