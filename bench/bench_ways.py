@@ -16,6 +16,7 @@ import pandas as pd
 
 from bench.ways.least_dense import MOST_DEVICES, LeastDense
 from bench.ways.way_cases import Case, cases, odd_cases
+from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
@@ -74,7 +75,11 @@ def main() -> None:
     first, step = map(int, arguments.part.split("/"))
     rows = []
     for case in [*cases(), *odd_cases()][first - 1 :: step]:
-        rows.append(row(case))
+        try:
+            rows.append(row(case))
+        except InputError as error:  # no way fits its memory
+            print(f"{case.name}: {error}", flush=True)
+            continue
         told = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in rows[-1].values())
         print(", ".join(told), flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import atexit
 import faulthandler
 import gc
+import json
 import multiprocessing
 import os
 import socket
@@ -82,6 +83,19 @@ def start_ranks(
         process.start()
         started.append(process)
     return started
+
+
+def said_by_ranks(
+    job: Callable[..., None], num_ranks: int, folder: Path, **options: Any
+) -> list[Any]:
+    """What each rank of a job leaves in ``said-RANK.json`` of a folder; all of them have to end."""
+    processes = start_ranks(job, num_ranks, folder, **options)
+    for process in processes:
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in processes] == [0] * num_ranks
+    return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(num_ranks)]
 
 
 def d2ft_on_ranks(num_ranks: int, folder: Path, *arguments: object) -> None:

@@ -1,13 +1,11 @@
 """Samples that move between replicas on gloo ranks, on a clock that counts FLOPs: one rank gets
 slower, and recovers."""
 
-import json
-
 import pytest
 
 from moving_jobs import NUM_EPOCHS, SAVED, SLOW_STEPS, STEPS_PER_EPOCH, cases, move
 from rank_cases import small_model
-from rank_processes import start_ranks
+from rank_processes import said_by_ranks
 
 NUM_RANKS = 3
 CASES = cases(small_model())
@@ -18,13 +16,7 @@ each_case = pytest.mark.parametrize("name", CASES)
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What every rank saw of every case."""
     folder = tmp_path_factory.mktemp("move")
-    processes = start_ranks(move, NUM_RANKS, folder)
-    for process in processes:
-        process.join(300)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0] * NUM_RANKS
-    return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(NUM_RANKS)]
+    return said_by_ranks(move, NUM_RANKS, folder)
 
 
 def of_step(said: list[dict], name: str, step: int, what: str) -> list:

@@ -1,11 +1,9 @@
 """Re-planning on gloo ranks, on a clock that counts FLOPs: one rank gets slower, and recovers."""
 
-import json
-
 import numpy as np
 import pytest
 
-from rank_processes import start_ranks
+from rank_processes import said_by_ranks
 from replan_jobs import replan
 
 NUM_RANKS, SLOW, SLOWDOWN = 3, 1, 2.5
@@ -15,13 +13,7 @@ NUM_RANKS, SLOW, SLOWDOWN = 3, 1, 2.5
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What every rank saw; the slow one is so from step 9 to step 24."""
     folder = tmp_path_factory.mktemp("replan")
-    processes = start_ranks(replan, NUM_RANKS, folder, slow=SLOW, slowdown=SLOWDOWN)
-    for process in processes:
-        process.join(300)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0] * NUM_RANKS
-    return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in range(NUM_RANKS)]
+    return said_by_ranks(replan, NUM_RANKS, folder, slow=SLOW, slowdown=SLOWDOWN)
 
 
 def operations(rows: list[str], held: list[int]) -> int:
