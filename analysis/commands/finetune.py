@@ -8,8 +8,8 @@ import typer
 from analysis.commands import options
 from analysis.commands.parsing.grouped_options import with_groups
 from analysis.commands.parsing.training_options import TrainingOptions
-from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.augment_names import AugmentName
+from analysis.names.bad_file_names import OnBadFileName
 from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 

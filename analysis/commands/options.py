@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.augment_names import AugmentName
+from analysis.names.bad_file_names import OnBadFileName
 from analysis.names.precision_names import PrecisionName
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import check_file_target, check_folder_target

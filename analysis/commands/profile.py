@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.commands import options
-from analysis.finetuning.bad_file_names import OnBadFileName
+from analysis.names.bad_file_names import OnBadFileName
 from analysis.names.precision_names import PrecisionName
 
 if TYPE_CHECKING:

@@ -4,57 +4,34 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from analysis.console.progress import TerminalProgress
-from analysis.finetuning.data_lock import one_fetches
 from analysis.finetuning.data_notes import DataNotes, data_notes
-from analysis.finetuning.finetune_request import FineTuneRequest, check_options
-from analysis.finetuning.finetune_schedules import check_replicas, moves_samples, plan_schedules
+from analysis.finetuning.finetune_inputs import FineTuneInputs, read_inputs
+from analysis.finetuning.finetune_request import FineTuneRequest
+from analysis.finetuning.finetune_schedules import moves_samples, plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.schedule_names import ScheduleName
-from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.plan.plan_file import dump_plan
 from d2ft_sched.problem.scores import load_scores
-from d2ft_sched.schedule.replica import Replica
 from runtime.checkpoint.checkpoint import (
     MODEL,
     Found,
-    check_no_newer,
-    resolve_checkpoint,
 )
 from runtime.checkpoint.facts import Setting, TrainingState
 from runtime.checkpoint.going_on import check_goes_on
-from runtime.data.dataset import Dataset
-from runtime.data.input_format import InputFormat, SequenceFormat
-from runtime.data.load_data import load_data
-from runtime.data.minibatches import Minibatches, draw_minibatches
-from runtime.data.pictures.load_pictures import PictureReading
-from runtime.models.build import (
-    build_model,
-    check_known,
-    check_same_shape,
-    check_weights,
-    has_class_labels,
-    input_format_of,
-    shape_of,
-)
-from runtime.models.peft_adapters import add_adapters
+from runtime.data.minibatches import Minibatches
 from runtime.ranks.agreement import together
-from runtime.ranks.job import Ranks, check_agreement, job_facts, ranks_of_host
-from runtime.ranks.rank_devices import on_ranks, rank_devices
+from runtime.ranks.job import Ranks, check_agreement, job_facts
+from runtime.ranks.rank_devices import rank_devices
 from runtime.ranks.rank_model import read_rank_model, scatter_rank_model
-from runtime.ranks.rank_samples import testing_owners, training_needs
 from runtime.scoring.seen_scores import SeenScores
-from runtime.torch_device import check_float16, device_name
+from runtime.torch_device import device_name
 from runtime.training.events import Event, Trainer
 from runtime.training.finetune_settings import FineTuneSettings
-from runtime.training.loop import training_minibatches
-from runtime.training.rank_part import RankPart, build_on_meta
+from runtime.training.rank_part import RankPart
 from runtime.training.replanner import Replanner
 from runtime.training.schedule_source import DrawnScores, KnownScores, Schedules, ScoreSeries
 from runtime.training.whole_model import WholeModel
@@ -85,109 +62,6 @@ class FineTuneJob:
         return written
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a rank has before it needs the others; its model may have no values yet."""
-
-    found: Found | None
-    settings: FineTuneSettings
-    input_format: InputFormat
-    data: Dataset
-    minibatches: Minibatches
-    model: Any
-    replicas: tuple[Replica, ...]
-
-
-def _read_inputs(request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress) -> _Inputs:
-    check_options(request)
-    check_replicas(request, ranks)
-    check_known(request.plan.workload.shape.name)
-    if request.settings.half == "float16":
-        check_float16(ranks.device)
-    if ranks.rank == 0 and request.resume is None:
-        check_weights(request.weights)
-    plan = request.plan
-    replicas = plan.replicas
-    if ranks.num_ranks > 1:
-        replicas = on_ranks(replicas, rank_devices(plan, ranks.num_ranks))
-    found = None
-    if request.resume is None:
-        check_no_newer(request.checkpoint_dir, -1)
-    else:
-        found = resolve_checkpoint(request.resume, request.checkpoint_dir)
-    input_format = _input_format(request)
-    settings = replace(
-        request.settings,
-        linear_probe=request.settings.linear_probe and has_class_labels(plan.workload.shape.name),
-        recomputes=any(replica.placement.recomputing for replica in replicas),
-        num_waves=sum(replica.num_waves for replica in replicas),
-        watch_scores=request.schedule is ScheduleName.RUNNING,
-    )
-
-    def own_samples(num_train: int, num_test: int) -> tuple[np.ndarray, np.ndarray]:
-        minibatches = draw_minibatches(num_train, int(plan.workload.samples.sum()), settings.seed)
-        needed = training_needs(
-            minibatches,
-            settings.num_epochs,
-            plan.workload,
-            replicas,
-            ranks.rank,
-            moves=moves_samples(request),
-        )
-        return needed, testing_owners(num_test, replicas) == ranks.rank
-
-    scores_here = request.schedule is ScheduleName.PER_MINIBATCH and not found and ranks.rank == 0
-    with progress.stage("Read data") as tell, one_fetches(request.download, request.data_root):
-        data = load_data(
-            request.data,
-            input_format,
-            num_train=request.num_train,
-            num_test=request.num_test,
-            seed=request.settings.seed,
-            data_root=request.data_root,
-            download=request.download,
-            on_bad_file=request.on_bad_file.value,
-            progress=tell,
-            wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
-            reading=PictureReading(
-                request.augment.value, request.num_workers, ranks.device, ranks_of_host(ranks)
-            ),
-        )
-
-    def build() -> Any:
-        return build_model(
-            plan.workload.shape.name,
-            **input_format.sizes,
-            num_classes=max(1, data.num_classes),
-            weights=None if found or ranks.rank > 0 else request.weights,
-            pretrained=request.pretrained and not found and ranks.rank == 0,
-            seed=request.settings.seed,
-        )
-
-    with progress.stage("Build the model"):
-        is_whole = ranks.num_ranks == 1 or (ranks.rank == 0 and not found)
-        model = build() if is_whole else build_on_meta(build)
-    if ranks.rank == 0 and not (found or request.weights or request.pretrained):
-        progress.note("Random weights to begin with: neither --weights nor --pretrained is given")
-    check_same_shape(plan.workload.shape, shape_of(model))
-    if plan.workload.lora is not None:
-        lora, size = plan.workload.lora, plan.workload.frozen_bytes
-        add_adapters(model, lora, request.settings.seed, frozen_bytes=size)
-    minibatches = training_minibatches(data.train, plan.workload, settings.seed)
-    return _Inputs(found, settings, input_format, data, minibatches, model, replicas)
-
-
-def _input_format(request: FineTuneRequest) -> InputFormat:
-    """Raises InputError if sequences are to be packed, and samples are none."""
-    own = input_format_of(request.plan.workload.shape, request.image_size)
-    if not request.packed:
-        return own
-    if not isinstance(own, SequenceFormat):
-        name = request.plan.workload.shape.name
-        raise InputError(f"--packed is for texts that a decoder foretells; {name} sorts samples")
-    return replace(own, is_packed=True)
-
-
 def prepare_finetune(
     request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress
 ) -> FineTuneJob:
@@ -199,7 +73,7 @@ def prepare_finetune(
     """
     plan = request.plan
     inputs = together(
-        ranks, lambda: _read_inputs(request, ranks, progress), "the reading of plan and data"
+        ranks, lambda: read_inputs(request, ranks, progress), "the reading of plan and data"
     )
     found, settings, minibatches = inputs.found, inputs.settings, inputs.minibatches
     state = TrainingState(
@@ -299,7 +173,7 @@ def _scores_table(request: FineTuneRequest) -> str:
     return str(load_scores(request.scores, *request.plan.schedule.shape).values().tolist())
 
 
-def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer:
+def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: FineTuneInputs) -> Trainer:
     workload, replicas = request.plan.workload, inputs.replicas
     model, data, settings = inputs.model, inputs.data, inputs.settings
     devices = request.plan.cluster.devices
@@ -317,7 +191,7 @@ def _trainer(request: FineTuneRequest, ranks: Ranks, inputs: _Inputs) -> Trainer
     return RankPart(part, data, inputs.minibatches, settings, costs=of_ranks, moves=moves)
 
 
-def _lasting_settings(request: FineTuneRequest, inputs: _Inputs) -> dict[str, Setting]:
+def _lasting_settings(request: FineTuneRequest, inputs: FineTuneInputs) -> dict[str, Setting]:
     """What must not change while a training lasts; plan, placement and devices may."""
     settings, data, lora = inputs.settings, inputs.data, request.plan.workload.lora
     return {

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from analysis.finetuning.bad_file_names import OnBadFileName
 from analysis.names.augment_names import AugmentName
+from analysis.names.bad_file_names import OnBadFileName
 from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
