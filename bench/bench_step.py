@@ -24,6 +24,7 @@ from d2ft_sched import (
     InputError,
     ModelShape,
     Operation,
+    Replica,
     Workload,
     load_cluster,
     partition_by_heads,
@@ -140,7 +141,7 @@ def _measure(
             print(f"{more} more rounds of about {round_s:.0f} s", file=sys.stderr)
 
     seconds = steps.timed(num_repeats, tell)
-    here = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    here = Replica(place_round_robin(workload.partition, workload.num_microbatches, 1))
     dense_flops = step_flops(workload, dense)
     rows = {PLAIN: Row(seconds[PLAIN], 1.0, 0.0, 0.0)}
     for name, schedule in schedules.items():
@@ -154,7 +155,7 @@ def _measure(
         rows[name] = Row(
             seconds[name],
             step_flops(workload, schedule) / dense_flops,
-            step_wasted_flops(workload, here, schedule, 1, [costs]) / dense_flops,
+            step_wasted_flops(workload, here, schedule, [costs]) / dense_flops,
             statistics.mean(groups),
         )
     whole, laps = steps.slices[DENSE], []

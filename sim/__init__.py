@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sim.questions.what_if import drop_devices as drop_devices
     from sim.questions.what_if import scale_bandwidth as scale_bandwidth
     from sim.questions.what_if import scale_compute as scale_compute
+    from sim.step import simulate_dense as simulate_dense
     from sim.step import simulate_plan as simulate_plan
     from sim.step import simulate_step as simulate_step
     from sim.target.target_search import plan_for_target as plan_for_target
@@ -28,7 +29,7 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "step": "simulate_plan simulate_step",
+            "step": "simulate_dense simulate_plan simulate_step",
             "prediction": "Prediction",
             "target.target_search": "plan_for_target",
             "questions.bounds": "what_bounds",

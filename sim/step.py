@@ -26,14 +26,12 @@ from d2ft_sched.costs.executed_flops import step_wasted_flops
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
 from d2ft_sched.costs.replica_memory import part_devices, replicas_memory
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.solved_plan import Plan
-from d2ft_sched.schedule.operations import trains_in_step
-from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
-from d2ft_sched.schedule.waves import schedule_waves
+from d2ft_sched.schedule.operations import Operation, trains_in_step
+from d2ft_sched.schedule.replica_part import ReplicaPart
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.network.shared_links import replica_clusters
@@ -50,57 +48,25 @@ def simulate_plan(plan: Plan, cluster: Cluster | None = None, overlap: bool = Fa
         cluster: where; default the plan's own.
         overlap: whether the plan's waves are overlapped.
     """
-    return simulate_replicas(
-        plan.workload, cluster or plan.cluster, plan.replicas, plan.schedule, overlap=overlap
-    )
+    return simulate_step(plan.on(cluster) if cluster else plan, plan.schedule, overlap)
 
 
 def simulate_step(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    schedule: np.ndarray,
-    num_waves: int = 1,
-    overlap: bool = False,
+    deployment: Deployment, schedule: np.ndarray, overlap: bool = False
 ) -> Prediction:
-    """Simulate one step of one replica.
+    """Simulate one step.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
-        placement: device of every subnet, owner of every micro-batch.
+        deployment: replicas of a model, on their cluster.
         schedule: int ``[num_subnets, num_microbatches]``.
-        num_waves: groups of micro-batches.
-        overlap: whether they are overlapped; with one wave that changes nothing.
+        overlap: whether the waves of each replica are overlapped; with one wave that changes
+            nothing.
 
     Raises:
         InputError: the cluster is so slow that the step's seconds are no finite number.
     """
-    replicas = (Replica(placement, num_waves),)
-    return simulate_replicas(workload, cluster, replicas, schedule, overlap)
-
-
-def simulate_replicas(
-    workload: Workload,
-    cluster: Cluster,
-    replicas: Sequence[Replica],
-    schedule: np.ndarray,
-    overlap: bool = False,
-) -> Prediction:
-    """Simulate one step of several replicas.
-
-    Args:
-        workload: model, partition and the mini-batch of all replicas.
-        cluster: devices and links.
-        replicas: copies of the model, which share no device and are dealt neighbouring
-            micro-batches in order.
-        schedule: int ``[num_subnets, num_microbatches]``.
-        overlap: whether the waves of each are overlapped; with one wave that changes nothing.
-
-    Raises:
-        InputError: the cluster is so slow that the step's seconds are no finite number.
-    """
-    parts = replica_parts(workload, replicas, schedule)
+    workload, cluster = deployment.workload, deployment.cluster
+    replicas, parts = deployment.replicas, deployment.parts_of(schedule)
     sums = gradient_sums(workload, replicas, schedule)
     devices = [None if part.is_idle else part_devices(part, cluster.devices) for part in parts]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -133,7 +99,7 @@ def simulate_replicas(
             if not part.is_idle
         ),
         wasted_flops=sum(
-            step_wasted_flops(part.workload, part.placement, part.schedule, part.num_waves, own)
+            step_wasted_flops(part.workload, part.replica, part.schedule, own)
             for part, own in zip(parts, devices, strict=True)
             if not part.is_idle
         ),
@@ -142,6 +108,11 @@ def simulate_replicas(
         ),
         is_overlapped=overlap and any(replica.num_waves > 1 for replica in replicas),
     )
+
+
+def simulate_dense(deployment: Deployment, overlap: bool = False) -> Prediction:
+    """The step with every operation FULL on all samples; arguments as for `simulate_step`."""
+    return simulate_step(deployment, deployment.uniform(Operation.FULL), overlap)
 
 
 @dataclass(frozen=True)
@@ -188,7 +159,7 @@ def _replica_phases(
     """All phases of a replica in the order of issue."""
     waves = [
         list(_wave_phases(part, times, replica, wave, microbatches, devices))
-        for wave, microbatches in enumerate(schedule_waves(part.schedule, part.num_waves))
+        for wave, microbatches in enumerate(part.waves)
     ]
     return list(interleaved(waves) if overlap else chain.from_iterable(waves))
 
@@ -253,7 +224,7 @@ def _wave_phases(
         in_wave = np.zeros_like(schedule)
         in_wave[:, microbatches] = schedule[:, microbatches]
     exchange = plan_exchange(workload, placement, in_wave)
-    work = wave_work(workload, times.cluster, placement, schedule, microbatches, devices)
+    work = wave_work(part, times.cluster, microbatches, devices)
     num_blocks = workload.shape.num_blocks
     sublayer_trunk_s = work.trunk_s / (num_blocks * len(SUBLAYERS))
     for direction, name in enumerate(DIRECTIONS):

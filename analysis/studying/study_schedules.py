@@ -15,10 +15,10 @@ from analysis.studying.study_recipe import (
     Recipe,
     best_dense_step_s,
     minibatch_order,
-    naive_placement,
     placement_of,
 )
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.model.workload import Workload
@@ -29,7 +29,6 @@ from d2ft_sched.problem.formulate import Formulation, formulate
 from d2ft_sched.problem.running_scores import nothing_seen
 from d2ft_sched.problem.scores import Scores, by_block, uniform_scores
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.solvers.registry import required_options
 from runtime.peers.score_sources import RefreshedScores, ScoreSource, SeenInPassing
 from runtime.peers.stepwise import StepwiseSchedules
@@ -62,9 +61,9 @@ def scheduled(
     mean = Scores(
         np.mean([s.forward for s in scores], axis=0), np.mean([s.backward for s in scores], axis=0)
     )
-    placement, limits = _limits(method, budget, cluster, workload, mean)
+    deployment, limits = _limits(method, budget, cluster, workload, mean)
     phases = [
-        formulation_of(method, limits, workload, cluster, placement, mean, phase)
+        formulation_of(method, limits, deployment, mean, phase)
         for phase in range(PHASES if method.growth else 1)
     ]
     order = minibatch_order(start, num_epochs)
@@ -79,7 +78,7 @@ def scheduled(
         num_epochs,
         False,
         cluster,
-        placement,
+        deployment.placement,
         scored,
         rescale=method.rescale,
     )
@@ -130,29 +129,27 @@ def _limits(
     cluster: Cluster,
     workload: Workload,
     mean: Scores,
-) -> tuple[Placement, Budget]:
+) -> tuple[Deployment, Budget]:
     if budget.step_time is None:
         fractions = Budget(
             compute=budget.compute or 1.0,
             communication=budget.communication or 1.0,
             coverage=method.coverage,
         )
-        return placement_of(method, workload, cluster), fractions
-    placements = [naive_placement(workload, cluster)]
+        return deploy(workload, cluster, placement_of(method, workload, cluster)), fractions
+    tried = [deploy(workload, cluster)]
     if method.placement == "best":
         found = place_candidates(workload, cluster)[:MAX_CANDIDATES]
-        placements += [result.placement for result in found]
+        tried += [deploy(workload, cluster, result.placement) for result in found]
     target_s = budget.step_time * best_dense_step_s(workload, cluster)
-    plan = plan_for_target(workload, cluster, mean, target_s, placements=placements)
-    return plan.placement, replace(plan.budget, coverage=method.coverage)
+    plan = plan_for_target(tried, mean, target_s)
+    return plan, replace(plan.budget, coverage=method.coverage)
 
 
 def formulation_of(
     method: MethodSchema,
     limits: Budget,
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
+    deployment: Deployment,
     scores: Scores,
     phase: int,
 ) -> Formulation:
@@ -162,19 +159,17 @@ def formulation_of(
         InputError: a budget would leave 0 to 1, or is of a step time and cannot be bent.
     """
     if not method.block_slope and not method.growth:
-        return formulate(workload, cluster, placement, scores, limits)
+        return formulate(deployment, scores, limits)
     if limits.levels is not None:
         raise InputError(
             f"method {method.name!r}: block_slope and growth bend fractions; give it a budget of "
             f"compute or communication"
         )
-    num_blocks = workload.shape.num_blocks
+    num_blocks = deployment.workload.shape.num_blocks
     of_phase = 1 + method.growth * (2 * phase / (PHASES - 1) - 1)
     of_block = 1 + method.block_slope * (2 * np.arange(num_blocks) / max(1, num_blocks - 1) - 1)
     parts = [
-        formulate(
-            workload, cluster, placement, scores, _bent(limits, float(of_phase * factor), method)
-        )
+        formulate(deployment, scores, _bent(limits, float(of_phase * factor), method))
         for factor in of_block
     ]
     block = parts[0].knapsack_block

@@ -33,6 +33,7 @@ from d2ft_sched.costs.vocabulary_head import (
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 
@@ -67,9 +68,8 @@ class DeviceMemory:
 
 def device_memory(
     workload: Workload,
-    placement: Placement,
+    replica: Replica,
     schedule: np.ndarray,
-    num_waves: int = 1,
     trains: np.ndarray | None = None,
     devices: Sequence[Device | None] | None = None,
 ) -> DeviceMemory:
@@ -77,9 +77,8 @@ def device_memory(
 
     Args:
         workload: model, partition, mini-batch and optimizer.
-        placement: device of every subnet, owner of every micro-batch.
+        replica: device of every subnet, owner of every micro-batch, and waves of them.
         schedule: int ``[num_subnets, num_microbatches]``.
-        num_waves: groups of micro-batches.
         trains: which subnets train in the step, in other replicas if not here, bool
             ``[num_subnets]``; default those that the schedule trains.
         devices: whose prices say what runs together, see `d2ft_sched.costs.lane_groups`.
@@ -87,12 +86,10 @@ def device_memory(
     if trains is None:
         trains = trains_in_step(schedule)
     executed = executed_schedule(workload, schedule)
-    return _memory(workload, placement, executed, num_waves, trains, devices)
+    return _memory(workload, replica, executed, trains, devices)
 
 
-def memory_besides_operations(
-    workload: Workload, placement: Placement, num_waves: int = 1
-) -> np.ndarray:
+def memory_besides_operations(workload: Workload, replica: Replica) -> np.ndarray:
     """Bytes besides what operations keep, at their most, float ``[num_devices]``.
 
     Whatever the schedule, its peak is at most this and `operation_activation_bytes` of its fullest
@@ -100,15 +97,15 @@ def memory_besides_operations(
     """
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     every = trains_in_step(dense)
-    return _memory(workload, placement, dense, num_waves, every, besides_operations=True).total
+    return _memory(workload, replica, dense, every, besides_operations=True).total
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
-def dense_bytes(workload: Workload, placement: Placement, num_waves: int = 1) -> np.ndarray:
+def dense_bytes(workload: Workload, replica: Replica) -> np.ndarray:
     """What the dense step needs, float ``[num_devices]``, to read only; searches and steps ask for
     the same again and again."""
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, placement, dense, num_waves).total
+    needed = device_memory(workload, replica, dense).total
     needed.setflags(write=False)
     return needed
 
@@ -121,7 +118,7 @@ def merging_devices(
     Groups of these compute what the schedule asks for and nothing else, for what they computed
     besides would be kept for backward.
     """
-    needed = dense_bytes(workload, placement)
+    needed = dense_bytes(workload, Replica(placement))
     return tuple(
         device if device is not None and total <= device.memory_bytes else None
         for device, total in zip(devices, needed, strict=True)
@@ -130,16 +127,15 @@ def merging_devices(
 
 def _memory(
     workload: Workload,
-    placement: Placement,
+    replica: Replica,
     schedule: np.ndarray,
-    num_waves: int,
     trains: np.ndarray,
     devices: Sequence[Device | None] | None = None,
     *,
     besides_operations: bool = False,
 ) -> DeviceMemory:
     """As `device_memory`; or where operations keep nothing and any group may be FORWARD_ONLY."""
-    size = workload.parameter_bytes
+    placement, size = replica.placement, workload.parameter_bytes
     trained = trained_device_parameters(workload, placement)
     parameters = stored_bytes(workload, device_parameters(workload, placement), trained)
     optimizer_state = trained * size * OPTIMIZER_STATES[workload.optimizer]
@@ -157,7 +153,7 @@ def _memory(
     copies = _copies_in_update(workload, placement, trains, resting)
     largest = gradients + np.maximum(made_again, copies)
     gradients_before = np.zeros_like(block_gradients)
-    for wave, microbatches in enumerate(schedule_waves(schedule, num_waves)):
+    for wave, microbatches in enumerate(schedule_waves(schedule, replica.num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
         exchange = plan_exchange(workload, placement, in_wave)
         in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))

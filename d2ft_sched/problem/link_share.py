@@ -2,17 +2,13 @@
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.deployment import Deployment
 
 BISECTIONS = 100
 """Halvings of a level; float64 has 53 bits."""
 
 
-def seconds_per_byte(
-    workload: Workload, cluster: Cluster, placement: Placement, devices: np.ndarray
-) -> np.ndarray:
+def seconds_per_byte(deployment: Deployment, devices: np.ndarray) -> np.ndarray:
     """Seconds that every channel works for each byte that a device exchanges with the owners.
 
     A device's bytes are half dispatched to it and half combined from it, over the routes to the
@@ -20,16 +16,15 @@ def seconds_per_byte(
     other, so each channel has a row for either.
 
     Args:
-        workload: whose micro-batches are owned.
-        cluster: links and routes.
-        placement: the owners.
+        deployment: one replica.
         devices: which devices, int ``[num_devices]``.
 
     Returns:
         float ``[num_rows, num_devices]``, rows without any load left out.
     """
-    owners, inverse = np.unique(placement.owner, return_inverse=True)
-    owned = np.bincount(inverse.ravel(), weights=workload.activation_bytes)
+    cluster = deployment.cluster
+    owners, inverse = np.unique(deployment.placement.owner, return_inverse=True)
+    owned = np.bincount(inverse.ravel(), weights=deployment.workload.activation_bytes)
     bandwidth = cluster.link_bandwidth_bytes_per_s
     table = np.zeros((2, len(bandwidth), len(devices)))
     for column, device in enumerate(devices):

@@ -28,6 +28,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.families.known_families import family_of
 from runtime.families.sublayer import Sublayer
@@ -60,7 +61,7 @@ def check_profile_memory(workload: Workload, device: torch.device) -> None:
     timed = workload.partition.block < NUM_TIMED_BLOCKS
     operations = np.where(timed, Operation.FULL, Operation.SHORTCUT)
     schedule = np.repeat(operations[:, None], workload.num_microbatches, axis=1)
-    alone = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    alone = Replica(place_round_robin(workload.partition, workload.num_microbatches, 1))
     needed, there_are = device_memory(workload, alone, schedule).total[0], memory_bytes(device)
     if needed > there_are:
         raise InputError(

@@ -119,11 +119,7 @@ def measure_rank_steps(
         wasted = round(
             sum(
                 step_wasted_flops(
-                    part.workload,
-                    part.placement,
-                    part.schedule,
-                    part.num_waves,
-                    part_devices(part, costs),
+                    part.workload, part.replica, part.schedule, part_devices(part, costs)
                 )
                 for part in parts
             )

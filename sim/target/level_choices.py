@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.problem.formulate import Formulation, formulate, level_capacities, message_shares
@@ -20,7 +20,6 @@ from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.shared import Coverage
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.solvers.coupled.covering import covering
 from d2ft_sched.solvers.registry import solve
 from sim.target.block_times import BlockTimes
@@ -74,30 +73,18 @@ class LevelChoices:
 
 
 def level_choices(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    scores: Scores,
-    aligned: bool,
-    num_waves: int,
-    coverage: int = 0,
+    deployment: Deployment, scores: Scores, aligned: bool, coverage: int = 0
 ) -> LevelChoices:
     """Try all pairs of levels on one placement.
 
     Args:
-        workload, cluster, placement, scores, num_waves: as for a plan.
+        deployment, scores: as for a plan.
         aligned: whether all subnets of a block on one device do the same with a micro-batch.
         coverage: see `Budget`; a pair under which a block has no room for it has a value of -inf.
     """
-    dense = formulate(
-        workload,
-        cluster,
-        placement,
-        scores,
-        Budget(patterns=1 if aligned else None),
-        num_waves=num_waves,
-    )
-    shares = message_shares(workload, cluster, placement, dense.knapsack_device)
+    workload = deployment.workload
+    dense = formulate(deployment, scores, Budget(patterns=1 if aligned else None))
+    shares = message_shares(deployment, dense.knapsack_device)
     num_blocks = workload.shape.num_blocks
     compute, messages = _compute_levels(dense, coverage), _message_levels(workload, dense, shares)
     rule = Coverage(dense.row_block, coverage)
@@ -109,7 +96,7 @@ def level_choices(
     )
     capacity = _capacities(dense, shares, pairs)
     schedules = _solve_capacities(dense, capacity)
-    times = BlockTimes(workload, cluster, placement, num_waves)
+    times = BlockTimes(deployment)
     block, value = workload.partition.block, scores.values()
     gained = np.zeros((num_blocks, len(pairs)))
     for j, schedule in enumerate(schedules):

@@ -6,20 +6,16 @@ from functools import cached_property
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.prediction import Prediction
-from sim.step import simulate_plan, simulate_step
+from sim.step import simulate_dense, simulate_plan, simulate_step
 from sim.target.level_choices import LevelChoices, choose_levels, level_choices
 
 TOLERANCE = 0.02
@@ -65,21 +61,15 @@ class TargetSearch:
     """Plans for any step time on one placement; what does not depend on the time is kept.
 
     Attributes:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
+        deployment: one replica.
         scores: contribution of every subnet to every micro-batch.
-        placement: of subnets and owners.
         aligned: whether all subnets of a block on one device do the same with a micro-batch.
-        num_waves: groups of micro-batches that pass through the model one after another.
         coverage: see `Budget`.
     """
 
-    workload: Workload
-    cluster: Cluster
+    deployment: Deployment
     scores: Scores
-    placement: Placement
     aligned: bool = False
-    num_waves: int = 1
     coverage: int = 0
 
     @cached_property
@@ -95,7 +85,7 @@ class TargetSearch:
     @cached_property
     def besides_lanes_s(self) -> float:
         """Seconds of the dense step in which neither lanes nor their messages run."""
-        dense = self._uniform(Operation.FULL)
+        dense = simulate_dense(self.deployment)
         return dense.exposed_sums_s + sum(
             phase.duration_s
             for phase in dense.phases
@@ -103,25 +93,12 @@ class TargetSearch:
         )
 
     def _uniform_s(self, operation: Operation) -> float:
-        return self._uniform(operation).step_s
-
-    def _uniform(self, operation: Operation) -> Prediction:
-        workload = self.workload
-        schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, operation)
-        return simulate_step(workload, self.cluster, self.placement, schedule, self.num_waves)
+        return simulate_step(self.deployment, self.deployment.uniform(operation)).step_s
 
     @cached_property
     def choices(self) -> LevelChoices:
         """What every block can do."""
-        return level_choices(
-            self.workload,
-            self.cluster,
-            self.placement,
-            self.scores,
-            self.aligned,
-            self.num_waves,
-            self.coverage,
-        )
+        return level_choices(self.deployment, self.scores, self.aligned, self.coverage)
 
     def plan(
         self,
@@ -193,95 +170,64 @@ class TargetSearch:
             target_step_s=target_s,
             coverage=self.coverage,
         )
-        formulation = formulate(
-            self.workload,
-            self.cluster,
-            self.placement,
-            self.scores,
-            budget,
-            num_waves=self.num_waves,
-        )
+        formulation = formulate(self.deployment, self.scores, budget)
         if self.coverage and time_limit_s is None:
             time_limit_s = COVERING_S
         solution = solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed)
         if solution.schedule is None and self.coverage:
             return None
-        plan = plan_from_solution(
-            self.workload,
-            self.cluster,
-            self.placement,
-            budget,
-            solution,
-            num_waves=self.num_waves,
-            seed=seed,
-        )
+        plan = plan_from_solution(self.deployment, budget, solution, seed=seed)
         return plan, simulate_plan(plan).step_s
 
 
 def target_searches(
-    workload: Workload,
-    cluster: Cluster,
+    deployments: Sequence[Deployment],
     scores: Scores,
-    placements: Sequence[Placement],
     *,
     aligned: bool | None = None,
-    num_waves: int = 1,
     coverage: int = 0,
 ) -> list[TargetSearch]:
-    """A search per placement, and per way of aligning where a device shares messages.
+    """A search per deployment, and per way of aligning where a device shares messages.
 
     Args:
-        workload, cluster, scores, placements, num_waves, coverage: as for `TargetSearch`.
+        deployments: of one workload on one cluster, placed otherwise.
+        scores, coverage: as for `TargetSearch`.
         aligned: as of `TargetSearch`; None to try both.
     """
     return [
-        TargetSearch(workload, cluster, scores, placement, way, num_waves, coverage)
-        for placement in placements
-        for way in _ways(workload, placement, aligned)
+        TargetSearch(deployment, scores, way, coverage)
+        for deployment in deployments
+        for way in _ways(deployment, aligned)
     ]
 
 
 def plan_for_target(
-    workload: Workload,
-    cluster: Cluster,
+    deployments: Sequence[Deployment],
     scores: Scores,
     target_s: float,
     *,
-    placements: Sequence[Placement],
     coverage: int = 0,
     aligned: bool | None = None,
     solver: str = "dp",
-    num_waves: int = 1,
     seed: int = 0,
     time_limit_s: float | None = None,
 ) -> Plan:
     """The plan of most retained score whose simulated step is at most `target_s`.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
+        deployments: those to try, each of one replica: one workload on one cluster.
         scores: contribution of every subnet to every micro-batch.
         target_s: seconds of the simulated step.
-        placements: those to try.
         coverage: see `Budget`.
         aligned: as of `TargetSearch`; None to try both.
         solver: makes the final schedule within the levels found; the search for them uses "dp".
-        num_waves: groups of micro-batches that pass through the model one after another.
         seed: for solvers with random choices.
         time_limit_s: for the final solver.
 
     Raises:
         InputError: what no schedule can leave out takes longer than the target.
     """
-    searches = target_searches(
-        workload,
-        cluster,
-        scores,
-        placements,
-        aligned=aligned,
-        num_waves=num_waves,
-        coverage=coverage,
-    )
+    searches = target_searches(deployments, scores, aligned=aligned, coverage=coverage)
     return best_plan(searches, target_s, solver=solver, seed=seed, time_limit_s=time_limit_s)
 
 
@@ -298,8 +244,8 @@ def best_plan(
     if least_s > target_s:
         raise InputError(
             f"target step time is {target_s:.4g} s; trunk, all-reduce and optimizer alone take "
-            f"{least_s:.4g} s on cluster {searches[0].cluster.name!r} with all micro-batches: ask "
-            f"for more than that, or for fewer of them"
+            f"{least_s:.4g} s on cluster {searches[0].deployment.cluster.name!r} with all "
+            f"micro-batches: ask for more than that, or for fewer of them"
         )
     plans = [
         plan
@@ -316,10 +262,9 @@ def best_plan(
     return max(plans, key=lambda plan: plan.solver.objective)
 
 
-def _ways(workload: Workload, placement: Placement, aligned: bool | None) -> tuple[bool, ...]:
+def _ways(deployment: Deployment, aligned: bool | None) -> tuple[bool, ...]:
     """Values of `aligned` to try; both mean the same where no device shares messages."""
-    pairs = set(zip(workload.partition.block.tolist(), placement.subnet_device, strict=True))
-    if len(pairs) == workload.num_subnets:
+    if not deployment.shares_messages:
         return (False,)
     return (False, True) if aligned is None else (aligned,)
 

@@ -1,14 +1,11 @@
 """What a way or a plan takes, as the simulator predicts it: the last word after the search."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.replica import Replica
-from sim.step import simulate_replicas
+from d2ft_sched.deployment import Deployment
+from sim.step import simulate_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +25,14 @@ class Priced:
     exchange_bytes: float
 
 
-def price(
-    workload: Workload, cluster: Cluster, replicas: Sequence[Replica], schedule: np.ndarray
-) -> Priced:
+def price(deployment: Deployment, schedule: np.ndarray) -> Priced:
     """Simulate a schedule on some replicas.
 
     Args:
-        workload: with the micro-batches as dealt.
-        cluster: devices and links.
-        replicas: copies of the model.
+        deployment: with the micro-batches as dealt.
         schedule: int ``[num_subnets, num_microbatches]``.
     """
-    found = simulate_replicas(workload, cluster, replicas, schedule)
+    found = simulate_step(deployment, schedule)
     return Priced(
         found.step_s, not found.out_of_memory, found.peak_memory_bytes, found.exchange_bytes
     )

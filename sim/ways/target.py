@@ -147,10 +147,7 @@ def _scored(
     dealt = redealt_scores(
         scores, search.workload.microbatch_samples, way.workload.microbatch_samples
     )
-    replica = way.replicas[0]
-    searches = target_searches(
-        way.workload, way.cluster, dealt, [replica.placement], num_waves=replica.num_waves
-    )
+    searches = target_searches([way], dealt)
     try:
         plan = best_plan(searches, target_s, solver=solver, seed=seed, time_limit_s=time_limit_s)
     except InputError:

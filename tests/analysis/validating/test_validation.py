@@ -22,6 +22,7 @@ from analysis.validating.plans_tried import (
 )
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
@@ -54,13 +55,13 @@ def cluster_text(*names):
 
 @pytest.fixture(scope="module")
 def schedules():
-    return validation_schedules(WORKLOAD, CLUSTER, PLACEMENT, 0)
+    return validation_schedules(deploy(WORKLOAD, CLUSTER, PLACEMENT), 0)
 
 
 @pytest.fixture(scope="module")
 def predictions(schedules):
     return {
-        name: simulate_step(WORKLOAD, CLUSTER, PLACEMENT, schedule)
+        name: simulate_step(deploy(WORKLOAD, CLUSTER, PLACEMENT), schedule)
         for name, schedule in schedules.items()
     }
 
@@ -109,8 +110,8 @@ def test_errors_and_order_of_a_model_that_is_always_a_tenth_low(predictions):
 def test_directions_on_one_device_add_up_to_the_step():
     alone = place_round_robin(WORKLOAD.partition, 5, 1)
     cluster = Cluster("one", DEVICES[:1])
-    dense = validation_schedules(WORKLOAD, cluster, alone, 0)["dense"]
-    prediction = simulate_step(WORKLOAD, cluster, alone, dense)
+    dense = validation_schedules(deploy(WORKLOAD, cluster, alone), 0)["dense"]
+    prediction = simulate_step(deploy(WORKLOAD, cluster, alone), dense)
     assert sum(direction_seconds(prediction).values())[0] == pytest.approx(prediction.step_s)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
@@ -65,7 +66,7 @@ def test_rows_price_the_dense_exchange(duplex):
     dispatch = exchange.dispatch_bytes(0, 0)
     holders = np.array([0, 1, 2])
     received = dispatch.sum(axis=0)[holders]
-    table = seconds_per_byte(WORKLOAD, cluster, placement, holders)
+    table = seconds_per_byte(deploy(WORKLOAD, cluster, placement), holders)
     # Both sub-layers and directions dispatch and combine: 8 exchanges, half of them either way.
     seconds = table @ (8.0 * received)
     sent_s = dispatch.sum(axis=1) / np.array([1e6, 2e6, 5e5, 1e6])
@@ -75,7 +76,8 @@ def test_rows_price_the_dense_exchange(duplex):
 
 
 def test_an_owner_of_everything_asks_for_nothing():
-    table = seconds_per_byte(WORKLOAD, switch_of([1e6, 1e6]), Placement(2, (0,) * 4, (0,) * 3),
-                             np.array([0]))  # fmt: skip
+    table = seconds_per_byte(
+        deploy(WORKLOAD, switch_of([1e6, 1e6]), Placement(2, (0,) * 4, (0,) * 3)), np.array([0])
+    )
     assert table.shape == (0, 1)
     assert fair_bytes(table, np.array([0.0]), 0.0).tolist() == [0.0]

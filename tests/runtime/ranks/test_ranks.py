@@ -18,6 +18,7 @@ from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.schedule.replica_part import replica_parts
 from made_once import made_once
@@ -43,7 +44,7 @@ from runtime.ranks.rank_wave import WavePass
 from runtime.ranks.shards import rank_shards, whole_shards
 from runtime.torch_device import rank_device
 from runtime.training.resting_rows import resting, update
-from sim.step import simulate_replicas
+from sim.step import simulate_step
 
 SEEDS = list(range(NUM_CASES))
 WORLDS = [2, 3, 4]
@@ -196,8 +197,8 @@ def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int
             following = one.members[(place + 1) % num_members]
             ring[member, following] += 16 * (num_members - 1) * one.num_values / num_members
     assert_close(counted("all_reduce"), ring, "bytes of sums")
-    predicted = simulate_replicas(
-        case.workload, any_cluster(num_ranks), case.replicas, case.schedules[0]
+    predicted = simulate_step(
+        Deployment(case.workload, any_cluster(num_ranks), case.replicas), case.schedules[0]
     )
     assert_close(total + ring, torch.from_numpy(predicted.pair_bytes), "the simulator's bytes")
 

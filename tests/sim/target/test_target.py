@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bench.star_clusters import study_clusters
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -48,7 +49,7 @@ def random_scores(seed=0):
 
 def dense_s(cluster, placement):
     dense = np.full(SIZE, Operation.FULL, dtype=np.int8)
-    return simulate_step(WORKLOAD, cluster, placement, dense).step_s
+    return simulate_step(deploy(WORKLOAD, cluster, placement), dense).step_s
 
 
 @settings(deadline=None, max_examples=20)
@@ -63,9 +64,9 @@ def test_blocks_are_priced_as_the_simulator_does(seed, num_devices, num_waves):
     )
     schedules = rng.integers(0, 3, (3, *SIZE)).astype(np.int8)
     schedules[2, :12] = schedules[0, 24:]  # which are alike, and cut once
-    seconds = BlockTimes(WORKLOAD, cluster, placement, num_waves).seconds(schedules)
+    seconds = BlockTimes(deploy(WORKLOAD, cluster, placement, num_waves)).seconds(schedules)
     for number, schedule in enumerate(schedules):
-        phases = simulate_step(WORKLOAD, cluster, placement, schedule, num_waves).phases
+        phases = simulate_step(deploy(WORKLOAD, cluster, placement, num_waves), schedule).phases
         for block in range(SHAPE.num_blocks):
             simulated = sum(
                 p.duration_s
@@ -92,12 +93,12 @@ def test_the_simulated_step_is_within_two_percent_of_the_target(cluster, fractio
     scores = Scores(rng.lognormal(size=(36, 10)), rng.lognormal(size=(36, 10)))
     placement = place_round_robin(PARTITION, 10, len(cluster.devices))
     dense = np.full((36, 10), Operation.FULL, dtype=np.int8)
-    target_s = fraction * simulate_step(workload, cluster, placement, dense).step_s
-    plan = plan_for_target(workload, cluster, scores, target_s, placements=[placement])
+    target_s = fraction * simulate_step(deploy(workload, cluster, placement), dense).step_s
+    plan = plan_for_target([deploy(workload, cluster, placement)], scores, target_s)
     step_s = simulate_plan(plan).step_s
     assert 0.98 * target_s <= step_s <= target_s * (1 + 1e-9)
     assert parse_plan(dump_plan(plan)) == plan
-    again = solve_formulation(formulate(workload, cluster, placement, scores, plan.budget))
+    again = solve_formulation(formulate(deploy(workload, cluster, placement), scores, plan.budget))
     assert again.objective == pytest.approx(plan.solver.objective)
 
 
@@ -106,9 +107,7 @@ def test_only_the_slow_device_is_cut():
     placement = Placement(6, place_round_robin(PARTITION, 5, 6).subnet_device, (0, 1, 2, 3, 4))
     fast = switch_of([1] * 6, [1e13] * 6, latency_s=0.0)
     target_s = 1.01 * dense_s(fast, placement)
-    plan = plan_for_target(
-        WORKLOAD, cluster, uniform_scores(*SIZE), target_s, placements=[placement]
-    )
+    plan = plan_for_target([deploy(WORKLOAD, cluster, placement)], uniform_scores(*SIZE), target_s)
     device = np.array(placement.subnet_device)
     assert (plan.schedule[device < 5] == Operation.FULL).all()
     assert (plan.schedule[device == 5] != Operation.FULL).any()
@@ -119,7 +118,7 @@ def test_only_the_slow_link_is_cut():
     cluster = switch_of([1] * 6, [1e10] * 5 + [1e8], latency_s=0.0)
     placement = Placement(6, place_round_robin(PARTITION, 5, 6).subnet_device, (0, 1, 2, 3, 4))
     target_s = 0.5 * dense_s(cluster, placement)
-    plan = plan_for_target(WORKLOAD, cluster, random_scores(), target_s, placements=[placement])
+    plan = plan_for_target([deploy(WORKLOAD, cluster, placement)], random_scores(), target_s)
     device = np.array(placement.subnet_device)
     assert (plan.schedule[device < 5] == Operation.FULL).all()
     assert simulate_plan(plan).step_s >= 0.98 * target_s
@@ -131,9 +130,10 @@ def test_equal_devices_get_equal_work(fraction):
     workload = Workload(SHAPE, PARTITION, (4,) * 6)
     placement = place_round_robin(PARTITION, 6, 6)
     dense = np.full((SIZE[0], 6), Operation.FULL, dtype=np.int8)
-    target_s = fraction * simulate_step(workload, cluster, placement, dense).step_s
-    plan = plan_for_target(workload, cluster, uniform_scores(SIZE[0], 6), target_s,
-                           placements=[placement])  # fmt: skip
+    target_s = fraction * simulate_step(deploy(workload, cluster, placement), dense).step_s
+    plan = plan_for_target(
+        [deploy(workload, cluster, placement)], uniform_scores(SIZE[0], 6), target_s
+    )
     busy = simulate_plan(plan).device_busy_s
     np.testing.assert_allclose(busy, busy[0], rtol=1e-9)
 
@@ -143,11 +143,15 @@ def test_the_best_of_several_placements_is_taken():
     placements = [c.placement for c in place_candidates(WORKLOAD, cluster)[:2]]
     placements.append(place_round_robin(PARTITION, 5, 3))
     target_s = 0.7 * min(dense_s(cluster, p) for p in placements)
-    best = plan_for_target(WORKLOAD, cluster, random_scores(), target_s, placements=placements)
+    best = plan_for_target(
+        [deploy(WORKLOAD, cluster, placement) for placement in placements],
+        random_scores(),
+        target_s,
+    )
     for placement in placements:
         try:
             plan = plan_for_target(
-                WORKLOAD, cluster, random_scores(), target_s, placements=[placement]
+                [deploy(WORKLOAD, cluster, placement)], random_scores(), target_s
             )
         except InputError:
             continue
@@ -159,7 +163,7 @@ def test_a_target_that_the_dense_step_meets_is_dense(factor):
     cluster = switch_of([1, 2], [1e9] * 2)
     placement = place_round_robin(PARTITION, 5, 2)
     target_s = factor * dense_s(cluster, placement)
-    plan = plan_for_target(WORKLOAD, cluster, random_scores(), target_s, placements=[placement])
+    plan = plan_for_target([deploy(WORKLOAD, cluster, placement)], random_scores(), target_s)
     assert (plan.schedule == Operation.FULL).all()
     assert ("dense needs no more" in plan.solver.method) == (factor > 1)
 
@@ -172,11 +176,9 @@ def test_a_target_between_two_levels_of_equal_devices_is_met(fraction):
     (found,) = place_candidates(workload, cluster, every_device=True)
     target_s = fraction * found.dense_step_s
     plan = plan_for_target(
-        workload,
-        cluster,
+        [deploy(workload, cluster, found.placement)],
         uniform_scores(workload.num_subnets, 10),
         target_s,
-        placements=[found.placement],
     )
     assert 0.95 * target_s <= simulate_plan(plan).step_s <= target_s * (1 + 1e-9)
 
@@ -203,16 +205,13 @@ def test_a_target_that_a_covering_schedule_meets_is_not_refused(coverage, bandwi
     size = (workload.num_subnets, workload.num_microbatches)
     cluster = switch_of([1] * 3, [bandwidth] * 3)
     placement = place_round_robin(workload.partition, 3, 3)
-    enough = simulate_step(workload, cluster, placement, in_turn(workload, placement, coverage))
+    enough = simulate_step(
+        deploy(workload, cluster, placement), in_turn(workload, placement, coverage)
+    )
     rng = np.random.default_rng(0)
     scores = Scores(rng.lognormal(size=size), rng.lognormal(size=size))
     plan = plan_for_target(
-        workload,
-        cluster,
-        scores,
-        1.05 * enough.step_s,
-        placements=[placement],
-        coverage=coverage,
+        [deploy(workload, cluster, placement)], scores, 1.05 * enough.step_s, coverage=coverage
     )
     assert simulate_plan(plan).step_s <= 1.05 * enough.step_s * (1 + 1e-9)
     for block in range(shape.num_blocks):
@@ -224,7 +223,7 @@ def test_an_impossible_target_names_the_least():
     cluster = switch_of([1, 2], [1e9] * 2)
     placement = place_round_robin(PARTITION, 5, 2)
     with pytest.raises(InputError, match="trunk, all-reduce and optimizer alone take"):
-        plan_for_target(WORKLOAD, cluster, random_scores(), 1e-9, placements=[placement])
+        plan_for_target([deploy(WORKLOAD, cluster, placement)], random_scores(), 1e-9)
 
 
 def test_few_large_operations_stay_below_the_target_and_say_so():
@@ -233,9 +232,8 @@ def test_few_large_operations_stay_below_the_target_and_say_so():
     cluster = switch_of([1], [1e9])
     placement = Placement(1, (0,), (0, 0))
     dense = np.full((1, 2), Operation.FULL, dtype=np.int8)
-    target_s = 0.9 * simulate_step(workload, cluster, placement, dense).step_s
-    plan = plan_for_target(workload, cluster, uniform_scores(1, 2), target_s,
-                           placements=[placement])  # fmt: skip
+    target_s = 0.9 * simulate_step(deploy(workload, cluster, placement), dense).step_s
+    plan = plan_for_target([deploy(workload, cluster, placement)], uniform_scores(1, 2), target_s)
     assert simulate_plan(plan).step_s < 0.98 * target_s
     assert "no levels that keep more score fit" in plan.solver.method
 
