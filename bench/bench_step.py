@@ -31,8 +31,8 @@ from d2ft_sched import (
     uniform_schedule,
 )
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.executed_flops import step_wasted_flops
 from d2ft_sched.costs.flops import step_flops
+from d2ft_sched.costs.lanes.executed_flops import step_wasted_flops
 from d2ft_sched.schedule.placement import place_round_robin
 from runtime import build_model, device_name, select_device, shape_of, steady_process
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS

@@ -22,9 +22,9 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
-from d2ft_sched.costs.executed_flops import step_wasted_flops
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
+from d2ft_sched.costs.lanes.executed_flops import step_wasted_flops
 from d2ft_sched.costs.replica_memory import part_devices, replicas_memory
 from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
@@ -150,7 +150,7 @@ class _Place:
 
 
 Devices = tuple[Device | None, ...] | None
-"""As `d2ft_sched.costs.lane_groups.lane_groups` takes them."""
+"""As `d2ft_sched.costs.lanes.lane_groups.lane_groups` takes them."""
 
 
 def _replica_phases(

@@ -10,9 +10,9 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import shared_factor_flops
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import lane_groups
-from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds, work_seconds
-from d2ft_sched.costs.lane_traffic import shared_factor_bytes
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_seconds import LANE_KINDS, lane_seconds, work_seconds
+from d2ft_sched.costs.lanes.lane_traffic import shared_factor_bytes
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.costs.trunk_work import trunk_pieces

@@ -24,7 +24,7 @@ from d2ft_sched.costs.activation_memory import (
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
 from d2ft_sched.costs.vocabulary_head import (
     embedding_again,
     head_gradient_values,
@@ -81,7 +81,7 @@ def device_memory(
         schedule: int ``[num_subnets, num_microbatches]``.
         trains: which subnets train in the step, in other replicas if not here, bool
             ``[num_subnets]``; default those that the schedule trains.
-        devices: whose prices say what runs together, see `d2ft_sched.costs.lane_groups`.
+        devices: whose prices say what runs together, see `d2ft_sched.costs.lanes.lane_groups`.
     """
     if trains is None:
         trains = trains_in_step(schedule)

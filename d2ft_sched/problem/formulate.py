@@ -8,7 +8,7 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import attention_flops, mlp_flops, operation_flops
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
 from d2ft_sched.costs.memory import dense_bytes, memory_besides_operations
 from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError

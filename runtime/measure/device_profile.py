@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import attention_flops, mlp_flops
-from d2ft_sched.costs.lane_seconds import KERNELS_OF_A_LAUNCH
+from d2ft_sched.costs.lanes.lane_seconds import KERNELS_OF_A_LAUNCH
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
 from d2ft_sched.errors import InputError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.executed_flops import step_wasted_flops
+from d2ft_sched.costs.lanes.executed_flops import step_wasted_flops
 from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
@@ -29,7 +29,7 @@ class StepMeasurement(StepSeconds):
 
     Attributes:
         flops: counted operator by operator, without the optimizer and without `wasted_flops`.
-        wasted_flops: that are masked, by `d2ft_sched.costs.executed_flops`.
+        wasted_flops: that are masked, by `d2ft_sched.costs.lanes.executed_flops`.
         peak_memory_bytes: the most that tensors take, parameters and optimizer state included.
         activation_bytes: kept for backward after the fullest forward pass.
         exchange_bytes: sent between devices; there is one.

@@ -14,7 +14,7 @@ from d2ft_sched.schedule.replica_part import ReplicaPart
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankWave, rank_waves
-from runtime.ranks.rank_wave import RankBatch, WavePass
+from runtime.ranks.wave.rank_wave import RankBatch, WavePass
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums, trains_in_step
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
 from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation

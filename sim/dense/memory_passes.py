@@ -18,7 +18,7 @@ from d2ft_sched.costs.flops import (
     shared_factor_flops,
 )
 from d2ft_sched.costs.input_gradients import hands_gradient_on
-from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.costs.memory import DeviceMemory, device_memory
 from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.model.partition import partition_by_heads

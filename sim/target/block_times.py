@@ -7,9 +7,9 @@ import numpy as np
 
 from d2ft_sched.costs.exchange import SUBLAYERS, plan_exchange
 from d2ft_sched.costs.flops import shared_factor_flops
-from d2ft_sched.costs.lane_groups import groups_of_sites
-from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds
-from d2ft_sched.costs.lane_traffic import shared_factor_bytes
+from d2ft_sched.costs.lanes.lane_groups import groups_of_sites
+from d2ft_sched.costs.lanes.lane_seconds import LANE_KINDS, lane_seconds
+from d2ft_sched.costs.lanes.lane_traffic import shared_factor_bytes
 from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.deployment import Deployment
 from d2ft_sched.schedule.lane_sites import LaneSites, lane_sites

@@ -32,13 +32,13 @@ from runtime.ranks.rank_model import (
 )
 from runtime.ranks.rank_slices import slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
-from runtime.ranks.rank_wave import RankBatch
 from runtime.ranks.shards import Shard, rank_shards
 from runtime.ranks.tensor_parallel import (
     scatter_tensor_parallel,
     tensor_parallel_forward_backward,
     tensor_parallel_placement,
 )
+from runtime.ranks.wave.rank_wave import RankBatch
 from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.rank_part import RankPart
 from runtime.training.resting_rows import resting, update

@@ -11,7 +11,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.flops import operation_flops, step_flops, trunk_flops
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
 from d2ft_sched.costs.memory import (
     device_memory,
     device_parameters,

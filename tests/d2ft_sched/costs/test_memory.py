@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
 from d2ft_sched.costs.memory import (
     device_memory,
     device_parameters,

@@ -40,8 +40,8 @@ from runtime.ranks.agreement import ALONE
 from runtime.ranks.job import Ranks, init_ranks
 from runtime.ranks.rank_forward import rank_outputs
 from runtime.ranks.rank_model import scatter_rank_model
-from runtime.ranks.rank_wave import WavePass
 from runtime.ranks.shards import rank_shards, whole_shards
+from runtime.ranks.wave.rank_wave import WavePass
 from runtime.torch_device import rank_device
 from runtime.training.resting_rows import resting, update
 from sim.step import simulate_step

@@ -7,7 +7,7 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import SublayerFlops, attention_flops_of, mlp_flops_of
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import LaneGroups, lane_groups
+from d2ft_sched.costs.lanes.lane_groups import LaneGroups, lane_groups
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.replica import Replica
