@@ -113,7 +113,7 @@ def read_inputs(
             progress=tell,
             wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
             reading=PictureReading(
-                request.augment.value, request.num_workers, ranks.device, ranks_of_host(ranks)
+                request.augment.value, request.workers, ranks.device, ranks_of_host(ranks)
             ),
         )
 

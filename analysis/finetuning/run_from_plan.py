@@ -194,7 +194,7 @@ def _run(
             begun_with,
             ranks,
             job.replanner,
-            keep_best if request.keeps_best else None,
+            keep_best if request.keep_best else None,
         )
 
     def save_result() -> None:
