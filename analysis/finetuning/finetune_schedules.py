@@ -24,7 +24,7 @@ from d2ft_sched.plan.sample_deal import SampleDeal
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
-from d2ft_sched.problem.scores import load_scores, uniform_scores
+from d2ft_sched.problem.scores import Scores, by_block, load_scores, uniform_scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import schedule_from_rows
 from runtime.checkpoint.facts import TrainingState
@@ -257,7 +257,15 @@ def _solved_schedules(
         with outside_calibration():
             formulation = formulate(plan, any_scores, plan.budget)
     solve_minibatches(formulation, [any_scores.values()], solver, seed=request.settings.seed)
-    return SolvedSchedules(formulation, scores, solver, request.settings.seed)
+    block = plan.workload.partition.block
+    by_blocks = request.schedule is ScheduleName.RUNNING
+    return SolvedSchedules(
+        formulation,
+        scores,
+        solver,
+        request.settings.seed,
+        value_of=(lambda one: by_block(one, block).values()) if by_blocks else Scores.values,
+    )
 
 
 def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:
