@@ -50,8 +50,8 @@ def scores(seed=0):
     return Scores(rng.random((18, 5)) + 0.1, rng.random((18, 5)) + 0.1)
 
 
-def plan_with(budget, **options):
-    return make_plan(deploy(WORKLOAD, CLUSTER), scores(), budget, **options)
+def plan_with(budget, **placed):
+    return make_plan(deploy(WORKLOAD, CLUSTER, **placed), scores(), budget)
 
 
 def test_only_the_slow_device_binds():
