@@ -36,7 +36,7 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 
-MOST_REMEMBERED = 64
+MOST_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def device_memory(
     """
     if trains is None:
         trains = trains_in_step(schedule)
+    if trains.all() and (schedule == Operation.FULL).all():
+        return dense_memory(workload, placement, num_waves)
     executed = executed_schedule(workload, schedule)
     return _memory(workload, placement, executed, num_waves, trains, devices)
 
@@ -104,13 +106,20 @@ def memory_besides_operations(
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
-def dense_bytes(workload: Workload, placement: Placement, num_waves: int = 1) -> np.ndarray:
-    """What the dense step needs, float ``[num_devices]``, to read only; searches and steps ask for
-    the same again and again."""
+def dense_memory(workload: Workload, placement: Placement, num_waves: int = 1) -> DeviceMemory:
+    """`device_memory` of the dense step, to read only; searches and steps ask for the same again
+    and again. Its groups are whole whatever they cost."""
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, placement, dense, num_waves).total
-    needed.setflags(write=False)
+    executed = executed_schedule(workload, dense)
+    needed = _memory(workload, placement, executed, num_waves, trains_in_step(dense))
+    for of_purpose in vars(needed).values():
+        of_purpose.setflags(write=False)
     return needed
+
+
+def dense_bytes(workload: Workload, placement: Placement, num_waves: int = 1) -> np.ndarray:
+    """What the dense step needs, float ``[num_devices]``, to read only."""
+    return dense_memory(workload, placement, num_waves).total
 
 
 def merging_devices(
@@ -158,7 +167,10 @@ def _memory(
     largest = gradients + np.maximum(made_again, copies)
     gradients_before = np.zeros_like(block_gradients)
     for wave, microbatches in enumerate(schedule_waves(schedule, num_waves)):
-        in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
+        in_wave = schedule
+        if len(microbatches) < workload.num_microbatches:
+            in_wave = np.zeros_like(schedule)
+            in_wave[:, microbatches] = schedule[:, microbatches]
         exchange = plan_exchange(workload, placement, in_wave)
         in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))
         gradients_made = np.where(in_wave_trains, block_gradients, 0)
