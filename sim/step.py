@@ -13,7 +13,6 @@ no wave's activations are freed before all have gone forward, so memory is that 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
 
@@ -82,8 +81,8 @@ def simulate_step(
         placements = [replica.placement for replica in replicas]
         update_s = optimizer_seconds(workload, cluster, placements, trains_in_step(schedule))
         last_wave = max(replica.num_waves for replica in replicas) - 1
-        at_end = _Place(TOGETHER, last_wave, UPDATE, -1)
-        phases.append(at_end.computing("optimizer", update_s))
+        at_end = Phase(last_wave, UPDATE, -1, "", 0.0, 0.0, replica=TOGETHER)
+        phases.append(_computing(at_end, "optimizer", update_s, float(update_s.max())))
         timed = timetable(cluster, phases, overlap)
     if not all(isfinite(p.end_s) for p in timed):
         raise InputError(
@@ -115,38 +114,13 @@ def simulate_dense(deployment: Deployment, overlap: bool = False) -> Prediction:
     return simulate_step(deployment, deployment.uniform(Operation.FULL), overlap)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where in a step a phase belongs."""
+def _computing(at: Phase, name: str, device_s: np.ndarray, longest_s: float) -> Phase:
+    """A phase where another, empty one is."""
+    return at.moved(name=name, duration_s=longest_s, device_s=device_s)
 
-    replica: int
-    wave: int
-    direction: str
-    block: int
 
-    def computing(self, name: str, device_s: np.ndarray) -> Phase:
-        return Phase(
-            self.wave,
-            self.direction,
-            self.block,
-            name,
-            0.0,
-            float(device_s.max()),
-            device_s,
-            replica=self.replica,
-        )
-
-    def moving(self, name: str, seconds: float, pair_bytes: np.ndarray) -> Phase:
-        return Phase(
-            self.wave,
-            self.direction,
-            self.block,
-            name,
-            0.0,
-            seconds,
-            pair_bytes=pair_bytes,
-            replica=self.replica,
-        )
+def _moving(at: Phase, name: str, seconds: float, pair_bytes: np.ndarray) -> Phase:
+    return at.moved(name=name, duration_s=seconds, pair_bytes=pair_bytes)
 
 
 Devices = tuple[Device | None, ...] | None
@@ -206,8 +180,8 @@ def _with_sums(
 def gradient_sum(block: int, num_blocks: int, reduced: AllReduce, wave: int) -> Phase:
     """The phase of a sum; `block` as in `GradientSum`."""
     in_block = block if 0 <= block < num_blocks else -1
-    at = _Place(TOGETHER, wave, "backward", in_block)
-    return at.moving("gradient sum", reduced.seconds, reduced.pair_bytes)
+    at = Phase(wave, "backward", in_block, "", 0.0, 0.0, replica=TOGETHER)
+    return _moving(at, "gradient sum", reduced.seconds, reduced.pair_bytes)
 
 
 def _wave_phases(
@@ -227,6 +201,7 @@ def _wave_phases(
     work = wave_work(part, times.cluster, microbatches, devices)
     num_blocks = workload.shape.num_blocks
     sublayer_trunk_s = work.trunk_s / (num_blocks * len(SUBLAYERS))
+    longest_trunk_s, longest_s = sublayer_trunk_s.max(axis=1).tolist(), work.longest_lanes_s
     for direction, name in enumerate(DIRECTIONS):
         dispatches = [exchange.dispatch_bytes(direction, block) for block in range(num_blocks)]
         dispatch_s = times.seconds_of_each(dispatches)
@@ -234,13 +209,18 @@ def _wave_phases(
         if not times.is_mirrored:
             combine_s = times.seconds_of_each([d.T for d in dispatches])
         for block in range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1):
-            at, dispatch = _Place(replica, wave, name, block), dispatches[block]
+            at = Phase(wave, name, block, "", 0.0, 0.0, replica=replica)
+            dispatch = dispatches[block]
             moves = dispatch.any()
             for sublayer in (0, 1) if direction == 0 else (1, 0):
                 title = SUBLAYERS[sublayer]
-                yield at.computing("trunk", sublayer_trunk_s[direction])
+                lanes_s = work.lanes_s[direction, block, sublayer]
+                lasts_s = longest_s[direction][block][sublayer]
+                yield _computing(
+                    at, "trunk", sublayer_trunk_s[direction], longest_trunk_s[direction]
+                )
                 if moves:
-                    yield at.moving(f"{title} dispatch", dispatch_s[block], dispatch)
-                yield at.computing(f"{title} lanes", work.lanes_s[direction, block, sublayer])
+                    yield _moving(at, f"{title} dispatch", dispatch_s[block], dispatch)
+                yield _computing(at, f"{title} lanes", lanes_s, lasts_s)
                 if moves:
-                    yield at.moving(f"{title} combine", combine_s[block], dispatch.T)
+                    yield _moving(at, f"{title} combine", combine_s[block], dispatch.T)

@@ -35,6 +35,12 @@ class StepWork:
     lanes_s: np.ndarray
     trunk_s: np.ndarray
 
+    @property
+    def longest_lanes_s(self) -> list[list[list[float]]]:
+        """Of any device, by direction, block and sub-layer."""
+        longest: list[list[list[float]]] = self.lanes_s.max(axis=-1).tolist()
+        return longest
+
 
 def wave_work(
     part: ReplicaPart,

@@ -37,7 +37,7 @@ from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 
-MOST_REMEMBERED = 64
+MOST_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ def device_memory(
     """
     if trains is None:
         trains = trains_in_step(schedule)
+    if trains.all() and (schedule == Operation.FULL).all():
+        return dense_memory(workload, replica)
     executed = executed_schedule(workload, schedule)
     return _memory(workload, replica, executed, trains, devices)
 
@@ -101,13 +103,20 @@ def memory_besides_operations(workload: Workload, replica: Replica) -> np.ndarra
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
-def dense_bytes(workload: Workload, replica: Replica) -> np.ndarray:
-    """What the dense step needs, float ``[num_devices]``, to read only; searches and steps ask for
-    the same again and again."""
+def dense_memory(workload: Workload, replica: Replica) -> DeviceMemory:
+    """`device_memory` of the dense step, to read only; searches and steps ask for the same again
+    and again. Its groups are whole whatever they cost."""
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, replica, dense).total
-    needed.setflags(write=False)
+    executed = executed_schedule(workload, dense)
+    needed = _memory(workload, replica, executed, trains_in_step(dense))
+    for of_purpose in vars(needed).values():
+        of_purpose.setflags(write=False)
     return needed
+
+
+def dense_bytes(workload: Workload, replica: Replica) -> np.ndarray:
+    """What the dense step needs, float ``[num_devices]``, to read only."""
+    return dense_memory(workload, replica).total
 
 
 def merging_devices(
@@ -154,7 +163,10 @@ def _memory(
     largest = gradients + np.maximum(made_again, copies)
     gradients_before = np.zeros_like(block_gradients)
     for wave, microbatches in enumerate(schedule_waves(schedule, replica.num_waves)):
-        in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
+        in_wave = schedule
+        if len(microbatches) < workload.num_microbatches:
+            in_wave = np.zeros_like(schedule)
+            in_wave[:, microbatches] = schedule[:, microbatches]
         exchange = plan_exchange(workload, placement, in_wave)
         in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))
         gradients_made = np.where(in_wave_trains, block_gradients, 0)

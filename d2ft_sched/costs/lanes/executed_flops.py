@@ -39,6 +39,8 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
         schedule: as it is executed, int ``[num_subnets, num_microbatches]``.
         groups: of the wave.
     """
+    if workload.lora is None and not groups.sizes.is_masked.any():
+        return 0.0
     tokens = workload.tokens[groups.microbatches]
     needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
     again = groups.sizes.recomputes[:, None]
