@@ -35,7 +35,7 @@ from runtime.peers.score_sources import RefreshedScores, ScoreSource, SeenInPass
 from runtime.peers.stepwise import StepwiseSchedules
 from runtime.peers.training import Start, score_chosen, score_start
 from runtime.scoring.score_kinds import weight_magnitude
-from sim.target.target_search import plan_for_target
+from sim.target.target_plan import plan_for_target
 
 MAX_CANDIDATES = 3
 """Placements that a schedule for a step time is tried on, besides the naive one."""

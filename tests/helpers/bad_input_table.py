@@ -29,6 +29,11 @@ GOOD = {
         "kind: explicit\n  links: " + LINKS,
         "kind: full_mesh\n  bandwidth_bytes_per_s: 1e9\n  latency_s: 1e-5",
     ),
+    "vast.yaml": """
+name: vast
+devices:
+  - {name: a, compute_flops_per_s: 1e12, memory_bytes: 1e17, memory_bandwidth_bytes_per_s: 1e11}
+""",
     "study.yaml": STUDY,
     "a-file": "not a folder\n",
 }
@@ -361,6 +366,14 @@ TABLE: dict[str, Row] = {
         f"validate {SMALL} --microbatch-size 100000000",
         "samples of vit_tiny_patch16_224 take",
     ),
+    "validation on a device of more samples than memory holds": (
+        f"validate --cluster vast.yaml {SMALL} --microbatch-size 100000000",
+        "samples of vit_tiny_patch16_224 take",
+    ),
+    "validation of a plan of more samples than memory holds": (
+        "validate vast.json",
+        "vast.json: 500000 samples of vit_tiny_patch16_224 take",
+    ),
     "endless repetition": (f"{PROFILE} --repeats 10001", "--repeats is '10001'"),
     "no repetition": (f"{PROFILE} --repeats 0", "--repeats is '0'"),
     "unknown device": (f"{PROFILE} --device tpu", "device is 'tpu'"),
@@ -443,6 +456,10 @@ TABLE: dict[str, Row] = {
     "a picture cut off": ("finetune plan.json --data imagefolder:cut", "0.png"),
     "more pictures than there are": (f"{FINETUNE} --num-train 1000", "1000 samples"),
     "fewer pictures than none": (f"{FINETUNE} --num-train -1", "--num-train is '-1'"),
+    "training of more samples than memory holds": (
+        "finetune vast.json --data imagefolder:pictures",
+        "500000 samples of vit_tiny_patch16_224 take",
+    ),
     "no weights": (f"{FINETUNE} --weights none.safetensors", "none.safetensors"),
     "weights that are none": (
         f"{FINETUNE} --weights bad.safetensors",

@@ -47,7 +47,11 @@ def workplace(
     save_run(run, folder / "damaged-run")
     measurement = folder / "damaged-run" / "measurement.json"
     measurement.write_text(measurement.read_text()[:500])
-    for name, more in (("plan.json", ""), ("other.json", "--model vit_small_patch16_224")):
+    for name, more in (
+        ("plan.json", ""),
+        ("other.json", "--model vit_small_patch16_224"),
+        ("vast.json", "--cluster vast.yaml --microbatch-size 100000"),
+    ):
         given = [*shlex.split(f"{PLAN} {more}"), "--budget-compute", 0.6, "--num-classes", 2]
         with contextlib.chdir(folder):
             assert d2ft_code(*given, "--out", name) == 0
