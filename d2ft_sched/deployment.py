@@ -48,6 +48,18 @@ class Deployment:
             self.workload.num_subnets, self.workload.num_microbatches, operation
         )
 
+    def with_only(self, kept: np.ndarray) -> "Deployment":
+        """The only replica with the micro-batches of these indices alone, where they are, int
+        ``[num_kept]``, at least one; errors as `replica`."""
+        samples = tuple(self.workload.microbatch_samples[i] for i in kept)
+        owner = tuple(self.placement.owner[i] for i in kept)
+        return deploy(
+            replace(self.workload, microbatch_samples=samples),
+            self.cluster,
+            replace(self.placement, owner=owner),
+            min(self.num_waves, len(kept)),
+        )
+
     def on(self, cluster: Cluster) -> Self:
         """The same on another cluster with as many devices."""
         return replace(self, cluster=cluster)

@@ -100,7 +100,7 @@ def plan_request(
     Args:
         request: model, cluster, scores and budget.
         placement: how to place.
-        target_step_time: as `sim.target.target_search.parse_target` reads it; replaces the budget.
+        target_step_time: as `sim.target.target_plan.parse_target` reads it; replaces the budget.
         patterns: of a block on a device. A target tries 1 and any number unless told which.
         solver, num_waves, seed, time_limit_s: as for `make_plan`.
         may_starve: whether a plan without that coverage will do; one of a solver that knows no
@@ -199,7 +199,7 @@ def _plan_placed(
             f"--patterns is {patterns} beside --target-step-time, which keeps the most score in "
             f"that time with 1 or any: leave it out, or give one of these"
         )
-    from sim.target.target_search import parse_target, plan_for_target
+    from sim.target.target_plan import parse_target, plan_for_target
 
     value, is_fraction = parse_target(target_step_time)
     target_s = value * placed.dense_step_s if is_fraction else value

@@ -40,7 +40,7 @@ from runtime.training.schedule_source import (
     ScoreSeries,
     SolvedSchedules,
 )
-from sim.target.target_search import plan_for_target
+from sim.target.target_plan import plan_for_target
 
 MAX_CANDIDATES = 3
 """Placements that a schedule for a step time is tried on, besides the naive one."""

@@ -1,10 +1,10 @@
 """The baseline that is hardest to beat: dense on fewer micro-batches, at equal step time."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.deployment import Deployment, deploy
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
 from sim.prediction import Prediction
@@ -45,7 +45,7 @@ def fewer_microbatches(
     order = np.argsort(-value, kind="stable")
     for number in range(len(order), 0, -1):
         kept = np.sort(order[:number])
-        fewer = without_microbatches(deployment, kept)
+        fewer = deployment.with_only(kept)
         prediction = simulate_dense(fewer)
         if prediction.step_s <= target_s:
             return FewerMicrobatches(
@@ -55,16 +55,3 @@ def fewer_microbatches(
                 prediction=prediction,
             )
     return None
-
-
-def without_microbatches(deployment: Deployment, kept: np.ndarray) -> Deployment:
-    """With only the micro-batches of these indices, int ``[num_kept]``, at least one, where they
-    are."""
-    workload, placement = deployment.workload, deployment.placement
-    samples = tuple(workload.microbatch_samples[i] for i in kept)
-    owner = tuple(placement.owner[i] for i in kept)
-    return deploy(
-        replace(workload, microbatch_samples=samples),
-        deployment.cluster,
-        replace(placement, owner=owner),
-    )

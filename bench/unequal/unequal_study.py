@@ -29,7 +29,7 @@ from d2ft_sched.placement_search.balanced import PlacementResult, place_candidat
 from d2ft_sched.plan.planning import solve_formulation
 from d2ft_sched.problem.formulate import formulate
 from sim import drop_devices, simulate_plan, simulate_step
-from sim.target.target_search import best_plan, target_searches
+from sim.target.target_plan import best_plan, target_searches
 
 MAX_CANDIDATES = 4
 """Placements that the plan is tried on."""

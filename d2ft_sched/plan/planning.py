@@ -1,6 +1,7 @@
 """The whole way from a question to a plan."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from d2ft_sched.problem.formulate import Formulation, formulate
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.solution import Solution
 from d2ft_sched.schedule.schedule import schedule_to_rows
-from d2ft_sched.solvers.registry import required_options, solve
+from d2ft_sched.solvers.registry import required_options, solve, takes_option
 
 
 def make_plan(
@@ -67,11 +68,20 @@ def solve_formulation(
     *,
     time_limit_s: float | None = None,
     seed: int = 0,
+    max_nodes: int | None = None,
 ) -> Solution:
-    """`solve` for a formulation; the schedule is one of all subnets."""
+    """`solve` for a formulation; the schedule is one of all subnets.
+
+    Args:
+        formulation: of a mini-batch.
+        solver, time_limit_s, seed: as for `solve`.
+        max_nodes: of solvers that branch and bound; None for their own limit.
+    """
     check_solver(solver)
     known = dict(zip(KNOWN_OPTIONS, (formulation.row_block,), strict=True))
-    options = {name: known[name] for name in required_options(solver)}
+    options: dict[str, Any] = {name: known[name] for name in required_options(solver)}
+    if max_nodes is not None and takes_option(solver, "max_nodes"):
+        options["max_nodes"] = max_nodes
     solution = solve(
         formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed, **options
     )

@@ -1,5 +1,7 @@
 """How devices share links: what each may exchange if no link carries messages for longer than t."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from d2ft_sched.deployment import Deployment
@@ -73,15 +75,29 @@ def fair_bytes(seconds_per_byte: np.ndarray, demand: np.ndarray, level_s: float)
 
 def fair_level_s(seconds_per_byte: np.ndarray, demand: np.ndarray, total: float) -> float:
     """The least level under which the devices together are granted `total` bytes."""
+    return _least_level_s(seconds_per_byte, demand, lambda granted: granted.sum() >= total)
+
+
+def level_granting_s(seconds_per_byte: np.ndarray, demand: np.ndarray, needed: np.ndarray) -> float:
+    """The least level under which each device is granted what it needs of its demand, float
+    ``[num_devices]``."""
+    return _least_level_s(seconds_per_byte, demand, lambda granted: (granted >= needed).all())
+
+
+def _least_level_s(
+    seconds_per_byte: np.ndarray,
+    demand: np.ndarray,
+    is_enough: Callable[[np.ndarray], bool | np.bool_],
+) -> float:
     low, high = 0.0, float((seconds_per_byte @ demand).max(initial=0.0))
-    if fair_bytes(seconds_per_byte, demand, low).sum() >= total:
+    if is_enough(fair_bytes(seconds_per_byte, demand, low)):
         return low
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if fair_bytes(seconds_per_byte, demand, middle).sum() < total:
-            low = middle
-        else:
+        if is_enough(fair_bytes(seconds_per_byte, demand, middle)):
             high = middle
+        else:
+            low = middle
     return high

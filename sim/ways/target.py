@@ -9,7 +9,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
-from sim.target.target_search import best_plan, target_searches
+from sim.target.target_plan import best_plan, target_searches
 from sim.ways.candidates import Candidate, as_candidate, most_within
 from sim.ways.estimate.load import Load, dense_load, sample_flops
 from sim.ways.estimate.steps import Groups

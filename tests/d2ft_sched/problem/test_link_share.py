@@ -12,7 +12,12 @@ from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.problem.link_share import fair_bytes, fair_level_s, seconds_per_byte
+from d2ft_sched.problem.link_share import (
+    fair_bytes,
+    fair_level_s,
+    level_granting_s,
+    seconds_per_byte,
+)
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
@@ -55,6 +60,20 @@ def test_the_level_grants_what_is_asked(num_devices, seed, fraction):
     total = fraction * demand.sum()
     level = fair_level_s(table, demand, total)
     assert fair_bytes(table, demand, level).sum() == pytest.approx(total, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32), st.floats(0.01, 1))
+def test_the_level_grants_each_device_what_it_needs_and_no_less_does(
+    num_rows, num_devices, seed, part
+):
+    rng = np.random.default_rng(seed)
+    table = rng.random((num_rows, num_devices))
+    demand = rng.random(num_devices)
+    needed = part * demand * rng.uniform(0.1, 1, num_devices)
+    level = level_granting_s(table, demand, needed)
+    assert (fair_bytes(table, demand, level) >= needed).all()
+    assert (fair_bytes(table, demand, level * (1 - 1e-6)) < needed).any()
 
 
 @pytest.mark.parametrize("duplex", ["full", "half"])

@@ -1,5 +1,6 @@
 """Plans for a step time, against the simulator."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -26,12 +27,14 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
 from sim.step import simulate_plan, simulate_step
 from sim.target.block_times import BlockTimes
-from sim.target.target_search import parse_target, plan_for_target
+from sim.target.target_plan import parse_target, plan_for_target
 
 SHAPE = ModelShape("m", 6, 6, 16, 96, 384, 17, trunk_parameters=5000)
 PARTITION = partition_by_heads(SHAPE, 1)
 WORKLOAD = Workload(SHAPE, PARTITION, (4,) * 5)
 SIZE = (len(PARTITION), 5)
+EXACT = (1, 3, 4, 5)
+"""Seeds of random cases in which levels alone find no schedule in the very time of a known one."""
 
 
 def switch_of(speeds, bandwidths, latency_s=1e-5):
@@ -219,11 +222,86 @@ def test_a_target_that_a_covering_schedule_meets_is_not_refused(coverage, bandwi
         assert (active.sum(axis=0) >= coverage).all()
 
 
+@pytest.mark.parametrize("seed", EXACT)
+def test_the_very_time_of_a_covering_schedule_is_met(seed):
+    """Random models, clusters and coverages: no part of the time is to spare."""
+    rng = np.random.default_rng(seed)
+    shape = replace(SHAPE, num_blocks=int(rng.integers(1, 4)))
+    partition = partition_by_heads(shape, int(rng.integers(1, 4)))
+    workload = Workload(shape, partition, (int(rng.integers(1, 5)),) * int(rng.integers(2, 7)))
+    number = int(rng.integers(1, 5))
+    cluster = switch_of(10 ** rng.uniform(-1, 1, number), 10 ** rng.uniform(6, 10, number))
+    placement = place_round_robin(partition, workload.num_microbatches, number)
+    coverage = int(rng.integers(1, min(3, len(partition.of_block(0))) + 1))
+    size = (workload.num_subnets, workload.num_microbatches)
+    scores = Scores(rng.lognormal(size=size), rng.lognormal(size=size))
+    known = in_turn(workload, placement, coverage)
+    target_s = simulate_step(deploy(workload, cluster, placement), known).step_s
+    plan = plan_for_target(
+        [deploy(workload, cluster, placement)], scores, target_s, coverage=coverage
+    )
+    assert simulate_plan(plan).step_s <= target_s * (1 + 1e-9)
+    assert parse_plan(dump_plan(plan)) == plan
+    for block in range(shape.num_blocks):
+        active = plan.schedule[partition.block == block] != Operation.SHORTCUT
+        assert (active.sum(axis=0) >= coverage).all()
+    again = solve_formulation(formulate(deploy(workload, cluster, placement), scores, plan.budget))
+    assert again.objective >= plan.solver.objective * (1 - 1e-9)
+
+
+def test_a_refused_coverage_is_told_a_time_that_is_met():
+    cluster = switch_of([1, 0.4], [1e9] * 2)
+    shape = replace(SHAPE, num_blocks=1)
+    workload = Workload(shape, partition_by_heads(shape, 1), (4,) * 3)
+    placement = place_round_robin(workload.partition, 3, 2)
+    given = ([deploy(workload, cluster, placement)], uniform_scores(6, 3))
+    shortcut = np.zeros((6, 3), dtype=np.int8)
+    fixed_s = simulate_step(deploy(workload, cluster, placement), shortcut).step_s
+    said = r"with a coverage of 2, of which the quickest found takes ([\d.e-]+) s"
+    with pytest.raises(InputError, match=said) as refused:
+        plan_for_target(*given, 1.01 * fixed_s, coverage=2)
+    found = re.search(said, str(refused.value))
+    assert found is not None
+    target_s = float(found[1]) * 1.001
+    plan = plan_for_target(*given, target_s, coverage=2)
+    assert simulate_plan(plan).step_s <= target_s
+
+
+def test_more_subnets_than_a_coverage_leaves_room_for_are_refused_in_a_line():
+    cluster = switch_of([1], [1e9])
+    placement = Placement(1, (0,) * SIZE[0], (0,) * 5)
+    given = ([deploy(WORKLOAD, cluster, placement)], random_scores(), 1.0)
+    assert plan_for_target(*given, coverage=2).budget.coverage == 2
+    with pytest.raises(InputError, match="a block has 1 subnets"):
+        plan_for_target(*given, coverage=2, aligned=True)
+    with pytest.raises(InputError, match="a block has 6 subnets"):
+        plan_for_target(*given, coverage=7)
+
+
 def test_an_impossible_target_names_the_least():
     cluster = switch_of([1, 2], [1e9] * 2)
     placement = place_round_robin(PARTITION, 5, 2)
-    with pytest.raises(InputError, match="trunk, all-reduce and optimizer alone take"):
+    with pytest.raises(InputError, match=r"alone take .* and .* s with one of them: ask for more"):
         plan_for_target([deploy(WORKLOAD, cluster, placement)], random_scores(), 1e-9)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_target_below_the_trunk_of_all_says_how_many_microbatches_leave_time(number):
+    cluster = switch_of([1, 2], [1e6] * 2)
+    workload = replace(WORKLOAD, shape=replace(SHAPE, embed_flops=10**9))
+    placement = place_round_robin(PARTITION, 5, 2)
+    deployment = deploy(workload, cluster, placement)
+
+    def fixed_s(number):
+        few = replace(workload, microbatch_samples=(4,) * number)
+        owners = replace(placement, owner=placement.owner[:number])
+        shortcut = np.zeros((SIZE[0], number), dtype=np.int8)
+        return simulate_step(deploy(few, cluster, owners), shortcut).step_s
+
+    target_s = 1.001 * fixed_s(number)
+    most = max(n for n in range(1, 6) if fixed_s(n) <= target_s)
+    with pytest.raises(InputError, match=f"or for at most {most} micro-batches"):
+        plan_for_target([deployment], random_scores(), target_s)
 
 
 def test_few_large_operations_stay_below_the_target_and_say_so():
