@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from analysis.results.savings import Pair as Pair
     from analysis.results.savings import rank_correlation as rank_correlation
     from analysis.results.savings import worst_error as worst_error
-    from analysis.simulating.simulation import dense_step as dense_step
     from analysis.sweeping.run_sweep import Sweep as Sweep
     from analysis.sweeping.sweep_grid import Axes as Axes
     from analysis.sweeping.sweep_grid import Common as Common
@@ -40,7 +39,6 @@ else:
             "planning.request": "Request read_request",
             "planning.plan_request": "plan_request",
             "names.placement_names": "PlacementName",
-            "simulating.simulation": "dense_step",
             "comparing.comparison": "compare_solvers comparison_table",
             "sweeping.sweep_grid": "Axes Common grid_points",
             "sweeping.run_sweep": "Sweep",

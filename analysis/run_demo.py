@@ -26,12 +26,12 @@ from analysis.results.run_records import (
 )
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import load_cluster
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
-from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.replica import Replica
 from runtime.data.input_format import PictureFormat
 from runtime.data.load_data import load_data
@@ -46,7 +46,7 @@ from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.loop import ScheduleOf, fine_tune, training_minibatches
 from runtime.training.schedule_source import redrawn_schedules
 from sim.prediction import Prediction
-from sim.step import simulate_replicas, simulate_step
+from sim.step import simulate_step
 from sim.ways.candidates import as_candidate
 
 
@@ -173,16 +173,12 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         profiled = profile_device(model, workload, device, progress=tell)
     with progress.stage("Simulate"):
         on_cluster = {
-            name: simulate_replicas(side.workload, cluster, side.replicas, side.schedule)
+            name: simulate_step(Deployment(side.workload, cluster, side.replicas), side.schedule)
             for name, side in sides.items()
         }
         cut, schedules = _cut_alike(sides)
-        alone = Cluster("this-device", (profiled,))
-        together = place_round_robin(cut.partition, cut.num_microbatches, 1)
-        on_device = {
-            name: simulate_step(cut, alone, together, schedule)
-            for name, schedule in schedules.items()
-        }
+        alone = deploy(cut, Cluster("this-device", (profiled,)))
+        on_device = {name: simulate_step(alone, schedule) for name, schedule in schedules.items()}
     with progress.stage("Measure steps on this machine") as tell:
         steps = measure_steps(model, cut, schedules, device, progress=tell)
 

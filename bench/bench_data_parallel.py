@@ -36,7 +36,7 @@ from runtime.ranks.job import Ranks, close_ranks, init_ranks
 from runtime.ranks.rank_model import scatter_rank_model
 from runtime.ranks.rank_slices import slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
-from runtime.ranks.rank_wave import RankBatch
+from runtime.ranks.wave.rank_wave import RankBatch
 from runtime.steady_settings import steady_process
 from runtime.training.resting_rows import resting, update
 

@@ -18,14 +18,21 @@ from d2ft_sched import (
     Device,
     ModelShape,
     Workload,
+    deploy,
     partition_by_heads,
-    place_round_robin,
     provenance,
 )
 from d2ft_sched.cluster import topology
 from d2ft_sched.cluster.topology import Cable
 from d2ft_sched.files.atomic_write import write_text
-from sim import Flows, Jitter, jittered_step_times, simulate_flows, simulate_step
+from sim import (
+    Flows,
+    Jitter,
+    jittered_step_times,
+    simulate_dense,
+    simulate_flows,
+    simulate_step,
+)
 from sim.network.exchange_time import exchange_bounds
 
 CABLE = Cable(bandwidth_bytes_per_s=1.25e10, latency_s=5e-6)
@@ -86,11 +93,11 @@ def _workload(num_blocks: int, num_heads: int, num_microbatches: int) -> Workloa
 def _one_step(num_devices: int, num_blocks: int, num_heads: int, num_microbatches: int) -> Case:
     cluster = _switch(num_devices)
     workload = _workload(num_blocks, num_heads, num_microbatches)
-    placement = place_round_robin(workload.partition, num_microbatches, num_devices)
+    deployment = deploy(workload, cluster)
     shape = (workload.num_subnets, num_microbatches)
     schedule = np.random.default_rng(SEED).integers(0, 3, shape).astype(np.int8)
     timer = _Timer()
-    step_s = simulate_step(workload, cluster, placement, schedule).step_s
+    step_s = simulate_step(deployment, schedule).step_s
     name = (
         f"{num_devices:,} devices, {num_blocks} blocks of {num_heads:,} subnets, "
         f"{num_microbatches:,} micro-batches"
@@ -101,7 +108,7 @@ def _one_step(num_devices: int, num_blocks: int, num_heads: int, num_microbatche
 def _what_if(num_runs: int) -> Case:
     """Each run has bandwidth and computing scaled anew, and a schedule of its own."""
     cluster, workload = _switch(16), _workload(12, 16, 16)
-    placement = place_round_robin(workload.partition, 16, 16)
+    deployment = deploy(workload, cluster)
     rng = np.random.default_rng(SEED)
     total_s = 0.0
     timer = _Timer()
@@ -116,16 +123,14 @@ def _what_if(num_runs: int) -> Case:
             ),
         )
         schedule = rng.integers(0, 3, (workload.num_subnets, 16)).astype(np.int8)
-        total_s += simulate_step(workload, changed, placement, schedule).step_s
+        total_s += simulate_step(deployment.on(changed), schedule).step_s
     name = f"{num_runs:,} what-if runs of 16 devices, 12 blocks of 16 subnets, 16 micro-batches"
     return timer.case(name, total_s / num_runs)
 
 
 def _jittered(num_steps: int) -> Case:
     cluster, workload = _switch(16), _workload(12, 16, 16)
-    placement = place_round_robin(workload.partition, 16, 16)
-    schedule = np.full((workload.num_subnets, 16), 2, dtype=np.int8)
-    prediction = simulate_step(workload, cluster, placement, schedule)
+    prediction = simulate_dense(deploy(workload, cluster))
     timer = _Timer()
     times = jittered_step_times(prediction, Jitter(0.05, 0.1, 0.01, 3.0), num_steps, SEED)
     name = f"{num_steps:,} steps of 16 devices under jitter"

@@ -24,14 +24,15 @@ from d2ft_sched import (
     InputError,
     ModelShape,
     Operation,
+    Replica,
     Workload,
     load_cluster,
     partition_by_heads,
     uniform_schedule,
 )
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.executed_flops import step_wasted_flops
 from d2ft_sched.costs.flops import step_flops
+from d2ft_sched.costs.lanes.executed_flops import step_wasted_flops
 from d2ft_sched.schedule.placement import place_round_robin
 from runtime import build_model, device_name, select_device, shape_of, steady_process
 from runtime.families.focus_weights import FOCUS_MODEL, FOCUS_WEIGHTS
@@ -140,7 +141,7 @@ def _measure(
             print(f"{more} more rounds of about {round_s:.0f} s", file=sys.stderr)
 
     seconds = steps.timed(num_repeats, tell)
-    here = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    here = Replica(place_round_robin(workload.partition, workload.num_microbatches, 1))
     dense_flops = step_flops(workload, dense)
     rows = {PLAIN: Row(seconds[PLAIN], 1.0, 0.0, 0.0)}
     for name, schedule in schedules.items():
@@ -154,7 +155,7 @@ def _measure(
         rows[name] = Row(
             seconds[name],
             step_flops(workload, schedule) / dense_flops,
-            step_wasted_flops(workload, here, schedule, 1, [costs]) / dense_flops,
+            step_wasted_flops(workload, here, schedule, [costs]) / dense_flops,
             statistics.mean(groups),
         )
     whole, laps = steps.slices[DENSE], []

@@ -8,7 +8,7 @@ makes the plan::
     cluster = load_cluster(Path("my-lab.yaml"))
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
     placement = place_balanced(workload, cluster).placement
-    plan = make_plan(workload, cluster, scores, Budget(0.6, 0.5), placement=placement)
+    plan = make_plan(deploy(workload, cluster, placement), scores, Budget(0.6, 0.5))
     save_plan(plan, Path("plan.json"))
 
 `Problem` and `solve` are the knapsacks alone, for numbers of your own.
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from d2ft_sched.cluster.cluster import Link as Link
     from d2ft_sched.cluster.cluster_file import load_cluster as load_cluster
     from d2ft_sched.cluster.device import Device as Device
+    from d2ft_sched.deployment import Deployment as Deployment
+    from d2ft_sched.deployment import deploy as deploy
     from d2ft_sched.errors import InputError as InputError
     from d2ft_sched.files.provenance import provenance as provenance
     from d2ft_sched.model.lora import Lora as Lora
@@ -67,6 +69,7 @@ else:
             "cluster.device": "Device",
             "cluster.cluster": "Link Cluster",
             "cluster.cluster_file": "load_cluster",
+            "deployment": "Deployment deploy",
             "schedule.operations": "Operation",
             "schedule.schedule": "uniform_schedule",
             "schedule.placement": "Placement place_round_robin",

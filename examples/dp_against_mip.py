@@ -20,7 +20,7 @@ from analysis import (
     save_both,
     solver_comparison,
 )
-from d2ft_sched import Budget, Scores, place_round_robin
+from d2ft_sched import Budget, Scores, deploy
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -51,11 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
     size = (workload.num_subnets, workload.num_microbatches)
     rng = np.random.default_rng(given.seed)
     request = replace(request, scores=Scores(rng.lognormal(size=size), rng.lognormal(size=size)))
-    num_devices = len(request.cluster.devices)
-    placement = place_round_robin(workload.partition, workload.num_microbatches, num_devices)
     answers = compare_solvers(
-        request,
-        placement,
+        deploy(workload, request.cluster),
+        request.scores,
+        request.budget,
         given.solvers.split(","),
         seed=given.seed,
         time_limit_s=given.time_limit,

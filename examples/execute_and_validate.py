@@ -28,11 +28,10 @@ from d2ft_sched import (
     Operation,
     Scores,
     Workload,
+    deploy,
     make_plan,
     partition_by_heads,
-    place_round_robin,
     provenance,
-    uniform_schedule,
 )
 from runtime import (
     build_model,
@@ -76,19 +75,16 @@ def main(arguments: list[str] | None = None) -> None:
         "this-device", (profile_device(model, workload, device, num_repeats=given.repeats),)
     )
 
+    deployment = deploy(workload, cluster)
     size = (workload.num_subnets, workload.num_microbatches)
     rng = np.random.default_rng(given.seed)
     scores = Scores(rng.lognormal(size=size), rng.lognormal(size=size))
-    schedules = {"dense": uniform_schedule(*size, Operation.FULL)}
+    schedules = {"dense": deployment.uniform(Operation.FULL)}
     for budget in BUDGETS:
-        plan = make_plan(workload, cluster, scores, Budget(compute=budget))
+        plan = make_plan(deployment, scores, Budget(compute=budget))
         schedules[f"compute {100 * budget:.0f} %"] = plan.schedule
 
-    alone = place_round_robin(workload.partition, workload.num_microbatches, 1)
-    predicted = {
-        name: simulate_step(workload, cluster, alone, schedule)
-        for name, schedule in schedules.items()
-    }
+    predicted = {name: simulate_step(deployment, schedule) for name, schedule in schedules.items()}
     measured = measure_steps(model, workload, schedules, device, num_repeats=given.repeats)
 
     print(f"One step of {shape.name} on {device_name(device)}: predicted, measured, error")

@@ -14,7 +14,6 @@ from pathlib import Path
 from analysis import (
     PlacementName,
     cluster_topology,
-    dense_step,
     percent,
     plan_request,
     quantity,
@@ -24,7 +23,7 @@ from analysis import (
     workload_per_device,
 )
 from d2ft_sched import Budget, Plan, save_plan
-from sim import simulate_plan
+from sim import simulate_dense, simulate_plan
 
 CLUSTERS = Path(__file__).parent / "clusters"
 
@@ -55,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     plans: dict[float, Plan] = {}
     for placement in (PlacementName.BALANCED, PlacementName.EVERY_DEVICE):
         plan = plan_for(given.cluster, given.model, given.image_size, placement)
-        planned, dense = simulate_plan(plan), dense_step(plan)
+        planned, dense = simulate_plan(plan), simulate_dense(plan)
         used = int((planned.device_busy_s > 0).sum())
         print(
             f"{placement:12} {used} of {len(plan.cluster.devices)} devices: dense step "
@@ -66,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         plans.setdefault(planned.step_s, plan)
     plan = plans[min(plans)]
     save_plan(plan, given.out / "plan.json")
-    timelines = {"dense": dense_step(plan).timeline(), "plan": simulate_plan(plan).timeline()}
+    timelines = {"dense": simulate_dense(plan).timeline(), "plan": simulate_plan(plan).timeline()}
     figures = {
         "topology": cluster_topology(simulate_plan(plan)),
         "timeline": step_gantt(timelines),

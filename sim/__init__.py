@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from sim.questions.what_if import drop_devices as drop_devices
     from sim.questions.what_if import scale_bandwidth as scale_bandwidth
     from sim.questions.what_if import scale_compute as scale_compute
+    from sim.step import simulate_dense as simulate_dense
     from sim.step import simulate_plan as simulate_plan
     from sim.step import simulate_step as simulate_step
-    from sim.target.target_search import plan_for_target as plan_for_target
+    from sim.target.target_plan import plan_for_target as plan_for_target
 else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "step": "simulate_plan simulate_step",
+            "step": "simulate_dense simulate_plan simulate_step",
             "prediction": "Prediction",
-            "target.target_search": "plan_for_target",
+            "target.target_plan": "plan_for_target",
             "questions.bounds": "what_bounds",
             "questions.sensitivity": "sensitivities",
             "questions.jitter": "Jitter jittered_step_times",

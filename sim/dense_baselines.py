@@ -15,18 +15,16 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.memory import DeviceMemory, trained_shared_parameters
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.recomputing import recomputing_where_needed
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.device_alone import device_alone
 from sim.network.collectives import Algorithm, AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.prediction import Phase, Prediction
-from sim.step import simulate_step
+from sim.step import simulate_dense
 from sim.timetable import UPDATE, timetable
 
 Split = Literal["speed", "even"]
@@ -100,15 +98,8 @@ def tensor_parallel_heads(
 def dense_step_alone(workload: Workload, device: Device) -> Prediction:
     """The dense step on one device, of a model or of the part of it that the workload has; forward
     is computed again in backward where its memory asks for that."""
-    num_subnets, num_microbatches = workload.num_subnets, workload.num_microbatches
-    cluster = Cluster(device.name, (device,))
-    here = Placement(1, (0,) * num_subnets, (0,) * num_microbatches)
-    return simulate_step(
-        workload,
-        cluster,
-        recomputing_where_needed(workload, cluster, here),
-        uniform_schedule(num_subnets, num_microbatches, Operation.FULL),
-    )
+    alone = deploy(workload, Cluster(device.name, (device,)))
+    return simulate_dense(recomputing_where_needed(alone))
 
 
 def _speeds(workload: Workload, cluster: Cluster, split: str) -> np.ndarray:

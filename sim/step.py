@@ -13,7 +13,6 @@ no wave's activations are freed before all have gone forward, so memory is that 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
 
@@ -22,18 +21,16 @@ import numpy as np
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
-from d2ft_sched.costs.executed_flops import step_wasted_flops
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, gradient_sums
+from d2ft_sched.costs.lanes.executed_flops import step_wasted_flops
 from d2ft_sched.costs.replica_memory import part_devices, replicas_memory
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.solved_plan import Plan
-from d2ft_sched.schedule.operations import trains_in_step
-from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
-from d2ft_sched.schedule.waves import schedule_waves
+from d2ft_sched.schedule.operations import Operation, trains_in_step
+from d2ft_sched.schedule.replica_part import ReplicaPart
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.network.shared_links import replica_clusters
@@ -50,57 +47,25 @@ def simulate_plan(plan: Plan, cluster: Cluster | None = None, overlap: bool = Fa
         cluster: where; default the plan's own.
         overlap: whether the plan's waves are overlapped.
     """
-    return simulate_replicas(
-        plan.workload, cluster or plan.cluster, plan.replicas, plan.schedule, overlap=overlap
-    )
+    return simulate_step(plan.on(cluster) if cluster else plan, plan.schedule, overlap)
 
 
 def simulate_step(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    schedule: np.ndarray,
-    num_waves: int = 1,
-    overlap: bool = False,
+    deployment: Deployment, schedule: np.ndarray, overlap: bool = False
 ) -> Prediction:
-    """Simulate one step of one replica.
+    """Simulate one step.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
-        placement: device of every subnet, owner of every micro-batch.
+        deployment: replicas of a model, on their cluster.
         schedule: int ``[num_subnets, num_microbatches]``.
-        num_waves: groups of micro-batches.
-        overlap: whether they are overlapped; with one wave that changes nothing.
+        overlap: whether the waves of each replica are overlapped; with one wave that changes
+            nothing.
 
     Raises:
         InputError: the cluster is so slow that the step's seconds are no finite number.
     """
-    replicas = (Replica(placement, num_waves),)
-    return simulate_replicas(workload, cluster, replicas, schedule, overlap)
-
-
-def simulate_replicas(
-    workload: Workload,
-    cluster: Cluster,
-    replicas: Sequence[Replica],
-    schedule: np.ndarray,
-    overlap: bool = False,
-) -> Prediction:
-    """Simulate one step of several replicas.
-
-    Args:
-        workload: model, partition and the mini-batch of all replicas.
-        cluster: devices and links.
-        replicas: copies of the model, which share no device and are dealt neighbouring
-            micro-batches in order.
-        schedule: int ``[num_subnets, num_microbatches]``.
-        overlap: whether the waves of each are overlapped; with one wave that changes nothing.
-
-    Raises:
-        InputError: the cluster is so slow that the step's seconds are no finite number.
-    """
-    parts = replica_parts(workload, replicas, schedule)
+    workload, cluster = deployment.workload, deployment.cluster
+    replicas, parts = deployment.replicas, deployment.parts_of(schedule)
     sums = gradient_sums(workload, replicas, schedule)
     devices = [None if part.is_idle else part_devices(part, cluster.devices) for part in parts]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -116,8 +81,8 @@ def simulate_replicas(
         placements = [replica.placement for replica in replicas]
         update_s = optimizer_seconds(workload, cluster, placements, trains_in_step(schedule))
         last_wave = max(replica.num_waves for replica in replicas) - 1
-        at_end = _Place(TOGETHER, last_wave, UPDATE, -1)
-        phases.append(at_end.computing("optimizer", update_s))
+        at_end = Phase(last_wave, UPDATE, -1, "", 0.0, 0.0, replica=TOGETHER)
+        phases.append(_computing(at_end, "optimizer", update_s, float(update_s.max())))
         timed = timetable(cluster, phases, overlap)
     if not all(isfinite(p.end_s) for p in timed):
         raise InputError(
@@ -133,7 +98,7 @@ def simulate_replicas(
             if not part.is_idle
         ),
         wasted_flops=sum(
-            step_wasted_flops(part.workload, part.placement, part.schedule, part.num_waves, own)
+            step_wasted_flops(part.workload, part.replica, part.schedule, own)
             for part, own in zip(parts, devices, strict=True)
             if not part.is_idle
         ),
@@ -144,42 +109,22 @@ def simulate_replicas(
     )
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where in a step a phase belongs."""
+def simulate_dense(deployment: Deployment, overlap: bool = False) -> Prediction:
+    """The step with every operation FULL on all samples; arguments as for `simulate_step`."""
+    return simulate_step(deployment, deployment.uniform(Operation.FULL), overlap)
 
-    replica: int
-    wave: int
-    direction: str
-    block: int
 
-    def computing(self, name: str, device_s: np.ndarray) -> Phase:
-        return Phase(
-            self.wave,
-            self.direction,
-            self.block,
-            name,
-            0.0,
-            float(device_s.max()),
-            device_s,
-            replica=self.replica,
-        )
+def _computing(at: Phase, name: str, device_s: np.ndarray, longest_s: float) -> Phase:
+    """A phase where another, empty one is."""
+    return at.moved(name=name, duration_s=longest_s, device_s=device_s)
 
-    def moving(self, name: str, seconds: float, pair_bytes: np.ndarray) -> Phase:
-        return Phase(
-            self.wave,
-            self.direction,
-            self.block,
-            name,
-            0.0,
-            seconds,
-            pair_bytes=pair_bytes,
-            replica=self.replica,
-        )
+
+def _moving(at: Phase, name: str, seconds: float, pair_bytes: np.ndarray) -> Phase:
+    return at.moved(name=name, duration_s=seconds, pair_bytes=pair_bytes)
 
 
 Devices = tuple[Device | None, ...] | None
-"""As `d2ft_sched.costs.lane_groups.lane_groups` takes them."""
+"""As `d2ft_sched.costs.lanes.lane_groups.lane_groups` takes them."""
 
 
 def _replica_phases(
@@ -188,7 +133,7 @@ def _replica_phases(
     """All phases of a replica in the order of issue."""
     waves = [
         list(_wave_phases(part, times, replica, wave, microbatches, devices))
-        for wave, microbatches in enumerate(schedule_waves(part.schedule, part.num_waves))
+        for wave, microbatches in enumerate(part.waves)
     ]
     return list(interleaved(waves) if overlap else chain.from_iterable(waves))
 
@@ -235,8 +180,8 @@ def _with_sums(
 def gradient_sum(block: int, num_blocks: int, reduced: AllReduce, wave: int) -> Phase:
     """The phase of a sum; `block` as in `GradientSum`."""
     in_block = block if 0 <= block < num_blocks else -1
-    at = _Place(TOGETHER, wave, "backward", in_block)
-    return at.moving("gradient sum", reduced.seconds, reduced.pair_bytes)
+    at = Phase(wave, "backward", in_block, "", 0.0, 0.0, replica=TOGETHER)
+    return _moving(at, "gradient sum", reduced.seconds, reduced.pair_bytes)
 
 
 def _wave_phases(
@@ -253,9 +198,10 @@ def _wave_phases(
         in_wave = np.zeros_like(schedule)
         in_wave[:, microbatches] = schedule[:, microbatches]
     exchange = plan_exchange(workload, placement, in_wave)
-    work = wave_work(workload, times.cluster, placement, schedule, microbatches, devices)
+    work = wave_work(part, times.cluster, microbatches, devices)
     num_blocks = workload.shape.num_blocks
     sublayer_trunk_s = work.trunk_s / (num_blocks * len(SUBLAYERS))
+    longest_trunk_s, longest_s = sublayer_trunk_s.max(axis=1).tolist(), work.longest_lanes_s
     for direction, name in enumerate(DIRECTIONS):
         dispatches = [exchange.dispatch_bytes(direction, block) for block in range(num_blocks)]
         dispatch_s = times.seconds_of_each(dispatches)
@@ -263,13 +209,18 @@ def _wave_phases(
         if not times.is_mirrored:
             combine_s = times.seconds_of_each([d.T for d in dispatches])
         for block in range(num_blocks) if direction == 0 else range(num_blocks - 1, -1, -1):
-            at, dispatch = _Place(replica, wave, name, block), dispatches[block]
+            at = Phase(wave, name, block, "", 0.0, 0.0, replica=replica)
+            dispatch = dispatches[block]
             moves = dispatch.any()
             for sublayer in (0, 1) if direction == 0 else (1, 0):
                 title = SUBLAYERS[sublayer]
-                yield at.computing("trunk", sublayer_trunk_s[direction])
+                lanes_s = work.lanes_s[direction, block, sublayer]
+                lasts_s = longest_s[direction][block][sublayer]
+                yield _computing(
+                    at, "trunk", sublayer_trunk_s[direction], longest_trunk_s[direction]
+                )
                 if moves:
-                    yield at.moving(f"{title} dispatch", dispatch_s[block], dispatch)
-                yield at.computing(f"{title} lanes", work.lanes_s[direction, block, sublayer])
+                    yield _moving(at, f"{title} dispatch", dispatch_s[block], dispatch)
+                yield _computing(at, f"{title} lanes", lanes_s, lasts_s)
                 if moves:
-                    yield at.moving(f"{title} combine", combine_s[block], dispatch.T)
+                    yield _moving(at, f"{title} combine", combine_s[block], dispatch.T)

@@ -10,7 +10,6 @@ waits for everything, waits for them; see `sim.gradient_overlap`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import reduce
 from itertools import chain, zip_longest
 
@@ -35,19 +34,21 @@ def timetable(cluster: Cluster, phases: Sequence[Phase], overlap: bool) -> tuple
 
 def _placed(phase: Phase, start_s: np.ndarray, end_s: float) -> Phase:
     if phase.device_s is None:
-        first_s = float(start_s.min())
+        first_s = float(start_s if start_s.ndim == 0 else start_s.min())
         if not phase.is_sum:
-            return replace(phase, start_s=first_s)
+            return phase.moved(start_s=first_s)
         seconds = max(phase.alone_s, end_s - first_s)
         yielded_s = seconds - phase.alone_s
-        return replace(phase, start_s=first_s, duration_s=seconds, yielded_s=yielded_s)
-    if start_s.ndim == 0 or not phase.device_s.any():
-        return replace(phase, start_s=float(start_s.min()))
+        return phase.moved(start_s=first_s, duration_s=seconds, yielded_s=yielded_s)
+    if start_s.ndim == 0:
+        return phase.moved(start_s=float(start_s))
+    if not phase.device_s.any():
+        return phase.moved(start_s=float(start_s.min()))
     starts_s = start_s[phase.device_s > 0]
     first_s = float(starts_s.min())
     if (starts_s == first_s).all():
-        return replace(phase, start_s=first_s)
-    return replace(phase, start_s=first_s, duration_s=end_s - first_s, device_start_s=start_s)
+        return phase.moved(start_s=first_s)
+    return phase.moved(start_s=first_s, duration_s=end_s - first_s, device_start_s=start_s)
 
 
 def phase_times(
@@ -99,7 +100,8 @@ def phase_times(
             device_free_s = np.where(busy_s > 0, ends_s, device_free_s)
             end_s = np.where(busy_s > 0, ends_s, ready_s[..., None]).max(axis=-1)
         else:
-            start_s, end_s = ready_s, ready_s + busy_s.max(axis=-1)
+            longest_s = phase.duration_s if busy_s is phase.device_s else busy_s.max(axis=-1)
+            start_s, end_s = ready_s, ready_s + longest_s
         yield index, start_s, end_s
         reached_s[chain_of] = end_s
     yield from _summed(found, sums, under_way)

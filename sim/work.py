@@ -1,7 +1,7 @@
 """How long each device computes in each phase of a step, from its curves or its roofline."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,15 +10,16 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import shared_factor_flops
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import lane_groups
-from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds, work_seconds
-from d2ft_sched.costs.lane_traffic import shared_factor_bytes
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_seconds import LANE_KINDS, lane_seconds, work_seconds
+from d2ft_sched.costs.lanes.lane_traffic import shared_factor_bytes
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.costs.shared_factors import shared_factor_tokens
 from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica_part import ReplicaPart
 
 
 @dataclass(frozen=True)
@@ -34,28 +35,32 @@ class StepWork:
     lanes_s: np.ndarray
     trunk_s: np.ndarray
 
+    @property
+    def longest_lanes_s(self) -> list[list[list[float]]]:
+        """Of any device, by direction, block and sub-layer."""
+        longest: list[list[list[float]]] = self.lanes_s.max(axis=-1).tolist()
+        return longest
+
 
 def wave_work(
-    workload: Workload,
+    part: ReplicaPart,
     cluster: Cluster,
-    placement: Placement,
-    schedule: np.ndarray,
     microbatches: np.ndarray,
     devices: Sequence[Device | None] | None = None,
 ) -> StepWork:
     """Price the lane groups and the trunk of one wave on each device.
 
     Args:
-        workload: model, partition and mini-batch.
+        part: of the step, what a replica does in it.
         cluster: the devices.
-        placement: device of every subnet, owner of every micro-batch.
-        schedule: int ``[num_subnets, num_microbatches]``.
         microbatches: indices of the wave's micro-batches.
         devices: as `lane_groups` takes them; default those of the cluster.
     """
+    workload, placement = part.workload, part.placement
     num_blocks, num_devices = workload.shape.num_blocks, len(cluster.devices)
     lanes_s = np.zeros((2, num_blocks, 2, num_devices))
-    schedule = executed_schedule(workload, schedule)
+    schedule = executed_schedule(workload, part.schedule)
+    executed = replace(part, schedule=schedule)
     groups = lane_groups(workload, placement, schedule, microbatches, devices or cluster.devices)
     needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
     seconds = lane_seconds(workload, cluster.devices, groups.sizes, needs_dx[groups.block].T)
@@ -63,20 +68,17 @@ def wave_work(
         lanes_s.transpose(1, 3, 0, 2), (groups.block, groups.device), seconds.transpose(2, 0, 1)
     )
     if workload.lora is not None:
-        lanes_s += _shared_factor_seconds(workload, cluster, placement, schedule, microbatches)
-    trunk_s = _trunk_seconds(workload, cluster, placement, schedule, microbatches)
+        lanes_s += _shared_factor_seconds(executed, cluster, microbatches)
+    trunk_s = _trunk_seconds(executed, cluster, microbatches)
     return StepWork(lanes_s, trunk_s)
 
 
 def _shared_factor_seconds(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    schedule: np.ndarray,
-    microbatches: np.ndarray,
+    part: ReplicaPart, cluster: Cluster, microbatches: np.ndarray
 ) -> np.ndarray:
     """As ``StepWork.lanes_s``, of the products with factors of adapters that a block shares."""
-    shared = shared_factor_tokens(workload, schedule, placement, microbatches)
+    workload = part.workload
+    shared = shared_factor_tokens(workload, part.schedule, part.placement, microbatches)
     maps_in = np.array(workload.shape.num_maps_in)[:, None]
     flops = shared_factor_flops(
         workload, maps_in, shared.forward, shared.backward, shared.input_gradient, shared.trained
@@ -97,17 +99,12 @@ def _shared_factor_seconds(
     return seconds
 
 
-def _trunk_seconds(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    schedule: np.ndarray,
-    microbatches: np.ndarray,
-) -> np.ndarray:
-    owner = np.array(placement.owner)[microbatches]
+def _trunk_seconds(part: ReplicaPart, cluster: Cluster, microbatches: np.ndarray) -> np.ndarray:
+    workload = part.workload
+    owner = np.array(part.placement.owner)[microbatches]
     running = np.zeros((workload.num_microbatches, workload.shape.num_blocks), dtype=bool)
     for own in (microbatches[owner == device] for device in np.unique(owner)):
-        runs = (schedule[:, own] != Operation.SHORTCUT).any(axis=1)
+        runs = (part.schedule[:, own] != Operation.SHORTCUT).any(axis=1)
         running[np.ix_(own, workload.partition.block[runs])] = True
     owners = np.unique(owner)
     seconds = np.zeros((2, len(cluster.devices)))

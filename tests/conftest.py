@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -13,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import platformdirs
 import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
@@ -64,6 +67,23 @@ devices:
   - {name: b, compute_flops_per_s: 1e11, memory_bytes: 8 GB, memory_bandwidth_bytes_per_s: 1e12}
 network: {kind: full_mesh, bandwidth_bytes_per_s: 1e9, latency_s: 1e-5}
 """
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A cache of this run alone, which its processes share; what was dear to convert is read from
+    the user's own."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    known = platformdirs.user_cache_path("d2ft") / "weights"
+    own = tempfile.TemporaryDirectory(prefix="d2ft-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(own.cleanup)
+    os.environ.setdefault("MPLCONFIGDIR", str(platformdirs.user_cache_path("matplotlib")))
+    os.environ["XDG_CACHE_HOME"] = own.name
+    weights = platformdirs.user_cache_path("d2ft") / "weights"
+    weights.mkdir(parents=True)
+    for folder in known.iterdir() if known.is_dir() else ():
+        if folder.is_dir():
+            (weights / folder.name).symlink_to(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

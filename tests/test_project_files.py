@@ -14,12 +14,17 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 import pandas as pd
+import platformdirs
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("d2ft_sched", "sim", "runtime", "analysis")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_tests_keep_out_of_the_users_cache() -> None:
+    assert Path.home() / ".cache" not in platformdirs.user_cache_path("d2ft").parents
 
 
 @pytest.mark.parametrize("package", PACKAGES)

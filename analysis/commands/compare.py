@@ -149,8 +149,10 @@ def run(
             budget=Budget(budget_compute, budget_comm, per_block=not per_device),
         )
         with outside_calibration() as warned:
-            placed = place(placement, request.workload, request.cluster, 1).placements[0]
-            answers = compare_solvers(request, placed, names, seed=seed, time_limit_s=time_limit)
+            placed = place(placement, request.workload, request.cluster, 1).deployments[0]
+            answers = compare_solvers(
+                placed, request.scores, request.budget, names, seed=seed, time_limit_s=time_limit
+            )
             verdict = Verdict.of(answers, seed)
             held = verdict.held if verdict else None
             table, written = comparison_table(request, answers, held), []

@@ -6,8 +6,11 @@ from typing import Annotated
 import typer
 
 from analysis.commands import options
+from analysis.commands.parsing.data_options import DemoDataOptions
+from analysis.commands.parsing.grouped_options import with_groups
 
 
+@with_groups
 def run(
     ctx: typer.Context,
     out: Annotated[
@@ -19,11 +22,8 @@ def run(
             "--cluster", help="Cluster to plan for; default examples/clusters/gigabit_cpus.yaml."
         ),
     ] = None,
-    data: options.Data = "mnist-subset",
-    data_root: options.DataRoot = None,
-    download: options.Download = False,
-    num_train: options.NumTrain = 960,
-    num_test: options.NumTest = 1000,
+    *,
+    samples: DemoDataOptions,
     model: options.TrainedModel = "vit_small_patch14_dinov2",
     weights: options.Weights = None,
     pretrained: options.Pretrained = False,
@@ -66,11 +66,7 @@ def run(
             weights=default_weights(model, weights, pretrained),
             pretrained=pretrained,
             image_size=image_size,
-            data=data,
-            data_root=data_root,
-            download=download,
-            num_train=num_train,
-            num_test=num_test,
+            **vars(samples),
             cluster_file=cluster_file or default_cluster,
             budget=Budget(budget_compute, budget_comm),
             heads_per_subnet=parse_heads(heads_per_subnet),

@@ -76,6 +76,8 @@ def run(
     Put the result into a cluster file as {name: ..., file: device.yaml}; or let torchrun or
     'd2ft testbed' run it on every device with --cluster-out, and have the cluster file at once.
     """
+    import numpy as np
+
     from analysis.console.output import (
         amount,
         messages,
@@ -95,9 +97,11 @@ def run(
     from d2ft_sched.model.shape_file import save_model_shape
     from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
     from d2ft_sched.problem.scores import save_scores
+    from d2ft_sched.schedule.operations import Operation
     from runtime.data.load_data import load_data
     from runtime.data.pictures.load_pictures import PictureReading
-    from runtime.measure.device_profile import check_profile_memory, profile_device
+    from runtime.measure.device_profile import largest_timed, profile_device
+    from runtime.measure.step_memory import check_whole_step
     from runtime.models.build import build_model, has_class_labels, input_format_of, shape_of
     from runtime.models.linear_probe import fit_classifier
     from runtime.ranks.agreement import check_same, together
@@ -146,7 +150,10 @@ def run(
             (microbatch_size,) * microbatches,
             ELEMENT_BYTES[precision],
         )
-        check_profile_memory(workload, torch_device)
+        largest = largest_timed(workload)
+        if scores_out:
+            largest = np.full_like(largest, Operation.FULL)
+        check_whole_step(workload, largest, ranks)
         return built, workload
 
     built, workload = together(ranks, build, "the building of the model")

@@ -115,7 +115,6 @@ def run(
     waits for the slowest. All times are predictions from the cluster file.
     """
     import json as json_module
-    from dataclasses import replace
 
     from analysis.console.output import (
         finite,
@@ -144,7 +143,7 @@ def run(
                 f"{cluster_file}: has {len(cluster.devices)} devices; the plan {plan_file} is for "
                 f"{len(plan.cluster.devices)}"
             )
-        plan = replace(plan, cluster=cluster)
+        plan = plan.on(cluster)
     changes = Changes(
         scale_bandwidth or (), scale_latency or (), scale_compute or (), drop_device or ()
     )
@@ -157,7 +156,7 @@ def run(
         changed = changes.apply(plan.cluster)
         before = simulate_plan(plan, overlap=overlap) if changes.describe() else None
         replanned = plan_again(plan, changed, scores, seed) if drop_device else None
-        simulated = replanned.plan if replanned else replace(plan, cluster=changed)
+        simulated = replanned.plan if replanned else plan.on(changed)
         found = simulate(
             simulated,
             overlap=overlap,

@@ -10,7 +10,7 @@ from analysis.planning.request import Request
 from d2ft_sched.problem.formulate_setups import formulate_setups
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.solvers.setups.solve import SOLVERS, solve_setups
-from sim.step import simulate_replicas
+from sim.step import simulate_step
 from sim.ways.redeal import redealt_scores
 from sim.ways.search import WaySearch
 from sim.ways.way import Way
@@ -44,7 +44,7 @@ def compare_setups(
     dealt = redealt_scores(
         request.scores, request.workload.microbatch_samples, way.workload.microbatch_samples
     )
-    problem = formulate_setups(way.workload, way.cluster, way.replicas, dealt, request.budget)
+    problem = formulate_setups(way, dealt, request.budget)
     rows: list[dict[str, Any]] = []
     for name in (name for name in solvers if name in SOLVERS):
         found = solve_setups(problem, solver=name, time_limit_s=time_limit_s, seed=seed)
@@ -65,7 +65,7 @@ def compare_setups(
         if found.schedule is not None:
             trains = problem.trains(found.schedule)
             spent = (problem.group_setup_cost @ trains)[0]
-            step = simulate_replicas(way.workload, way.cluster, way.replicas, found.schedule)
+            step = simulate_step(way, found.schedule)
             row |= {
                 "objective": found.objective,
                 "num_training": int(trains.sum()),

@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.planning.plan_baselines import Baselines, baselines, dense_step_of
+from analysis.planning.plan_baselines import Baselines, baselines
 from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
 from analysis.planning.way_words import way_text
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
 from d2ft_sched.plan.solved_plan import Plan
+from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
+from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.solution import Solution, Status
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
-from sim.step import simulate_plan, simulate_replicas
+from sim.step import simulate_dense, simulate_plan
 
 FEWER = "fewer samples, same compute"
 COLUMNS = (
@@ -35,37 +37,22 @@ class Compared:
 
 
 def compare_solvers(
-    request: Request,
-    placement: Placement,
+    deployment: Deployment,
+    scores: Scores,
+    budget: Budget,
     solvers: list[str],
     *,
-    num_waves: int = 1,
     seed: int = 0,
     time_limit_s: float | None = None,
 ) -> dict[str, Compared]:
     """The answer of each solver to the same problem, in the order given."""
-    formulation = formulate(
-        request.workload,
-        request.cluster,
-        placement,
-        request.scores,
-        request.budget,
-        num_waves=num_waves,
-    )
+    formulation = formulate(deployment, scores, budget)
     answers = {}
     for name in solvers:
         solution = solve_formulation(formulation, name, time_limit_s=time_limit_s, seed=seed)
         plan = None
         if solution.schedule is not None:
-            plan = plan_from_solution(
-                request.workload,
-                request.cluster,
-                placement,
-                request.budget,
-                solution,
-                num_waves=num_waves,
-                seed=seed,
-            )
+            plan = plan_from_solution(deployment, budget, solution, seed=seed)
         answers[name] = Compared(solution, plan)
     return answers
 
@@ -131,7 +118,7 @@ def _fewer_row(request: Request, best: dict[str, Any], held: Baselines) -> dict[
     if held.fewer is None:
         return row | {"method": "no dense way fits", "status": Status.INFEASIBLE.value}
     number, total = sum(held.fewer.samples), held.search.steps.num_samples
-    prediction = simulate_replicas(*dense_step_of(held.fewer))
+    prediction = simulate_dense(held.fewer)
     return row | {
         "method": f"{number} of {total} samples dense, {way_text(held.fewer)}",
         "status": Status.FEASIBLE.value,

@@ -23,6 +23,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import operation_flops
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.sizes import MOST_CELLS, check_at_most
 from d2ft_sched.model.partition import partition_by_heads
@@ -136,7 +137,7 @@ def simulated_step_s(case: Case, schedule: np.ndarray) -> float:
         tuple(range(case.num_devices)),
         (case.num_devices,) * case.num_microbatches,
     )
-    return simulate_step(workload, cluster, placement, schedule).step_s
+    return simulate_step(deploy(workload, cluster, placement), schedule).step_s
 
 
 def solve_case(case: Case) -> dict[str, Any]:

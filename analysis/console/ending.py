@@ -1,5 +1,6 @@
 """How a command ends that cannot go on: one line, an exit code, and word to the other ranks."""
 
+import errno
 import json
 import os
 import sys
@@ -18,7 +19,8 @@ def one_line_endings() -> Iterator[None]:
     """Within it a wrong input ends the process with one line and exit code 2; a job whose ranks
     cannot go on with exit code 1, and one of them says why."""
     try:
-        yield
+        with _names_of_files():
+            yield
     except InputError as error:
         with _telling_other_ranks(str(error)) as speaks:
             _say(error, speaks)
@@ -26,6 +28,17 @@ def one_line_endings() -> Iterator[None]:
     except RankError as error:
         _say(error, error.speaks)
         sys.exit(1)
+
+
+@contextmanager
+def _names_of_files() -> Iterator[None]:
+    """What the system is asked for may be longer than the name of a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InputError(f"{error.filename}: is longer than the name of a file may be") from None
 
 
 def _say(error: InputError | RankError, speaks: bool) -> None:

@@ -11,6 +11,7 @@ from analysis.finetuning.finetune_request import FineTuneRequest, check_options
 from analysis.finetuning.finetune_schedules import check_replicas, moves_samples
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
+from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.replica import Replica
 from runtime.checkpoint.checkpoint import (
     Found,
@@ -22,6 +23,7 @@ from runtime.data.input_format import InputFormat, SequenceFormat
 from runtime.data.load_data import load_data
 from runtime.data.minibatches import Minibatches, draw_minibatches
 from runtime.data.pictures.load_pictures import PictureReading
+from runtime.measure.step_memory import check_step_on_ranks, check_whole_step
 from runtime.models.build import (
     build_model,
     check_known,
@@ -73,6 +75,7 @@ def read_inputs(
     replicas = plan.replicas
     if ranks.num_ranks > 1:
         replicas = on_ranks(replicas, rank_devices(plan, ranks.num_ranks))
+    _check_memory(request, replicas, ranks)
     found = None
     if request.resume is None:
         check_no_newer(request.checkpoint_dir, -1)
@@ -82,8 +85,8 @@ def read_inputs(
     settings = replace(
         request.settings,
         linear_probe=request.settings.linear_probe and has_class_labels(plan.workload.shape.name),
-        recomputes=any(replica.placement.recomputing for replica in replicas),
-        num_waves=sum(replica.num_waves for replica in replicas),
+        recomputes=_recomputes(replicas),
+        num_waves=_waves_of_all(replicas),
         watch_scores=request.schedule is ScheduleName.RUNNING,
     )
 
@@ -113,7 +116,7 @@ def read_inputs(
             progress=tell,
             wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
             reading=PictureReading(
-                request.augment.value, request.num_workers, ranks.device, ranks_of_host(ranks)
+                request.augment.value, request.workers, ranks.device, len(ranks_of_host(ranks))
             ),
         )
 
@@ -138,6 +141,33 @@ def read_inputs(
         add_adapters(model, lora, request.settings.seed, frozen_bytes=size)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
     return FineTuneInputs(found, settings, input_format, data, minibatches, model, replicas)
+
+
+def _check_memory(request: FineTuneRequest, replicas: tuple[Replica, ...], ranks: Ranks) -> None:
+    """Raises InputError if a step of the plan needs more memory than there is."""
+    workload, schedule = request.plan.workload, request.plan.schedule
+    if request.dense:
+        schedule = np.full_like(schedule, Operation.FULL)
+    if ranks.num_ranks > 1:
+        check_step_on_ranks(workload, replicas, schedule, ranks)
+        return
+    check_whole_step(
+        workload,
+        schedule,
+        ranks,
+        num_waves=_waves_of_all(replicas),
+        recomputes=_recomputes(replicas),
+    )
+
+
+def _recomputes(replicas: tuple[Replica, ...]) -> bool:
+    """Whether one device that runs all of them makes lanes again in backward."""
+    return any(replica.placement.recomputing for replica in replicas)
+
+
+def _waves_of_all(replicas: tuple[Replica, ...]) -> int:
+    """Waves of one device that runs all of them."""
+    return sum(replica.num_waves for replica in replicas)
 
 
 def _input_format(request: FineTuneRequest) -> InputFormat:

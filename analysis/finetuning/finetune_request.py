@@ -42,7 +42,7 @@ class FineTuneRequest:
     checkpoint_every: int | None
     resume: str | None
     keep: int | None
-    keeps_best: bool = False
+    keep_best: bool = False
     log: LogName | None = None
     replan_every: int | None = None
     scores: Path | None = None
@@ -50,7 +50,7 @@ class FineTuneRequest:
     packed: bool = False
     on_bad_file: OnBadFileName = OnBadFileName.FAIL
     augment: AugmentName = AugmentName.NONE
-    num_workers: int | None = None
+    workers: int | None = None
     forward_score: str = FORWARD_SCORE
     backward_score: str = BACKWARD_SCORE
     shared: Mapping[str, str | None] = field(default_factory=dict)

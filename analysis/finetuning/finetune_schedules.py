@@ -9,6 +9,7 @@ from analysis.console.output import outside_calibration
 from analysis.finetuning.finetune_request import FineTuneRequest
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.plan.redrawn import chooses, is_redrawable
@@ -23,9 +24,8 @@ from d2ft_sched.plan.sample_deal import SampleDeal
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
-from d2ft_sched.problem.scores import load_scores, uniform_scores
+from d2ft_sched.problem.scores import Scores, by_block, load_scores, uniform_scores
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import schedule_from_rows
 from runtime.checkpoint.facts import TrainingState
 from runtime.ranks.job import Ranks
@@ -255,32 +255,30 @@ def _solved_schedules(
         formulation = levels.formulation_at(as_planned(levels.num_devices))
     else:
         with outside_calibration():
-            formulation = formulate(
-                plan.workload,
-                plan.cluster,
-                plan.placement,
-                any_scores,
-                plan.budget,
-                num_waves=plan.num_waves,
-            )
+            formulation = formulate(plan, any_scores, plan.budget)
     solve_minibatches(formulation, [any_scores.values()], solver, seed=request.settings.seed)
-    return SolvedSchedules(formulation, scores, solver, request.settings.seed)
+    block = plan.workload.partition.block
+    by_blocks = request.schedule is ScheduleName.RUNNING
+    return SolvedSchedules(
+        formulation,
+        scores,
+        solver,
+        request.settings.seed,
+        value_of=(lambda one: by_block(one, block).values()) if by_blocks else Scores.values,
+    )
 
 
 def _levels(plan: Plan, schedule: np.ndarray, ranks: Ranks, *, dense: bool) -> HeldLevels:
     """What the schedule spends where it runs: on the plan's devices, or all on this one."""
-    workload, budget, num_waves = plan.workload, plan.budget, plan.num_waves
+    budget = plan.budget
     if dense:
         budget = replace(budget, communication=1.0)
     if ranks.num_ranks > 1 or len(plan.cluster.devices) == 1:
-        return hold_levels(
-            workload, plan.cluster, plan.placement, budget, schedule, num_waves=num_waves
-        )
+        return hold_levels(plan, budget, schedule)
     here = replace(plan.cluster.devices[0], memory_bytes=memory_bytes(ranks.device))
-    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
     limits = Budget(per_block=budget.per_block, coverage=budget.coverage)
-    alone = Cluster(here.name, (here,))
-    return hold_levels(workload, alone, placement, limits, schedule, num_waves=num_waves)
+    alone = deploy(plan.workload, Cluster(here.name, (here,)), num_waves=plan.num_waves)
+    return hold_levels(alone, limits, schedule)
 
 
 def _state_to_go_on(

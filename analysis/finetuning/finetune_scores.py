@@ -69,7 +69,7 @@ def seen_scores(
     running = nothing_seen(
         forward, num_minibatches, workload.num_microbatches, request.settings.seed
     )
-    seen = SeenScores(running, workload.partition.block, np.concatenate(order))
+    seen = SeenScores(running, np.concatenate(order))
     if resumed:
         together(ranks, lambda: seen.load(resumed), "the reading of scores")
     return seen

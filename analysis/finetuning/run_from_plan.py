@@ -48,7 +48,7 @@ from runtime.torch_device import peak_bytes
 from runtime.training.events import Event, Replanned, Stepped
 from runtime.training.loop import train
 from runtime.training.tensorboard_log import TensorBoardLog
-from sim.step import simulate_replicas
+from sim.step import simulate_step
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _run(
             begun_with,
             ranks,
             job.replanner,
-            keep_best if request.keeps_best else None,
+            keep_best if request.keep_best else None,
         )
 
     def save_result() -> None:
@@ -231,7 +231,7 @@ def _predicted_step_s(request: FineTuneRequest) -> float:
     plan = request.plan
     schedule = np.full_like(plan.schedule, Operation.FULL) if request.dense else plan.schedule
     with outside_calibration():
-        return simulate_replicas(plan.workload, plan.cluster, plan.replicas, schedule).step_s
+        return simulate_step(plan, schedule).step_s
 
 
 def _diverged(event: Stepped) -> InputError:

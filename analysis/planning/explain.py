@@ -16,10 +16,10 @@ from d2ft_sched.problem.formulate import RESOURCES, Formulation, formulate
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
+from d2ft_sched.schedule.replica_part import ReplicaPart
 from d2ft_sched.solvers.registry import solve
 from sim.prediction import TOGETHER, Prediction
-from sim.step import simulate_plan, simulate_replicas
+from sim.step import simulate_plan, simulate_step
 
 UNITS = {"compute_s": "ms", "communication_bytes": "MB", "activation_bytes": "MB"}
 """Unit in which marginal values are given."""
@@ -130,15 +130,12 @@ def _kept(value: np.ndarray, schedule: np.ndarray) -> float:
 def _of_replicas(plan: Plan, scores: Scores, prediction: Prediction) -> list[DeviceExplanation]:
     """Devices of a plan that no knapsacks chose."""
     dense = np.full_like(plan.schedule, Operation.FULL)
-    dense_step = simulate_replicas(plan.workload, plan.cluster, plan.replicas, dense)
+    dense_step = simulate_step(plan, dense)
     spent = {
         "compute_s": (prediction.device_busy_s, dense_step.device_busy_s),
         "communication_bytes": tuple(
             np.sum(
-                [
-                    _message_bytes(part)
-                    for part in replica_parts(plan.workload, plan.replicas, schedule)
-                ],
+                [_message_bytes(part) for part in plan.parts_of(schedule)],
                 axis=0,
             )
             for schedule in (plan.schedule, dense)
@@ -165,20 +162,13 @@ def _of_replicas(plan: Plan, scores: Scores, prediction: Prediction) -> list[Dev
 
 def _of_knapsacks(plan: Plan, scores: Scores, prediction: Prediction) -> list[DeviceExplanation]:
     """Devices of a plan whose operations knapsacks chose."""
-    formulation = formulate(
-        plan.workload,
-        plan.cluster,
-        plan.placement,
-        scores,
-        plan.budget,
-        num_waves=plan.num_waves,
-    )
+    formulation = formulate(plan, scores, plan.budget)
     chosen = _row_schedule(formulation, plan.schedule)
     spent = formulation.problem.spending(chosen)
     spent_bytes, dense_bytes = (
         _message_bytes(part)
         for schedule in (plan.schedule, np.full_like(plan.schedule, Operation.FULL))
-        for part in replica_parts(plan.workload, plan.replicas, schedule)
+        for part in plan.parts_of(schedule)
     )
     gain, size = _marginal(formulation)
     slowest = _slowest(prediction)

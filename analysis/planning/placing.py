@@ -2,18 +2,15 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from analysis.names.placement_names import PlacementName
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.costs.memory import dense_bytes
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.balanced import place_candidates
 from d2ft_sched.placement_search.recomputing import recomputing_where_needed
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement, place_round_robin
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.step import simulate_step
+from d2ft_sched.schedule.placement import Placement
+from sim.step import simulate_dense
 
 MAX_CANDIDATES = 4
 """Placements that a plan for a step time is tried on."""
@@ -24,21 +21,21 @@ class Placed:
     """Placements to try, the preferred one first.
 
     Attributes:
-        placements: one or more.
+        deployments: one or more, each of one replica, on one placement.
         dense_step_s: seconds of the dense step on the first.
         lower_bound_s: seconds that no placement beats; None where nothing was searched, and where
             adapters train: `DenseStep` takes their first block for dearer than it is.
         fits_dense: whether the dense step fits the memory of the first.
     """
 
-    placements: tuple[Placement, ...]
+    deployments: tuple[Deployment, ...]
     dense_step_s: float
     lower_bound_s: float | None
     fits_dense: bool
 
     def describe(self, num_devices: int, taken: Placement) -> str:
         """One line for people of the placement that was taken, which need not be the first."""
-        best = self.placements[0]
+        best = self.deployments[0].placement
         text = (
             f"{len(set(taken.subnet_device))} of {num_devices} devices hold subnets, "
             f"{len(taken.owners)} own micro-batches; the dense step takes "
@@ -60,37 +57,20 @@ def place(name: PlacementName, workload: Workload, cluster: Cluster, num_waves: 
         InputError: memory does not suffice, or devices are more than a block's subnets.
     """
     if name == PlacementName.ROUND_ROBIN:
-        dealt = place_round_robin(
-            workload.partition, workload.num_microbatches, len(cluster.devices)
-        )
-        placement = recomputing_where_needed(workload, cluster, dealt, num_waves)
-        return Placed(
-            (placement,),
-            dense_step_s(workload, cluster, placement, num_waves),
-            None,
-            fits_dense=_fits_dense(workload, cluster, placement, num_waves),
-        )
+        dealt = recomputing_where_needed(deploy(workload, cluster, num_waves=num_waves))
+        return Placed((dealt,), simulate_dense(dealt).step_s, None, fits_dense=_fits_dense(dealt))
     found = place_candidates(
         workload, cluster, num_waves=num_waves, every_device=name == PlacementName.EVERY_DEVICE
     )
-    placements = tuple(result.placement for result in found[:MAX_CANDIDATES])
-    dense_s = dense_step_s(workload, cluster, placements[0], num_waves)
+    deployments = tuple(
+        deploy(workload, cluster, result.placement, num_waves) for result in found[:MAX_CANDIDATES]
+    )
+    # Not the search's own seconds, which hide no sum of the trunk's gradients behind backward.
+    dense_s = simulate_dense(deployments[0]).step_s
     bound_s = None if workload.lora is not None else found[0].lower_bound_s
-    return Placed(placements, dense_s, bound_s, found[0].fits_dense)
+    return Placed(deployments, dense_s, bound_s, found[0].fits_dense)
 
 
-def _fits_dense(workload: Workload, cluster: Cluster, placement: Placement, num_waves: int) -> bool:
-    needed = device_memory(workload, placement, _dense(workload), num_waves).total
-    return all(needed <= [device.memory_bytes for device in cluster.devices])
-
-
-def dense_step_s(
-    workload: Workload, cluster: Cluster, placement: Placement, num_waves: int = 1
-) -> float:
-    """Seconds of the dense step, simulated: `DenseStep`, which the search goes by, hides no sum of
-    the trunk's gradients behind backward."""
-    return simulate_step(workload, cluster, placement, _dense(workload), num_waves).step_s
-
-
-def _dense(workload: Workload) -> np.ndarray:
-    return uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+def _fits_dense(deployment: Deployment) -> bool:
+    needed = dense_bytes(deployment.workload, deployment.replica)
+    return all(needed <= [device.memory_bytes for device in deployment.cluster.devices])

@@ -3,16 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from analysis.planning.step_totals import StepTotals, step_totals
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.ways.candidates import most_within
 from sim.ways.estimate.load import dense_load
 from sim.ways.estimate.steps import Groups
@@ -77,7 +71,7 @@ def fitting_dense(search: WaySearch) -> Way | None:
 def fewer_of_compute(search: WaySearch, plan: Plan) -> Way | None:
     """Dense on the samples that a plan's FLOPs suffice for, one at the least, or on one more where
     that is quicker, in their own best way; None where memory does not suffice."""
-    number = samples_of_compute(plan.workload, plan.replicas, plan.schedule)
+    number = samples_of_compute(plan, plan.schedule)
     try:
         return fewest_beside(search, number)
     except InputError:
@@ -105,13 +99,6 @@ def samples_within(search: WaySearch, step_s: float) -> Way | None:
     return way_of(steps, steps.priced(best.groups, best.samples, load))
 
 
-def dense_step_of(way: Way) -> tuple[Workload, Cluster, tuple[Replica, ...], np.ndarray]:
-    """What `sim.step.simulate_replicas` takes of the dense step of a way."""
-    workload = way.workload
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return workload, way.cluster, way.replicas, dense
-
-
 def way_record(way: Way) -> dict[str, Any]:
     """A way as plain values."""
     return {
@@ -126,5 +113,4 @@ def way_record(way: Way) -> dict[str, Any]:
 
 def way_totals(way: Way) -> StepTotals:
     """FLOPs and bytes of its dense step."""
-    workload, _, replicas, dense = dense_step_of(way)
-    return step_totals(workload, replicas, dense)
+    return step_totals(way, way.uniform(Operation.FULL))

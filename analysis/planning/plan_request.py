@@ -8,13 +8,12 @@ from typing import Literal
 from analysis.names.placement_names import PlacementName
 from analysis.planning.placing import Placed, place
 from analysis.planning.request import Request
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.starved import starved_text
-from d2ft_sched.schedule.placement import Placement
 from sim.step import simulate_plan
 
 Patterns = int | Literal["any", "auto"] | None
@@ -101,7 +100,7 @@ def plan_request(
     Args:
         request: model, cluster, scores and budget.
         placement: how to place.
-        target_step_time: as `sim.target.target_search.parse_target` reads it; replaces the budget.
+        target_step_time: as `sim.target.target_plan.parse_target` reads it; replaces the budget.
         patterns: of a block on a device. A target tries 1 and any number unless told which.
         solver, num_waves, seed, time_limit_s: as for `make_plan`.
         may_starve: whether a plan without that coverage will do; one of a solver that knows no
@@ -128,7 +127,6 @@ def plan_request(
             target_step_time=target_step_time,
             patterns=patterns,
             solver=solver,
-            num_waves=num_waves,
             seed=seed,
             time_limit_s=time_limit_s,
         )
@@ -167,7 +165,6 @@ def _plan_placed(
     target_step_time: str | None,
     patterns: Patterns,
     solver: str,
-    num_waves: int,
     seed: int,
     time_limit_s: float | None,
 ) -> Planned:
@@ -177,23 +174,20 @@ def _plan_placed(
 
         def made(most: int | None) -> Plan:
             return make_plan(
-                request.workload,
-                request.cluster,
+                placed.deployments[0],
                 request.scores,
                 replace(budget, patterns=most),
                 solver=solver,
-                placement=placed.placements[0],
-                num_waves=num_waves,
                 seed=seed,
                 time_limit_s=time_limit_s,
             )
 
         if patterns is None:
-            is_aligned = is_better_aligned(budget, request.workload, placed.placements[0])
+            is_aligned = is_better_aligned(budget, placed.deployments[0])
             patterns = 1 if is_aligned else "any"
         if patterns == "any":
             return Planned(made(None), placed)
-        numbers = [patterns] if isinstance(patterns, int) else _numbers(request.workload, placed)
+        numbers = [patterns] if isinstance(patterns, int) else _numbers(placed.deployments[0])
         plans = {most: made(most) for most in (None, *numbers)}
         tried = tuple(_tried(plan, plans[None]) for plan in plans.values())
         best = tried[-1]
@@ -205,20 +199,17 @@ def _plan_placed(
             f"--patterns is {patterns} beside --target-step-time, which keeps the most score in "
             f"that time with 1 or any: leave it out, or give one of these"
         )
-    from sim.target.target_search import parse_target, plan_for_target
+    from sim.target.target_plan import parse_target, plan_for_target
 
     value, is_fraction = parse_target(target_step_time)
     target_s = value * placed.dense_step_s if is_fraction else value
     plan = plan_for_target(
-        request.workload,
-        request.cluster,
+        placed.deployments,
         request.scores,
         target_s,
-        placements=placed.placements,
         coverage=budget.coverage,
         aligned=None if patterns is None else patterns == 1,
         solver=solver,
-        num_waves=num_waves,
         seed=seed,
         time_limit_s=time_limit_s,
     )
@@ -228,9 +219,10 @@ def _plan_placed(
     return Planned(plan, placed, said)
 
 
-def _numbers(workload: Workload, placed: Placed) -> list[int]:
+def _numbers(deployment: Deployment) -> list[int]:
     """Of patterns that may pay: all below the most subnets of a block on a device, or a spread."""
-    sites = zip(workload.partition.block.tolist(), placed.placements[0].subnet_device, strict=True)
+    block = deployment.workload.partition.block.tolist()
+    sites = zip(block, deployment.placement.subnet_device, strict=True)
     most = max(Counter(sites).values())
     return sorted({1 + (most - 1) * i // MOST_TRIED for i in range(MOST_TRIED)})
 
@@ -241,12 +233,6 @@ def _tried(plan: Plan, free: Plan) -> PatternsTried:
     return PatternsTried(plan.budget.patterns, share, simulate_plan(plan).step_s)
 
 
-def is_better_aligned(budget: Budget, workload: Workload, placement: Placement) -> bool:
+def is_better_aligned(budget: Budget, deployment: Deployment) -> bool:
     """Whether bytes are to be exact: they have a budget and subnets share messages."""
-    return budget.communication < 1 and shares_messages(workload, placement)
-
-
-def shares_messages(workload: Workload, placement: Placement) -> bool:
-    """Whether a device holds several subnets of a block, which share their messages."""
-    pairs = set(zip(workload.partition.block.tolist(), placement.subnet_device, strict=True))
-    return len(pairs) < workload.num_subnets
+    return budget.communication < 1 and deployment.shares_messages

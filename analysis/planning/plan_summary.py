@@ -11,7 +11,6 @@ from d2ft_sched.costs.memory import DeviceMemory, trained_device_parameters
 from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import uniform_schedule
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class PlanSummary:
 
 def summarize(plan: Plan) -> PlanSummary:
     """Count a plan's operations, FLOPs and bytes."""
-    workload, num_devices = plan.workload, len(plan.cluster.devices)
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+    num_devices = len(plan.cluster.devices)
     device_flops = np.zeros((2, num_devices))
     for part in plan.parts:
         device, flops = (
@@ -85,8 +83,8 @@ def summarize(plan: Plan) -> PlanSummary:
             where=device_flops[1] > 0,
         ),
         num_subnets=held_by_device(plan)[0],
-        totals=step_totals(workload, plan.replicas, plan.schedule),
-        dense_totals=step_totals(workload, plan.replicas, dense),
+        totals=step_totals(plan, plan.schedule),
+        dense_totals=step_totals(plan, plan.uniform(Operation.FULL)),
     )
 
 

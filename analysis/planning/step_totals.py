@@ -1,6 +1,5 @@
 """FLOPs and bytes of a step on any replicas, counted exactly."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +7,7 @@ import numpy as np
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.costs.gradient_sums import gradient_sums
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.replica_part import replica_parts
+from d2ft_sched.deployment import Deployment
 
 
 @dataclass(frozen=True)
@@ -32,23 +29,20 @@ class StepTotals:
         return self.message_bytes + self.gradient_bytes
 
 
-def step_totals(
-    workload: Workload, replicas: Sequence[Replica], schedule: np.ndarray
-) -> StepTotals:
+def step_totals(deployment: Deployment, schedule: np.ndarray) -> StepTotals:
     """Count a step.
 
     Args:
-        workload: model, partition and mini-batch.
-        replicas: that it is dealt to.
+        deployment: a mini-batch dealt to replicas.
         schedule: int ``[num_subnets, num_microbatches]``.
     """
-    parts = replica_parts(workload, replicas, schedule)
-    summed = gradient_sums(workload, replicas, schedule)
+    parts = deployment.parts_of(schedule)
+    summed = gradient_sums(deployment.workload, deployment.replicas, schedule)
     return StepTotals(
         flops=sum(step_flops(p.workload, p.schedule, p.placement) for p in parts if not p.is_idle),
         message_bytes=sum(
             plan_exchange(p.workload, p.placement, p.schedule).total_bytes() for p in parts
         ),
-        gradient_bytes=workload.parameter_bytes
+        gradient_bytes=deployment.workload.parameter_bytes
         * sum(2 * (len(one.members) - 1) * one.num_values for one in summed),
     )

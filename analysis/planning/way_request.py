@@ -9,7 +9,7 @@ from analysis.planning.request import Request
 from d2ft_sched.plan.planning import check_solver
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.starved import starved_text
-from sim.target.target_search import parse_target
+from sim.target.target_plan import parse_target
 from sim.ways.plans import plan_on_ways
 from sim.ways.search import WaySearch, best_dense, search_ways
 from sim.ways.target import plan_for_target_on_ways
@@ -61,7 +61,7 @@ def plan_on_way(
     Args:
         request: model, cluster, scores and budget.
         way: the only kind to look at; None for all.
-        target_step_time: as `sim.target.target_search.parse_target` reads it, a fraction being of
+        target_step_time: as `sim.target.target_plan.parse_target` reads it, a fraction being of
             the best dense step; replaces the budget.
         resting: how a training chooses what rests; None for drawn.
         solver, seed, time_limit_s: as for `sim.ways.plans.plan_on_ways`.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.comparing.comparison import COLUMNS as COMPARISON_COLUMNS
 from analysis.comparing.scaling import COLUMNS as SCALING_COLUMNS
 from analysis.names.picture_names import PictureName
-from analysis.planning.plan_baselines import dense_step_of, fitting_dense
+from analysis.planning.plan_baselines import fitting_dense
 from analysis.plots.cluster_graph import cluster_topology
 from analysis.plots.device_workload import workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
@@ -22,7 +22,6 @@ from analysis.plots.tradeoff import compute_communication_tradeoff
 from analysis.plots.training.method_accuracy import accuracy_against, accuracy_ranked
 from analysis.plots.validation import validation_scatter
 from analysis.results.table_file import matching, read_table
-from analysis.simulating.simulation import dense_step
 from analysis.studying.study_grid import ANY_BUDGET
 from analysis.sweeping.sweep_plots import one_of
 from analysis.sweeping.sweep_table import CHOSEN, GIVEN, load_table
@@ -31,7 +30,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.plan.plan_file import load_plan
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.scores import load_scores
-from sim.step import simulate_plan, simulate_replicas
+from sim.step import simulate_dense, simulate_plan
 from sim.ways.search import search_ways
 
 _OF_PLAN: dict[PictureName, Callable[[Plan], Figure]] = {
@@ -75,7 +74,7 @@ def picture(
 def _timelines(plan: Plan) -> dict[str, pd.DataFrame]:
     """Of the best dense way that fits, and of the plan; where none fits dense on its replicas."""
     best = fitting_dense(search_ways(plan.workload, plan.cluster))
-    dense = dense_step(plan) if best is None else simulate_replicas(*dense_step_of(best))
+    dense = simulate_dense(plan if best is None else best)
     return {"dense": dense.timeline(), "plan": simulate_plan(plan).timeline()}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from analysis.console.formatting import percent, quantity, saved
 from analysis.console.output import outside_calibration
-from analysis.planning.plan_baselines import baselines, dense_step_of
+from analysis.planning.plan_baselines import baselines
 from analysis.planning.way_words import beside_dense, way_text
 from analysis.plots.device_workload import network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
@@ -21,9 +21,8 @@ from analysis.reporting.report_tables import (
 from analysis.results.run_dir import PLAN
 from analysis.results.run_records import StepPrediction
 from analysis.results.savings import cluster_savings
-from analysis.simulating.simulation import dense_step
 from d2ft_sched.plan.plan_file import load_plan
-from sim.step import simulate_plan, simulate_replicas
+from sim.step import simulate_dense, simulate_plan
 
 
 def plan_part(folder: Path) -> Part | None:
@@ -39,9 +38,12 @@ def plan_part(folder: Path) -> Part | None:
     with outside_calibration() as warned:
         planned = simulate_plan(plan)
         held = baselines(plan, planned.step_s)
-        dense, way = dense_step(plan), "dense placed as the plan is: no dense way fits the memory"
+        dense, way = (
+            simulate_dense(plan),
+            "dense placed as the plan is: no dense way fits the memory",
+        )
         if held.best_dense is not None:
-            dense = simulate_replicas(*dense_step_of(held.best_dense))
+            dense = simulate_dense(held.best_dense)
             way = f"the best dense way, {way_text(held.best_dense)}"
         steps = {"dense": dense, "plan": planned}
     predictions = {

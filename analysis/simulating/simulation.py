@@ -7,20 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.planning.plan_baselines import (
-    Baselines,
-    baselines,
-    dense_step_of,
-    way_record,
-    way_totals,
-)
+from analysis.planning.plan_baselines import Baselines, baselines, way_record, way_totals
 from analysis.planning.plan_summary import device_names
 from analysis.planning.way_request import is_on_way
 from analysis.simulating.change_of_setting import change_where_needed
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.solved_plan import Plan
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense_baselines import tensor_parallel_step
 from sim.prediction import Prediction
 from sim.questions.bounds import critical_path_table, what_bounds
@@ -28,7 +20,7 @@ from sim.questions.cost import device_cost, step_cost
 from sim.questions.jitter import Jitter, StepTimes, jittered_step_times
 from sim.questions.sensitivity import Sensitivity, sensitivities
 from sim.questions.utilisation import device_utilisation, link_utilisation
-from sim.step import simulate_plan, simulate_replicas
+from sim.step import simulate_dense, simulate_plan
 from sim.ways.search import WaySearch
 from sim.ways.way import Way
 
@@ -187,7 +179,7 @@ def simulate(
     planned = step()
     held = baselines(plan, planned.step_s)
     dense, fewer, as_short = (
-        None if way is None else Baseline(way, simulate_replicas(*dense_step_of(way)))
+        None if way is None else Baseline(way, simulate_dense(way))
         for way in (held.best_dense, held.fewer, held.as_short)
     )
     found: Sequence[Sensitivity] = ()
@@ -205,14 +197,6 @@ def simulate(
     return Simulation(
         plan, planned, held, dense, fewer, as_short, change, references, tuple(found), times
     )
-
-
-def dense_step(plan: Plan, overlap: bool = False) -> Prediction:
-    """The step of a plan's replicas with every operation FULL on all samples."""
-    every = uniform_schedule(
-        plan.workload.num_subnets, plan.workload.num_microbatches, Operation.FULL
-    )
-    return simulate_replicas(plan.workload, plan.cluster, plan.replicas, every, overlap)
 
 
 def prediction_dict(prediction: Prediction) -> dict[str, Any]:
@@ -255,7 +239,7 @@ def _naive(plan: Plan, search: WaySearch, overlap: bool) -> list[Reference]:
     workload, cluster = plan.workload, plan.cluster
     found = {}
     if not is_on_way(plan):
-        found["placed as the plan is"] = dense_step(plan, overlap)
+        found["placed as the plan is"] = simulate_dense(plan, overlap)
     if len(cluster.devices) > 1 and workload.shape.mlp_hidden >= workload.shape.num_heads:
         for algorithm in ("ring", "tree"):
             found[f"tensor parallel, {algorithm}"] = tensor_parallel_step(

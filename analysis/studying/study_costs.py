@@ -5,20 +5,20 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.studying.study_drawn import ways_of
-from analysis.studying.study_recipe import Recipe, naive_placement
+from analysis.studying.study_recipe import Recipe
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.gradient_sums import gradient_sums
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.prediction import Prediction
-from sim.step import simulate_replicas, simulate_step
+from sim.step import simulate_dense, simulate_step
 from sim.ways.candidates import Candidate
 from sim.ways.search import best_dense, search_ways
-from sim.ways.way import Way, WayKind
+from sim.ways.way import WayKind
 
 
 class StepCosts:
@@ -43,17 +43,16 @@ class StepCosts:
             key = schedule.astype(np.int8).tobytes()
         if key not in self._known:
             if recipe.way is not None:
-                self._known[key] = _on_way(recipe.way, recipe.cluster, schedule)
+                self._known[key] = _on_way(recipe.way, schedule)
             elif recipe.placement is None:
                 self._known[key] = _best_data_parallel(workload, recipe.cluster)
             elif recipe.leave_out:
                 fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
-                dense = uniform_schedule(fewer.num_subnets, number, Operation.FULL)
-                self._known[key] = simulate_step(fewer, recipe.cluster, recipe.placement, dense)
+                deployment = deploy(fewer, recipe.cluster, recipe.placement)
+                self._known[key] = simulate_dense(deployment)
             else:
-                self._known[key] = simulate_step(
-                    workload, recipe.cluster, recipe.placement, schedule
-                )
+                deployment = deploy(workload, recipe.cluster, recipe.placement)
+                self._known[key] = simulate_step(deployment, schedule)
         return self._known[key]
 
     def dense(self) -> Prediction:
@@ -62,11 +61,10 @@ class StepCosts:
         recipe, workload = self._recipe, self._everything
         placement = recipe.placement
         if recipe.way is not None:
-            return _dense_on(best_dense(ways_of(workload, recipe.cluster)))
-        if placement is None or len(placement.owner) != workload.num_microbatches:
-            placement = naive_placement(workload, recipe.cluster)
-        dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-        return simulate_step(workload, recipe.cluster, placement, dense)
+            return simulate_dense(best_dense(ways_of(workload, recipe.cluster)))
+        if placement is not None and len(placement.owner) != workload.num_microbatches:
+            placement = None
+        return simulate_dense(deploy(workload, recipe.cluster, placement))
 
 
 def gradient_values(workload: Workload, schedule: np.ndarray) -> int:
@@ -85,13 +83,13 @@ def described(way: Candidate, cluster: Cluster) -> str:
     return ", ".join(f"{who}: {n}" for who, n in zip(names, way.samples, strict=True))
 
 
-def _on_way(way: Candidate, cluster: Cluster, schedule: np.ndarray) -> Prediction:
+def _on_way(way: Candidate, schedule: np.ndarray) -> Prediction:
     """The step on a way's replicas and samples, in which the same subnets train."""
     trains = trains_in_step(schedule)[:, None]
     operation = np.where(trains, Operation.FULL, Operation.REST)
     runs = way.schedule != Operation.SHORTCUT
     own = np.where(runs, operation, Operation.SHORTCUT).astype(np.int8)
-    return simulate_replicas(way.workload, cluster, way.replicas, own)
+    return simulate_step(way, own)
 
 
 def _best_data_parallel(workload: Workload, cluster: Cluster) -> Prediction:
@@ -103,10 +101,4 @@ def _best_data_parallel(workload: Workload, cluster: Cluster) -> Prediction:
             f"cluster {cluster.name!r}: no device's memory holds {workload.shape.name} whole, "
             f"which the method data_parallel needs; leave it out or give a device more memory"
         )
-    return _dense_on(best_dense(search))
-
-
-def _dense_on(way: Way) -> Prediction:
-    workload = way.workload
-    full = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return simulate_replicas(workload, way.cluster, way.replicas, full)
+    return simulate_dense(best_dense(search))

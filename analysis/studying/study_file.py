@@ -110,7 +110,8 @@ class MethodSchema(StrictModel):
         select: which micro-batches ``fewer_microbatches`` keeps.
         scores: for ``schedule``, taken ``before`` training; ``refreshed`` on the mini-batches to
             come every `refresh_every` steps; ``running`` averages of what FULL operations show, at
-            no pass; or ``random``, drawn anew in every step.
+            no pass, as ``d2ft finetune --schedule running`` has them; or ``random``, drawn anew in
+            every step.
         aligned: whether all subnets see the same scores, so that they drop the same micro-batches.
         dropped: what ``schedule`` may do besides FULL; ``forward_only`` needs the solver dp.
         normalize: backward scores over the whole table, or within each block.

@@ -37,6 +37,7 @@ from analysis.studying.study_recipe import (
 from analysis.studying.study_schedules import scheduled
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.flops import operation_flops
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
@@ -46,7 +47,7 @@ from d2ft_sched.solvers.registry import required_options
 from runtime.peers.training import Start, score_start
 from runtime.scoring.score_kinds import score_kind
 from sim.questions.what_if import drop_devices
-from sim.step import simulate_step
+from sim.step import simulate_dense
 
 
 def build_recipe(
@@ -163,8 +164,7 @@ def _most_microbatches(
     for number in range(workload.num_microbatches, 0, -1):
         fewer = replace(workload, microbatch_samples=workload.microbatch_samples[:number])
         placement = placement_of(method, fewer, cluster)
-        dense = uniform_schedule(fewer.num_subnets, number, Operation.FULL)
-        if simulate_step(fewer, cluster, placement, dense).step_s <= target_s:
+        if simulate_dense(deploy(fewer, cluster, placement)).step_s <= target_s:
             return number, placement
     raise InputError(f"method {method.name!r}: not one micro-batch is done within {target_s:.4g} s")
 

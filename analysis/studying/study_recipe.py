@@ -15,7 +15,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.data.minibatches import epoch_order
-from runtime.peers.stepwise import StepwiseSchedules
+from runtime.peers.followed_schedules import FollowedSchedules
 from runtime.peers.training import Scored, Start
 from sim.ways.candidates import Candidate
 
@@ -48,7 +48,7 @@ class Recipe:
     placement: Placement | None
     scored: Scored | None = None
     solve_s: float = 0.0
-    policy: StepwiseSchedules | None = None
+    policy: FollowedSchedules | None = None
     rescale: bool = False
     lr_factor: float = 1.0
     num_frozen_blocks: int = 0

@@ -21,12 +21,14 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.schedule.operations import Operation
+from runtime.measure.step_memory import check_whole_step
 from runtime.peers.training import (
     Start,
     train_peer,
     with_adapters,
     with_larger_minibatches,
 )
+from runtime.ranks.job import Ranks
 from runtime.scoring.training_scores import scoring_flops
 from runtime.torch_device import device_name, float32_products, select_device
 from runtime.training.events import Evaluated, Stepped
@@ -92,6 +94,8 @@ class Worker:
             if lora is not None:
                 start = with_adapters(start, lora)
             recipe = build_recipe(run.method, run.budget, run.cluster, start, training.num_epochs)
+            for schedule in recipe.schedules[:1]:
+                check_whole_step(start.workload, schedule, Ranks(0, 1, start.device))
         except InputError as error:
             return self._put(head | {"note": str(error)}, [])
         name = self._training_name(run, recipe, lora)

@@ -4,9 +4,10 @@ Every idea how a schedule may beat fewer micro-batches is a field of
 `analysis.studying.study_file.MethodSchema`; they may be combined.
 """
 
-from collections.abc import Sequence
+import time
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,27 +16,31 @@ from analysis.studying.study_recipe import (
     Recipe,
     best_dense_step_s,
     minibatch_order,
-    naive_placement,
     placement_of,
 )
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.errors import InputError
-from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.balanced import place_candidates
-from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import Formulation, formulate
 from d2ft_sched.problem.running_scores import nothing_seen
 from d2ft_sched.problem.scores import Scores, by_block, uniform_scores
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.solvers.registry import required_options
-from runtime.peers.score_sources import RefreshedScores, ScoreSource, SeenInPassing
-from runtime.peers.stepwise import StepwiseSchedules
-from runtime.peers.training import Start, score_chosen, score_start
+from runtime.peers.followed_schedules import FollowedSchedules
+from runtime.peers.refreshed_scores import RefreshedScores
+from runtime.peers.training import Scored, Start, score_chosen, score_start
 from runtime.scoring.score_kinds import weight_magnitude
-from sim.target.target_search import plan_for_target
+from runtime.scoring.seen_scores import SeenScores
+from runtime.training.schedule_source import (
+    SOLVED_AT_ONCE,
+    KnownScores,
+    ScoreSeries,
+    SolvedSchedules,
+)
+from sim.target.target_plan import plan_for_target
 
 MAX_CANDIDATES = 3
 """Placements that a schedule for a step time is tried on, besides the naive one."""
@@ -62,9 +67,9 @@ def scheduled(
     mean = Scores(
         np.mean([s.forward for s in scores], axis=0), np.mean([s.backward for s in scores], axis=0)
     )
-    placement, limits = _limits(method, budget, cluster, workload, mean)
+    deployment, limits = _limits(method, budget, cluster, workload, mean)
     phases = [
-        formulation_of(method, limits, workload, cluster, placement, mean, phase)
+        formulation_of(method, limits, deployment, mean, phase)
         for phase in range(PHASES if method.growth else 1)
     ]
     order = minibatch_order(start, num_epochs)
@@ -79,49 +84,42 @@ def scheduled(
         num_epochs,
         False,
         cluster,
-        placement,
+        deployment.placement,
         scored,
         rescale=method.rescale,
     )
-    if method.scores in ("refreshed", "running"):
-        policy = StepwiseSchedules(
-            source_of(method, start, order),
-            [phases[p] for p in phase_of],
-            lambda s: values_of(prepared(s, method, workload), method),
-            method.solver,
-            score_names=(method.forward_score, method.backward_score),
-            warmup_steps=method.warmup_steps,
-            seed=start.seed,
-        )
-        return replace(recipe, policy=policy)
-    index = order
-    if method.scores == "random":
-        scores = [
-            prepared(s, method, workload) for s in random_scores(workload, len(order), start.seed)
-        ]
-        index = np.arange(len(order))
-    values = [values_of(s, method) for s in scores]
-    schedules = np.zeros((len(order), *mean.forward.shape), np.int8)
-    solve_s = 0.0
-    options = {}
+    options: dict[str, Any] = {}
     if "magnitude" in required_options(method.solver):
         options["magnitude"] = weight_magnitude(start.model, workload)
-    for phase, formulation in enumerate(phases):
-        steps = np.flatnonzero(phase_of == phase)
-        wanted, position = np.unique(index[steps], return_inverse=True)
-        if method.solver == "random":
-            wanted, position = index[steps], np.arange(len(steps))
-        solved = solve_minibatches(
+    series = series_of(method, start, order, scored)
+    solved = [
+        SolvedSchedules(
             formulation,
-            [values[j] for j in wanted],
+            series,
             method.solver,
-            seed=following_seed(start.seed, int(steps[0])),
+            start.seed,
+            value_of=lambda s: values_of(prepared(s, method, workload), method),
+            at_once=method.refresh_every if method.scores == "refreshed" else SOLVED_AT_ONCE,
             **options,
         )
-        schedules[steps] = solved.operations[position]
-        solve_s += solved.solve_s
-    schedules[: method.warmup_steps] = Operation.FULL
-    return replace(recipe, schedules=schedules, solve_s=solve_s)
+        for formulation in phases
+    ]
+    dense = np.full(mean.forward.shape, Operation.FULL, dtype=np.int8)
+
+    def schedule_of(step: int, minibatch: int) -> np.ndarray:
+        return dense if step < method.warmup_steps else solved[phase_of[step]](step, minibatch)
+
+    if isinstance(series, SeenScores | RefreshedScores):
+        policy = FollowedSchedules(
+            schedule_of,
+            learner=series if isinstance(series, SeenScores) else None,
+            refreshed=series if isinstance(series, RefreshedScores) else None,
+            score_names=(method.forward_score, method.backward_score),
+        )
+        return replace(recipe, policy=policy)
+    begin = time.perf_counter()
+    schedules = np.stack([schedule_of(step, int(j)) for step, j in enumerate(order)])
+    return replace(recipe, schedules=schedules, solve_s=time.perf_counter() - begin)
 
 
 def _limits(
@@ -130,29 +128,27 @@ def _limits(
     cluster: Cluster,
     workload: Workload,
     mean: Scores,
-) -> tuple[Placement, Budget]:
+) -> tuple[Deployment, Budget]:
     if budget.step_time is None:
         fractions = Budget(
             compute=budget.compute or 1.0,
             communication=budget.communication or 1.0,
             coverage=method.coverage,
         )
-        return placement_of(method, workload, cluster), fractions
-    placements = [naive_placement(workload, cluster)]
+        return deploy(workload, cluster, placement_of(method, workload, cluster)), fractions
+    tried = [deploy(workload, cluster)]
     if method.placement == "best":
         found = place_candidates(workload, cluster)[:MAX_CANDIDATES]
-        placements += [result.placement for result in found]
+        tried += [deploy(workload, cluster, result.placement) for result in found]
     target_s = budget.step_time * best_dense_step_s(workload, cluster)
-    plan = plan_for_target(workload, cluster, mean, target_s, placements=placements)
-    return plan.placement, replace(plan.budget, coverage=method.coverage)
+    plan = plan_for_target(tried, mean, target_s)
+    return plan, replace(plan.budget, coverage=method.coverage)
 
 
 def formulation_of(
     method: MethodSchema,
     limits: Budget,
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
+    deployment: Deployment,
     scores: Scores,
     phase: int,
 ) -> Formulation:
@@ -162,19 +158,17 @@ def formulation_of(
         InputError: a budget would leave 0 to 1, or is of a step time and cannot be bent.
     """
     if not method.block_slope and not method.growth:
-        return formulate(workload, cluster, placement, scores, limits)
+        return formulate(deployment, scores, limits)
     if limits.levels is not None:
         raise InputError(
             f"method {method.name!r}: block_slope and growth bend fractions; give it a budget of "
             f"compute or communication"
         )
-    num_blocks = workload.shape.num_blocks
+    num_blocks = deployment.workload.shape.num_blocks
     of_phase = 1 + method.growth * (2 * phase / (PHASES - 1) - 1)
     of_block = 1 + method.block_slope * (2 * np.arange(num_blocks) / max(1, num_blocks - 1) - 1)
     parts = [
-        formulate(
-            workload, cluster, placement, scores, _bent(limits, float(of_phase * factor), method)
-        )
+        formulate(deployment, scores, _bent(limits, float(of_phase * factor), method))
         for factor in of_block
     ]
     block = parts[0].knapsack_block
@@ -205,17 +199,33 @@ def random_scores(workload: Workload, num_steps: int, seed: int) -> list[Scores]
     return [Scores(forward, rng.uniform(0.5, 1.5, size)) for _ in range(num_steps)]
 
 
-def source_of(method: MethodSchema, start: Start, order: Sequence[int] | np.ndarray) -> ScoreSource:
-    """Where the scores of a method come from that decides step by step."""
+class ScoresOfSteps(KnownScores):
+    """Scores of every step."""
+
+    def index_of(self, step: int, minibatch: int) -> int:
+        return step
+
+
+def series_of(
+    method: MethodSchema, start: Start, order: np.ndarray, scored: Scored | None
+) -> ScoreSeries:
+    """Where the scores of a method come from; those of before training are given."""
     workload = start.workload
     if method.scores == "running":
         forward = weight_magnitude(start.model, workload)
-        return SeenInPassing(
-            nothing_seen(forward, start.num_minibatches, workload.num_microbatches, start.seed)
+        running = nothing_seen(
+            forward, start.num_minibatches, workload.num_microbatches, start.seed
         )
-
-    score = partial(score_chosen, start, method.forward_score, method.backward_score)
-    return RefreshedScores([int(j) for j in order], method.refresh_every, score)
+        return SeenScores(running, order)
+    if method.scores == "refreshed":
+        score = partial(score_chosen, start, method.forward_score, method.backward_score)
+        return RefreshedScores(order.tolist(), score)
+    if method.scores == "random":
+        return ScoresOfSteps(random_scores(workload, len(order), start.seed))
+    assert scored is not None
+    if method.solver == "random":  # which draws anew in every step
+        return ScoresOfSteps([scored.scores[j] for j in order])
+    return KnownScores(scored.scores)
 
 
 def prepared(scores: Scores, method: MethodSchema, workload: Workload) -> Scores:

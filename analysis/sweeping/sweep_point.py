@@ -13,17 +13,16 @@ from analysis.planning.plan_request import is_better_aligned
 from analysis.planning.plan_summary import summarize
 from analysis.planning.way_words import way_text
 from analysis.sweeping.sweep_grid import Point, Setting
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.solution import Solution
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.prediction import Prediction
 from sim.questions.cost import step_cost
-from sim.step import simulate_plan, simulate_step
+from sim.step import simulate_dense, simulate_plan
 from sim.ways.fewer import fewest_beside, samples_for
 from sim.ways.search import WaySearch, search_ways
 
@@ -60,7 +59,7 @@ class PlacedSetting:
     """A setting with its placement, the dense step on it and all ways; or why there is none."""
 
     setting: Setting
-    placement: Placement | None = None
+    deployment: Deployment | None = None
     dense_step_s: float = np.nan
     dense_flops: float = np.nan
     search: WaySearch | None = None
@@ -72,24 +71,17 @@ class PlacedSetting:
 def place_setting(setting: Setting) -> PlacedSetting:
     """Place a setting and simulate its dense step."""
     workload, common = setting.workload, setting.common
-    size = (workload.num_subnets, workload.num_microbatches)
     with outside_calibration() as warned:
         try:
             placed = place(common.placement, workload, setting.cluster, common.num_waves)
         except InputError as error:
             return PlacedSetting(setting, note=str(error))
-        placement = placed.placements[0]
+        deployment = placed.deployments[0]
         search = search_ways(workload, setting.cluster)
-        dense = simulate_step(
-            workload,
-            setting.cluster,
-            placement,
-            uniform_schedule(*size, Operation.FULL),
-            common.num_waves,
-        )
+        dense = simulate_dense(deployment)
     return PlacedSetting(
         setting,
-        placement,
+        deployment,
         dense.step_s,
         dense.flops,
         search,
@@ -139,16 +131,14 @@ def _inputs(setting: Setting, budget: Budget, solver: str) -> dict[str, Any]:
 
 
 def _outcome(placed: PlacedSetting, budget: Budget, solver: str) -> dict[str, Any]:
-    if placed.placement is None:
+    setting, deployment = placed.setting, placed.deployment
+    if deployment is None:
         return {"status": REFUSED, "note": placed.note}
-    setting, placement = placed.setting, placed.placement
-    workload, cluster, common = setting.workload, setting.cluster, setting.common
-    aligned = is_better_aligned(budget, workload, placement)
+    common = setting.common
+    aligned = is_better_aligned(budget, deployment)
     limits = replace(budget, patterns=1 if aligned else None)
     try:
-        formulation = formulate(
-            workload, cluster, placement, setting.scores, limits, num_waves=common.num_waves
-        )
+        formulation = formulate(deployment, setting.scores, limits)
         solution = solve_formulation(
             formulation, solver, time_limit_s=common.time_limit_s, seed=common.seed
         )
@@ -157,15 +147,7 @@ def _outcome(placed: PlacedSetting, budget: Budget, solver: str) -> dict[str, An
     outcome = _of_solution(solution) | {"predicted_placed_dense_step_s": placed.dense_step_s}
     if solution.schedule is None:
         return outcome | {"note": solution.method}
-    plan = plan_from_solution(
-        workload,
-        cluster,
-        placement,
-        limits,
-        solution,
-        num_waves=common.num_waves,
-        seed=common.seed,
-    )
+    plan = plan_from_solution(deployment, limits, solution, seed=common.seed)
     summary, prediction = summarize(plan), simulate_plan(plan)
     peak = float(prediction.peak_memory_bytes.max())
     return {

@@ -24,6 +24,7 @@ from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.plan.plan_file import dump_plan, load_plan
 from d2ft_sched.plan.solved_plan import Plan
 from runtime.measure.rank_step_times import PHASES, RankStepMeasurement, measure_rank_steps
+from runtime.measure.step_memory import check_step_on_ranks
 from runtime.models.build import (
     build_model,
     check_known,
@@ -120,11 +121,20 @@ def _read(request: PlansRequest, ranks: Ranks) -> dict[str, Plan]:
                 f"{file}: is for {len(plan.cluster.devices)} devices and this job has one rank: "
                 f"start one for each with torchrun or d2ft testbed"
             )
+        _check_memory(file, plan, request, ranks)
         if file.stem in plans:
             raise InputError(f"{file}: another plan is named {file.stem!r}, too; rename one")
         check_known(plan.workload.shape.name)
         plans[file.stem] = plan
     return plans
+
+
+def _check_memory(file: Path, plan: Plan, request: PlansRequest, ranks: Ranks) -> None:
+    replicas = on_ranks(plan.replicas, rank_devices(plan, ranks.num_ranks))
+    try:
+        check_step_on_ranks(plan.workload, replicas, plan.schedule, ranks, overlap=request.overlap)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 def _measure(request: PlansRequest, name: str, plan: Plan, ranks: Ranks) -> Measured:

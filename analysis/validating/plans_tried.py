@@ -12,17 +12,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.plan.planning import solve_formulation
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.prediction import Prediction
-from sim.step import simulate_step
 from sim.target.target_search import TargetSearch
 
 BUDGETS = (
@@ -48,18 +45,16 @@ QUANTITIES = ("flops", "bytes", "peak_memory_bytes", "step_s")
 """What is compared; bytes are those of the whole step, memory that of the fullest device."""
 
 
-def validation_schedules(
-    workload: Workload, cluster: Cluster, placement: Placement, seed: int
-) -> dict[str, np.ndarray]:
+def validation_schedules(deployment: Deployment, seed: int) -> dict[str, np.ndarray]:
     """Schedules by name, int8 ``[num_subnets, num_microbatches]``; equal ones appear once.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: whose speeds the capacities come from.
-        placement: of subnets and owners.
+        deployment: one replica; capacities come from its cluster's speeds.
         seed: of the scores and of random schedules.
     """
+    workload = deployment.workload
     size = (workload.num_subnets, workload.num_microbatches)
+    num_devices = len(deployment.cluster.devices)
     forward, backward = np.random.default_rng(seed).lognormal(size=(2, *size))
     scores = Scores(forward, backward)
     schedules = {
@@ -68,28 +63,21 @@ def validation_schedules(
         "all SHORTCUT": uniform_schedule(*size, Operation.SHORTCUT),
     }
     for solver, compute, communication in BUDGETS:
-        if communication < 1 and len(cluster.devices) == 1:
+        if communication < 1 and num_devices == 1:
             continue
         budget = Budget(compute, communication, patterns=1 if communication < 1 else None)
-        formulation = formulate(workload, cluster, placement, scores, budget)
+        formulation = formulate(deployment, scores, budget)
         schedule = solve_formulation(formulation, solver, seed=seed).schedule
         if schedule is not None and not any((schedule == s).all() for s in schedules.values()):
             schedules[f"{solver}, compute {compute:g}, bytes {communication:g}"] = schedule
-    if len(cluster.devices) > 1:
-        schedules |= _for_targets(workload, cluster, placement, scores, schedules["dense"])
+    if num_devices > 1:
+        schedules |= _for_targets(deployment, scores)
     return schedules
 
 
-def _for_targets(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    scores: Scores,
-    dense: np.ndarray,
-) -> dict[str, np.ndarray]:
-    dense_s = simulate_step(workload, cluster, placement, dense).step_s
-    search = TargetSearch(workload, cluster, scores, placement)
-    plans = {f"dp, step {target:g}x": search.plan(target * dense_s) for target in TARGETS}
+def _for_targets(deployment: Deployment, scores: Scores) -> dict[str, np.ndarray]:
+    search = TargetSearch(deployment, scores)
+    plans = {f"dp, step {target:g}x": search.plan(target * search.dense_s) for target in TARGETS}
     return {name: plan.schedule for name, plan in plans.items() if plan is not None}
 
 

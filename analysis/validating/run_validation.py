@@ -15,6 +15,7 @@ from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.placement_names import PlacementName
 from analysis.names.precision_names import PrecisionName
 from analysis.planning.placing import place
+from analysis.planning.request import read_cluster
 from analysis.validating.plans_tried import (
     Measured,
     direction_seconds,
@@ -26,16 +27,17 @@ from analysis.validating.plans_tried import (
 from analysis.validating.validated import Validated
 from analysis.validating.validation_baselines import rank_baselines
 from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.cluster.cluster_file import load_cluster
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
-from d2ft_sched.schedule.placement import Placement, place_round_robin
-from d2ft_sched.schedule.replica import Replica
-from runtime.measure.device_profile import check_profile_memory, profile_device
+from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.schedule import uniform_schedule
+from runtime.measure.device_profile import profile_device
 from runtime.measure.rank_step_times import PHASES, measure_rank_steps
+from runtime.measure.step_memory import check_step_on_ranks, check_whole_step
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import build_model, shape_of
 from runtime.models.peft_adapters import add_adapters
@@ -133,24 +135,24 @@ def _validate_alone(
         seed=request.seed,
     ).to(device)
     workload = request.workload(shape_of(model))
+    check_whole_step(workload, _dense(workload), ranks)  # of the untouched model, in one wave
     if request.cluster_file is not None:
-        cluster = load_cluster(request.cluster_file)
+        cluster = read_cluster(request.cluster_file, request.precision)
         if len(cluster.devices) != 1:
             raise InputError(
                 f"{request.cluster_file}: has {len(cluster.devices)} devices and this job one "
                 f"rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
             )
     else:
-        everything = replace(workload, lora=None)
-        check_profile_memory(everything, device)
         with progress.stage("Profile this device") as tell:
             cluster = Cluster(
-                "this-device", (profile_device(model, everything, device, progress=tell),)
+                "this-device",
+                (profile_device(model, replace(workload, lora=None), device, progress=tell),),
             )
     request.adapt(model)
-    placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
-    schedules = validation_schedules(workload, cluster, placement, request.seed)
-    predicted = _predict(request, workload, cluster, placement, schedules)
+    deployment = deploy(workload, cluster, num_waves=request.num_waves)
+    schedules = validation_schedules(deploy(workload, cluster), request.seed)
+    predicted = _predict(deployment, schedules, overlap=request.overlap)
     with progress.stage("Measure") as tell:
         steps = measure_steps(
             model,
@@ -185,7 +187,7 @@ def _validate_alone(
         phases=phase_table(phases, measured),
         baselines=validation_table({UNTOUCHED: predicted["dense"]}, untouched),
         cluster=cluster,
-        placement=placement,
+        placement=deployment.placement,
         device=f"{device_name(device)}, {num_threads} threads",
         speaks=True,
     )
@@ -227,14 +229,18 @@ def _validate_ranks(
     )
     note_hosts(ranks, [device.name for device in cluster.devices], progress)
 
-    def plan() -> tuple[Placement, dict[str, np.ndarray]]:
-        placement = place(request.placement, workload, cluster, request.num_waves).placements[0]
-        return placement, validation_schedules(workload, cluster, placement, request.seed)
+    def plan() -> tuple[Deployment, dict[str, np.ndarray]]:
+        placed = place(request.placement, workload, cluster, request.num_waves).deployments[0]
+        dense = _dense(workload)
+        check_step_on_ranks(workload, placed.replicas, dense, ranks, overlap=request.overlap)
+        if ranks.rank == 0:  # which runs the untouched model alone, too
+            check_whole_step(workload, dense, Ranks(0, 1, ranks.device))
+        in_one_wave = deploy(workload, cluster, placed.placement)
+        return placed, validation_schedules(in_one_wave, request.seed)
 
-    placement, schedules = together(ranks, plan, "the making of plans")
-    predicted = _predict(request, workload, cluster, placement, schedules)
-    replica = Replica(placement, request.num_waves)
-    model = scatter_rank_model(whole, workload, (replica,), ranks)
+    deployment, schedules = together(ranks, plan, "the making of plans")
+    predicted = _predict(deployment, schedules, overlap=request.overlap)
+    model = scatter_rank_model(whole, workload, deployment.replicas, ranks)
     stage: AbstractContextManager = progress.stage("Measure")
     if ranks.rank != 0:
         stage = nullcontext(lambda done, total: None)
@@ -272,7 +278,7 @@ def _validate_ranks(
         phases=phase_table(phases, measured),
         baselines=baselines,
         cluster=cluster,
-        placement=placement,
+        placement=deployment.placement,
         device=f"{ranks.num_ranks} ranks, {device_name(ranks.device)}",
         speaks=ranks.rank == 0,
     )
@@ -285,7 +291,7 @@ def _cluster_of(request: ValidationRequest, ranks: Ranks) -> Cluster:
             "several ranks need --cluster with their devices, such as one from "
             "d2ft profile --cluster-out"
         )
-    cluster = load_cluster(request.cluster_file)
+    cluster = read_cluster(request.cluster_file, request.precision)
     num_devices = len(cluster.devices)
     if num_devices != ranks.num_ranks:
         raise InputError(
@@ -295,16 +301,13 @@ def _cluster_of(request: ValidationRequest, ranks: Ranks) -> Cluster:
     return cluster
 
 
+def _dense(workload: Workload) -> np.ndarray:
+    return uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
+
+
 def _predict(
-    request: ValidationRequest,
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    schedules: Mapping[str, np.ndarray],
+    deployment: Deployment, schedules: Mapping[str, np.ndarray], *, overlap: bool
 ) -> dict[str, Prediction]:
     return {
-        name: simulate_step(
-            workload, cluster, placement, schedule, request.num_waves, overlap=request.overlap
-        )
-        for name, schedule in schedules.items()
+        name: simulate_step(deployment, schedule, overlap) for name, schedule in schedules.items()
     }

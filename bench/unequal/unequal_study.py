@@ -17,18 +17,19 @@ from d2ft_sched import (
     InputError,
     Operation,
     Plan,
+    Replica,
     Scores,
     Workload,
+    deploy,
     place_balanced,
     place_round_robin,
-    uniform_schedule,
 )
-from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.costs.memory import dense_bytes
 from d2ft_sched.placement_search.balanced import PlacementResult, place_candidates
 from d2ft_sched.plan.planning import solve_formulation
 from d2ft_sched.problem.formulate import formulate
 from sim import drop_devices, simulate_plan, simulate_step
-from sim.target.target_search import best_plan, target_searches
+from sim.target.target_plan import best_plan, target_searches
 
 MAX_CANDIDATES = 4
 """Placements that the plan is tried on."""
@@ -178,15 +179,16 @@ def _setting(name: str, workload: Workload, cluster: Cluster) -> _Setting:
 def _memory_on_one(workload: Workload) -> float:
     """Bytes of the dense step on a single device."""
     alone = place_round_robin(workload.partition, workload.num_microbatches, 1)
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    return float(device_memory(workload, alone, dense).total[0])
+    return float(dense_bytes(workload, Replica(alone))[0])
 
 
 def _rows(
     setting: _Setting, scores_name: str, scores: Scores, fractions: Sequence[float]
 ) -> Iterator[StudyRow]:
-    placements = [result.placement for result in setting.candidates]
-    searches = target_searches(setting.workload, setting.cluster, scores, placements)
+    deployments = [
+        deploy(setting.workload, setting.cluster, result.placement) for result in setting.candidates
+    ]
+    searches = target_searches(deployments, scores)
     for fraction in fractions:
         target_s = fraction * setting.candidates[0].dense_step_s
 
@@ -211,13 +213,12 @@ def _rows(
             yield row("plan", np.nan, 0.0, 0.0, 0, str(error))
             continue
         dense_value = float(scores.values()[..., Operation.FULL].sum())
-        placed = plan.placement
-        used = len(set(placed.subnet_device))
+        used = len(set(plan.placement.subnet_device))
         yield row(
             "plan", simulate_plan(plan).step_s, plan.solver.objective / dense_value, 1.0, used,
             "aligned" if plan.budget.patterns == 1 else "",
         )  # fmt: skip
-        step_s, retained = _random_within(setting, scores, plan)
+        step_s, retained = _random_within(scores, plan)
         yield row("random within the plan's capacities", step_s, retained / dense_value, 1.0, used)
         yield row(
             "dense, fewer samples", *_dense(setting.dense, scores, target_s, setting.workload)
@@ -228,7 +229,7 @@ def _rows(
         ]
         best, name = max(others, key=lambda pair: pair[0][1])
         yield row("dense without a device, fewer samples", *best, f"without {name}")
-        fewer = fewer_microbatches(setting.workload, setting.cluster, placed, scores, target_s)
+        fewer = fewer_microbatches(plan, scores, target_s)
         found = (np.nan, 0.0, 0.0)
         if fewer:
             found = (fewer.prediction.step_s, fewer.retained_score, fewer.samples_fraction)
@@ -253,12 +254,12 @@ def _dense(
     )
 
 
-def _random_within(setting: _Setting, scores: Scores, plan: Plan) -> tuple[float, float]:
+def _random_within(scores: Scores, plan: Plan) -> tuple[float, float]:
     """Step time and objective of a random schedule that spends what the plan may."""
-    formulation = formulate(setting.workload, setting.cluster, plan.placement, scores, plan.budget)
+    formulation = formulate(plan, scores, plan.budget)
     solution = solve_formulation(formulation, "random")
     assert solution.schedule is not None
-    step = simulate_step(setting.workload, setting.cluster, plan.placement, solution.schedule)
+    step = simulate_step(plan, solution.schedule)
     return step.step_s, solution.objective
 
 

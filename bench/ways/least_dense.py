@@ -12,15 +12,14 @@ from itertools import combinations
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import to_placement
 from d2ft_sched.placement_search.local_search import search_layouts
-from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.memory_passes import PassMemory, split_evenly
-from sim.step import simulate_replicas
+from sim.step import simulate_dense
 from sim.ways.estimate.deal import ReplicaLayout, deal
 from sim.ways.estimate.runs import fewest_passes
 
@@ -147,10 +146,7 @@ class LeastDense:
             dealt = deal(
                 self.workload, len(memory), [layout for layout in layouts if layout is not None]
             )
-            schedule = uniform_schedule(
-                dealt.workload.num_subnets, dealt.workload.num_microbatches, Operation.FULL
-            )
-            step = simulate_replicas(dealt.workload, self.cluster, dealt.replicas, schedule)
+            step = simulate_dense(Deployment(dealt.workload, self.cluster, dealt.replicas))
             over = step.peak_memory_bytes > memory
             full = [r for r, group in enumerate(groups) if over[list(group)].any()]
             if not full:

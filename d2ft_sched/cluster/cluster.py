@@ -122,6 +122,11 @@ class Cluster:
         return tuple(d.name for d in self.devices) + self.switches
 
     @cached_property
+    def has_curves(self) -> bool:
+        """Whether any device was measured: then sizes outside are warned of, each time anew."""
+        return any(device.curves for device in self.devices)
+
+    @cached_property
     def graph(self) -> nx.Graph:
         """Nodes with attribute ``device`` (None for a switch), edges with attribute ``link``."""
         graph: nx.Graph = nx.Graph(name=self.name)

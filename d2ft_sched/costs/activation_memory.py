@@ -6,7 +6,7 @@ from d2ft_sched.costs.exchange import Exchange
 from d2ft_sched.costs.flops import subnets_recompute
 from d2ft_sched.costs.held import held_by_any, owned_sum
 from d2ft_sched.costs.input_gradients import needs_input_gradient
-from d2ft_sched.costs.lane_groups import LaneGroups
+from d2ft_sched.costs.lanes.lane_groups import LaneGroups
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement

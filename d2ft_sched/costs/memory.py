@@ -24,7 +24,7 @@ from d2ft_sched.costs.activation_memory import (
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
 from d2ft_sched.costs.vocabulary_head import (
     embedding_again,
     head_gradient_values,
@@ -33,10 +33,11 @@ from d2ft_sched.costs.vocabulary_head import (
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
 
-MOST_REMEMBERED = 64
+MOST_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,8 @@ class DeviceMemory:
 
 def device_memory(
     workload: Workload,
-    placement: Placement,
+    replica: Replica,
     schedule: np.ndarray,
-    num_waves: int = 1,
     trains: np.ndarray | None = None,
     devices: Sequence[Device | None] | None = None,
     copied_for_sums: np.ndarray | None = None,
@@ -79,24 +79,24 @@ def device_memory(
 
     Args:
         workload: model, partition, mini-batch and optimizer.
-        placement: device of every subnet, owner of every micro-batch.
+        replica: device of every subnet, owner of every micro-batch, and waves of them.
         schedule: int ``[num_subnets, num_microbatches]``.
-        num_waves: groups of micro-batches.
         trains: which subnets train in the step, in other replicas if not here, bool
             ``[num_subnets]``; default those that the schedule trains.
-        devices: whose prices say what runs together, see `d2ft_sched.costs.lane_groups`.
+        devices: whose prices say what runs together, see `d2ft_sched.costs.lanes.lane_groups`.
         copied_for_sums: bytes of gradients of each block that are copied for sums with other
             replicas, float ``[num_blocks, num_devices]``; default none.
     """
     if trains is None:
         trains = trains_in_step(schedule)
+    copies = copied_for_sums is not None and bool(copied_for_sums.any())
+    if not copies and trains.all() and (schedule == Operation.FULL).all():
+        return dense_memory(workload, replica)
     executed = executed_schedule(workload, schedule)
-    return _memory(workload, placement, executed, num_waves, trains, devices, copied_for_sums)
+    return _memory(workload, replica, executed, trains, devices, copied_for_sums)
 
 
-def memory_besides_operations(
-    workload: Workload, placement: Placement, num_waves: int = 1
-) -> np.ndarray:
+def memory_besides_operations(workload: Workload, replica: Replica) -> np.ndarray:
     """Bytes besides what operations keep, at their most, float ``[num_devices]``.
 
     Whatever the schedule, its peak is at most this and `operation_activation_bytes` of its fullest
@@ -104,17 +104,24 @@ def memory_besides_operations(
     """
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
     every = trains_in_step(dense)
-    return _memory(workload, placement, dense, num_waves, every, besides_operations=True).total
+    return _memory(workload, replica, dense, every, besides_operations=True).total
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
-def dense_bytes(workload: Workload, placement: Placement, num_waves: int = 1) -> np.ndarray:
-    """What the dense step needs, float ``[num_devices]``, to read only; searches and steps ask for
-    the same again and again."""
+def dense_memory(workload: Workload, replica: Replica) -> DeviceMemory:
+    """`device_memory` of the dense step, to read only; searches and steps ask for the same again
+    and again. Its groups are whole whatever they cost."""
     dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, placement, dense, num_waves).total
-    needed.setflags(write=False)
+    executed = executed_schedule(workload, dense)
+    needed = _memory(workload, replica, executed, trains_in_step(dense))
+    for of_purpose in vars(needed).values():
+        of_purpose.setflags(write=False)
     return needed
+
+
+def dense_bytes(workload: Workload, replica: Replica) -> np.ndarray:
+    """What the dense step needs, float ``[num_devices]``, to read only."""
+    return dense_memory(workload, replica).total
 
 
 def merging_devices(
@@ -125,7 +132,7 @@ def merging_devices(
     Groups of these compute what the schedule asks for and nothing else, for what they computed
     besides would be kept for backward.
     """
-    needed = dense_bytes(workload, placement)
+    needed = dense_bytes(workload, Replica(placement))
     return tuple(
         device if device is not None and total <= device.memory_bytes else None
         for device, total in zip(devices, needed, strict=True)
@@ -134,9 +141,8 @@ def merging_devices(
 
 def _memory(
     workload: Workload,
-    placement: Placement,
+    replica: Replica,
     schedule: np.ndarray,
-    num_waves: int,
     trains: np.ndarray,
     devices: Sequence[Device | None] | None = None,
     copied_for_sums: np.ndarray | None = None,
@@ -144,7 +150,7 @@ def _memory(
     besides_operations: bool = False,
 ) -> DeviceMemory:
     """As `device_memory`; or where operations keep nothing and any group may be FORWARD_ONLY."""
-    size = workload.parameter_bytes
+    placement, size = replica.placement, workload.parameter_bytes
     trained = trained_device_parameters(workload, placement)
     parameters = stored_bytes(workload, device_parameters(workload, placement), trained)
     optimizer_state = trained * size * OPTIMIZER_STATES[workload.optimizer]
@@ -165,8 +171,11 @@ def _memory(
         copied_for_sums = np.zeros_like(block_gradients)
     all_copied = copied_for_sums.sum(axis=0)
     largest = gradients + all_copied + np.maximum(made_again, copies)
-    for wave, microbatches in enumerate(schedule_waves(schedule, num_waves)):
-        in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
+    for wave, microbatches in enumerate(schedule_waves(schedule, replica.num_waves)):
+        in_wave = schedule
+        if len(microbatches) < workload.num_microbatches:
+            in_wave = np.zeros_like(schedule)
+            in_wave[:, microbatches] = schedule[:, microbatches]
         exchange = plan_exchange(workload, placement, in_wave)
         in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))
         gradients_made = np.where(in_wave_trains, block_gradients, 0)

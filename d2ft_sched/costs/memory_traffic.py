@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.costs.lane_traffic import NORM_BACKWARD_PASSES, NORM_FORWARD_PASSES
+from d2ft_sched.costs.lanes.lane_traffic import NORM_BACKWARD_PASSES, NORM_FORWARD_PASSES
 from d2ft_sched.costs.memory import trained_device_parameters
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.placement import Placement

@@ -42,9 +42,8 @@ def replicas_memory(
         vars(
             device_memory(
                 part.workload,
-                part.placement,
+                Replica(part.placement) if overlap else part.replica,
                 part.schedule,
-                1 if overlap else part.num_waves,
                 trains,
                 part_devices(part, devices),
                 copied * np.isin(everyone, replica.devices),

@@ -70,6 +70,14 @@ class Partition:
     def __len__(self) -> int:
         return len(self.subnets)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: what is remembered by workloads asks for it each time."""
+        return hash((self.subnets, self.num_blocks, self.num_heads, self.mlp_hidden))
+
     @cached_property
     def block(self) -> np.ndarray:
         """Block of each subnet, int ``[num_subnets]``."""

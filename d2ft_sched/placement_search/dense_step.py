@@ -24,7 +24,7 @@ from d2ft_sched.costs.flops import (
     mlp_flops_of,
     shared_factor_flops,
 )
-from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.costs.memory import (
     trained_shared_parameters,
     trained_subnet_parameters,

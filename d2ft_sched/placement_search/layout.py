@@ -16,6 +16,7 @@ from d2ft_sched.model.workload import OPTIMIZER_STATES
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 
 MEMORY_ROUNDS = 12
 """How often a spread is corrected by the memory that it really takes."""
@@ -79,12 +80,12 @@ def excess_bytes(
 
     Where everything is kept by the dense step, else by any schedule that keeps this share of it.
     """
-    workload, placement = step.workload, to_placement(step, counts, owner)
+    workload, replica = step.workload, Replica(to_placement(step, counts, owner), step.num_waves)
     index = list(step.devices)
     if kept_share == 1:
-        needed = dense_bytes(workload, placement, step.num_waves)
+        needed = dense_bytes(workload, replica)
     else:
-        needed = memory_besides_operations(workload, placement, step.num_waves)
+        needed = memory_besides_operations(workload, replica)
         kept = subnet_bytes(step, kept_share) - subnet_bytes(step, 0.0)
         needed[index] += counts.sum(axis=0) @ kept
     memory = np.array([step.cluster.devices[d].memory_bytes for d in index])

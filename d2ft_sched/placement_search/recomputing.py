@@ -6,24 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.memory import dense_bytes
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.placement_search.dense_step import DenseStep
-from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 
 
-def recomputing_where_needed(
-    workload: Workload, cluster: Cluster, placement: Placement, num_waves: int = 1
-) -> Placement:
-    """The placement with forward computed again on devices that hold the dense step in no other
+def recomputing_where_needed(deployment: Deployment) -> Deployment:
+    """The replica with forward computed again on devices that hold the dense step in no other
     way."""
-    memory = np.array([device.memory_bytes for device in cluster.devices])
-    once = replace(placement, recomputing=())
-    short = np.flatnonzero(dense_bytes(workload, once, num_waves) > memory).tolist()
-    again = replace(placement, recomputing=tuple(short))
-    enough = dense_bytes(workload, again, num_waves) <= memory
-    return replace(placement, recomputing=tuple(d for d in short if enough[d]))
+    workload, replica = deployment.workload, deployment.replica
+    memory = np.array([device.memory_bytes for device in deployment.cluster.devices])
+
+    def computing_again(devices: tuple[int, ...]) -> Replica:
+        return replace(replica, placement=replace(replica.placement, recomputing=devices))
+
+    short = np.flatnonzero(dense_bytes(workload, computing_again(())) > memory).tolist()
+    enough = dense_bytes(workload, computing_again(tuple(short))) <= memory
+    chosen = tuple(d for d in short if enough[d])
+    return replace(deployment, replicas=(computing_again(chosen),))
 
 
 def keeping_where_possible(

@@ -1,61 +1,47 @@
 """The whole way from a question to a plan."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.provenance import provenance
-from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.solved_plan import Plan, SolverRecord
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import Formulation, formulate
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.solution import Solution
-from d2ft_sched.schedule.placement import Placement, place_round_robin
-from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import schedule_to_rows
-from d2ft_sched.solvers.registry import required_options, solve
+from d2ft_sched.solvers.registry import required_options, solve, takes_option
 
 
 def make_plan(
-    workload: Workload,
-    cluster: Cluster,
+    deployment: Deployment,
     scores: Scores,
     budget: Budget,
     *,
     solver: str = "dp",
-    placement: Placement | None = None,
-    num_waves: int = 1,
     seed: int = 0,
     time_limit_s: float | None = None,
 ) -> Plan:
     """Formulate, solve and record.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
+        deployment: one replica.
         scores: contribution of every subnet to every micro-batch.
         budget: fractions of the dense run.
         solver: a name that `solve` knows.
-        placement: default `place_round_robin`.
-        num_waves: groups of micro-batches that pass through the model one after another.
         seed: for solvers with random choices.
         time_limit_s: for solvers that can stop early.
 
     Raises:
         InputError: an input does not fit, or no schedule does.
     """
-    if placement is None:
-        placement = place_round_robin(
-            workload.partition, workload.num_microbatches, len(cluster.devices)
-        )
-    formulation = formulate(workload, cluster, placement, scores, budget, num_waves=num_waves)
+    formulation = formulate(deployment, scores, budget)
     solution = solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed)
-    return plan_from_solution(
-        workload, cluster, placement, budget, solution, num_waves=num_waves, seed=seed
-    )
+    return plan_from_solution(deployment, budget, solution, seed=seed)
 
 
 KNOWN_OPTIONS = ("block",)
@@ -82,11 +68,20 @@ def solve_formulation(
     *,
     time_limit_s: float | None = None,
     seed: int = 0,
+    max_nodes: int | None = None,
 ) -> Solution:
-    """`solve` for a formulation; the schedule is one of all subnets."""
+    """`solve` for a formulation; the schedule is one of all subnets.
+
+    Args:
+        formulation: of a mini-batch.
+        solver, time_limit_s, seed: as for `solve`.
+        max_nodes: of solvers that branch and bound; None for their own limit.
+    """
     check_solver(solver)
     known = dict(zip(KNOWN_OPTIONS, (formulation.row_block,), strict=True))
-    options = {name: known[name] for name in required_options(solver)}
+    options: dict[str, Any] = {name: known[name] for name in required_options(solver)}
+    if max_nodes is not None and takes_option(solver, "max_nodes"):
+        options["max_nodes"] = max_nodes
     solution = solve(
         formulation.problem, solver=solver, time_limit_s=time_limit_s, seed=seed, **options
     )
@@ -96,14 +91,7 @@ def solve_formulation(
 
 
 def plan_from_solution(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    budget: Budget,
-    solution: Solution,
-    *,
-    num_waves: int = 1,
-    seed: int = 0,
+    deployment: Deployment, budget: Budget, solution: Solution, *, seed: int = 0
 ) -> Plan:
     """Wrap a solver's answer; refuses one without a schedule."""
     if solution.schedule is None:
@@ -113,9 +101,9 @@ def plan_from_solution(
             f"give it a larger budget{or_less} or more time"
         )
     return Plan(
-        workload=workload,
-        cluster=cluster,
-        replicas=(Replica(placement, num_waves),),
+        workload=deployment.workload,
+        cluster=deployment.cluster,
+        replicas=deployment.replicas,
         budget=budget,
         solver=SolverRecord(
             name=solution.solver,

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import ROUNDING, Formulation, formulate, operation_seconds
 from d2ft_sched.problem.scores import FORWARD_WEIGHT, uniform_scores
 from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
-from d2ft_sched.schedule.placement import Placement
 
 CHANGE_THAT_COUNTS = 0.1
 """Relative change of a device's time below which its operations stay: medians of a few steps
@@ -151,33 +149,22 @@ class HeldLevels:
         return replace(formulation, problem=replace(problem, cost=cost, capacity=capacity))
 
 
-def hold_levels(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    budget: Budget,
-    schedule: np.ndarray,
-    *,
-    num_waves: int = 1,
-) -> HeldLevels:
+def hold_levels(deployment: Deployment, budget: Budget, schedule: np.ndarray) -> HeldLevels:
     """Take the levels from what a schedule spends.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links as planned.
-        placement: which stays.
+        deployment: one replica, with devices and links as planned; its placement stays.
         budget: its limits of bytes stay; its fraction of compute and its levels are replaced by
             what the schedule spends.
         schedule: int ``[num_subnets, num_microbatches]``.
-        num_waves: as for `formulate`.
 
     Raises:
         InputError: as `formulate`.
     """
-    scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
+    scores = uniform_scores(*schedule.shape)
     limits = replace(budget, compute=1.0, levels=None, target_step_s=None)
-    formulation = formulate(workload, cluster, placement, scores, limits, num_waves=num_waves)
-    cost_s = operation_seconds(workload, cluster, placement)
+    formulation = formulate(deployment, scores, limits)
+    cost_s = operation_seconds(deployment)
     knapsack = formulation.problem.knapsack[formulation.row]
     spent_s = np.bincount(
         knapsack.ravel(),
@@ -187,8 +174,9 @@ def hold_levels(
     _, group = np.unique(formulation.knapsack_block, return_inverse=True)
     level_s = np.zeros(int(group.max()) + 1)
     np.maximum.at(level_s, group.ravel(), spent_s)
-    device = np.array(placement.subnet_device)
-    return HeldLevels(formulation, device, cost_s, level_s[group.ravel()], len(cluster.devices))
+    device = np.array(deployment.placement.subnet_device)
+    num_devices = len(deployment.cluster.devices)
+    return HeldLevels(formulation, device, cost_s, level_s[group.ravel()], num_devices)
 
 
 def _of_schedule(cost_s: np.ndarray, schedule: np.ndarray) -> np.ndarray:

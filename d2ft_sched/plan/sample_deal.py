@@ -8,13 +8,13 @@ import numpy as np
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import lane_groups
-from d2ft_sched.costs.lane_seconds import lane_seconds
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_seconds import lane_seconds
 from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.replica import Replica, first_microbatches, microbatch_owners
 from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
-from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
+from d2ft_sched.schedule.waves import running_microbatches
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def _part_lanes_s(part: ReplicaPart, device: int, devices: Sequence[Device]) -> 
     executed = executed_schedule(workload, part.schedule)
     needs_dx = needs_input_gradient(workload, executed)
     priced, total_s = part_devices(part, devices), 0.0
-    for microbatches in schedule_waves(part.schedule, part.num_waves):
+    for microbatches in part.waves:
         groups = lane_groups(workload, placement, executed, microbatches, priced, held)
         needed = np.any(needs_dx[..., microbatches], axis=2)[groups.block].T
         seconds = lane_seconds(workload, devices, groups.sizes, needed, is_trial=True)

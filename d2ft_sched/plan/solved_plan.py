@@ -5,13 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.problem.budget import Budget
-from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.replica import Replica, check_replicas
-from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
+from d2ft_sched.schedule.replica_part import ReplicaPart
 from d2ft_sched.schedule.schedule import check_schedule, schedule_from_rows
 
 
@@ -47,22 +43,16 @@ class SolverRecord:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Partition, replicas, budget and schedule for one mini-batch on one cluster.
+class Plan(Deployment):
+    """A deployment and its schedule of one mini-batch, on the cluster that it was made for.
 
     Attributes:
-        workload: model, partition and mini-batch.
-        cluster: the devices and links that it was made for.
-        replicas: copies of the model, each with micro-batches of its own, in order.
         budget: what the capacities were derived from.
         solver: how the schedule was found.
         schedule_rows: one string per subnet, one letter (F, R, O, S) per micro-batch.
         provenance: versions, seed and command.
     """
 
-    workload: Workload
-    cluster: Cluster
-    replicas: tuple[Replica, ...]
     budget: Budget
     solver: SolverRecord
     schedule_rows: tuple[str, ...]
@@ -70,12 +60,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.schedule  # noqa: B018  checks the rows
-        check_replicas(
-            self.replicas,
-            len(self.cluster.devices),
-            self.workload.num_subnets,
-            self.workload.num_microbatches,
-        )
+        super().__post_init__()
 
     @cached_property
     def schedule(self) -> np.ndarray:
@@ -89,31 +74,4 @@ class Plan:
     @property
     def parts(self) -> tuple[ReplicaPart, ...]:
         """What each replica does."""
-        return replica_parts(self.workload, self.replicas, self.schedule)
-
-    @property
-    def devices(self) -> tuple[int, ...]:
-        """Devices of any replica, sorted; the others are left out."""
-        return tuple(sorted(d for replica in self.replicas for d in replica.devices))
-
-    @property
-    def placement(self) -> Placement:
-        """Of a plan of one replica.
-
-        Raises:
-            InputError: it has several.
-        """
-        return self._only_replica.placement
-
-    @property
-    def num_waves(self) -> int:
-        """Of a plan of one replica; errors as `placement`."""
-        return self._only_replica.num_waves
-
-    @property
-    def _only_replica(self) -> Replica:
-        if len(self.replicas) > 1:
-            raise InputError(
-                f"the plan has {len(self.replicas)} replicas; this needs a plan of one"
-            )
-        return self.replicas[0]
+        return self.parts_of(self.schedule)

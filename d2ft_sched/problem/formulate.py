@@ -4,16 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import attention_flops, mlp_flops, operation_flops
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
-from d2ft_sched.costs.memory import (
-    device_memory,
-    memory_besides_operations,
-)
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.memory import dense_bytes, memory_besides_operations
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget, level_capacity
@@ -24,7 +21,6 @@ from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.shared import Coverage
 from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
 from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
 
 RESOURCES = ("compute_s", "communication_bytes", "activation_bytes")
 """Order of the first axis of the problem's cost: seconds of the device's lanes, bytes between it
@@ -60,15 +56,7 @@ class Formulation:
         return operations[self.row]
 
 
-def formulate(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    scores: Scores,
-    budget: Budget,
-    *,
-    num_waves: int = 1,
-) -> Formulation:
+def formulate(deployment: Deployment, scores: Scores, budget: Budget) -> Formulation:
     """The knapsack problem of one mini-batch.
 
     A knapsack is a (device, block) pair, or a device where ``budget.per_block`` is false. Compute
@@ -79,17 +67,15 @@ def formulate(
     could all be in one, so that the limit may be tighter than it must.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
-        placement: where subnets live and who owns micro-batches.
+        deployment: one replica.
         scores: contribution of every subnet to every micro-batch.
         budget: fractions of the dense run, or levels.
-        num_waves: groups of micro-batches that pass through the model one after another.
 
     Raises:
         InputError: a device's memory leaves nothing for activations, the scores have another shape,
             the levels are of another number of blocks, or no block can be covered as asked.
     """
+    workload, placement = deployment.workload, deployment.placement
     shape = (workload.num_subnets, workload.num_microbatches)
     if scores.forward.shape != shape:
         raise InputError(
@@ -106,7 +92,7 @@ def formulate(
     value = scores.values()
     cost = np.stack(
         [
-            operation_seconds(workload, cluster, placement),
+            operation_seconds(deployment),
             operation_bytes(workload, placement),
             operation_activation_bytes(workload, placement)[..., :NUM_OPERATIONS],
         ]
@@ -115,13 +101,13 @@ def formulate(
     block = partition.block if budget.per_block else np.full(workload.num_subnets, -1)
     (knapsack_block, knapsack_device), knapsack = _pairs(block, device)
     dense = _sum_rows(cost[..., Operation.FULL].sum(axis=2).T, knapsack)
-    shares = message_shares(workload, cluster, placement, knapsack_device)
+    shares = message_shares(deployment, knapsack_device)
     if budget.levels:
         spent = level_capacities(dense, knapsack_block, shares, budget.levels)
     else:
         dense_flops = _sum_rows(flops, knapsack)
         spent = _budget_capacities(budget, dense, dense_flops, knapsack_block, shares)
-    room = _activation_room(workload, cluster, placement, num_waves)[knapsack_device]
+    room = _activation_room(deployment)[knapsack_device]
     dense_device = np.bincount(knapsack_device, dense[:, 2], minlength=placement.num_devices)
     keeps = dense[:, 2] > 0  # nothing does on a device that computes forward again
     kept = budget.memory * dense[:, 2]
@@ -174,12 +160,13 @@ def operation_bytes(workload: Workload, placement: Placement) -> np.ndarray:
     return operation_message_bytes(workload, placement) / sharing[:, None, None]
 
 
-def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement) -> np.ndarray:
+def operation_seconds(deployment: Deployment) -> np.ndarray:
     """Seconds of every operation where it runs, float ``[num_subnets, num_microbatches, 3]``.
 
     Additive: each FLOP is priced as in the dense run, where the device's subnets of a block run
     together, so that the sum over a dense block is that block's time.
     """
+    workload, placement = deployment.workload, deployment.placement
     partition = workload.partition
     device = np.array(placement.subnet_device)
     pairs, pair = np.unique(np.stack([partition.block, device]), axis=1, return_inverse=True)
@@ -199,7 +186,7 @@ def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement
         pair_s = np.zeros(len(pair_flops))
         for d in np.unique(pairs[1]):
             members = pairs[1] == d
-            pair_s[members] = cluster.devices[d].seconds(
+            pair_s[members] = deployment.cluster.devices[d].seconds(
                 kind, pair_flops[members], pair_bytes[members]
             )
         per_flop = np.divide(pair_s, pair_flops, out=np.zeros_like(pair_s), where=pair_flops > 0)
@@ -210,12 +197,10 @@ def operation_seconds(workload: Workload, cluster: Cluster, placement: Placement
     return cost
 
 
-def message_shares(
-    workload: Workload, cluster: Cluster, placement: Placement, device: np.ndarray
-) -> np.ndarray:
+def message_shares(deployment: Deployment, device: np.ndarray) -> np.ndarray:
     """`seconds_per_byte` of each knapsack's device, float ``[num_rows, num_knapsacks]``."""
     holders, index = np.unique(device, return_inverse=True)
-    return seconds_per_byte(workload, cluster, placement, holders)[:, index.ravel()]
+    return seconds_per_byte(deployment, holders)[:, index.ravel()]
 
 
 def level_capacities(
@@ -268,18 +253,16 @@ def _budget_capacities(
     return capacity
 
 
-def _activation_room(
-    workload: Workload, cluster: Cluster, placement: Placement, num_waves: int
-) -> np.ndarray:
+def _activation_room(deployment: Deployment) -> np.ndarray:
     """Bytes that operations may keep for backward, float ``[num_devices]``; inf if all fit."""
-    dense = uniform_schedule(workload.num_subnets, workload.num_microbatches, Operation.FULL)
-    needed = device_memory(workload, placement, dense, num_waves).total
-    besides = memory_besides_operations(workload, placement, num_waves)
-    memory = np.array([d.memory_bytes for d in cluster.devices])
+    workload, replica, devices = deployment.workload, deployment.replica, deployment.cluster.devices
+    needed = dense_bytes(workload, replica)
+    besides = memory_besides_operations(workload, replica)
+    memory = np.array([d.memory_bytes for d in devices])
     room = np.where(needed <= memory, np.inf, memory - besides)
     for d in np.flatnonzero(room < 0):
         raise InputError(
-            f"device {cluster.devices[d].name!r} has {memory[d] / 1e9:.3g} GB of memory; its "
+            f"device {devices[d].name!r} has {memory[d] / 1e9:.3g} GB of memory; its "
             f"parameters, gradients, optimizer state, trunk and messages may need "
             f"{besides[d] / 1e9:.3g} GB before any operation keeps something for backward (all of "
             f"them {needed[d] / 1e9:.3g} GB): give it fewer subnets, smaller micro-batches or more "

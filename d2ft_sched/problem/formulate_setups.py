@@ -6,13 +6,11 @@ block that trains hands to the sum over replicas once. The trunk and messages in
 outside of both.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.costs.memory import trained_subnet_parameters
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
@@ -21,27 +19,16 @@ from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.setups import SetupProblem
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.replica_part import replica_parts
-from d2ft_sched.schedule.schedule import uniform_schedule
 
 
-def formulate_setups(
-    workload: Workload,
-    cluster: Cluster,
-    replicas: Sequence[Replica],
-    scores: Scores,
-    budget: Budget,
-) -> SetupProblem:
+def formulate_setups(deployment: Deployment, scores: Scores, budget: Budget) -> SetupProblem:
     """The knapsacks with setups of one mini-batch.
 
     REST is worth what FORWARD_ONLY is and takes the dX of the dense run besides; all subnets of a
     block train or rest together. Memory is not limited: the replicas must hold the dense step.
 
     Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
-        replicas: copies of the model, at least two.
+        deployment: at least two replicas.
         scores: contribution of every subnet to every micro-batch.
         budget: `compute` and `communication` of the dense run, and whether per block.
 
@@ -49,8 +36,9 @@ def formulate_setups(
         InputError: there is one replica, which sums no subnet's gradients, or the scores have
             another shape.
     """
+    workload = deployment.workload
     size = (workload.num_subnets, workload.num_microbatches)
-    if len(replicas) < 2:
+    if len(deployment.replicas) < 2:
         raise InputError("a problem with setups needs at least 2 replicas; there is 1")
     if scores.forward.shape != size:
         raise InputError(
@@ -59,9 +47,9 @@ def formulate_setups(
         )
     block = workload.partition.block
     seconds, knapsack = [], []
-    parts = replica_parts(workload, replicas, uniform_schedule(*size, Operation.FULL))
-    for part in parts:
-        seconds.append(operation_seconds(part.workload, cluster, part.placement))
+    for part in deployment.parts_of(deployment.uniform(Operation.FULL)):
+        alone = deploy(part.workload, deployment.cluster, part.placement)
+        seconds.append(operation_seconds(alone))
         place = np.array(part.placement.subnet_device)
         if budget.per_block:
             place = place * workload.shape.num_blocks + block

@@ -1,18 +1,16 @@
 """How devices share links: what each may exchange if no link carries messages for longer than t."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.deployment import Deployment
 
 BISECTIONS = 100
 """Halvings of a level; float64 has 53 bits."""
 
 
-def seconds_per_byte(
-    workload: Workload, cluster: Cluster, placement: Placement, devices: np.ndarray
-) -> np.ndarray:
+def seconds_per_byte(deployment: Deployment, devices: np.ndarray) -> np.ndarray:
     """Seconds that every channel works for each byte that a device exchanges with the owners.
 
     A device's bytes are half dispatched to it and half combined from it, over the routes to the
@@ -20,16 +18,15 @@ def seconds_per_byte(
     other, so each channel has a row for either.
 
     Args:
-        workload: whose micro-batches are owned.
-        cluster: links and routes.
-        placement: the owners.
+        deployment: one replica.
         devices: which devices, int ``[num_devices]``.
 
     Returns:
         float ``[num_rows, num_devices]``, rows without any load left out.
     """
-    owners, inverse = np.unique(placement.owner, return_inverse=True)
-    owned = np.bincount(inverse.ravel(), weights=workload.activation_bytes)
+    cluster = deployment.cluster
+    owners, inverse = np.unique(deployment.placement.owner, return_inverse=True)
+    owned = np.bincount(inverse.ravel(), weights=deployment.workload.activation_bytes)
     bandwidth = cluster.link_bandwidth_bytes_per_s
     table = np.zeros((2, len(bandwidth), len(devices)))
     for column, device in enumerate(devices):
@@ -78,15 +75,29 @@ def fair_bytes(seconds_per_byte: np.ndarray, demand: np.ndarray, level_s: float)
 
 def fair_level_s(seconds_per_byte: np.ndarray, demand: np.ndarray, total: float) -> float:
     """The least level under which the devices together are granted `total` bytes."""
+    return _least_level_s(seconds_per_byte, demand, lambda granted: granted.sum() >= total)
+
+
+def level_granting_s(seconds_per_byte: np.ndarray, demand: np.ndarray, needed: np.ndarray) -> float:
+    """The least level under which each device is granted what it needs of its demand, float
+    ``[num_devices]``."""
+    return _least_level_s(seconds_per_byte, demand, lambda granted: (granted >= needed).all())
+
+
+def _least_level_s(
+    seconds_per_byte: np.ndarray,
+    demand: np.ndarray,
+    is_enough: Callable[[np.ndarray], bool | np.bool_],
+) -> float:
     low, high = 0.0, float((seconds_per_byte @ demand).max(initial=0.0))
-    if fair_bytes(seconds_per_byte, demand, low).sum() >= total:
+    if is_enough(fair_bytes(seconds_per_byte, demand, low)):
         return low
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        if fair_bytes(seconds_per_byte, demand, middle).sum() < total:
-            low = middle
-        else:
+        if is_enough(fair_bytes(seconds_per_byte, demand, middle)):
             high = middle
+        else:
+            low = middle
     return high

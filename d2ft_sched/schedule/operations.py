@@ -1,5 +1,6 @@
 """The three operations of D2FT (arXiv 2504.12471), rest, and their letters in files."""
 
+import sys
 from enum import IntEnum
 
 import numpy as np
@@ -27,6 +28,10 @@ class Operation(IntEnum):
         """How schedules are written in files: F, R, O or S."""
         return "SOFR"[self]
 
+
+if sys.version_info < (3, 12):  # where naming a member is a search that fails, and a call
+    for _operation in Operation:
+        type.__setattr__(Operation, _operation.name, _operation)
 
 NUM_OPERATIONS = 3
 """Those that a knapsack chooses among: all but REST."""

@@ -9,6 +9,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, first_microbatches
+from d2ft_sched.schedule.waves import schedule_waves
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,27 @@ class ReplicaPart:
 
     Attributes:
         workload: the model with the replica's micro-batches alone.
-        placement: device of every subnet, owner of each of these micro-batches.
+        replica: device of every subnet, owner of each of these micro-batches, and waves of them.
         schedule: of these micro-batches, int8 ``[num_subnets, num_own_microbatches]``.
-        num_waves: groups of them that pass through the replica one after another.
         microbatches: which of the mini-batch's they are.
         is_idle: whether none of them passes any subnet while others' do: then it runs nothing.
     """
 
     workload: Workload
-    placement: Placement
+    replica: Replica
     schedule: np.ndarray
-    num_waves: int
     microbatches: slice
     is_idle: bool = False
+
+    @property
+    def placement(self) -> Placement:
+        """Device of every subnet, owner of each of its micro-batches."""
+        return self.replica.placement
+
+    @property
+    def waves(self) -> list[np.ndarray]:
+        """What runs of each wave, see `schedule_waves`."""
+        return schedule_waves(self.schedule, self.replica.num_waves)
 
 
 def replica_parts(
@@ -45,9 +54,8 @@ def replica_parts(
         parts.append(
             ReplicaPart(
                 workload=replace(workload, microbatch_samples=samples),
-                placement=replica.placement,
+                replica=replica,
                 schedule=schedule[:, own],
-                num_waves=replica.num_waves,
                 microbatches=own,
                 is_idle=bool(runs.any() and not runs[own].any()),
             )

@@ -41,5 +41,9 @@ def schedule_waves(schedule: np.ndarray, num_waves: int) -> list[np.ndarray]:
     So none holds what it would not in the dense step, and what fits memory there fits here.
     """
     running = running_microbatches(schedule)
-    waves = (np.intersect1d(w, running) for w in wave_microbatches(schedule.shape[1], num_waves))
+    if num_waves == 1:
+        return [running]
+    runs = np.zeros(schedule.shape[1], dtype=bool)
+    runs[running] = True
+    waves = (wave[runs[wave]] for wave in wave_microbatches(schedule.shape[1], num_waves))
     return [wave for wave in waves if len(wave)]

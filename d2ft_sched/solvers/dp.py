@@ -32,8 +32,8 @@ RUN_ITEMS = 32_768
 CLOSING_ITEMS = 2_000
 """Coupled problems of up to this many items are handed to SCIP if a gap is left."""
 
-CLOSING_S = 10.0
-"""Seconds it gets."""
+CLOSING_WORK = 100_000
+"""Nodes times items that it gets: some 10 s."""
 
 MAX_STATES = 8_192
 """States per knapsack of the search over unequal costs."""
@@ -69,6 +69,7 @@ def solve_dp(
     time_limit_s: float | None = None,
     seed: int = 0,
     max_states: int = MAX_STATES,
+    max_nodes: int | None = None,
 ) -> Solution:
     """Joint optimum over all three operations.
 
@@ -82,9 +83,10 @@ def solve_dp(
         time_limit_s: ends the search over unequal costs, and the rounds of the decomposition.
         seed: not used.
         max_states: most states per knapsack of that search.
+        max_nodes: of SCIP, see `solve_mip`; default by the size of the problem.
     """
     if problem.shared:
-        return _solve_coupled(problem, time_limit_s, seed)
+        return _solve_coupled(problem, time_limit_s, seed, max_nodes)
     begin = time.perf_counter()
     deadline = float("inf") if time_limit_s is None else begin + time_limit_s
     value = problem.value.reshape(-1, NUM_OPERATIONS)
@@ -123,16 +125,20 @@ def solve_dp(
     )
 
 
-def _solve_coupled(problem: Problem, time_limit_s: float | None, seed: int) -> Solution:
+def _solve_coupled(
+    problem: Problem, time_limit_s: float | None, seed: int, max_nodes: int | None
+) -> Solution:
     begin = time.perf_counter()
     found = solve_lagrangian(problem, time_limit_s=time_limit_s, seed=seed)
-    left_s = CLOSING_S
-    if time_limit_s is not None:
-        left_s = min(left_s, time_limit_s - (time.perf_counter() - begin))
+    left_s = None if time_limit_s is None else time_limit_s - (time.perf_counter() - begin)
     settled = found.status in (Status.OPTIMAL, Status.INFEASIBLE)
-    if settled or problem.num_items > CLOSING_ITEMS or left_s <= 0:
+    if settled or problem.num_items > CLOSING_ITEMS or (left_s is not None and left_s <= 0):
         return found
-    closing = solve_mip(problem, time_limit_s=left_s, seed=seed, start=found.schedule)
+    if max_nodes is None:
+        max_nodes = max(1, CLOSING_WORK // problem.num_items)
+    closing = solve_mip(
+        problem, time_limit_s=left_s, seed=seed, start=found.schedule, max_nodes=max_nodes
+    )
     build_s, solve_s = found.build_s + closing.build_s, found.solve_s + closing.solve_s
     method = f"{found.method}; then {closing.method}"
     if closing.status == Status.INFEASIBLE or (found.schedule is None and closing.schedule is None):

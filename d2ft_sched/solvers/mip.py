@@ -1,7 +1,7 @@
 """The whole problem through OR-Tools (MathOpt): SCIP, HiGHS or CP-SAT, for comparison."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,29 @@ NUM_SEEDS = 2**31
 """Seeds that the backends tell apart."""
 
 
+CP_SAT_NODE_S = 3e-5
+"""Deterministic time of CP-SAT that is taken for a node, for each variable."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a backend ends.
+
+    Attributes:
+        time_s: seconds of the clock; None for no limit.
+        max_nodes: see `solve_mip`; None for no limit.
+    """
+
+    time_s: float | None = None
+    max_nodes: int | None = None
+
+    def after(self, spent_s: float, least_s: float) -> "Limits":
+        """With what is left of the time, at least so many seconds."""
+        if self.time_s is None:
+            return self
+        return replace(self, time_s=max(least_s, self.time_s - spent_s))
+
+
 @dataclass(frozen=True)
 class _Outcome:
     """What a backend said of one programme; `x` is None without a solution."""
@@ -62,6 +85,7 @@ def solve_mip(
     backend: str = "scip",
     start: np.ndarray | None = None,
     by_knapsack: bool = False,
+    max_nodes: int | None = None,
 ) -> Solution:
     """Solve by branch and bound, with an optimality tolerance of 1e-6.
 
@@ -76,6 +100,9 @@ def solve_mip(
         backend: a key of `BACKENDS`; SCIP is the fastest of them on these problems.
         start: a schedule to begin with, such as that of the DP.
         by_knapsack: one programme per knapsack instead of one for all; without shared constraints.
+        max_nodes: of branch and bound, of each programme, after which the best so far is returned:
+            the same on every machine, however busy. CP-SAT, which counts none, gets a share of its
+            deterministic time for each, and one thread.
     """
     if backend not in BACKENDS:
         raise InputError(f"backend {backend!r} is unknown; it must be one of {', '.join(BACKENDS)}")
@@ -85,23 +112,24 @@ def solve_mip(
     method = f"{backend} through OR-Tools MathOpt, {how}" + (
         ", warm start" if start is not None else ""
     )
+    limits = Limits(time_limit_s, max_nodes)
     if not by_knapsack:
-        return _solve_whole(problem, start, backend, time_limit_s, seed, method)
-    return _solve_by_knapsack(problem, start, backend, time_limit_s, seed, method)
+        return _solve_whole(problem, start, backend, limits, seed, method)
+    return _solve_by_knapsack(problem, start, backend, limits, seed, method)
 
 
 def _solve_whole(
     problem: Problem,
     start: np.ndarray | None,
     backend: str,
-    time_limit_s: float | None,
+    limits: Limits,
     seed: int,
     method: str,
 ) -> Solution:
     begin = time.perf_counter()
     arrays = mip_arrays(problem)
     build_s = time.perf_counter() - begin
-    return solve_arrays(problem, arrays, start, backend, time_limit_s, seed, method, build_s)
+    return solve_arrays(problem, arrays, start, backend, limits, seed, method, build_s)
 
 
 def solve_arrays(
@@ -109,7 +137,7 @@ def solve_arrays(
     arrays: MipArrays,
     start: np.ndarray | None,
     backend: str,
-    time_limit_s: float | None,
+    limits: Limits,
     seed: int,
     method: str,
     build_s: float,
@@ -122,19 +150,18 @@ def solve_arrays(
         arrays: its programme.
         start: a schedule to begin with, or None.
         backend: a key of `BACKENDS`.
-        time_limit_s: for each of the two.
+        limits: for each of the two.
         seed: of the backend.
         method: what is said of it.
         build_s: seconds that the programme took.
     """
-    outcome = _run(relaxed(arrays), start, backend, time_limit_s, seed)
+    outcome = _run(relaxed(arrays), start, backend, limits, seed)
     status, bound = outcome.status, min(outcome.bound, arrays.largest)
     build_s, solve_s = build_s + outcome.build_s, outcome.solve_s
     shape = (problem.value.shape[0], problem.value.shape[1])
     schedule = None if outcome.x is None else arrays.schedule(outcome.x, shape)
     if schedule is not None and problem.violation(schedule):
-        left_s = None if time_limit_s is None else max(1.0, time_limit_s - solve_s)
-        again = _run(restricted(arrays), start, backend, left_s, seed)
+        again = _run(restricted(arrays), start, backend, limits.after(solve_s, 1.0), seed)
         build_s, solve_s = build_s + again.build_s, solve_s + again.solve_s
         schedule = None if again.x is None else arrays.schedule(again.x, shape)
         status = Status.FEASIBLE if again.status == Status.OPTIMAL else Status.TIME_LIMIT
@@ -170,7 +197,7 @@ def _solve_by_knapsack(
     problem: Problem,
     start: np.ndarray | None,
     backend: str,
-    time_limit_s: float | None,
+    limits: Limits,
     seed: int,
     method: str,
 ) -> Solution:
@@ -192,9 +219,9 @@ def _solve_by_knapsack(
             knapsack=np.zeros(len(items), dtype=np.int64),
             capacity=problem.capacity[k : k + 1],
         )
-        left_s = None if time_limit_s is None else max(1e-3, time_limit_s - build_s - solve_s)
+        left = limits.after(build_s + solve_s, 1e-3)
         part_start = None if start is None else start.reshape(-1, 1)[items]
-        solution = _solve_whole(part, part_start, backend, left_s, seed, method)
+        solution = _solve_whole(part, part_start, backend, left, seed, method)
         build_s, solve_s = build_s + solution.build_s, solve_s + solution.solve_s
         bound += solution.upper_bound
         if solution.status == Status.INFEASIBLE:
@@ -232,7 +259,7 @@ def _run(
     arrays: MipArrays,
     start: np.ndarray | None,
     backend: str,
-    time_limit_s: float | None,
+    limits: Limits,
     seed: int,
 ) -> _Outcome:
     """Hand a programme on the grid to a backend.
@@ -251,11 +278,16 @@ def _run(
         values = zip(model.variables(), arrays.variables(start).tolist(), strict=True)
         hints = [mathopt.SolutionHint(variable_values=dict(values))]
     parameters = mathopt.SolveParameters(
-        time_limit=None if time_limit_s is None else timedelta(seconds=time_limit_s),
+        time_limit=None if limits.time_s is None else timedelta(seconds=limits.time_s),
+        node_limit=limits.max_nodes if backend != "cp_sat" else None,
         random_seed=seed % NUM_SEEDS,
         relative_gap_tolerance=0.0,
         absolute_gap_tolerance=0.0,
     )
+    if backend == "cp_sat" and limits.max_nodes is not None:
+        node_s = CP_SAT_NODE_S * arrays.num_variables
+        parameters.cp_sat.max_deterministic_time = node_s * limits.max_nodes
+        parameters.threads = 1
     if backend == "highs":
         for kind in ("mip", "primal", "dual"):
             parameters.highs.double_options[f"{kind}_feasibility_tolerance"] = 1e-9

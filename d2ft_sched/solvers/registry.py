@@ -68,6 +68,16 @@ def required_options(solver: str) -> tuple[str, ...]:
     return tuple(name for name in needed if name not in ("time_limit_s", "seed"))
 
 
+def takes_option(solver: str, option: str) -> bool:
+    """Whether a solver has an option of that name.
+
+    Raises:
+        InputError: unknown solver.
+    """
+    entry = _entry(solver)
+    return option not in entry.options and option in inspect.signature(entry.function()).parameters
+
+
 def register_solver(name: str, solver: Solver) -> None:
     """Add a solver of one's own under a new name.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
 from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import LaneGroup

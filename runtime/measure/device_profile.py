@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import attention_flops, mlp_flops
-from d2ft_sched.costs.lane_seconds import KERNELS_OF_A_LAUNCH
-from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.costs.lanes.lane_seconds import KERNELS_OF_A_LAUNCH
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
-from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
@@ -50,24 +48,12 @@ Points = dict[float, list[float]]
 """Measured seconds by size of work."""
 
 
-def check_profile_memory(workload: Workload, device: torch.device) -> None:
-    """Refuse a mini-batch that the device could not be measured with, before anything is allocated.
-
-    Raises:
-        InputError: a pass through the trunk with the lanes of as many blocks as are timed together
-            needs more memory than there is.
-    """
+def largest_timed(workload: Workload) -> np.ndarray:
+    """The schedule that needs most memory of what is timed: a pass through the trunk with the lanes
+    of as many blocks as are timed together, int ``[num_subnets, num_microbatches]``."""
     timed = workload.partition.block < NUM_TIMED_BLOCKS
     operations = np.where(timed, Operation.FULL, Operation.SHORTCUT)
-    schedule = np.repeat(operations[:, None], workload.num_microbatches, axis=1)
-    alone = place_round_robin(workload.partition, workload.num_microbatches, 1)
-    needed, there_are = device_memory(workload, alone, schedule).total[0], memory_bytes(device)
-    if needed > there_are:
-        raise InputError(
-            f"{workload.samples.sum()} samples of {workload.shape.name} take {needed / 1e9:.3g} GB "
-            f"to measure; this device has {there_are / 1e9:.3g} GB of memory: take fewer or "
-            f"smaller micro-batches, or smaller samples"
-        )
+    return np.repeat(operations[:, None], workload.num_microbatches, axis=1)
 
 
 def profile_device(

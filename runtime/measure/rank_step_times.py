@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.executed_flops import step_wasted_flops
+from d2ft_sched.costs.lanes.executed_flops import step_wasted_flops
 from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.schedule.replica_part import replica_parts
 from runtime.measure.flop_counting import count_flops
@@ -22,7 +22,7 @@ from runtime.ranks.job import Ranks
 from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
-from runtime.ranks.rank_wave import RankBatch
+from runtime.ranks.wave.rank_wave import RankBatch
 from runtime.torch_device import Stopwatch, assumed_device, autocast
 from runtime.training.resting_rows import resting, update
 
@@ -44,7 +44,7 @@ class RankStepMeasurement:
             exchange includes the wait for those who come later.
         flops: counted operator by operator on all ranks, without the optimizer and without
             `wasted_flops`.
-        wasted_flops: that are masked, by `d2ft_sched.costs.executed_flops`.
+        wasted_flops: that are masked, by `d2ft_sched.costs.lanes.executed_flops`.
         pair_bytes: handed to collectives from row to column rank, ``[num_ranks, num_ranks]``.
         peak_memory_bytes: the most that each rank's tensors take, float ``[num_ranks]``.
         num_repeats: steps timed.
@@ -119,11 +119,7 @@ def measure_rank_steps(
         wasted = round(
             sum(
                 step_wasted_flops(
-                    part.workload,
-                    part.placement,
-                    part.schedule,
-                    part.num_waves,
-                    part_devices(part, costs),
+                    part.workload, part.replica, part.schedule, part_devices(part, costs)
                 )
                 for part in parts
             )

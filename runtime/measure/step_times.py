@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.executed_flops import step_wasted_flops
+from d2ft_sched.costs.lanes.executed_flops import step_wasted_flops
 from d2ft_sched.costs.memory import merging_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from runtime.families.known_families import family_of
 from runtime.lanes.slices import ScheduleSlices
 from runtime.measure.flop_counting import count_flops
@@ -28,7 +29,7 @@ class StepMeasurement(StepSeconds):
 
     Attributes:
         flops: counted operator by operator, without the optimizer and without `wasted_flops`.
-        wasted_flops: that are masked, by `d2ft_sched.costs.executed_flops`.
+        wasted_flops: that are masked, by `d2ft_sched.costs.lanes.executed_flops`.
         peak_memory_bytes: the most that tensors take, parameters and optimizer state included.
         activation_bytes: kept for backward after the fullest forward pass.
         exchange_bytes: sent between devices; there is one.
@@ -89,7 +90,7 @@ def measure_steps(
         (0,) * workload.num_microbatches,
         recomputing=(0,) if recomputes else (),
     )
-    merging = merging_devices(workload, here, [costs])
+    replica, merging = Replica(here, num_waves), merging_devices(workload, here, [costs])
     state = [t for values in steps.optimizer.state.values() for t in values.values()]
     held = [*model.parameters(), *(t for t in state if isinstance(t, Tensor))]
     held += [steps.inputs, steps.labels]
@@ -98,7 +99,7 @@ def measure_steps(
         run = partial(steps.run, name)
         counted, wasted = count_flops(run), 0
         if schedule is not None:
-            wasted = round(step_wasted_flops(workload, here, schedule, num_waves, merging))
+            wasted = round(step_wasted_flops(workload, replica, schedule, merging))
         measured[name] = StepMeasurement(
             **vars(seconds[name]),
             flops=counted - wasted,

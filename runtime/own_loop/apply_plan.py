@@ -8,14 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.solved_plan import Plan
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.waves import running_microbatches
 from runtime.families.known_families import FAMILIES
 from runtime.families.splice import SplicedBlocks
 from runtime.families.sublayer import Sublayer
@@ -23,6 +19,7 @@ from runtime.lanes.slice_schedule import slice_schedule
 from runtime.lanes.slices import ScheduleSlices, SublayerLanes, Wave
 from runtime.own_loop.batch import batch_size, take_runs
 from runtime.own_loop.check_fit import check_fit
+from runtime.own_loop.own_part import first_samples, own_part
 from runtime.own_loop.spliced_method import GradientForAll, replace_method
 from runtime.partitioned_step import run_lanes
 from runtime.ranks.shards import Shard
@@ -90,12 +87,12 @@ class ScheduledModel:
         self.model = model
         self._family, self._spliced = _find_blocks(model)
         check_fit(self._spliced, plan.workload)
-        self._plan, self._own, self._is_distributed = plan, *_own_microbatches(plan)
-        samples = plan.workload.microbatch_samples[self._own]
-        self._workload = replace(plan.workload, microbatch_samples=samples)
-        if not 1 <= num_waves <= len(samples):
+        self._own = own_part(plan)
+        self._workload = self._own.workload
+        if not 1 <= num_waves <= self._workload.num_microbatches:
             raise InputError(
-                f"num_waves is {num_waves}; it must be 1 to {len(samples)} micro-batches"
+                f"num_waves is {num_waves}; it must be 1 to {self._workload.num_microbatches} "
+                f"micro-batches"
             )
         self._num_waves = num_waves
         redrawn = redrawn_schedules(plan, seed)
@@ -133,17 +130,13 @@ class ScheduledModel:
     @property
     def schedule(self) -> np.ndarray:
         """Operations of this step's batch here, int8 ``[num_subnets, num_microbatches]``."""
-        return self._schedule[:, self._own]
+        return self._schedule[:, self._own.microbatches]
 
     @property
     def loss_weight(self) -> float:
         """What a mean loss here is multiplied by, so that the mean of the ranks' gradients is that
         of all samples that run: 1 on one process."""
-        if not self._is_distributed:
-            return 1.0
-        of_all = self._plan.workload.samples[running_microbatches(self._schedule)].sum()
-        here = self._workload.samples[(self.schedule != Operation.SHORTCUT).any(axis=0)].sum()
-        return float(here / of_all) * dist.get_world_size()
+        return self._own.loss_weight(self._schedule)
 
     def take(self, batch: Any) -> Any:
         """The samples of a batch that this step runs on, in a container of the same kind.
@@ -222,7 +215,7 @@ class ScheduledModel:
         else:
             bias = sublayer.bias_out
             branch = torch.zeros_like(x) if bias is None else bias.to(x.dtype).expand(x.shape)
-        if not self._is_distributed:
+        if not self._own.is_distributed:
             return branch
         trainable = [p for p in sublayer.parameters() if p.requires_grad]
         return GradientForAll.apply(branch, x, *trainable)
@@ -258,7 +251,7 @@ class ScheduledModel:
 
     def _new_slices(self, rows: bytes, num_samples: int, num_tokens: int) -> ScheduleSlices:
         schedule = np.frombuffer(rows, np.int8).reshape(self._workload.num_subnets, -1)
-        workload, schedule = _cut(self._workload, schedule, num_samples)
+        workload, schedule = first_samples(self._workload, schedule, num_samples)
         shape = replace(workload.shape, num_tokens=num_tokens)
         num_waves = min(self._num_waves, schedule.shape[1])
         return slice_schedule(replace(workload, shape=shape), schedule, num_waves)
@@ -313,38 +306,3 @@ def _find_blocks(model: nn.Module) -> tuple[Any, SplicedBlocks]:
         f"a {type(model).__name__} has no blocks of one model that can run in lanes: a plain "
         f"VisionTransformer of timm, or a transformer of the families in the manual"
     )
-
-
-def _own_microbatches(plan: Plan) -> tuple[slice, bool]:
-    """Which micro-batches this process runs, and whether others run others."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return slice(None), False
-    num_ranks = dist.get_world_size()
-    cut = [part for part in plan.replicas if len(part.devices) > 1]
-    if cut:
-        raise InputError(
-            f"the plan cuts a replica over {len(cut[0].devices)} devices, which `d2ft finetune` "
-            f"runs; a loop of one's own runs plans of one device a replica (--way data-parallel)"
-        )
-    if len(plan.replicas) != num_ranks:
-        raise InputError(
-            f"the plan has {len(plan.replicas)} replicas and this job {num_ranks} ranks; each "
-            f"rank runs one"
-        )
-    return plan.parts[dist.get_rank()].microbatches, True
-
-
-def _cut(workload: Workload, schedule: np.ndarray, num_samples: int) -> tuple[Workload, np.ndarray]:
-    """The first samples of a mini-batch; all FULL where none of them would run."""
-    of_all = int(workload.samples.sum())
-    if num_samples > of_all:
-        raise InputError(f"the batch has {num_samples} samples; the plan is for {of_all}")
-    if num_samples == of_all:
-        return workload, schedule
-    before = np.cumsum([0, *workload.microbatch_samples])
-    kept = np.clip(num_samples - before[:-1], 0, workload.samples)
-    kept = kept[kept > 0]
-    schedule = schedule[:, : len(kept)]
-    if (schedule == Operation.SHORTCUT).all():
-        schedule = np.full_like(schedule, Operation.FULL)
-    return replace(workload, microbatch_samples=tuple(map(int, kept))), schedule

@@ -27,7 +27,7 @@ class _Spliced:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         if not self._is_active(self._splice.module):
             return self._own(*inputs, **options)
-        return self._splice.around(self._lanes, *inputs, **options)
+        return _run(self._splice, self._lanes, *inputs, **options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         module = memo[id(self._splice.module)]
@@ -38,6 +38,12 @@ class _Spliced:
             "a model under a plan cannot be pickled: save its state_dict, or call "
             "ScheduledModel.remove first"
         )
+
+
+@torch.compiler.disable
+def _run(splice: Splice, lanes: Lanes, *inputs: Any, **options: Any) -> Any:
+    """Not compiled with what is around it, which it would be anew for every schedule."""
+    return splice.around(lanes, *inputs, **options)
 
 
 class GradientForAll(torch.autograd.Function):

@@ -16,8 +16,8 @@ from runtime.data.dataset import Dataset
 from runtime.lanes.hooks import rescaled
 from runtime.models.linear_probe import fit_classifier
 from runtime.models.peft_adapters import add_adapters
+from runtime.peers.followed_schedules import FollowedSchedules
 from runtime.peers.frozen_prefix import freeze_prefix
-from runtime.peers.stepwise import StepwiseSchedules
 from runtime.scoring.training_scores import scoring_flops, training_scores
 from runtime.training.events import Event
 from runtime.training.finetune_settings import FineTuneSettings
@@ -142,7 +142,7 @@ def score_chosen(
 
 def train_peer(
     start: Start,
-    schedules: np.ndarray | StepwiseSchedules,
+    schedules: np.ndarray | FollowedSchedules,
     settings: FineTuneSettings,
     *,
     rescale: bool = False,
@@ -160,8 +160,8 @@ def train_peer(
     """
     model = copy.deepcopy(start.model)
     freeze_prefix(model, num_frozen_blocks)
-    learner: StepwiseSchedules | None = None
-    if isinstance(schedules, StepwiseSchedules):
+    learner: FollowedSchedules | None = None
+    if isinstance(schedules, FollowedSchedules):
         schedules.begin(model)
         schedule_of: ScheduleOf = schedules
         learner = schedules if schedules.watches else None

@@ -156,9 +156,12 @@ def _num_local(num_ranks: int) -> int:
     return _launchers("LOCAL_WORLD_SIZE", range(1, num_ranks + 1), 1)
 
 
-def ranks_of_host(ranks: Ranks) -> int:
-    """How many ranks of the job share this host, as the launcher says; 1 where it does not."""
-    return _num_local(ranks.num_ranks) if is_launched() else 1
+def ranks_of_host(ranks: Ranks) -> range:
+    """Ranks of the job that share this host, as the launcher says; this one where it does not."""
+    if not is_launched() or ranks.num_ranks == 1:
+        return range(ranks.rank, ranks.rank + 1)
+    first = ranks.rank - _local_rank(ranks.rank, ranks.num_ranks)
+    return range(first, first + _num_local(ranks.num_ranks))
 
 
 def _launchers(name: str, allowed: range, default: int | None = None) -> int:

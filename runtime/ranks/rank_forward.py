@@ -9,11 +9,12 @@ from torch import Tensor
 
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.replica_part import ReplicaPart
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankWave, rank_waves
-from runtime.ranks.rank_wave import RankBatch, WavePass
+from runtime.ranks.wave.rank_wave import RankBatch, WavePass
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,6 @@ def _forward_wave(model: RankModel, place: Placement, sizes: tuple[int, ...]) ->
     workload = replace(model.workload, microbatch_samples=tuple(n for _, n in used))
     placement = replace(place, owner=tuple(owner for owner, _ in used))
     forward_only = uniform_schedule(workload.num_subnets, len(used), Operation.FORWARD_ONLY)
-    part = ReplicaPart(workload, placement, forward_only, 1, slice(0, len(used)))
+    part = ReplicaPart(workload, Replica(placement), forward_only, slice(0, len(used)))
     (wave,) = rank_waves(part, model.ranks.rank)
     return wave

@@ -15,15 +15,14 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, plan_exchange
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums, trains_in_step
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import lane_groups
+from d2ft_sched.costs.lanes.lane_groups import lane_groups
 from d2ft_sched.costs.replica_memory import part_devices
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, microbatch_owners
 from d2ft_sched.schedule.replica_part import ReplicaPart, replica_parts
 from d2ft_sched.schedule.schedule import check_schedule
-from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
+from d2ft_sched.schedule.waves import running_microbatches
 from runtime.lanes.held_units import HeldUnits, held_units, units_of
 from runtime.lanes.slice_schedule import block_lanes
 from runtime.lanes.slices import BlockLanes
@@ -174,27 +173,15 @@ def rank_waves(
         for block in range(workload.shape.num_blocks)
     ]
     start = 0
-    for microbatches in schedule_waves(part.schedule, part.num_waves):
-        wave = _rank_wave(
-            workload,
-            part.placement,
-            part.schedule,
-            rank,
-            microbatches,
-            units,
-            start,
-            first_sample,
-            devices,
-        )
+    for microbatches in part.waves:
+        wave = _rank_wave(part, rank, microbatches, units, start, first_sample, devices)
         start = wave.samples.stop
         waves.append(wave)
     return tuple(waves)
 
 
 def _rank_wave(
-    workload: Workload,
-    placement: Placement,
-    schedule: np.ndarray,
+    part: ReplicaPart,
     rank: int,
     microbatches: np.ndarray,
     units: Sequence[HeldUnits],
@@ -202,6 +189,7 @@ def _rank_wave(
     first_sample: int,
     devices: Sequence[Device | None] | None,
 ) -> RankWave:
+    workload, placement, schedule = part.workload, part.placement, part.schedule
     owner = np.array(placement.owner)
     in_wave = np.isin(np.arange(workload.num_microbatches), microbatches)
     wave_schedule = np.where(in_wave[None, :], schedule, Operation.SHORTCUT)

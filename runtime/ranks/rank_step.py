@@ -18,8 +18,8 @@ from runtime.ranks.all_to_all import SentBytes
 from runtime.ranks.job import start_sum
 from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankSlices
-from runtime.ranks.rank_wave import RankBatch, WavePass
 from runtime.ranks.step_gradients import StepGradients
+from runtime.ranks.wave.rank_wave import RankBatch, WavePass
 from runtime.torch_device import Stopwatch
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
 from d2ft_sched.problem.running_scores import RunningScores
-from d2ft_sched.problem.scores import Scores, by_block
+from d2ft_sched.problem.scores import Scores
 from runtime.tensor_file import TensorSpec, write_tensors
 
 FILE = "running_scores.safetensors"
@@ -26,17 +26,14 @@ class SeenScores:
     that goes on from a checkpoint makes the same one, that is kept as well.
     """
 
-    def __init__(
-        self, running: RunningScores, block: np.ndarray, minibatch_of: Sequence[int] | np.ndarray
-    ) -> None:
+    def __init__(self, running: RunningScores, minibatch_of: Sequence[int] | np.ndarray) -> None:
         """Begin.
 
         Args:
             running: what has been seen so far.
-            block: of every subnet, int ``[num_subnets]``.
             minibatch_of: every step of the training.
         """
-        self._now, self._block, self._minibatch_of = running, block, minibatch_of
+        self._now, self._minibatch_of = running, minibatch_of
         self._asked_first, self._when_asked = _NEVER, running
         self._repeats = False
 
@@ -48,7 +45,7 @@ class SeenScores:
             self._asked_first, self._when_asked = first, self._now
         self._repeats = False
         return [
-            by_block(self._when_asked.of(int(minibatch)), self._block)
+            self._when_asked.of(int(minibatch))
             for minibatch in self._minibatch_of[first : first + number]
         ]
 

@@ -30,8 +30,8 @@ from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_samples import testing_owners, training_needs, training_owners
 from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
-from runtime.ranks.rank_wave import RankBatch
 from runtime.ranks.shards import read_shards
+from runtime.ranks.wave.rank_wave import RankBatch
 from runtime.tensor_file import TensorSpec, write_tensors
 from runtime.torch_device import Stopwatch, assumed_device, autocast
 from runtime.training.events import Evaluated, Position, StepTimes, TrainedStep

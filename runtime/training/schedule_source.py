@@ -1,7 +1,7 @@
 """Where schedules of a training come from: one for all steps, or one for each."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -195,7 +195,15 @@ class SolvedSchedules:
     """A schedule for each step, solved a few at a time when the first of them is needed."""
 
     def __init__(
-        self, formulation: Formulation, scores: ScoreSeries, solver: str = "dp", seed: int = 0
+        self,
+        formulation: Formulation,
+        scores: ScoreSeries,
+        solver: str = "dp",
+        seed: int = 0,
+        *,
+        value_of: Callable[[Scores], np.ndarray] = Scores.values,
+        at_once: int = SOLVED_AT_ONCE,
+        **options: Any,
     ) -> None:
         """Begin with the capacities of `formulation`.
 
@@ -204,9 +212,13 @@ class SolvedSchedules:
             scores: of the steps.
             solver: a name that `d2ft_sched.solvers.registry` knows.
             seed: for solvers with random choices; index j gets ``seed + j``.
+            value_of: from scores to values ``[num_subnets, num_microbatches, 3]``.
+            at_once: schedules that are solved together, from what is known then.
+            options: for the solver, such as ``magnitude`` per subnet.
         """
         self._formulation, self._scores = formulation, scores
-        self._solver, self._seed = solver, seed
+        self._solver, self._seed, self._options = solver, seed, options
+        self._value_of, self._at_once = value_of, at_once
         self._solved: dict[int, np.ndarray] = {}
 
     @property
@@ -219,17 +231,18 @@ class SolvedSchedules:
         Raises:
             InputError: none fits.
         """
-        batch, position = divmod(self._scores.index_of(step, minibatch), SOLVED_AT_ONCE)
+        batch, position = divmod(self._scores.index_of(step, minibatch), self._at_once)
         if batch not in self._solved:
             if len(self._solved) == MOST_BATCHES:
                 self._solved.clear()
-            self._solved[batch] = self._solve(batch * SOLVED_AT_ONCE)
+            self._solved[batch] = self._solve(batch * self._at_once)
         return self._solved[batch][position]
 
     def _solve(self, first: int) -> np.ndarray:
-        values = [scores.values() for scores in self._scores.some(first, SOLVED_AT_ONCE)]
+        values = [self._value_of(scores) for scores in self._scores.some(first, self._at_once)]
+        seed = following_seed(self._seed, first)
         return solve_minibatches(
-            self._formulation, values, self._solver, seed=following_seed(self._seed, first)
+            self._formulation, values, self._solver, seed=seed, **self._options
         ).operations
 
     def keep_pace(self, levels: HeldLevels, pace: DevicePace, changed: Sequence[int]) -> None:

@@ -18,13 +18,14 @@ from d2ft_sched.costs.flops import (
     shared_factor_flops,
 )
 from d2ft_sched.costs.input_gradients import hands_gradient_on
-from d2ft_sched.costs.lane_traffic import lane_bytes_of, shared_factor_bytes
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of, shared_factor_bytes
 from d2ft_sched.costs.memory import DeviceMemory, device_memory
 from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 
 
@@ -189,8 +190,8 @@ class PassMemory:
             passes = whole(self.workload, (largest,) * (2 if is_one_of_several else 1))
             num = passes.num_microbatches
             dense = uniform_schedule(passes.num_subnets, num, Operation.FULL)
-            placement = on_one_device(passes, self.recomputes)
-            self._known[key] = device_memory(passes, placement, dense, num)
+            replica = Replica(on_one_device(passes, self.recomputes), num)
+            self._known[key] = device_memory(passes, replica, dense)
         return self._known[key]
 
     def most_samples(self, room_bytes: float, most: int, is_one_of_several: bool) -> int:

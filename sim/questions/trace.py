@@ -16,7 +16,6 @@ from d2ft_sched.files.atomic_write import write_text
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.lanes import LANES
 from d2ft_sched.schedule.operations import runs_backward
-from d2ft_sched.schedule.waves import schedule_waves
 from sim.network.exchange_time import link_loads
 from sim.prediction import Phase, Prediction
 from sim.questions.bounds import step_bounds
@@ -118,12 +117,11 @@ def _operations(plan: Plan, phase: Phase, device: int) -> Event:
     if not phase.name.endswith("lanes"):
         return {}
     part = plan.parts[phase.replica]
-    waves = schedule_waves(part.schedule, part.num_waves)
     held = (plan.workload.partition.block == phase.block) & (
         np.array(part.placement.subnet_device) == device
     )
     schedule = executed_schedule(part.workload, part.schedule)
-    chosen = schedule[np.ix_(held, waves[phase.wave])]
+    chosen = schedule[np.ix_(held, part.waves[phase.wave])]
     run = [op for op in LANES if phase.direction == "forward" or runs_backward(np.array(op))]
     return {operation.name: int((chosen == operation).sum()) for operation in run}
 

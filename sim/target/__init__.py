@@ -1,2 +1,2 @@
 """Plans for a step time: levels of every block such that the simulated step meets a target. From
-outside: `target_search`."""
+outside: `target_plan`."""

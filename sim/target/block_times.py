@@ -5,17 +5,15 @@ from functools import cached_property
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS, plan_exchange
 from d2ft_sched.costs.flops import shared_factor_flops
-from d2ft_sched.costs.lane_groups import groups_of_sites
-from d2ft_sched.costs.lane_seconds import LANE_KINDS, lane_seconds
-from d2ft_sched.costs.lane_traffic import shared_factor_bytes
+from d2ft_sched.costs.lanes.lane_groups import groups_of_sites
+from d2ft_sched.costs.lanes.lane_seconds import LANE_KINDS, lane_seconds
+from d2ft_sched.costs.lanes.lane_traffic import shared_factor_bytes
 from d2ft_sched.costs.memory import merging_devices
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.schedule.lane_sites import LaneSites, lane_sites
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.waves import wave_microbatches
 from sim.network.exchange_time import ExchangeTimes
 
@@ -28,18 +26,16 @@ class BlockTimes:
     every block is priced as one that hands a gradient on.
     """
 
-    workload: Workload
-    cluster: Cluster
-    placement: Placement
-    num_waves: int = 1
+    deployment: Deployment
 
     @cached_property
     def _waves(self) -> list[np.ndarray]:
-        return wave_microbatches(self.workload.num_microbatches, self.num_waves)
+        deployment = self.deployment
+        return wave_microbatches(deployment.workload.num_microbatches, deployment.num_waves)
 
     @cached_property
     def _times(self) -> ExchangeTimes:
-        return ExchangeTimes(self.cluster)
+        return ExchangeTimes(self.deployment.cluster)
 
     def seconds(self, schedules: np.ndarray) -> np.ndarray:
         """Lanes and messages of every block.
@@ -55,8 +51,8 @@ class BlockTimes:
 
     def _lanes_s(self, schedules: np.ndarray) -> np.ndarray:
         """The slowest device of every wave, direction and sub-layer, summed."""
-        workload = self.workload
-        sites = lane_sites(workload, self.placement, np.arange(workload.num_subnets))
+        workload, placement = self.deployment.workload, self.deployment.placement
+        sites = lane_sites(workload, placement, np.arange(workload.num_subnets))
         seconds = np.zeros((len(schedules), workload.shape.num_blocks))
         first = np.flatnonzero(np.diff(sites.device, prepend=-1))
         for wave in self._waves:
@@ -85,15 +81,16 @@ class BlockTimes:
     def _distinct_seconds(
         self, sites: LaneSites, operations: np.ndarray, wave: np.ndarray
     ) -> np.ndarray:
-        workload, devices = self.workload, self.cluster.devices
+        workload, placement = self.deployment.workload, self.deployment.placement
+        devices = self.deployment.cluster.devices
         groups = groups_of_sites(
             workload,
-            self.placement,
+            placement,
             sites,
             operations,
             np.ones((len(operations), len(SUBLAYERS)), dtype=bool),
             wave,
-            merging_devices(workload, self.placement, devices),
+            merging_devices(workload, placement, devices),
         )
         seconds = np.zeros((len(operations), 2, len(SUBLAYERS)))
         np.add.at(
@@ -107,7 +104,7 @@ class BlockTimes:
         self, sites: LaneSites, operations: np.ndarray, tokens_of: np.ndarray
     ) -> np.ndarray:
         """What adapters' shared factors add to the lanes of every site."""
-        workload = self.workload
+        workload, devices = self.deployment.workload, self.deployment.cluster.devices
         seconds = np.zeros((len(operations), 2, len(SUBLAYERS)))
         for sublayer, units in enumerate((sites.heads, sites.hidden)):
             maps_in = workload.shape.num_maps_in[sublayer]
@@ -120,7 +117,7 @@ class BlockTimes:
                 moved = shared_factor_bytes(workload, maps_in, tokens, tokens, tokens)
                 for device in np.unique(sites.device).tolist():
                     own = sites.device == device
-                    seconds[own, direction, sublayer] = self.cluster.devices[device].seconds(
+                    seconds[own, direction, sublayer] = devices[device].seconds(
                         LANE_KINDS[direction][sublayer],
                         (flops.forward, flops.backward)[direction][own],
                         moved[direction][own],
@@ -129,12 +126,13 @@ class BlockTimes:
 
     def _messages_s(self, schedule: np.ndarray) -> np.ndarray:
         """All dispatches and combines of every block, float ``[num_blocks]``."""
-        num_blocks = self.workload.shape.num_blocks
+        workload, placement = self.deployment.workload, self.deployment.placement
+        num_blocks = workload.shape.num_blocks
         seconds = np.zeros(num_blocks)
         for wave in self._waves:
             in_wave = np.zeros_like(schedule)
             in_wave[:, wave] = schedule[:, wave]
-            exchange = plan_exchange(self.workload, self.placement, in_wave)
+            exchange = plan_exchange(workload, placement, in_wave)
             for direction in (0, 1):
                 dispatches = [exchange.dispatch_bytes(direction, b) for b in range(num_blocks)]
                 for way in (dispatches, [dispatch.T for dispatch in dispatches]):

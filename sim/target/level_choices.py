@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget
 from d2ft_sched.problem.formulate import Formulation, formulate, level_capacities, message_shares
@@ -20,10 +20,10 @@ from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.shared import Coverage
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.solvers.coupled.covering import covering
 from d2ft_sched.solvers.registry import solve
 from sim.target.block_times import BlockTimes
+from sim.target.covered import CoveredBlocks
 
 MAX_COMPUTE_LEVELS = 20
 MAX_MESSAGE_LEVELS = 14
@@ -40,11 +40,16 @@ class LevelChoices:
         levels: compute and message level, float ``[num_pairs, 2]``.
         seconds: simulated lanes and messages, float ``[num_blocks, num_pairs]``.
         value: objective, of the same shape; -inf where the pair is not to be chosen.
+        blocks: what schedules of a coverage take; None without one.
+        covering: of its rows, the quickest that was seen of every block, int8 ``[num_rows,
+            num_microbatches]``; None without a coverage, or where no levels hold one.
     """
 
     levels: np.ndarray
     seconds: np.ndarray
     value: np.ndarray
+    blocks: CoveredBlocks | None = None
+    covering: np.ndarray | None = None
 
     @property
     def highest(self) -> BlockLevels:
@@ -74,53 +79,50 @@ class LevelChoices:
 
 
 def level_choices(
-    workload: Workload,
-    cluster: Cluster,
-    placement: Placement,
-    scores: Scores,
-    aligned: bool,
-    num_waves: int,
-    coverage: int = 0,
+    deployment: Deployment, scores: Scores, aligned: bool, coverage: int = 0
 ) -> LevelChoices:
     """Try all pairs of levels on one placement.
 
     Args:
-        workload, cluster, placement, scores, num_waves: as for a plan.
+        deployment, scores: as for a plan.
         aligned: whether all subnets of a block on one device do the same with a micro-batch.
         coverage: see `Budget`; a pair under which a block has no room for it has a value of -inf.
     """
-    dense = formulate(
-        workload,
-        cluster,
-        placement,
-        scores,
-        Budget(patterns=1 if aligned else None),
-        num_waves=num_waves,
-    )
-    shares = message_shares(workload, cluster, placement, dense.knapsack_device)
+    workload = deployment.workload
+    dense = formulate(deployment, scores, Budget(patterns=1 if aligned else None))
+    shares = message_shares(deployment, dense.knapsack_device)
     num_blocks = workload.shape.num_blocks
     compute, messages = _compute_levels(dense, coverage), _message_levels(workload, dense, shares)
     rule = Coverage(dense.row_block, coverage)
     if coverage:
-        compute = compute[_coverable(dense, shares, product(compute, messages[-1:]), rule)]
-        messages = messages[_coverable(dense, shares, product(compute[-1:], messages), rule)]
+        enough = _coverable(dense, shares, product(compute, messages[-1:]), rule)
+        compute = compute[enough] if enough.any() else compute[-1:]
+        enough = _coverable(dense, shares, product(compute[-1:], messages), rule)
+        messages = messages[enough] if enough.any() else messages[-1:]
     pairs = np.array(
         list(product(_thinned(compute, MAX_COMPUTE_LEVELS), _thinned(messages, MAX_MESSAGE_LEVELS)))
     )
     capacity = _capacities(dense, shares, pairs)
     schedules = _solve_capacities(dense, capacity)
-    times = BlockTimes(workload, cluster, placement, num_waves)
+    times = BlockTimes(deployment)
     block, value = workload.partition.block, scores.values()
     gained = np.zeros((num_blocks, len(pairs)))
     for j, schedule in enumerate(schedules):
         chosen = np.take_along_axis(value, schedule[..., None].astype(np.intp), axis=2)
         gained[:, j] = np.bincount(block, chosen.sum(axis=(1, 2)), minlength=num_blocks)
     seconds = times.seconds(schedules)
-    if coverage:
-        least, covered = covering(dense.problem, rule, capacity)
-        seconds = np.maximum(seconds, times.seconds(least[:, dense.row]))
-        gained[~covered.T] = -np.inf
-    return LevelChoices(pairs, seconds, gained)
+    if not coverage:
+        return LevelChoices(pairs, seconds, gained)
+    least, covered = covering(dense.problem, rule, capacity)
+    least_s = times.seconds(least[:, dense.row])
+    seconds = np.maximum(seconds, least_s)
+    gained[~covered.T] = -np.inf
+    quickest = None
+    if covered.any(axis=0).all():
+        of_block = np.where(covered.T, least_s, np.inf).argmin(axis=1)
+        quickest = least[of_block[dense.row_block], np.arange(len(dense.row_block))]
+    blocks = CoveredBlocks(times, dense, coverage, shares)
+    return LevelChoices(pairs, seconds, gained, blocks, quickest)
 
 
 def _capacities(dense: Formulation, shares: np.ndarray, pairs: np.ndarray) -> np.ndarray:

@@ -1,25 +1,22 @@
 """Plans for a step time: levels of every block such that the simulated step meets a target."""
 
-from collections.abc import Sequence
+import time
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.exchange import SUBLAYERS
-from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import BlockLevels, Budget
-from d2ft_sched.problem.formulate import formulate
+from d2ft_sched.problem.formulate import Formulation, formulate
 from d2ft_sched.problem.scores import Scores
+from d2ft_sched.problem.solution import Solution, Status, checked_solution
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.schedule import uniform_schedule
-from sim.prediction import Prediction
-from sim.step import simulate_plan, simulate_step
+from sim.step import simulate_dense, simulate_plan, simulate_step
 from sim.target.level_choices import LevelChoices, choose_levels, level_choices
 
 TOLERANCE = 0.02
@@ -28,36 +25,13 @@ ROUNDING = 1e-9
 """Relative excess over the target that rounding explains."""
 MAX_TRIES = 12
 """Times that levels are chosen: anew where the schedule took too long, or much less than it may."""
-COVERING_S = 1.0
-"""Seconds for the schedule of one try under a coverage, which takes longer to prove."""
+COVERING_WORK = 10_000
+"""Nodes of branch and bound, times items, for the schedule of one try under a coverage, which takes
+longer to prove."""
 LOOSER = 1.25
 """Factor of the time that blocks get where levels hold no plan of the coverage asked for."""
 LEAST_CORRECTION = 1e-3
 """Relative, where a smaller one left the levels as they were; doubled each time."""
-
-
-def parse_target(text: str) -> tuple[float, bool]:
-    """``"1.5"``, ``"1.5s"`` or ``"80ms"`` as seconds; ``"0.4x"`` as a fraction of the dense step.
-
-    Returns:
-        The number, and whether it is a fraction.
-
-    Raises:
-        InputError: neither.
-    """
-    units = {"ms": (1e-3, False), "x": (1.0, True), "s": (1.0, False), "": (1.0, False)}
-    for unit, (factor, is_fraction) in units.items():
-        if text.endswith(unit):
-            try:
-                value = factor * float(text.removesuffix(unit))
-            except ValueError:
-                continue
-            if 0 < value < float("inf"):
-                return value, is_fraction
-    raise InputError(
-        f"target step time is {text!r}; it must be seconds above 0 such as 0.25, 250ms or 1.5s, or "
-        f"a fraction of the dense step such as 0.4x"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +39,15 @@ class TargetSearch:
     """Plans for any step time on one placement; what does not depend on the time is kept.
 
     Attributes:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
+        deployment: one replica.
         scores: contribution of every subnet to every micro-batch.
-        placement: of subnets and owners.
         aligned: whether all subnets of a block on one device do the same with a micro-batch.
-        num_waves: groups of micro-batches that pass through the model one after another.
         coverage: see `Budget`.
     """
 
-    workload: Workload
-    cluster: Cluster
+    deployment: Deployment
     scores: Scores
-    placement: Placement
     aligned: bool = False
-    num_waves: int = 1
     coverage: int = 0
 
     @cached_property
@@ -95,33 +63,31 @@ class TargetSearch:
     @cached_property
     def besides_lanes_s(self) -> float:
         """Seconds of the dense step in which neither lanes nor their messages run."""
-        dense = self._uniform(Operation.FULL)
+        dense = simulate_dense(self.deployment)
         return dense.exposed_sums_s + sum(
             phase.duration_s
             for phase in dense.phases
             if not phase.is_sum and not phase.name.startswith(SUBLAYERS)
         )
 
-    def _uniform_s(self, operation: Operation) -> float:
-        return self._uniform(operation).step_s
+    def of_first(self, number: int) -> "TargetSearch":
+        """The same with the first of its micro-batches alone."""
+        kept = np.arange(number)
+        scores = Scores(self.scores.forward[:, kept], self.scores.backward[:, kept])
+        return replace(self, deployment=self.deployment.with_only(kept), scores=scores)
 
-    def _uniform(self, operation: Operation) -> Prediction:
-        workload = self.workload
-        schedule = uniform_schedule(workload.num_subnets, workload.num_microbatches, operation)
-        return simulate_step(workload, self.cluster, self.placement, schedule, self.num_waves)
+    def most_microbatches(self, target_s: float) -> int:
+        """How many of its first micro-batches leave some of that time to lanes."""
+        numbers = range(1, self.deployment.workload.num_microbatches + 1)
+        return bisect_right(numbers, target_s, key=lambda number: self.of_first(number).fixed_s)
+
+    def _uniform_s(self, operation: Operation) -> float:
+        return simulate_step(self.deployment, self.deployment.uniform(operation)).step_s
 
     @cached_property
     def choices(self) -> LevelChoices:
         """What every block can do."""
-        return level_choices(
-            self.workload,
-            self.cluster,
-            self.placement,
-            self.scores,
-            self.aligned,
-            self.num_waves,
-            self.coverage,
-        )
+        return level_choices(self.deployment, self.scores, self.aligned, self.coverage)
 
     def plan(
         self,
@@ -178,6 +144,54 @@ class TargetSearch:
                 best = _with_method(*found, target_s)
         return best
 
+    @cached_property
+    def _quickest(self) -> np.ndarray | None:
+        """Of all covering schedules that are found, that of least time; None if there is none."""
+        choices = self.choices
+        if choices.blocks is None or choices.covering is None:
+            return None
+        return choices.blocks.quickest(choices.covering)
+
+    @cached_property
+    def quickest_s(self) -> float:
+        """Seconds of the quickest step of the coverage that is found; inf for none."""
+        if self._quickest is None or self.choices.blocks is None:
+            return np.inf
+        return self._step_s(self.choices.blocks.dense.schedule(self._quickest))
+
+    def timed_plan(self, target_s: float, seed: int = 0) -> Plan | None:
+        """The plan of a covering schedule that is changed operation by operation while its step
+        takes at most `target_s`; None if the quickest takes longer."""
+        blocks, rows = self.choices.blocks, self._quickest
+        if blocks is None or rows is None or self.quickest_s > target_s * (1 + ROUNDING):
+            return None
+        begin = time.perf_counter()
+        spare_s = max(0.0, target_s - self.quickest_s)
+        for part in (1.0, 0.5):  # sums of gradients may take longer
+            filled = blocks.filled(rows, part * spare_s)
+            step_s = self._step_s(blocks.dense.schedule(filled))
+            if step_s <= target_s * (1 + ROUNDING):
+                break
+        else:
+            filled, step_s = rows, self.quickest_s
+        budget = self._budget(blocks.levels(filled), target_s)
+        formulation = self._formulation(budget)
+        solution = checked_solution(
+            formulation.problem,
+            filled,
+            upper_bound=np.inf,
+            status=Status.FEASIBLE,
+            build_s=0.0,
+            solve_s=time.perf_counter() - begin,
+            solver="dp",
+            method="a covering schedule, changed operation by operation",
+        )
+        solution = replace(solution, schedule=formulation.schedule(filled))
+        return _with_method(self._plan_of(budget, solution, seed), step_s, target_s)
+
+    def _step_s(self, schedule: np.ndarray) -> float:
+        return simulate_step(self.deployment, schedule).step_s
+
     def _planned(
         self,
         levels: BlockLevels,
@@ -187,141 +201,34 @@ class TargetSearch:
         time_limit_s: float | None,
     ) -> tuple[Plan, float] | None:
         """The plan of some levels, and the seconds of its step; None where they hold none."""
-        budget = Budget(
+        budget = self._budget(levels, target_s)
+        formulation = self._formulation(budget)
+        num_nodes = max(1, COVERING_WORK // formulation.problem.num_items)
+        solution = solve_formulation(
+            formulation,
+            solver,
+            time_limit_s=time_limit_s,
+            seed=seed,
+            max_nodes=num_nodes if self.coverage else None,
+        )
+        if solution.schedule is None and self.coverage:
+            return None
+        plan = self._plan_of(budget, solution, seed)
+        return plan, simulate_plan(plan).step_s
+
+    def _budget(self, levels: BlockLevels, target_s: float) -> Budget:
+        return Budget(
             patterns=1 if self.aligned else None,
             levels=levels,
             target_step_s=target_s,
             coverage=self.coverage,
         )
-        formulation = formulate(
-            self.workload,
-            self.cluster,
-            self.placement,
-            self.scores,
-            budget,
-            num_waves=self.num_waves,
-        )
-        if self.coverage and time_limit_s is None:
-            time_limit_s = COVERING_S
-        solution = solve_formulation(formulation, solver, time_limit_s=time_limit_s, seed=seed)
-        if solution.schedule is None and self.coverage:
-            return None
-        plan = plan_from_solution(
-            self.workload,
-            self.cluster,
-            self.placement,
-            budget,
-            solution,
-            num_waves=self.num_waves,
-            seed=seed,
-        )
-        return plan, simulate_plan(plan).step_s
 
+    def _formulation(self, budget: Budget) -> Formulation:
+        return formulate(self.deployment, self.scores, budget)
 
-def target_searches(
-    workload: Workload,
-    cluster: Cluster,
-    scores: Scores,
-    placements: Sequence[Placement],
-    *,
-    aligned: bool | None = None,
-    num_waves: int = 1,
-    coverage: int = 0,
-) -> list[TargetSearch]:
-    """A search per placement, and per way of aligning where a device shares messages.
-
-    Args:
-        workload, cluster, scores, placements, num_waves, coverage: as for `TargetSearch`.
-        aligned: as of `TargetSearch`; None to try both.
-    """
-    return [
-        TargetSearch(workload, cluster, scores, placement, way, num_waves, coverage)
-        for placement in placements
-        for way in _ways(workload, placement, aligned)
-    ]
-
-
-def plan_for_target(
-    workload: Workload,
-    cluster: Cluster,
-    scores: Scores,
-    target_s: float,
-    *,
-    placements: Sequence[Placement],
-    coverage: int = 0,
-    aligned: bool | None = None,
-    solver: str = "dp",
-    num_waves: int = 1,
-    seed: int = 0,
-    time_limit_s: float | None = None,
-) -> Plan:
-    """The plan of most retained score whose simulated step is at most `target_s`.
-
-    Args:
-        workload: model, partition and mini-batch.
-        cluster: devices and links.
-        scores: contribution of every subnet to every micro-batch.
-        target_s: seconds of the simulated step.
-        placements: those to try.
-        coverage: see `Budget`.
-        aligned: as of `TargetSearch`; None to try both.
-        solver: makes the final schedule within the levels found; the search for them uses "dp".
-        num_waves: groups of micro-batches that pass through the model one after another.
-        seed: for solvers with random choices.
-        time_limit_s: for the final solver.
-
-    Raises:
-        InputError: what no schedule can leave out takes longer than the target.
-    """
-    searches = target_searches(
-        workload,
-        cluster,
-        scores,
-        placements,
-        aligned=aligned,
-        num_waves=num_waves,
-        coverage=coverage,
-    )
-    return best_plan(searches, target_s, solver=solver, seed=seed, time_limit_s=time_limit_s)
-
-
-def best_plan(
-    searches: Sequence[TargetSearch],
-    target_s: float,
-    *,
-    solver: str = "dp",
-    seed: int = 0,
-    time_limit_s: float | None = None,
-) -> Plan:
-    """The best plan of several searches; arguments and errors as for `plan_for_target`."""
-    least_s = min(search.fixed_s for search in searches)
-    if least_s > target_s:
-        raise InputError(
-            f"target step time is {target_s:.4g} s; trunk, all-reduce and optimizer alone take "
-            f"{least_s:.4g} s on cluster {searches[0].cluster.name!r} with all micro-batches: ask "
-            f"for more than that, or for fewer of them"
-        )
-    plans = [
-        plan
-        for search in searches
-        if (plan := search.plan(target_s, solver=solver, seed=seed, time_limit_s=time_limit_s))
-    ]
-    if not plans:
-        coverage = searches[0].coverage
-        covering = f" with a coverage of {coverage}" if coverage else ""
-        raise InputError(
-            f"no schedule was found whose step takes at most {target_s:.4g} s"
-            f"{covering}; the least that trunk, all-reduce and optimizer take is {least_s:.4g} s"
-        )
-    return max(plans, key=lambda plan: plan.solver.objective)
-
-
-def _ways(workload: Workload, placement: Placement, aligned: bool | None) -> tuple[bool, ...]:
-    """Values of `aligned` to try; both mean the same where no device shares messages."""
-    pairs = set(zip(workload.partition.block.tolist(), placement.subnet_device, strict=True))
-    if len(pairs) == workload.num_subnets:
-        return (False,)
-    return (False, True) if aligned is None else (aligned,)
+    def _plan_of(self, budget: Budget, solution: Solution, seed: int) -> Plan:
+        return plan_from_solution(self.deployment, budget, solution, seed=seed)
 
 
 def _with_method(plan: Plan, step_s: float, target_s: float) -> Plan:

@@ -6,7 +6,7 @@ from scipy.optimize import linprog
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.costs.flops import attention_flops, mlp_flops
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.dense_bound import best_rate
 from sim.dense.memory_passes import whole

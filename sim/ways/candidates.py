@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.deployment import Deployment
 from sim.ways.estimate.deal import Dealt, load_schedule, with_left_out
 from sim.ways.estimate.load import Load, dense_load
 from sim.ways.estimate.steps import Groups, Levelled, WaySteps
@@ -20,14 +19,13 @@ CORRECTION = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """Replicas, a schedule of the whole mini-batch on them, and the step that it takes.
+class Candidate(Deployment):
+    """A deployment of the whole mini-batch, micro-batches that are left out among it, its schedule
+    and the step that it takes.
 
     Attributes:
         method: "dense", "fewer samples", "rest" or "scores".
         load: samples that run and blocks that train; None of a schedule by scores.
-        workload: with the micro-batches as dealt, those that are left out among them.
-        replicas: copies of the model.
         schedule: int8 ``[num_subnets, num_microbatches]``.
         samples: that each replica runs.
         priced: the predicted step.
@@ -35,8 +33,6 @@ class Candidate:
 
     method: str
     load: Load | None
-    workload: Workload
-    replicas: tuple[Replica, ...]
     schedule: np.ndarray
     samples: tuple[int, ...]
     priced: Priced
@@ -80,15 +76,15 @@ def whole_deal(steps: WaySteps, running: Dealt, load: Load, shares: tuple[int, .
 
 def _of_dealt(steps: WaySteps, running: Dealt, load: Load, shares: tuple[int, ...]) -> Candidate:
     dealt = whole_deal(steps, running, load, shares)
+    deployment = Deployment(dealt.workload, steps.cluster, dealt.replicas)
     schedule = load_schedule(dealt, load)
     return Candidate(
+        **vars(deployment),
         method=method_of(steps, load),
         load=load,
-        workload=dealt.workload,
-        replicas=dealt.replicas,
         schedule=schedule,
         samples=shares,
-        priced=price(dealt.workload, steps.cluster, dealt.replicas, schedule),
+        priced=price(deployment, schedule),
     )
 
 

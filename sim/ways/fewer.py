@@ -1,16 +1,13 @@
 """Fewer samples: the dense step of a part of the mini-batch, in its own best way."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.flops import step_flops
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.replica_part import replica_parts
 from sim.ways.estimate.load import dense_load
 from sim.ways.search import WaySearch, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way
@@ -72,26 +69,23 @@ def fewest_beside(search: WaySearch, num_samples: int, most: int | None = None) 
     return more if more.dense_step_s < least.dense_step_s else least
 
 
-def samples_of_compute(
-    workload: Workload, replicas: Sequence[Replica], schedule: np.ndarray
-) -> int:
+def samples_of_compute(deployment: Deployment, schedule: np.ndarray) -> int:
     """How many samples the FLOPs of a step, trunk included, suffice for if all operations were FULL
     on the same replicas; at least 1.
 
     Args:
-        workload: with the micro-batches as dealt.
-        replicas: copies of the model.
+        deployment: with the micro-batches as dealt.
         schedule: int ``[num_subnets, num_microbatches]``.
     """
     spent, whole = (
         sum(
             step_flops(part.workload, part.schedule, part.placement)
-            for part in replica_parts(workload, replicas, operations)
+            for part in deployment.parts_of(operations)
             if not part.is_idle
         )
         for operations in (schedule, np.full_like(schedule, Operation.FULL))
     )
-    return samples_for(spent / whole, int(workload.samples.sum()))
+    return samples_for(spent / whole, int(deployment.workload.samples.sum()))
 
 
 def samples_for(fraction: float, total: int) -> int:

@@ -128,7 +128,7 @@ def _rest_beside(
 def _of_spent(search: WaySearch, fewer: Way, chosen: Candidate) -> Way:
     """Fewer samples of the compute that a plan spends, in their own best way: those given, where
     there are as many of them."""
-    number = samples_of_compute(chosen.workload, chosen.replicas, chosen.schedule)
+    number = samples_of_compute(chosen, chosen.schedule)
     most = sum(fewer.samples)
     return fewer if number >= most else fewest_beside(search, number, most)
 
@@ -239,13 +239,10 @@ def _covered_by_scores(
     given, dealt = search.workload.microbatch_samples, way.workload.microbatch_samples
     try:
         plan = make_plan(
-            way.workload,
-            way.cluster,
+            way,
             redealt_scores(scores, given, dealt),
             budget,
             solver=solver,
-            placement=way.replicas[0].placement,
-            num_waves=way.replicas[0].num_waves,
             seed=seed,
             time_limit_s=time_limit_s,
         )
@@ -259,11 +256,12 @@ def scored_candidate(way: Way, plan: Plan) -> Candidate | None:
     if len(starved_microbatches(plan.schedule, way.workload.partition.block)):
         return None
     return Candidate(
+        way.workload,
+        way.cluster,
+        way.replicas,
         method="scores",
         load=None,
-        workload=way.workload,
-        replicas=way.replicas,
         schedule=plan.schedule,
         samples=way.samples,
-        priced=price(way.workload, way.cluster, way.replicas, plan.schedule),
+        priced=price(way, plan.schedule),
     )

@@ -1,14 +1,14 @@
 """What a way or a plan takes, as the simulator predicts it: the last word after the search."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.replica import Replica
-from sim.step import simulate_replicas
+from d2ft_sched.deployment import Deployment
+from sim.step import simulate_step
+
+MOST_REMEMBERED = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class Priced:
     Attributes:
         step_s: its seconds.
         fits: whether it fits every device's memory.
-        peak_memory_bytes: float ``[num_devices]``.
+        peak_memory_bytes: float ``[num_devices]``, to read only.
         exchange_bytes: handed to the network.
     """
 
@@ -28,18 +28,28 @@ class Priced:
     exchange_bytes: float
 
 
-def price(
-    workload: Workload, cluster: Cluster, replicas: Sequence[Replica], schedule: np.ndarray
-) -> Priced:
-    """Simulate a schedule on some replicas.
+def price(deployment: Deployment, schedule: np.ndarray) -> Priced:
+    """Simulate a schedule on some replicas, once: searches come back to the same ways.
 
     Args:
-        workload: with the micro-batches as dealt.
-        cluster: devices and links.
-        replicas: copies of the model.
+        deployment: with the micro-batches as dealt.
         schedule: int ``[num_subnets, num_microbatches]``.
     """
-    found = simulate_replicas(workload, cluster, replicas, schedule)
-    return Priced(
-        found.step_s, not found.out_of_memory, found.peak_memory_bytes, found.exchange_bytes
-    )
+    if deployment.cluster.has_curves:
+        return _priced(deployment, schedule)
+    as_bytes = np.ascontiguousarray(schedule, dtype=np.int8).tobytes()
+    return _remembered(deployment, as_bytes)
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def _remembered(deployment: Deployment, schedule_bytes: bytes) -> Priced:
+    num_subnets = deployment.workload.num_subnets
+    schedule = np.frombuffer(schedule_bytes, dtype=np.int8).reshape(num_subnets, -1)
+    return _priced(deployment, schedule)
+
+
+def _priced(deployment: Deployment, schedule: np.ndarray) -> Priced:
+    found = simulate_step(deployment, schedule)
+    peak_bytes = found.peak_memory_bytes
+    peak_bytes.setflags(write=False)
+    return Priced(found.step_s, not found.out_of_memory, peak_bytes, found.exchange_bytes)

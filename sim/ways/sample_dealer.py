@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.redrawn import is_redrawable
@@ -97,7 +98,7 @@ class SampleDealer:
 
 def _cost_on(cluster: Cluster) -> Callable[[SampleDeal], tuple[bool, float]]:
     def cost(deal: SampleDeal) -> tuple[bool, float]:
-        priced = price(deal.workload, cluster, deal.replicas, deal.schedule)
+        priced = price(Deployment(deal.workload, cluster, deal.replicas), deal.schedule)
         return not priced.fits, priced.step_s
 
     return cost

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from sim.dense.shares import level_shares
@@ -137,12 +138,11 @@ def way_of(steps: WaySteps, found: Levelled) -> Way:
     """The way of some replicas, its dense step predicted."""
     dealt = steps.deal(found.groups, found.shares)
     schedule = load_schedule(dealt, found.load)
-    priced = price(dealt.workload, steps.cluster, dealt.replicas, schedule)
+    deployment = Deployment(dealt.workload, steps.cluster, dealt.replicas)
+    priced = price(deployment, schedule)
     return Way(
+        **vars(deployment),
         name=kind_of(found.groups),
-        workload=dealt.workload,
-        cluster=steps.cluster,
-        replicas=dealt.replicas,
         dense_step_s=priced.step_s,
         fits=priced.fits,
         peak_memory_bytes=priced.peak_memory_bytes,

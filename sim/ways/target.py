@@ -9,7 +9,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores
-from sim.target.target_search import best_plan, target_searches
+from sim.target.target_plan import best_plan, target_searches
 from sim.ways.candidates import Candidate, as_candidate, most_within
 from sim.ways.estimate.load import Load, dense_load, sample_flops
 from sim.ways.estimate.steps import Groups
@@ -147,10 +147,7 @@ def _scored(
     dealt = redealt_scores(
         scores, search.workload.microbatch_samples, way.workload.microbatch_samples
     )
-    replica = way.replicas[0]
-    searches = target_searches(
-        way.workload, way.cluster, dealt, [replica.placement], num_waves=replica.num_waves
-    )
+    searches = target_searches([way], dealt)
     try:
         plan = best_plan(searches, target_s, solver=solver, seed=seed, time_limit_s=time_limit_s)
     except InputError:

@@ -6,9 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from d2ft_sched.cluster.cluster import Cluster
-from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.replica import Replica, first_microbatches
+from d2ft_sched.deployment import Deployment
+from d2ft_sched.schedule.replica import first_microbatches
 
 
 class WayKind(StrEnum):
@@ -21,23 +20,17 @@ class WayKind(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
-    """Replicas, with the samples that each is dealt.
+class Way(Deployment):
+    """A deployment whose replicas are dealt samples of their own.
 
     Attributes:
         name: of its kind.
-        workload: with the micro-batches as dealt: neighbours to each replica, in order.
-        cluster: devices and links.
-        replicas: copies of the model.
         dense_step_s: predicted seconds of a step with every operation FULL.
         fits: whether that step fits every device's memory.
         peak_memory_bytes: of that step, float ``[num_devices]``.
     """
 
     name: WayKind
-    workload: Workload
-    cluster: Cluster
-    replicas: tuple[Replica, ...]
     dense_step_s: float
     fits: bool
     peak_memory_bytes: np.ndarray

@@ -75,7 +75,7 @@ def way_plan(
     known = with_way(search, chosen.groups)
     plan = Plan(
         workload=chosen.workload,
-        cluster=search.cluster,
+        cluster=chosen.cluster,
         replicas=chosen.replicas,
         budget=budget,
         solver=SolverRecord(

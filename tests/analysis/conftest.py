@@ -18,6 +18,7 @@ from analysis.results.run_records import MeasurementFile, PredictionFile
 from analysis.studying.study_summary import SAVED, SPENT
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
@@ -27,7 +28,6 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.placement import place_round_robin
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.solvers.registry import solve
 from made_once import made_once
@@ -77,24 +77,20 @@ def run() -> Run:
         "star",
     )
     alone = Cluster("this machine", (_device("cpu", 1e11),))
-    placement = place_round_robin(workload.partition, workload.num_microbatches, len(SPEEDS))
+    deployment = deploy(workload, cluster)
     rng = np.random.default_rng(0)
     scores = Scores(rng.gamma(2.0, size=size), rng.gamma(2.0, size=size))
     budget = Budget(0.6, 1.0)
-    problem = formulate(workload, cluster, placement, scores, budget).problem
-    plan = plan_from_solution(workload, cluster, placement, budget, solve(problem, solver="dp"))
+    problem = formulate(deployment, scores, budget).problem
+    plan = plan_from_solution(deployment, budget, solve(problem, solver="dp"))
     schedules = {
         "dense": uniform_schedule(*size, Operation.FULL),
         "plan": plan.schedule,
         "fewer": rng.permuted(plan.schedule, axis=1),
     }
-    on_cluster = {
-        name: simulate_step(workload, cluster, placement, schedule)
-        for name, schedule in schedules.items()
-    }
-    together = place_round_robin(workload.partition, workload.num_microbatches, 1)
+    on_cluster = {name: simulate_step(deployment, schedule) for name, schedule in schedules.items()}
     on_device = {
-        name: simulate_step(workload, alone, together, schedule)
+        name: simulate_step(deploy(workload, alone), schedule)
         for name, schedule in schedules.items()
     }
     return Run(

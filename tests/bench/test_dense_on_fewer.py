@@ -7,6 +7,7 @@ import pytest
 
 from bench.unequal.dense_on_fewer import fewer_microbatches
 from d2ft_sched.cluster.cluster_file import load_cluster
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
@@ -33,16 +34,16 @@ def kept_step_s(kept: list[int]) -> float:
     owner = tuple(PLACEMENT.owner[i] for i in kept)
     placement = type(PLACEMENT)(PLACEMENT.num_devices, PLACEMENT.subnet_device, owner)
     dense = np.full((WORKLOAD.num_subnets, len(kept)), Operation.FULL)
-    return simulate_step(fewer, CLUSTER, placement, dense).step_s
+    return simulate_step(deploy(fewer, CLUSTER, placement), dense).step_s
 
 
 def test_fewer_microbatches_are_the_best_ones_that_fit_the_step_trunk_left_out() -> None:
     value = scores().values()[..., Operation.FULL].sum(axis=0)
     best = np.argsort(-value)
     three = sorted(best[:3].tolist())
-    found = fewer_microbatches(WORKLOAD, CLUSTER, PLACEMENT, scores(), kept_step_s(three))
+    found = fewer_microbatches(deploy(WORKLOAD, CLUSTER, PLACEMENT), scores(), kept_step_s(three))
     assert found is not None
     assert found.kept.tolist() == three
     assert found.prediction.step_s == pytest.approx(kept_step_s(three))
     assert found.retained_score == pytest.approx(value[three].sum() / value.sum())
-    assert fewer_microbatches(WORKLOAD, CLUSTER, PLACEMENT, scores(), 1e-6) is None
+    assert fewer_microbatches(deploy(WORKLOAD, CLUSTER, PLACEMENT), scores(), 1e-6) is None

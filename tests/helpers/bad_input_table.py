@@ -29,6 +29,11 @@ GOOD = {
         "kind: explicit\n  links: " + LINKS,
         "kind: full_mesh\n  bandwidth_bytes_per_s: 1e9\n  latency_s: 1e-5",
     ),
+    "vast.yaml": """
+name: vast
+devices:
+  - {name: a, compute_flops_per_s: 1e12, memory_bytes: 1e17, memory_bandwidth_bytes_per_s: 1e11}
+""",
     "study.yaml": STUDY,
     "a-file": "not a folder\n",
 }
@@ -87,6 +92,16 @@ TABLE: dict[str, Row] = {
     "budget of sizes": ("compare --sizes 10 --budget-comm 0.5", "--budget-comm is given, but"),
     "scores of a schedule": (f"{FINETUNE} --backward-score taylor", "--schedule per-minibatch"),
     "data without scores": (f"{PROFILE} --data mnist-subset", "it goes with --scores-out"),
+    "model with an endless name": (
+        f"plan --cluster cluster.yaml --model {'m' * 6000} --out p.json",
+        "mmm",
+    ),
+    "data with an endless name": (
+        f"finetune plan.json --data imagefolder:{'m' * 6000}",
+        "mmm",
+    ),
+    "cluster with an endless name": (f"plan --cluster {'m' * 6000} {SMALL}", "mmm"),
+    "weights with an endless name": (f"{FINETUNE} --weights {'m' * 6000}", "mmm"),
     # cluster files
     "no cluster file": (f"plan --cluster none.yaml {SMALL}", "none.yaml: cannot be read"),
     "cluster is a folder": (f"plan --cluster pictures {SMALL}", "pictures: cannot be read"),
@@ -354,12 +369,20 @@ TABLE: dict[str, Row] = {
     "model that timm lacks": ("profile --model vit_nano", "'vit_nano' is not a model of timm"),
     "model that cannot be cut": ("profile --model resnet18 --image-size 32", "resnet18"),
     "more samples than memory holds": (
-        f"{PROFILE} --microbatch-size 100000000",
+        f"{PROFILE} --image-size 224 --microbatch-size 20000",
         "samples of vit_tiny_patch16_224 take",
     ),
     "validation of more samples than memory holds": (
-        f"validate {SMALL} --microbatch-size 100000000",
+        f"validate {SMALL} --image-size 224 --microbatch-size 20000",
         "samples of vit_tiny_patch16_224 take",
+    ),
+    "validation on a device of more samples than memory holds": (
+        f"validate --cluster vast.yaml {SMALL} --image-size 224 --microbatch-size 20000",
+        "samples of vit_tiny_patch16_224 take",
+    ),
+    "validation of a plan of more samples than memory holds": (
+        "validate vast.json",
+        "vast.json: 100000 samples of vit_tiny_patch16_224 take",
     ),
     "endless repetition": (f"{PROFILE} --repeats 10001", "--repeats is '10001'"),
     "no repetition": (f"{PROFILE} --repeats 0", "--repeats is '0'"),
@@ -443,6 +466,10 @@ TABLE: dict[str, Row] = {
     "a picture cut off": ("finetune plan.json --data imagefolder:cut", "0.png"),
     "more pictures than there are": (f"{FINETUNE} --num-train 1000", "1000 samples"),
     "fewer pictures than none": (f"{FINETUNE} --num-train -1", "--num-train is '-1'"),
+    "training of more samples than memory holds": (
+        "finetune vast.json --data imagefolder:pictures",
+        "100000 samples of vit_tiny_patch16_224 take",
+    ),
     "no weights": (f"{FINETUNE} --weights none.safetensors", "none.safetensors"),
     "weights that are none": (
         f"{FINETUNE} --weights bad.safetensors",

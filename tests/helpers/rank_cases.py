@@ -61,11 +61,12 @@ class Case:
     key_mask: Tensor | None
 
 
-def draw_case(seed: int, num_ranks: int) -> Case:
-    """One replica, or several from `FIRST_OF_SEVERAL` on; unequal owners and subnets."""
+def draw_case(seed: int, num_ranks: int, device: str = "cpu") -> Case:
+    """One replica, or several of `SEVERAL_SEEDS`; unequal owners and subnets. On device "meta" its
+    model has no values; all else is the same."""
     rng = np.random.default_rng([seed, num_ranks])
-    model = model_of(seed)
-    shape = shape_of(_plain_model(seed) if seed in LORA_SEEDS else model)
+    model = model_of(seed, device)
+    shape = shape_of(_plain_model(seed, "meta") if seed in LORA_SEEDS else model)
     partition = _partition(shape, rng)
     groups = [np.arange(num_ranks)]
     if seed in SEVERAL_SEEDS:

@@ -4,13 +4,14 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d2ft_sched.errors import InputError, RankError
@@ -32,13 +33,13 @@ from runtime.ranks.rank_model import (
 )
 from runtime.ranks.rank_slices import slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
-from runtime.ranks.rank_wave import RankBatch
 from runtime.ranks.shards import Shard, rank_shards
 from runtime.ranks.tensor_parallel import (
     scatter_tensor_parallel,
     tensor_parallel_forward_backward,
     tensor_parallel_placement,
 )
+from runtime.ranks.wave.rank_wave import RankBatch
 from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.rank_part import RankPart
 from runtime.training.resting_rows import resting, update
@@ -47,24 +48,31 @@ LEARNING_RATE = 1e-3
 
 
 def equal_steps(rank: int, num_ranks: int, folder: Path, seeds: list[int]) -> None:
-    """Run every case and write what this rank got to ``NUM_RANKS-SEED-RANK.safetensors``."""
-    ranks = join(rank, num_ranks, folder)
+    """Run every case and write what this rank got to ``NUM_RANKS-SEED-RANK.safetensors``; rank 0
+    also the whole models, joined from what every rank says of them, to ``NUM_RANKS-SEED-full``."""
+    ranks, said = join(rank, num_ranks, folder), {}
     for seed in seeds:
-        case = draw_case(seed, num_ranks)
+        case = draw_case(seed, num_ranks, "meta" if rank or seed % 2 else "cpu")
         model = _load(case, seed, ranks, folder)
         result = _gradients(case, model)
         result |= _train(case, model)
         save_file(result, folder / f"{num_ranks}-{seed}-{rank}.safetensors")
+        said[seed] = [model.written_shards(other) for other in range(num_ranks)]
+    dist.barrier()
+    if rank == 0:
+        for seed, shards in said.items():
+            held = [
+                load_file(folder / f"{num_ranks}-{seed}-{r}.safetensors") for r in range(num_ranks)
+            ]
+            save_file(_joined(shards, held), folder / f"{num_ranks}-{seed}-full.safetensors")
     close_ranks(ranks)
 
 
 def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
-    on_meta = model_of(seed, "meta")
     if seed % 2:
         path = folder / f"model-{seed}.safetensors"
-        return read_rank_model(on_meta, path, case.workload, case.replicas, ranks)
-    source = case.model if ranks.rank == 0 else on_meta
-    return scatter_rank_model(source, case.workload, case.replicas, ranks)
+        return read_rank_model(case.model, path, case.workload, case.replicas, ranks)
+    return scatter_rank_model(case.model, case.workload, case.replicas, ranks)
 
 
 def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object) -> Tensor:
@@ -103,19 +111,18 @@ def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
     for schedule in case.schedules:
         _step(case, model, schedule)
         update(optimizer, resting(model.module, model.own_shards, case.workload, schedule))
-    held = {f"held.{name}": p.detach() for name, p in model.module.named_parameters()}
-    return held | {f"full.{name}": p for name, p in _full_state(model).items()}
+    return {f"held.{name}": p.detach() for name, p in model.module.named_parameters()}
 
 
-def _full_state(model: RankModel) -> dict[str, Tensor]:
-    """The whole model on rank 0, joined from what every rank says of it."""
-    every: list[dict[str, Tensor]] = [{} for _ in range(model.ranks.num_ranks)]
-    dist.all_gather_object(every, {name: p.detach() for name, p in model.parameters.items()})
+def _joined(
+    said: Sequence[Sequence[Shard]], held: Sequence[dict[str, Tensor]]
+) -> dict[str, Tensor]:
     full: dict[str, Tensor] = {}
-    for rank, parts in enumerate(every if model.ranks.rank == 0 else []):
-        for shard in model.written_shards(rank):
-            full.setdefault(shard.name, torch.empty(shard.full_shape, dtype=model.dtype))
-            shard.put(parts[shard.name], full[shard.name])
+    for shards, parts in zip(said, held, strict=True):
+        for shard in shards:
+            part = parts[f"held.{shard.name}"]
+            full.setdefault(shard.name, torch.empty(shard.full_shape, dtype=part.dtype))
+            shard.put(part, full[shard.name])
     return full
 
 

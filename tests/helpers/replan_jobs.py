@@ -10,6 +10,7 @@ import torch
 from analysis.finetuning import finetune_job
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.planning import make_plan
@@ -98,7 +99,7 @@ def small_plan(num_ranks: int):
     )
     placement = place_round_robin(workload.partition, workload.num_microbatches, num_ranks)
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
-    return model, make_plan(workload, cluster, scores, Budget(0.7), placement=placement)
+    return model, make_plan(deploy(workload, cluster, placement), scores, Budget(0.7))
 
 
 def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) -> None:
@@ -112,7 +113,7 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
     settings = FineTuneSettings(NUM_EPOCHS, linear_probe=False)
     minibatches = training_minibatches(split, plan.workload, settings.seed)
     part = scatter_rank_model(model, plan.workload, plan.replicas, ranks)
-    levels = hold_levels(plan.workload, plan.cluster, plan.placement, plan.budget, plan.schedule)
+    levels = hold_levels(plan, plan.budget, plan.schedule)
     names = [d.name for d in plan.cluster.devices]
 
     def new_schedules() -> OneSchedule:

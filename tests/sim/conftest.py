@@ -10,6 +10,7 @@ from d2ft_sched.cluster import topology
 from d2ft_sched.cluster.cluster import Cluster, Duplex
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
@@ -43,7 +44,9 @@ class Step:
 
     def on(self, cluster: Cluster, overlap: bool = False) -> Prediction:
         return simulate_step(
-            self.workload, cluster, self.placement, self.schedule, self.num_waves, overlap=overlap
+            deploy(self.workload, cluster, self.placement, self.num_waves),
+            self.schedule,
+            overlap=overlap,
         )
 
     def predicted(self, overlap: bool = False) -> Prediction:

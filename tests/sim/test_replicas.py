@@ -14,6 +14,7 @@ from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.costs.memory import device_memory, subnet_parameters, trained_parameters
 from d2ft_sched.costs.replica_memory import part_devices, replicas_memory, sum_bytes
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -33,7 +34,7 @@ from sim.questions.jitter import Jitter, jittered_step_seconds
 from sim.questions.sensitivity import sensitivities
 from sim.questions.trace import trace
 from sim.questions.utilisation import device_utilisation
-from sim.step import simulate_replicas, simulate_step
+from sim.step import simulate_step
 
 SHAPE = ModelShape(
     "m",
@@ -122,7 +123,7 @@ def bytes_one_by_one(
 @given(steps(), st.booleans())
 def test_bytes_links_and_order(case, overlap: bool) -> None:
     workload, cluster, replicas, schedule = case
-    found = simulate_replicas(workload, cluster, replicas, schedule, overlap)
+    found = simulate_step(Deployment(workload, cluster, replicas), schedule, overlap)
     expected = bytes_one_by_one(workload, replicas, schedule)
     np.testing.assert_allclose(found.pair_bytes, expected)
     step_s = found.step_s * (1 + 1e-9)
@@ -150,14 +151,14 @@ def test_bytes_links_and_order(case, overlap: bool) -> None:
             assert not own
             continue
         of_itself = simulate_step(
-            part.workload, cluster, part.placement, part.schedule, part.num_waves, overlap
+            Deployment(part.workload, cluster, (part.replica,)), part.schedule, overlap
         )
         mine = [p for p in of_itself.phases if p.replica == 0]
         assert [(p.name, p.block, p.wave) for p in own] == [(p.name, p.block, p.wave) for p in mine]
         if cluster.is_non_blocking_switch:
             np.testing.assert_allclose([p.end_s for p in own], [p.end_s for p in mine])
     flops = [
-        simulate_step(p.workload, cluster, p.placement, p.schedule).flops
+        simulate_step(deploy(p.workload, cluster, p.placement), p.schedule).flops
         for p in replica_parts(workload, replicas, schedule)
         if not p.is_idle
     ]
@@ -170,10 +171,10 @@ def test_a_replica_of_which_nothing_runs_takes_part_in_the_sums_alone() -> None:
     replicas = [Replica(Placement(2, (d,) * workload.num_subnets, (d,))) for d in (0, 1)]
     schedule = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     schedule[:, 1] = Operation.SHORTCUT
-    found = simulate_replicas(workload, cluster, replicas, schedule)
+    found = simulate_step(Deployment(workload, cluster, replicas), schedule)
     assert {p.replica for p in found.phases} == {0, -1}
     own = replica_parts(workload, replicas, schedule)[0]
-    alone = simulate_step(own.workload, cluster, own.placement, own.schedule)
+    alone = simulate_step(deploy(own.workload, cluster, own.placement), own.schedule)
     assert found.flops == alone.flops
     update = found.phases[-1].device_s
     assert update is not None
@@ -189,7 +190,7 @@ def test_questions_are_answered(case, overlap: bool) -> None:
     workload, cluster, replicas, schedule = case
 
     def on(where: Cluster) -> Prediction:
-        return simulate_replicas(workload, where, replicas, schedule, overlap)
+        return simulate_step(Deployment(workload, where, replicas), schedule, overlap)
 
     found = on(cluster)
     path = critical_path(found)
@@ -226,7 +227,7 @@ def test_data_parallel_is_the_closed_form(lora, bandwidth, memory_bytes) -> None
         alone_on(d, 3, workload.num_subnets, len(own), len(own)) for d, own in enumerate(passes)
     ]
     dense = uniform_schedule(workload.num_subnets, several.num_microbatches, Operation.FULL)
-    found = simulate_replicas(several, cluster, replicas, dense)
+    found = simulate_step(Deployment(several, cluster, replicas), dense)
     done_s = np.array([run.step_s - run.update_s - last_backward_s(run).sum() for run in runs])
     summed_s, times, buffer_bytes = 0.0, ExchangeTimes(cluster), np.zeros(3)
     for one in gradient_sums(several, replicas, dense):
@@ -253,7 +254,7 @@ def test_one_replica_of_one_device_is_that_device_alone() -> None:
     workload = Workload(SHAPE, partition_by_heads(SHAPE, 4), (13,))
     dense = uniform_schedule(workload.num_subnets, 1, Operation.FULL)
     replica = alone_on(1, 3, workload.num_subnets, 1, 1)
-    found = simulate_replicas(workload, cluster, [replica], dense)
+    found = simulate_step(Deployment(workload, cluster, (replica,)), dense)
     run = device_alone(workload, cluster.devices[1])
     assert found.step_s == pytest.approx(run.step_s)
     assert found.flops == run.flops
@@ -264,7 +265,9 @@ def test_one_replica_of_one_device_is_that_device_alone() -> None:
 def two_alone(schedule: np.ndarray, bandwidth: float = 1e5) -> Prediction:
     workload = Workload(SHAPE, partition_by_heads(SHAPE, 4), (8, 8))
     replicas = [alone_on(d, 2, 3, 1, 1) for d in (0, 1)]
-    return simulate_replicas(workload, cluster_of([1.0, 1.0], bandwidth), replicas, schedule)
+    return simulate_step(
+        Deployment(workload, cluster_of([1.0, 1.0], bandwidth), replicas), schedule
+    )
 
 
 def test_blocks_that_rest_save_their_sums_gradients_and_updates() -> None:
@@ -297,12 +300,12 @@ def test_exchanges_go_first_and_sums_take_what_they_leave() -> None:
     dense = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     replicas = [Replica(Placement(4, (d, d + 1) * 3, (d,))) for d in (0, 2)]
     slow = islands(inside=1e6, between=1e7)
-    found = simulate_replicas(workload, slow, replicas, dense)
+    found = simulate_step(Deployment(workload, slow, replicas), dense)
     sums = [p for p in found.phases if p.is_sum]
     assert any(p.yielded_s > 0 for p in sums)
     exchanges = [p for p in found.phases if p.pair_bytes is not None and p.replica == 0]
     part = replica_parts(workload, replicas, dense)[0]
-    apart = simulate_step(part.workload, slow, part.placement, part.schedule)
+    apart = simulate_step(deploy(part.workload, slow, part.placement), part.schedule)
     np.testing.assert_allclose(
         [p.end_s for p in exchanges],
         [p.end_s for p in apart.phases if p.pair_bytes is not None and not p.is_sum],
@@ -310,7 +313,7 @@ def test_exchanges_go_first_and_sums_take_what_they_leave() -> None:
     fast = islands(inside=1e12, between=1e5)
     assert all(
         p.yielded_s <= 1e-3 * p.duration_s
-        for p in simulate_replicas(workload, fast, replicas, dense).phases
+        for p in simulate_step(Deployment(workload, fast, replicas), dense).phases
         if p.is_sum
     )
 
@@ -320,9 +323,9 @@ def test_an_uplink_that_two_replicas_exchange_over_is_divided() -> None:
     dense = uniform_schedule(workload.num_subnets, 2, Operation.FULL)
     across = [Replica(Placement(4, (d, d + 2) * 3, (d,))) for d in (0, 1)]
     cluster = islands(inside=1e12, between=1e6)
-    found = simulate_replicas(workload, cluster, across, dense)
+    found = simulate_step(Deployment(workload, cluster, across), dense)
     part = replica_parts(workload, across, dense)[0]
-    one = simulate_step(part.workload, cluster, part.placement, part.schedule)
+    one = simulate_step(deploy(part.workload, cluster, part.placement), part.schedule)
 
     def moving_s(prediction: Prediction) -> float:
         of_first = [p for p in prediction.phases if p.pair_bytes is not None and p.replica == 0]
@@ -335,12 +338,12 @@ def test_an_uplink_that_two_replicas_exchange_over_is_divided() -> None:
 @given(steps(), st.booleans())
 def test_memory_is_that_of_each_replica_and_of_buckets(case, overlap: bool) -> None:
     workload, cluster, replicas, schedule = case
-    found = simulate_replicas(workload, cluster, replicas, schedule, overlap).memory
+    found = simulate_step(Deployment(workload, cluster, replicas), schedule, overlap).memory
     trains = (schedule == Operation.FULL).any(axis=1)
     for part in replica_parts(workload, replicas, schedule):
-        waves = 1 if overlap else part.num_waves
+        own_replica = Replica(part.placement) if overlap else part.replica
         merging = part_devices(part, cluster.devices)
-        own = device_memory(part.workload, part.placement, part.schedule, waves, trains, merging)
+        own = device_memory(part.workload, own_replica, part.schedule, trains, merging)
         devices = sorted({*part.placement.subnet_device, *part.placement.owner})
         assert (found.total[devices] >= own.total[devices]).all()
         for name in ("parameters", "gradients", "activations", "optimizer_state"):
@@ -356,7 +359,7 @@ def test_copies_for_sums_appear_while_activations_are_freed() -> None:
     copied, on_their_way = sum_bytes(workload, replicas, gradient_sums(workload, replicas, dense))
     assert (copied[:, 2] > 0).all()
     part = replica_parts(workload, replicas, dense)[1]
-    own = device_memory(part.workload, part.placement, part.schedule)
+    own = device_memory(part.workload, part.replica, part.schedule)
     found = replicas_memory(workload, replicas, dense)
     assert found.total[2] == own.total[2] + on_their_way[2] + copied[-1, 2]
     assert found.exchange_buffers[2] == copied[:, 2].sum() + on_their_way[2]
@@ -373,5 +376,5 @@ def test_a_hybrid_sums_over_the_network_what_islands_hold() -> None:
     of_heads = {s.members for s in sums if len(s.heads)}
     assert of_heads == {(0, 3), (1, 2)}
     assert {s.members for s in sums if s.has_trunk} == {(0, 1, 2)}
-    found = simulate_replicas(workload, islands(1e8, 1e6), replicas, dense)
+    found = simulate_step(Deployment(workload, islands(1e8, 1e6), replicas), dense)
     np.testing.assert_allclose(found.pair_bytes, bytes_one_by_one(workload, replicas, dense))

@@ -11,6 +11,7 @@ from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.flops import step_flops
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
@@ -63,7 +64,7 @@ def test_one_device_takes_the_sum_of_its_work():
     cluster = Cluster("one", (Device("d", 1e9, 10**9, FAST_MEMORY),))
     placement = place_round_robin(PARTITION, 3, 1)
     dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
-    prediction = simulate_step(WORKLOAD, cluster, placement, dense)
+    prediction = simulate_step(deploy(WORKLOAD, cluster, placement), dense)
     assert prediction.step_s == pytest.approx(step_flops(WORKLOAD, dense) / 1e9, rel=1e-6)
     assert prediction.exchange_bytes == 0
     assert prediction.device_idle_s[0] == pytest.approx(0, abs=1e-9)
@@ -76,7 +77,7 @@ def test_an_owner_is_spared_the_norms_of_blocks_that_none_of_its_microbatches_ru
     schedule = uniform_schedule(len(PARTITION), 3, Operation.FULL)
 
     def trunk_s() -> np.ndarray:
-        phases = simulate_step(WORKLOAD, cluster, placement, schedule).phases
+        phases = simulate_step(deploy(WORKLOAD, cluster, placement), schedule).phases
         return sum(p.device_s for p in phases if p.name == "trunk")
 
     dense = trunk_s()
@@ -96,7 +97,7 @@ def test_adapters_on_one_device_take_the_sum_of_their_work():
     cluster = Cluster("one", (Device("d", 1e9, 10**9, FAST_MEMORY),))
     placement = place_round_robin(PARTITION, 3, 1)
     dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
-    prediction = simulate_step(workload, cluster, placement, dense)
+    prediction = simulate_step(deploy(workload, cluster, placement), dense)
     assert prediction.step_s == pytest.approx(step_flops(workload, dense) / 1e9, rel=1e-6)
     assert prediction.flops < 0.9 * step_flops(WORKLOAD, dense)
 
@@ -106,7 +107,7 @@ def test_adapters_gradients_are_reduced_over_owners_and_holders():
     workload = replace(WORKLOAD, shape=shape, lora=Lora(4, 8.0))
     placement = Placement(3, (0, 1, 0, 1) * 3, (0, 2, 0))
     dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
-    prediction = simulate_step(workload, switch_of([1, 1, 1]), placement, dense)
+    prediction = simulate_step(deploy(workload, switch_of([1, 1, 1]), placement), dense)
     sent = [(p.block, p.pair_bytes.sum()) for p in prediction.phases if p.is_sum]
     factors = 4 * SHAPE.width * 4
     assert sent == [(-1, 2 * 330 * 4), *((b, 2 * factors * 4) for b in (2, 1, 0))]
@@ -118,16 +119,18 @@ def test_a_step_without_end_is_refused():
     placement = place_round_robin(PARTITION, 3, 2)
     dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
     with pytest.raises(InputError, match="cluster 'c': its devices or links are so slow"):
-        simulate_step(WORKLOAD, switch_of([1, 1], bandwidth=1e-305), placement, dense)
+        simulate_step(deploy(WORKLOAD, switch_of([1, 1], bandwidth=1e-305), placement), dense)
 
 
 def test_a_slow_device_sets_the_pace_of_every_block():
     placement = place_round_robin(PARTITION, 3, 4)
     dense = uniform_schedule(len(PARTITION), 3, Operation.FULL)
-    even = simulate_step(WORKLOAD, switch_of([1, 1, 1, 1], bandwidth=1e15, latency_s=0),
-                         placement, dense)  # fmt: skip
-    uneven = simulate_step(WORKLOAD, switch_of([1, 1, 1, 0.25], bandwidth=1e15, latency_s=0),
-                           placement, dense)  # fmt: skip
+    even = simulate_step(
+        deploy(WORKLOAD, switch_of([1, 1, 1, 1], bandwidth=1e15, latency_s=0), placement), dense
+    )
+    uneven = simulate_step(
+        deploy(WORKLOAD, switch_of([1, 1, 1, 0.25], bandwidth=1e15, latency_s=0), placement), dense
+    )
     lanes_s = even.device_busy_s[3]
     assert uneven.step_s - even.step_s == pytest.approx(3 * lanes_s, rel=1e-6)
     assert uneven.device_idle_s[0] > uneven.device_busy_s[0]
@@ -140,7 +143,7 @@ def test_exchange_time_of_one_block_is_bytes_over_the_owners_link():
     cluster = switch_of([1e9, 1e9, 1e9, 1e9, 1e9], bandwidth=1e6, latency_s=0.5)
     placement = Placement(5, (1, 2, 3, 4), (0,))
     forward_only = uniform_schedule(4, 1, Operation.FORWARD_ONLY)
-    prediction = simulate_step(workload, cluster, placement, forward_only)
+    prediction = simulate_step(deploy(workload, cluster, placement), forward_only)
     message = 4 * 5 * 32 * 4
     one_exchange_s = 4 * message / 1e6 + 2 * 0.5
     assert prediction.exchange_s == pytest.approx(4 * one_exchange_s)
@@ -151,7 +154,7 @@ def test_exchange_time_of_one_block_is_bytes_over_the_owners_link():
 @given(cases(), st.integers(1, 3))
 def test_bytes_flops_and_bounds(case, num_waves):
     cluster, placement, schedule = case
-    prediction = simulate_step(WORKLOAD, cluster, placement, schedule, num_waves)
+    prediction = simulate_step(deploy(WORKLOAD, cluster, placement, num_waves), schedule)
     num_owners = len(placement.owners)
     all_reduce = 2 * (num_owners - 1) * SHAPE.trunk_parameters * 4
     exchanged = plan_exchange(WORKLOAD, placement, schedule).total_bytes()
@@ -175,17 +178,17 @@ def test_bytes_flops_and_bounds(case, num_waves):
 @given(cases(), st.floats(1, 10), st.integers(0, 2**32))
 def test_more_never_takes_longer(case, factor, seed):
     cluster, placement, schedule = case
-    step_s = simulate_step(WORKLOAD, cluster, placement, schedule).step_s * (1 + 1e-9)
+    step_s = simulate_step(deploy(WORKLOAD, cluster, placement), schedule).step_s * (1 + 1e-9)
     rng = np.random.default_rng(seed)
     devices = list(cluster.devices)
     picked = int(rng.integers(len(devices)))
     devices[picked] = devices[picked].scaled(compute=factor)
     faster = replace(cluster, devices=tuple(devices))
-    assert simulate_step(WORKLOAD, faster, placement, schedule).step_s <= step_s
+    assert simulate_step(deploy(WORKLOAD, faster, placement), schedule).step_s <= step_s
     links = tuple(
         replace(k, bandwidth_bytes_per_s=k.bandwidth_bytes_per_s * factor) for k in cluster.links
     )
     wider = replace(cluster, links=links)
-    assert simulate_step(WORKLOAD, wider, placement, schedule).step_s <= step_s
+    assert simulate_step(deploy(WORKLOAD, wider, placement), schedule).step_s <= step_s
     cheaper = BY_COST[np.minimum(BY_COST[schedule], rng.integers(0, 4, schedule.shape))]
-    assert simulate_step(WORKLOAD, cluster, placement, cheaper).step_s <= step_s
+    assert simulate_step(deploy(WORKLOAD, cluster, placement), cheaper).step_s <= step_s

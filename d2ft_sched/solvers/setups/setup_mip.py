@@ -4,7 +4,7 @@ import time
 
 from d2ft_sched.problem.setups import SetupProblem
 from d2ft_sched.problem.solution import Solution
-from d2ft_sched.solvers.mip import solve_arrays
+from d2ft_sched.solvers.mip import Limits, solve_arrays
 from d2ft_sched.solvers.setups.setup_arrays import setup_arrays
 from d2ft_sched.solvers.setups.setup_rows import setup_rows
 
@@ -17,4 +17,5 @@ def solve_setup_mip(
     arrays = setup_arrays(problem, setup_rows(problem))
     build_s = time.perf_counter() - begin
     method = f"{backend} through OR-Tools MathOpt, one model with setup variables"
-    return solve_arrays(problem, arrays, None, backend, time_limit_s, seed, method, build_s)
+    limits = Limits(time_limit_s)
+    return solve_arrays(problem, arrays, None, backend, limits, seed, method, build_s)

@@ -67,18 +67,30 @@ class _InteriorPoint:
         return total
 
     def solve(self) -> np.ndarray:
+        """Prices of the best iterate of each knapsack; those that are done leave the batch."""
         best = np.full(self.price.shape[1], np.inf)
-        price = self.price
+        price, left = self.price.copy(), np.arange(self.price.shape[1])
         for _ in range(MAX_ITERATIONS):
             products = np.einsum("okw,okw->k", self.x * self.allowed, self.z)
             mean = (products + (self.slack * self.price).sum(axis=0)) / self.num_pairs
-            better = mean < best
-            price = np.where(better, self.price, price)
-            best = np.where(better, mean, best)
-            if not (best > COMPLEMENTARITY).any():
+            better = mean < best[left]
+            price[:, left[better]] = self.price[:, better]
+            best[left[better]] = mean[better]
+            goes_on = np.isfinite(mean) & (best[left] > COMPLEMENTARITY)
+            if not goes_on.any():
                 break
+            if not goes_on.all():
+                self._keep(goes_on)
+                left, mean = left[goes_on], mean[goes_on]
             self._advance(mean)
         return price
+
+    def _keep(self, chosen: np.ndarray) -> None:
+        """Of the batch these knapsacks alone, bool ``[num_knapsacks]``."""
+        self.cost, self.allowed = self.cost[:, :, chosen], self.allowed[:, chosen]
+        self.x, self.z = self.x[:, chosen], self.z[:, chosen]
+        self.price, self.slack = self.price[:, chosen], self.slack[:, chosen]
+        self.num_pairs = self.num_pairs[chosen]
 
     def _advance(self, mean: np.ndarray) -> None:
         system = self._system()

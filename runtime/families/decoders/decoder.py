@@ -252,12 +252,10 @@ def _splices(layer: Any, rotary: Any) -> tuple[Splice, Splice]:
     def attend(
         lanes: Lanes, hidden_states: Tensor, attention_mask: Tensor | None = None, **others: Any
     ) -> tuple[Tensor, None]:
+        seen = None
         if attention_mask is not None and not bool(_seen_first(attention_mask).all()):
-            raise InputError(
-                "texts that are filled up at their beginning, or packed, cannot run in lanes in a "
-                "loop of one's own: fill them up at their end"
-            )
-        return lanes(attention, hidden_states, None), None
+            seen = _seen(attention_mask).expand(len(hidden_states), -1, -1, -1)
+        return lanes(attention, hidden_states, seen), None
 
     def feed_forward(lanes: Lanes, x: Tensor) -> Tensor:
         return lanes(hidden, x, None)
@@ -274,8 +272,20 @@ def _seen_first(mask: Tensor) -> Tensor:
     Args:
         mask: of transformers: 0/1 ``[B, N]``, or ``[B, 1, N, N]``, bool or added to scores.
     """
-    first = mask[:, 0] if mask.dim() == 2 else mask[:, 0, -1, 0]
-    return first > -1.0 if first.dtype.is_floating_point else first.bool()
+    return _is_seen(mask[:, 0] if mask.dim() == 2 else mask[:, 0, -1, 0])
+
+
+def _seen(mask: Tensor) -> Tensor:
+    """Which tokens each token may look at, bool ``[B, 1, N, N]``, of a mask as above."""
+    if mask.dim() == 4:
+        return _is_seen(mask)
+    num_tokens = mask.shape[1]
+    causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=mask.device).tril()
+    return causal & _is_seen(mask)[:, None, None]
+
+
+def _is_seen(mask: Tensor) -> Tensor:
+    return mask > -1.0 if mask.dtype.is_floating_point else mask.bool()
 
 
 def _tokens(inputs: Tensor) -> Tensor:

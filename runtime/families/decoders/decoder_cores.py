@@ -19,7 +19,9 @@ def rotary_attention(
     Args:
         projected: queries, keys and values, ``[b, N, r]`` each.
         positions: of the tokens, int ``[b, N]``, from 0 in every text of a sample, of which none
-            sees another; None for one text from the first token on.
+            sees another; or which tokens each token may look at, bool ``[b, 1, N, N]``, for what
+            queries and keys make of positions depends on their distance alone; None for one text
+            from the first token on.
         attention: of transformers; its maps are not used.
         rotary: the model's rotary embedding.
     """
@@ -31,8 +33,8 @@ def rotary_attention(
     if hasattr(attention, "q_norm"):
         query, key = attention.q_norm(query), attention.k_norm(key)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    places, mask = positions, None
-    if places is None:
+    places, mask = positions, positions
+    if places is None or places.dim() == 4:
         places = torch.arange(value.shape[2], device=value.device)[None]
     else:
         mask = create_causal_mask(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
@@ -21,6 +21,7 @@ NUM_PRICED = 4
 """Numbers of samples that a cut replica is priced for; between them it is interpolated."""
 BACKWARD_SHARE = 2 / 3
 """Of forward and backward, roughly: for what of the sums a cut replica's backward hides."""
+MOST_REMEMBERED = 2048
 MAX_OWNERS = 8
 """Devices up to which each may own a micro-batch of every wave."""
 
@@ -182,6 +183,18 @@ class CutRuns:
     ) -> CutLayout | None:
         """The fastest layout of those tried that fits; waves are priced by the first two. Devices
         that have room for all that backward needs do not compute forward again."""
+        asked = (num_samples, num_waves, thorough, recomputing)
+        if self.cluster.has_curves:
+            return self.searched(*asked)
+        largest = replace(
+            self.workload, microbatch_samples=(max(self.workload.microbatch_samples),)
+        )
+        return _remembered(largest, self.cluster, self.group, self.reserved_bytes, self.kept, asked)
+
+    def searched(
+        self, num_samples: int, num_waves: int, thorough: bool, recomputing: tuple[int, ...]
+    ) -> CutLayout | None:
+        """`_best`, without a look at what is remembered."""
         wave = split_evenly(num_samples, num_waves)
         largest = max(self.workload.microbatch_samples)
         pieces = min(wave[-1], max(-(-wave[0] // largest), 2 * min(len(self.group), MAX_OWNERS)))
@@ -263,6 +276,19 @@ class CutRuns:
         ``[num_devices]``."""
         owned = np.bincount(owner, step.workload.samples, minlength=step.num_devices)
         return self.reserved_bytes + later_bytes * owned / owned.sum()
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def _remembered(
+    workload: Workload,
+    cluster: Cluster,
+    group: tuple[int, ...],
+    reserved_bytes: float,
+    kept: KeptCut | None,
+    asked: tuple[int, int, bool, tuple[int, ...]],
+) -> CutLayout | None:
+    """Searches of the same cluster, for other loads or budgets, come back to the same layouts."""
+    return CutRuns(workload, cluster, group, reserved_bytes, kept).searched(*asked)
 
 
 def _owners(step: DenseStep) -> Iterator[tuple[int, ...]]:

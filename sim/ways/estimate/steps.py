@@ -11,6 +11,7 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.gradient_sums import GradientSum, gradient_sums
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
+from d2ft_sched.files.sizes import MOST_SAMPLES, check_at_most
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import PassMemory, on_one_device, pass_seconds, split_evenly, whole
 from sim.dense.shares import level_shares
@@ -63,6 +64,11 @@ class WaySteps:
     _cuts: dict[tuple[int, ...], CutRuns] = field(default_factory=dict, repr=False)
     _cuts_alike: dict[object, CutRuns] = field(default_factory=dict, repr=False)
     _runs: dict[tuple[int, Load], ReplicaRun] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for more samples than can be dealt one by one."""
+        total = self.num_samples
+        check_at_most(f"{total} samples of a mini-batch", total, MOST_SAMPLES, "take fewer")
 
     @cached_property
     def num_samples(self) -> int:

@@ -47,8 +47,12 @@ def workplace(
     save_run(run, folder / "damaged-run")
     measurement = folder / "damaged-run" / "measurement.json"
     measurement.write_text(measurement.read_text()[:500])
-    for name, more in (("plan.json", ""), ("other.json", "--model vit_small_patch16_224")):
-        given = [*shlex.split(f"{PLAN} {more}"), "--budget-compute", 0.6, "--num-classes", 2]
+    for name, more in (
+        ("plan.json", "--budget-compute 0.6"),
+        ("other.json", "--model vit_small_patch16_224 --budget-compute 0.6"),
+        ("vast.json", "--cluster vast.yaml --image-size 224 --microbatch-size 20000"),
+    ):
+        given = [*shlex.split(f"{PLAN} {more}"), "--num-classes", 2]
         with contextlib.chdir(folder):
             assert d2ft_code(*given, "--out", name) == 0
     return folder

@@ -95,6 +95,7 @@ def test_what_ifs_of_any_magnitude(plan: Path, option: str, factor: str) -> None
         (["plan", *MODEL, "--microbatches", 1_000_000], "micro-batches are more than"),
         (["plan", *MODEL, "--microbatches", 10**21], "--microbatches is"),
         (["plan", *MODEL, "--microbatch-size", 10**21], "--microbatch-size is"),
+        (["plan", *MODEL, "--microbatch-size", 10**5], "500000 samples of a mini-batch are more"),
         (["compare", *MODEL, "--microbatches", 1_000_000], "micro-batches are more than"),
         (["sweep", *MODEL[:4], "--jobs", 10**9], "processes (--jobs) are more than"),
         (["sweep", *MODEL[:4], "--minibatch-size", 10**21], "--minibatch-size is"),

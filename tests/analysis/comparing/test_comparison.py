@@ -14,6 +14,7 @@ from analysis.comparing.comparison import (
 )
 from analysis.planning.request import Request
 from d2ft_sched.cluster.cluster_file import load_cluster
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
@@ -38,7 +39,9 @@ def scores(seed: int = 0) -> Scores:
 def test_the_table_has_every_solver_and_fewer_samples_of_the_best_ones_compute() -> None:
     request = Request(WORKLOAD, CLUSTER, scores(), Budget(0.7, 1.0))
     names = ["two_stage", "dp", "top_k", "frozen_prefix", "fewer_microbatches"]
-    answers = compare_solvers(request, PLACEMENT, names)
+    answers = compare_solvers(
+        deploy(request.workload, request.cluster, PLACEMENT), request.scores, request.budget, names
+    )
     table = comparison_table(request, answers).set_index("solver")
     assert table.index.tolist() == [*names, FEWER]
     assert best_answer(answers) == "dp"
@@ -61,4 +64,9 @@ def test_fewer_samples_are_worth_the_best_of_them(number: int) -> None:
 def test_a_solver_that_needs_more_than_a_plan_has_says_so() -> None:
     request = Request(WORKLOAD, CLUSTER, scores(), Budget(0.7, 1.0))
     with pytest.raises(InputError, match="'magnitude' needs the option 'magnitude'"):
-        compare_solvers(request, PLACEMENT, ["magnitude"])
+        compare_solvers(
+            deploy(request.workload, request.cluster, PLACEMENT),
+            request.scores,
+            request.budget,
+            ["magnitude"],
+        )

@@ -15,6 +15,7 @@ from analysis.planning.request import Request
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
@@ -49,13 +50,13 @@ def scores(seed=0):
     return Scores(rng.random((18, 5)) + 0.1, rng.random((18, 5)) + 0.1)
 
 
-def plan_with(budget, **options):
-    return make_plan(WORKLOAD, CLUSTER, scores(), budget, **options)
+def plan_with(budget, **placed):
+    return make_plan(deploy(WORKLOAD, CLUSTER, **placed), scores(), budget)
 
 
 def test_only_the_slow_device_binds():
     formulation = formulate(
-        WORKLOAD, CLUSTER, place_round_robin(PARTITION, 5, 6), scores(), Budget()
+        deploy(WORKLOAD, CLUSTER, place_round_robin(PARTITION, 5, 6)), scores(), Budget()
     )
     level = float(formulation.dense[:, COMPUTE].min())
     plan = plan_with(Budget(levels=BlockLevels((level,) * 3, (1.0,) * 3)))
@@ -73,7 +74,7 @@ def test_only_the_slow_device_binds():
 def test_the_marginal_value_is_what_the_solver_gains():
     plan = plan_with(Budget(compute=0.6, communication=0.8))
     explanation = explain(plan, scores())
-    problem = formulate(WORKLOAD, CLUSTER, plan.placement, scores(), plan.budget).problem
+    problem = formulate(deploy(WORKLOAD, CLUSTER, plan.placement), scores(), plan.budget).problem
     base = solve(problem).objective
     for r, name in ((COMPUTE, "compute_s"), (MESSAGES, "communication_bytes")):
         gains = []
@@ -101,7 +102,7 @@ def test_phases_add_up_to_the_step():
 
 
 def test_devices_that_tie_are_all_the_slowest():
-    plan = make_plan(WORKLOAD, switch_of([1] * 6), scores(), Budget())
+    plan = make_plan(deploy(WORKLOAD, switch_of([1] * 6)), scores(), Budget())
     explanation = explain(plan, scores())
     holders = [d for d in explanation.devices if d.num_subnets]
     assert len(holders) > 1
@@ -111,9 +112,8 @@ def test_devices_that_tie_are_all_the_slowest():
 def test_messages_that_subnets_share_are_counted_once():
     cluster = switch_of([1, 1])
     plan = make_plan(
-        WORKLOAD, cluster, scores(), Budget(compute=0.6),
-        placement=place_round_robin(PARTITION, 5, 2),
-    )  # fmt: skip
+        deploy(WORKLOAD, cluster, place_round_robin(PARTITION, 5, 2)), scores(), Budget(compute=0.6)
+    )
     uses = [d.uses["communication_bytes"] for d in explain(plan, scores()).devices]
     for schedule, counted in (
         (plan.schedule, [use.spent for use in uses]),
@@ -155,7 +155,7 @@ def test_other_sizes_and_another_network_are_told():
     shape = replace(SHAPE, num_tokens=9, classifier_flops=7)
     larger = Workload(shape, PARTITION, (4,) * 5, parameter_bytes=2)
     cluster = switch_of([1, 1, 1, 1, 1, 0.2], bandwidth=2e8)
-    second = make_plan(larger, cluster, scores(), Budget())
+    second = make_plan(deploy(larger, cluster), scores(), Budget())
     assert diff_plans(plan_with(Budget()), second).settings == {
         "model.num_tokens": (5, 9),
         "model.classifier_flops": (0, 7),
@@ -176,7 +176,7 @@ def test_moved_subnets_and_owners_are_counted():
 def test_plans_of_other_models_are_refused():
     other = replace(SHAPE, name="other")
     workload = Workload(other, partition_by_heads(other, 1), (4,) * 5)
-    plan = make_plan(workload, CLUSTER, scores(), Budget())
+    plan = make_plan(deploy(workload, CLUSTER), scores(), Budget())
     with pytest.raises(InputError, match="different models, m and other"):
         diff_plans(plan_with(Budget()), plan)
 

@@ -36,6 +36,7 @@ from analysis.sweeping.sweep_table import CHOSEN, GIVEN
 from d2ft_sched.cluster import topology
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
@@ -126,7 +127,7 @@ def test_names_in_clusters_of_every_kind_are_apart(run: Run, kind: str) -> None:
     workload = Workload(shape, partition_by_heads(shape, 1), (2,) * 4)
     placement = place_round_robin(workload.partition, 4, len(names))
     schedule = np.full((workload.num_subnets, 4), 2, dtype=np.int8)
-    _check_texts(cluster_topology(simulate_step(workload, cluster, placement, schedule)))
+    _check_texts(cluster_topology(simulate_step(deploy(workload, cluster, placement), schedule)))
 
 
 def test_a_legend_of_many_runs_fits() -> None:

@@ -18,6 +18,7 @@ from analysis.results.savings import (
     worst_error,
 )
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.deployment import deploy
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
 from sim.dense.device_alone import device_alone
@@ -75,7 +76,7 @@ def test_one_device_alone_is_simulated_where_its_memory_suffices(run: Run) -> No
     one = place_round_robin(run.plan.workload.partition, run.plan.workload.num_microbatches, 1)
     dense = np.full_like(run.plan.schedule, Operation.FULL)
     cluster = Cluster("one", run.plan.cluster.devices[:1])
-    placed = simulate_step(run.plan.workload, cluster, one, dense)
+    placed = simulate_step(deploy(run.plan.workload, cluster, one), dense)
     assert alone.step_s == pytest.approx(placed.step_s)
     small = run.plan.cluster.devices[0].scaled(memory=1e-6)
     assert not device_alone(run.plan.workload, small).fits

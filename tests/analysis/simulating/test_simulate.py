@@ -16,7 +16,7 @@ from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.questions.jitter import Jitter
 from sim.questions.what_if import drop_devices
-from sim.step import simulate_plan, simulate_replicas
+from sim.step import simulate_plan, simulate_step
 from sim.ways.fewer import fewer_samples
 
 SMALL = ["--model", "vit_tiny_patch16_224", "--image-size", "32", "--microbatch-size", "2"]
@@ -252,7 +252,7 @@ def test_json_carries_everything(make_plan, simulated):
     every = uniform_schedule(
         loaded.workload.num_subnets, loaded.workload.num_microbatches, Operation.FULL
     )
-    dense = simulate_replicas(loaded.workload, loaded.cluster, loaded.replicas, every)
+    dense = simulate_step(loaded, every)
     assert placed["step_s"] == dense.step_s
     assert placed["exchange_bytes"] == dense.exchange_bytes
     assert result["jitter"]["plan"]["num_steps"] == 50

@@ -14,6 +14,7 @@ from analysis.studying.study_schedules import (
     values_of,
 )
 from d2ft_sched.cluster.cluster_file import load_cluster
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -41,7 +42,9 @@ def full_shares(method, workload, budget, phase):
     cluster = load_cluster(EQUAL)
     placement = place_round_robin(workload.partition, 10, len(cluster.devices))
     scores = uniform_scores(workload.num_subnets, 10)
-    formulation = formulation_of(method, budget, workload, cluster, placement, scores, phase)
+    formulation = formulation_of(
+        method, budget, deploy(workload, cluster, placement), scores, phase
+    )
     schedule = formulation.schedule(solve(formulation.problem).schedule)
     return (schedule == Operation.FULL).reshape(3, -1).mean(axis=1)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from analysis.console.progress import TerminalProgress
 from analysis.finetuning.rank_hosts import note_hosts
+from analysis.planning.model_shapes import model_shape
 from analysis.plots.validation import validation_scatter
 from analysis.validating.plans_tried import (
     Measured,
@@ -21,12 +22,16 @@ from analysis.validating.plans_tried import (
     validation_table,
 )
 from d2ft_sched.cluster.cluster import Cluster, Link
+from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
+from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
-from d2ft_sched.model.workload import Workload
+from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.schedule import uniform_schedule
 from rank_processes import d2ft_on_ranks
 from runtime.ranks.agreement import ALONE
 from sim.step import simulate_step
@@ -54,13 +59,13 @@ def cluster_text(*names):
 
 @pytest.fixture(scope="module")
 def schedules():
-    return validation_schedules(WORKLOAD, CLUSTER, PLACEMENT, 0)
+    return validation_schedules(deploy(WORKLOAD, CLUSTER, PLACEMENT), 0)
 
 
 @pytest.fixture(scope="module")
 def predictions(schedules):
     return {
-        name: simulate_step(WORKLOAD, CLUSTER, PLACEMENT, schedule)
+        name: simulate_step(deploy(WORKLOAD, CLUSTER, PLACEMENT), schedule)
         for name, schedule in schedules.items()
     }
 
@@ -109,18 +114,33 @@ def test_errors_and_order_of_a_model_that_is_always_a_tenth_low(predictions):
 def test_directions_on_one_device_add_up_to_the_step():
     alone = place_round_robin(WORKLOAD.partition, 5, 1)
     cluster = Cluster("one", DEVICES[:1])
-    dense = validation_schedules(WORKLOAD, cluster, alone, 0)["dense"]
-    prediction = simulate_step(WORKLOAD, cluster, alone, dense)
+    dense = validation_schedules(deploy(WORKLOAD, cluster, alone), 0)["dense"]
+    prediction = simulate_step(deploy(WORKLOAD, cluster, alone), dense)
     assert sum(direction_seconds(prediction).values())[0] == pytest.approx(prediction.step_s)
 
 
+PRESET = "name: one\ndevices: [{name: a, preset: rtx-3090}]\n"
 FLOAT32, BFLOAT16 = ("--precision", "float32"), ("--precision", "bfloat16")
 ADAPTERS = ("--lora-rank", 4)
 
 
+def dense_step_s(path, options):
+    """On the device of a file, with its figures of the precision asked for."""
+    precision = "bfloat16" if options == BFLOAT16 else "float32"
+    shape = model_shape("test_vit", image_size=32, num_classes=10)
+    lora = Lora(4, 4.0) if options == ADAPTERS else None
+    partition = partition_by_heads(shape, 1)
+    workload = Workload(shape, partition, (1,) * 3, ELEMENT_BYTES[precision], lora=lora)
+    cluster = load_cluster(path, precision)
+    dense = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
+    return simulate_step(
+        deploy(workload, cluster, place_round_robin(partition, 3, 1)), dense
+    ).step_s
+
+
 @pytest.mark.parametrize("options", [FLOAT32, BFLOAT16, ADAPTERS])
 def test_the_command_counts_what_was_predicted(d2ft, tmp_path, options):
-    (tmp_path / "one.yaml").write_text(cluster_text("a"))
+    (tmp_path / "one.yaml").write_text(PRESET)
     code, out, err = d2ft(
         "validate", "--cluster", tmp_path / "one.yaml", "--model", "test_vit",
         "--image-size", 32, "--microbatch-size", 1, "--microbatches", 3, "--repeats", 1,
@@ -136,6 +156,8 @@ def test_the_command_counts_what_was_predicted(d2ft, tmp_path, options):
         assert (table["error_flops"].abs() < 0.01).all()
     assert (table["error_flops"][is_counted] == 0).all()
     assert (table["error_peak_memory_bytes"].abs() < 0.05).all()
+    expected_s = dense_step_s(tmp_path / "one.yaml", options)
+    assert result["plans"][0]["predicted_step_s"] == pytest.approx(expected_s)
     assert (tmp_path / "v/predicted_measured.png").stat().st_size > 5000
     (untouched,) = result["baselines"]
     assert untouched["plan"] == "untouched model"

@@ -222,7 +222,7 @@ def test_frozen_weights_and_adapters_have_precisions_of_their_own() -> None:
     sides = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), *[(4096, 14_336)] * 3]
     adapters = 32 * 16 * sum(into + out_of for into, out_of in sides)
     assert adapters == trained_parameters(workload) == 41_943_040
-    memory = device_memory(workload, placement, dense(workload))
+    memory = device_memory(workload, Replica(placement), dense(workload))
     assert memory.parameters[0] == 2 * 8_030_261_248 + 4 * adapters
     assert memory.optimizer_state[0] == 2 * 4 * adapters
     assert memory.gradients[0] == 4 * adapters
@@ -234,7 +234,7 @@ def test_activations_are_those_of_the_single_tensors(model_type: str, lora: Lora
     shape = shape_of(model_type)
     workload = workload_of(shape, lora)
     placement = place_round_robin(workload.partition, 3, 1)
-    memory = device_memory(workload, placement, dense(workload))
+    memory = device_memory(workload, Replica(placement), dense(workload))
     tokens, width, rank = int(workload.tokens.sum()), shape.width, 2
     queries = shape.num_heads * shape.queries_per_head * shape.head_dim
     keys = shape.num_heads * shape.head_dim
@@ -270,7 +270,9 @@ def test_computing_forward_again_keeps_inputs_alone(shape, lora, rests, num_wave
         schedule[workload.partition.block == 1] = Operation.REST
     plain = place_round_robin(workload.partition, 3, 2)
     again = replace(plain, recomputing=(1,))
-    before, after = (device_memory(workload, p, schedule, num_waves) for p in (plain, again))
+    before, after = (
+        device_memory(workload, Replica(p, num_waves), schedule) for p in (plain, again)
+    )
     assert after.activations[0] == before.activations[0]
     assert after.total[0] == before.total[0]
     if not rests:
@@ -279,8 +281,11 @@ def test_computing_forward_again_keeps_inputs_alone(shape, lora, rests, num_wave
     for name in ("parameters", "gradients", "optimizer_state", "exchange_buffers"):
         assert (getattr(after, name) == getattr(before, name)).all()
     assert step_flops(workload, schedule, again) >= step_flops(workload, schedule, plain)
-    besides = memory_besides_operations(workload, again, num_waves)
-    assert besides[1] >= device_memory(workload, again, dense(workload), num_waves).total[1] - 1e-6
+    besides = memory_besides_operations(workload, Replica(again, num_waves))
+    assert (
+        besides[1]
+        >= device_memory(workload, Replica(again, num_waves), dense(workload)).total[1] - 1e-6
+    )
 
 
 def test_a_model_of_many_blocks_needs_much_less_memory_so() -> None:
@@ -290,7 +295,7 @@ def test_a_model_of_many_blocks_needs_much_less_memory_so() -> None:
     )
     plain = place_round_robin(workload.partition, 1, 1)
     before, after = (
-        device_memory(workload, p, dense(workload)).total[0]
+        device_memory(workload, Replica(p), dense(workload)).total[0]
         for p in (plain, replace(plain, recomputing=(0,)))
     )
     assert before > 27e9
@@ -304,7 +309,7 @@ def test_the_head_is_cut_by_tokens() -> None:
     placement = Placement(1, (0,) * 6, (0,))
     for samples in (1, 2, 4):
         workload = Workload(wide, partition_by_heads(wide, 1), (samples,), lora=Lora(1, 1.0))
-        memory = device_memory(workload, placement, dense(workload))
+        memory = device_memory(workload, Replica(placement), dense(workload))
         assert memory.workspace[0] == HEAD_CHUNK_TOKENS * 10**6 * 4
         assert memory.total[0] > memory.workspace[0]
 
@@ -315,7 +320,7 @@ def test_a_tied_embedding_has_its_gradient_made_twice(tied: bool) -> None:
     shape = shape_of(tied=tied)
     workload = workload_of(shape)
     placement = place_round_robin(workload.partition, 3, 1)
-    memory = device_memory(workload, placement, dense(workload))
+    memory = device_memory(workload, Replica(placement), dense(workload))
     besides = memory.parameters + memory.optimizer_state + memory.inputs + memory.exchange_buffers
     least = memory.gradients + (shape.vocabulary_size * shape.width * 4 if tied else 0)
     assert (memory.total >= besides + least).all()

@@ -11,7 +11,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.flops import operation_flops, step_flops, trunk_flops
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
 from d2ft_sched.costs.memory import (
     device_memory,
     device_parameters,
@@ -19,6 +19,7 @@ from d2ft_sched.costs.memory import (
     trained_parameters,
 )
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
@@ -32,6 +33,7 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 
 RANK = 3
@@ -148,7 +150,7 @@ def test_rest_below_all_that_trains_is_forward_only() -> None:
     for operation in (Operation.REST, Operation.FORWARD_ONLY):
         schedule = dense(workload)
         schedule[in_first] = operation
-        memory = device_memory(workload, placement, schedule, 2)
+        memory = device_memory(workload, Replica(placement, 2), schedule)
         sent = plan_exchange(workload, placement, schedule).pair_bytes()
         flops = step_flops(workload, schedule, placement)
         both.append((flops, sent.tolist(), *(v.tolist() for v in vars(memory).values())))
@@ -172,12 +174,12 @@ def test_parameters_by_hand() -> None:
 def test_gradients_and_optimizer_state_are_those_of_what_trains() -> None:
     workload = workload_of()
     alone = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
-    memory = device_memory(workload, alone, dense(workload))
+    memory = device_memory(workload, Replica(alone), dense(workload))
     trained = 4 * trained_parameters(workload)
     assert memory.gradients == [trained]
     assert memory.optimizer_state == [2 * trained]
     full = workload_of(rank=None)
-    assert memory.total < device_memory(full, alone, dense(full)).total
+    assert memory.total < device_memory(full, Replica(alone), dense(full)).total
     assert optimizer_bytes_moved(workload, alone) == [7 * trained]
     one = np.array(1), np.array(96), np.array(5)
     moved, of_full = lane_bytes_of(workload, *one), lane_bytes_of(full, *one)
@@ -187,7 +189,7 @@ def test_gradients_and_optimizer_state_are_those_of_what_trains() -> None:
 
 def test_kept_activations_by_hand() -> None:
     workload = workload_of(6)
-    memory = device_memory(workload, Placement(1, (0, 0), (0, 0, 0)), dense(workload))
+    memory = device_memory(workload, Replica(Placement(1, (0, 0), (0, 0, 0))), dense(workload))
     tokens, width, hidden = 6 * 5, 24, 96
     block = (4 * width + 6) + 2 * hidden + 2 * (width + 2 * RANK)
     norms = 3  # the first block's first norm hands no gradient on
@@ -202,7 +204,9 @@ def cluster_of(num_devices: int) -> Cluster:
 def test_a_plan_file_carries_the_adapters() -> None:
     workload = workload_of()
     plan = make_plan(
-        workload, cluster_of(1), uniform_scores(workload.num_subnets, 3), Budget(compute=0.6)
+        deploy(workload, cluster_of(1)),
+        uniform_scores(workload.num_subnets, 3),
+        Budget(compute=0.6),
     )
     again = parse_plan(dump_plan(plan))
     assert again.workload == workload

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
-from d2ft_sched.costs.lane_traffic import lane_bytes_of
+from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
 from d2ft_sched.costs.memory import (
     device_memory,
     device_parameters,
@@ -22,6 +22,7 @@ from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from d2ft_sched.schedule.waves import wave_microbatches
 
@@ -61,7 +62,7 @@ def test_subnets_and_trunk_hold_every_parameter_once() -> None:
 def test_a_device_without_micro_batches_holds_no_trunk_and_no_images() -> None:
     workload = small_workload(2)
     placement = Placement(2, (0, 0, 1) * 2, (0, 0, 0))
-    memory = device_memory(workload, placement, dense(workload))
+    memory = device_memory(workload, Replica(placement), dense(workload))
     assert memory.parameters[1] == 4 * subnet_parameters(workload)[[2, 5]].sum()
     assert memory.inputs[1] == 0
     assert memory.inputs[0] == 6 * 3 * 28 * 28 * 4
@@ -69,7 +70,7 @@ def test_a_device_without_micro_batches_holds_no_trunk_and_no_images() -> None:
 
 def test_dense_activations_by_hand() -> None:
     workload = small_workload(6)
-    memory = device_memory(workload, Placement(1, (0, 0), (0, 0, 0)), dense(workload))
+    memory = device_memory(workload, Replica(Placement(1, (0, 0), (0, 0, 0))), dense(workload))
     tokens, width, hidden = 6 * 5, 24, 96
     attention = 3 * width + width + 6
     stream = 4 * width
@@ -80,7 +81,7 @@ def test_dense_activations_by_hand() -> None:
 def test_layer_scale_keeps_both_branches() -> None:
     plain, scaled = small_workload(6), small_workload(6, layer_scale=True)
     placement = Placement(1, (0, 0), (0, 0, 0))
-    kept = [device_memory(w, placement, dense(w)).activations[0] for w in (plain, scaled)]
+    kept = [device_memory(w, Replica(placement), dense(w)).activations[0] for w in (plain, scaled)]
     assert kept[1] - kept[0] == 2 * 2 * plain.activation_bytes.sum()
 
 
@@ -97,7 +98,7 @@ def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
         tuple(int(d) for d in rng.integers(num_devices, size=3)),
     )
     schedule = rng.integers(4, size=(workload.num_subnets, 3))
-    memory = device_memory(workload, placement, schedule, num_waves)
+    memory = device_memory(workload, Replica(placement, num_waves), schedule)
     stays = memory.parameters + memory.optimizer_state + memory.inputs
     assert (memory.total >= stays + memory.gradients).all()
     assert (memory.total >= stays + memory.activations).all()
@@ -106,11 +107,11 @@ def test_total_lies_between_what_stays_and_the_sum_of_all_parts(
     assert (memory.total <= stays + parts + np.maximum(memory.gradients, copied)).all()
 
     resting = np.where(schedule == Operation.FULL, Operation.REST, schedule)
-    rested = device_memory(workload, placement, resting, num_waves)
+    rested = device_memory(workload, Replica(placement, num_waves), resting)
     assert (rested.activations <= memory.activations).all()
     assert (rested.gradients <= memory.gradients).all()
     run_less = np.where(rng.random(schedule.shape) < 0.3, Operation.SHORTCUT, schedule)
-    less = device_memory(workload, placement, run_less, num_waves)
+    less = device_memory(workload, Replica(placement, num_waves), run_less)
     assert (less.activations <= memory.activations).all()
 
 
@@ -134,9 +135,9 @@ def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_o
     schedule = rng.choice(4, size=(workload.num_subnets, 3), p=rng.dirichlet([1, 1, 1, 1]))
     if leaves_out:
         schedule[:, rng.integers(3)] = Operation.SHORTCUT
-    total = device_memory(workload, placement, schedule, num_waves).total
-    besides = memory_besides_operations(workload, placement, num_waves)
-    largest = device_memory(workload, placement, dense(workload), num_waves).total
+    total = device_memory(workload, Replica(placement, num_waves), schedule).total
+    besides = memory_besides_operations(workload, Replica(placement, num_waves))
+    largest = device_memory(workload, Replica(placement, num_waves), dense(workload)).total
     assert (total <= np.maximum(largest, besides)).all()
     of_each = operation_activation_bytes(workload)
     kept = np.take_along_axis(of_each, schedule[..., None], axis=2)[..., 0]
@@ -153,7 +154,7 @@ def test_no_schedule_needs_more_than_dense_or_than_what_is_always_left_and_its_o
 def test_waves_divide_activations() -> None:
     workload = small_workload(1, samples=(2, 2, 2))
     placement = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
-    one, three = (device_memory(workload, placement, dense(workload), n) for n in (1, 3))
+    one, three = (device_memory(workload, Replica(placement, n), dense(workload)) for n in (1, 3))
     assert three.activations[0] == pytest.approx(one.activations[0] / 3)
 
 
@@ -171,7 +172,7 @@ def test_a_block_that_rests_has_no_gradients_and_keeps_what_its_input_gradient_n
     one = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
     schedule = dense(workload)
     schedule[workload.partition.block == 1] = Operation.REST
-    full, rested = (device_memory(workload, one, s) for s in (dense(workload), schedule))
+    full, rested = (device_memory(workload, Replica(one), s) for s in (dense(workload), schedule))
     assert full.parameters == rested.parameters
     assert full.optimizer_state == rested.optimizer_state
     in_block = 4 * subnet_parameters(workload)[:3].sum()
@@ -188,7 +189,7 @@ def test_gradients_of_what_only_another_replica_trains_are_held_too() -> None:
     one = Placement(1, (0,) * workload.num_subnets, (0, 0, 0))
     rested = uniform_schedule(workload.num_subnets, 3, Operation.REST)
     trains = np.array([False] * 4 + [True] * 2)
-    memory = device_memory(workload, one, rested, trains=trains)
+    memory = device_memory(workload, Replica(one), rested, trains=trains)
     of_block = 4 * subnet_parameters(workload)[3:].sum()
     assert memory.gradients == [of_block + 4 * workload.shape.trunk_parameters]
 

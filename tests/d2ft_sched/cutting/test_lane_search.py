@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.lane_groups import LaneGroups, lane_groups
-from d2ft_sched.costs.lane_seconds import lane_seconds
+from d2ft_sched.costs.lanes.lane_groups import LaneGroups, lane_groups
+from d2ft_sched.costs.lanes.lane_seconds import lane_seconds
 from d2ft_sched.cutting.exact_covers import candidate_sets, cheapest_cover
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape

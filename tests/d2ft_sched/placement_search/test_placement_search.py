@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.placement_search.balanced import place_balanced, place_candidates
 from d2ft_sched.placement_search.dense_bound import dense_lower_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import to_placement
 from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.step import simulate_step
 from small_placements import SHAPE, best_of_all, clusters, switch_of, workload_of
@@ -34,7 +36,7 @@ def test_the_dense_step_is_the_simulators(cluster, seed, num_waves, heads):
     owner = rng.integers(0, num, 3).tolist()
     placement = to_placement(step, counts, owner)
     dense = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
-    simulated = simulate_step(workload, cluster, placement, dense, num_waves)
+    simulated = simulate_step(deploy(workload, cluster, placement, num_waves), dense)
     besides_sums_s = simulated.step_s - simulated.exposed_sums_s
     found_s = step.seconds(counts, owner) - step.all_reduce_s(owner)
     assert found_s == pytest.approx(besides_sums_s, rel=1e-9)
@@ -98,12 +100,12 @@ def test_memory_spreads_what_one_device_cannot_hold(links):
     roomy = switch_of([1, 1, 1], [links] * 3)
     alone = place_balanced(workload, switch_of([1], [links]))
     dense = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
-    need = device_memory(workload, alone.placement, dense).total[0]
+    need = device_memory(workload, Replica(alone.placement), dense).total[0]
     tight = switch_of([1, 1, 1], [links] * 3, memory_bytes=int(0.7 * need))
     found = place_balanced(workload, tight)
     assert found.fits_dense
     assert found.num_active > 1
-    assert (device_memory(workload, found.placement, dense).total <= 0.7 * need).all()
+    assert (device_memory(workload, Replica(found.placement), dense).total <= 0.7 * need).all()
     assert found.dense_step_s >= place_balanced(workload, roomy).dense_step_s * (1 - 1e-9)
     assert found.lower_bound_s <= found.dense_step_s
     if links == 1e5:
@@ -130,9 +132,9 @@ def test_memory_that_holds_only_parameters_is_said():
     workload = workload_of(samples=(400, 400, 400))
     nothing = uniform_schedule(workload.num_subnets, 3, Operation.SHORTCUT)
     alone = place_balanced(workload, switch_of([1], [1e9]))
-    fixed = device_memory(workload, alone.placement, nothing).total[0]
+    fixed = device_memory(workload, Replica(alone.placement), nothing).total[0]
     dense = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
-    needed = device_memory(workload, alone.placement, dense).total[0]
+    needed = device_memory(workload, Replica(alone.placement), dense).total[0]
     assert not place_balanced(
         workload, switch_of([1], [1e9], memory_bytes=int(0.5 * (fixed + needed)))
     ).fits_dense

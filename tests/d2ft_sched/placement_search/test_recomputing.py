@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.deployment import deploy
 from d2ft_sched.placement_search.balanced import place_balanced
 from d2ft_sched.placement_search.recomputing import recomputing_where_needed
 from d2ft_sched.problem.budget import Budget
@@ -15,6 +16,7 @@ from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement, place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense_baselines import dense_step_alone
 from sim.step import simulate_step
@@ -25,7 +27,7 @@ DENSE = uniform_schedule(LONG.num_subnets, 3, Operation.FULL)
 
 
 def needed(placement: Placement) -> np.ndarray:
-    return device_memory(LONG, placement, DENSE).total
+    return device_memory(LONG, Replica(placement), DENSE).total
 
 
 def alone(recomputes: bool) -> float:
@@ -47,7 +49,7 @@ def test_what_is_said_to_fit_fits_and_devices_with_room_compute_once(num, share,
         assert needed(fewer)[device] > memory
     if share >= 1:
         assert not again
-    step = simulate_step(LONG, cluster, found.placement, DENSE)
+    step = simulate_step(deploy(LONG, cluster, found.placement), DENSE)
     assert found.lower_bound_s <= found.dense_step_s
     assert step.step_s - step.exposed_sums_s <= found.dense_step_s * (1 + 1e-9)
 
@@ -70,17 +72,19 @@ def test_a_given_placement_computes_again_where_that_makes_it_fit(shares):
     devices = tuple(
         replace(d, memory_bytes=int(m)) for d, m in zip(cluster.devices, memory, strict=True)
     )
-    found = recomputing_where_needed(LONG, replace(cluster, devices=devices), dealt)
+    found = recomputing_where_needed(deploy(LONG, replace(cluster, devices=devices), dealt))
     for d in range(2):
         helps = every[d] <= memory[d] < once[d]
-        assert (d in found.recomputing) == helps
+        assert (d in found.placement.recomputing) == helps
 
 
 def test_what_keeps_nothing_for_backward_has_no_limit_of_memory():
     placement = replace(place_round_robin(LONG.partition, 3, 2), recomputing=(0, 1))
     cluster = switch_of([1, 1], [1e9, 1e9])
     scores = uniform_scores(LONG.num_subnets, 3)
-    capacity = formulate(LONG, cluster, placement, scores, Budget(compute=0.5)).problem.capacity
+    capacity = formulate(
+        deploy(LONG, cluster, placement), scores, Budget(compute=0.5)
+    ).problem.capacity
     assert np.isinf(capacity[:, 2]).all()
     assert not np.isnan(capacity).any()
 

@@ -7,6 +7,7 @@ import pytest
 
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
@@ -48,13 +49,13 @@ def test_each_mini_batch_gets_the_schedule_of_its_own_problem(
     placement = place_round_robin(workload.partition, 5, 3)
     size = (workload.num_subnets, 5)
     budget = Budget(compute=0.55, patterns=patterns)
-    formulation = formulate(workload, cluster, placement, uniform_scores(*size), budget)
+    formulation = formulate(deploy(workload, cluster, placement), uniform_scores(*size), budget)
     rng = np.random.default_rng(0)
     scores = [Scores(rng.gamma(2.0, size=size), rng.gamma(2.0, size=size)) for _ in range(4)]
     found = solve_minibatches(formulation, [s.values() for s in scores], solver, seed=3)
     assert found.operations.shape == (4, *size)
     for j, own in enumerate(scores):
-        problem = formulate(workload, cluster, placement, own, budget).problem
+        problem = formulate(deploy(workload, cluster, placement), own, budget).problem
         options = {"block": formulation.row_block} if solver == "top_k" else {}
         alone = solve(problem, solver, seed=3 + j, **options)
         assert alone.schedule is not None
@@ -71,7 +72,9 @@ def test_capacities_are_those_of_the_formulation_not_of_the_values(
 ) -> None:
     placement = place_round_robin(workload.partition, 5, 3)
     size = (workload.num_subnets, 5)
-    formulation = formulate(workload, cluster, placement, uniform_scores(*size), Budget(0.5))
+    formulation = formulate(
+        deploy(workload, cluster, placement), uniform_scores(*size), Budget(0.5)
+    )
     tight = replace(
         formulation,
         problem=replace(formulation.problem, capacity=np.zeros_like(formulation.problem.capacity)),
@@ -87,7 +90,7 @@ def test_drawn_scores_let_all_subnets_drop_the_same_samples_others_in_each_step(
     placement = place_round_robin(workload.partition, 5, 3)
     size = (workload.num_subnets, 5)
     budget = Budget(0.6)
-    formulation = formulate(workload, cluster, placement, uniform_scores(*size), budget)
+    formulation = formulate(deploy(workload, cluster, placement), uniform_scores(*size), budget)
     steps = [drawn_scores(*size, seed=4, step=step).values() for step in range(200)]
     runs = solve_minibatches(formulation, steps).operations == Operation.FULL
     order = np.argsort([-value[0, :, Operation.FULL] for value in steps], axis=1)
@@ -105,7 +108,7 @@ def test_drawn_scores_let_all_subnets_drop_the_same_samples_others_in_each_step(
 def test_what_is_missing_is_said(workload: Workload, cluster: Cluster) -> None:
     placement = place_round_robin(workload.partition, 5, 3)
     scores = uniform_scores(workload.num_subnets, 5)
-    formulation = formulate(workload, cluster, placement, scores, Budget(compute=0.5))
+    formulation = formulate(deploy(workload, cluster, placement), scores, Budget(compute=0.5))
     with pytest.raises(InputError, match="needs the option 'magnitude'"):
         solve_minibatches(formulation, [scores.values()], "magnitude")
     with pytest.raises(ValueError, match="at least one mini-batch"):

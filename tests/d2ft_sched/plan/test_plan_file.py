@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
@@ -45,7 +46,7 @@ def plans(draw):
     budget = Budget(draw(st.floats(0.1, 1)), 1.0, draw(st.booleans()))
     scores = Scores(rng.random(table), rng.random(table))
     return make_plan(
-        workload, cluster, scores, budget, num_waves=draw(st.integers(1, len(samples)))
+        deploy(workload, cluster, num_waves=draw(st.integers(1, len(samples)))), scores, budget
     )
 
 
@@ -59,7 +60,7 @@ def test_a_plan_round_trips_exactly(plan):
 def plan():
     cluster = Cluster("one", (Device("d", 1e9, 10**9, 1e10),))
     workload = Workload(SHAPE, partition_by_heads(SHAPE, 1), (2, 2))
-    return make_plan(workload, cluster, Scores(np.ones((8, 2)), np.ones((8, 2))), Budget())
+    return make_plan(deploy(workload, cluster), Scores(np.ones((8, 2)), np.ones((8, 2))), Budget())
 
 
 def test_a_file_round_trips(plan, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
@@ -48,11 +49,11 @@ PLACEMENT = place_round_robin(WORKLOAD.partition, WORKLOAD.num_microbatches, 3)
 
 def planned(budget: Budget):
     scores = uniform_scores(WORKLOAD.num_subnets, WORKLOAD.num_microbatches)
-    return make_plan(WORKLOAD, CLUSTER, scores, budget, placement=PLACEMENT)
+    return make_plan(deploy(WORKLOAD, CLUSTER, PLACEMENT), scores, budget)
 
 
 def levels_of(schedule: np.ndarray, budget: Budget):
-    return hold_levels(WORKLOAD, CLUSTER, PLACEMENT, budget, schedule)
+    return hold_levels(deploy(WORKLOAD, CLUSTER, PLACEMENT), budget, schedule)
 
 
 def solved(levels, pace: DevicePace, value: np.ndarray) -> np.ndarray:

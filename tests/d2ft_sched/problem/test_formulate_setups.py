@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.gradient_sums import gradient_sums
+from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
@@ -60,7 +61,9 @@ def scores(seed: int) -> Scores:
 )
 def test_what_setups_spend_is_what_the_gradient_sums_count(seed, compute, comm, lora):
     own = workload(lora)
-    problem = formulate_setups(own, CLUSTER, replicas(), scores(seed), Budget(compute, comm))
+    problem = formulate_setups(
+        Deployment(own, CLUSTER, replicas()), scores(seed), Budget(compute, comm)
+    )
     found = solve_setups(problem)
     assert found.schedule is not None
     mip = solve_setups(problem, solver="scip")
@@ -83,21 +86,23 @@ def test_what_setups_spend_is_what_the_gradient_sums_count(seed, compute, comm, 
 
 def test_each_device_has_a_part_of_its_own_dense_seconds_in_every_block():
     own, budget = workload(), Budget(0.6, 0.5)
-    problem = formulate_setups(own, CLUSTER, replicas(), scores(0), budget).problem
+    problem = formulate_setups(Deployment(own, CLUSTER, replicas()), scores(0), budget).problem
     assert problem.num_knapsacks == 3 * SHAPE.num_blocks
     alone = Workload(SHAPE, own.partition, SAMPLES[:2])
-    dense = operation_seconds(alone, CLUSTER, replicas()[0].placement)[..., Operation.FULL]
+    dense = operation_seconds(deploy(alone, CLUSTER, replicas()[0].placement))[..., Operation.FULL]
     expected = 0.6 * dense[own.partition.block == 0].sum()
     assert problem.capacity[problem.knapsack[0, 0], 0] == pytest.approx(expected)
     by_device = formulate_setups(
-        own, CLUSTER, replicas(), scores(0), Budget(0.6, 0.5, per_block=False)
+        Deployment(own, CLUSTER, replicas()), scores(0), Budget(0.6, 0.5, per_block=False)
     ).problem
     assert by_device.num_knapsacks == 3
     assert by_device.capacity.sum() == pytest.approx(problem.capacity.sum())
 
 
 def test_rest_takes_less_than_full_and_more_than_forward_alone():
-    problem = formulate_setups(workload(), CLUSTER, replicas(), scores(0), Budget(0.6, 0.5))
+    problem = formulate_setups(
+        Deployment(workload(), CLUSTER, replicas()), scores(0), Budget(0.6, 0.5)
+    )
     cost = problem.cost[0]
     assert (cost[..., Operation.REST] > cost[..., Operation.FORWARD_ONLY]).all()
     assert (cost[..., Operation.REST] < cost[..., Operation.FULL]).all()
@@ -105,4 +110,4 @@ def test_rest_takes_less_than_full_and_more_than_forward_alone():
 
 def test_one_replica_has_no_sums_to_leave_out():
     with pytest.raises(InputError, match="needs at least 2 replicas"):
-        formulate_setups(workload(), CLUSTER, replicas()[:1], scores(0), Budget(0.6, 0.5))
+        formulate_setups(deploy(workload(), CLUSTER), scores(0), Budget(0.6, 0.5))

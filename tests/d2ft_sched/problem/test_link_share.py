@@ -8,10 +8,16 @@ from hypothesis import strategies as st
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.problem.link_share import fair_bytes, fair_level_s, seconds_per_byte
+from d2ft_sched.problem.link_share import (
+    fair_bytes,
+    fair_level_s,
+    level_granting_s,
+    seconds_per_byte,
+)
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.schedule import uniform_schedule
@@ -56,6 +62,20 @@ def test_the_level_grants_what_is_asked(num_devices, seed, fraction):
     assert fair_bytes(table, demand, level).sum() == pytest.approx(total, abs=1e-9)
 
 
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32), st.floats(0.01, 1))
+def test_the_level_grants_each_device_what_it_needs_and_no_less_does(
+    num_rows, num_devices, seed, part
+):
+    rng = np.random.default_rng(seed)
+    table = rng.random((num_rows, num_devices))
+    demand = rng.random(num_devices)
+    needed = part * demand * rng.uniform(0.1, 1, num_devices)
+    level = level_granting_s(table, demand, needed)
+    assert (fair_bytes(table, demand, level) >= needed).all()
+    assert (fair_bytes(table, demand, level * (1 - 1e-6)) < needed).any()
+
+
 @pytest.mark.parametrize("duplex", ["full", "half"])
 def test_rows_price_the_dense_exchange(duplex):
     cluster = switch_of([1e6, 2e6, 5e5, 1e6], duplex)
@@ -65,7 +85,7 @@ def test_rows_price_the_dense_exchange(duplex):
     dispatch = exchange.dispatch_bytes(0, 0)
     holders = np.array([0, 1, 2])
     received = dispatch.sum(axis=0)[holders]
-    table = seconds_per_byte(WORKLOAD, cluster, placement, holders)
+    table = seconds_per_byte(deploy(WORKLOAD, cluster, placement), holders)
     # Both sub-layers and directions dispatch and combine: 8 exchanges, half of them either way.
     seconds = table @ (8.0 * received)
     sent_s = dispatch.sum(axis=1) / np.array([1e6, 2e6, 5e5, 1e6])
@@ -75,7 +95,8 @@ def test_rows_price_the_dense_exchange(duplex):
 
 
 def test_an_owner_of_everything_asks_for_nothing():
-    table = seconds_per_byte(WORKLOAD, switch_of([1e6, 1e6]), Placement(2, (0,) * 4, (0,) * 3),
-                             np.array([0]))  # fmt: skip
+    table = seconds_per_byte(
+        deploy(WORKLOAD, switch_of([1e6, 1e6]), Placement(2, (0,) * 4, (0,) * 3)), np.array([0])
+    )
     assert table.shape == (0, 1)
     assert fair_bytes(table, np.array([0.0]), 0.0).tolist() == [0.0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -101,7 +102,7 @@ def test_a_plan_of_more_patterns_has_no_less_value(seed, compute):
     rng = np.random.default_rng(seed)
     scores = Scores(rng.random((8, 3)), rng.random((8, 3)))
     plans = [
-        make_plan(WORKLOAD, ALONE, scores, Budget(compute, patterns=most))
+        make_plan(deploy(WORKLOAD, ALONE), scores, Budget(compute, patterns=most))
         for most in (1, 2, 3, 4, None)
     ]
     values = [plan.solver.objective for plan in plans]

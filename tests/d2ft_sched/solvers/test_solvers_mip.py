@@ -43,6 +43,17 @@ def test_a_time_limit_is_reported_as_one() -> None:
     assert solution.upper_bound >= solve(problem).objective * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("solver", ["scip", "highs", "cp_sat", "dp"])
+def test_a_limit_of_nodes_ends_the_search_alike_however_long_it_takes(solver: str) -> None:
+    shared = (Coverage(np.arange(12) % 3, 2),)
+    problem = random_problem(num_knapsacks=12, num_items=6, shared=shared)
+    first = solve(problem, solver=solver, max_nodes=20)
+    again = solve(problem, solver=solver, max_nodes=20)
+    assert first.schedule is not None
+    assert (first.schedule == again.schedule).all()
+    assert (first.status, first.upper_bound) == (again.status, again.upper_bound)
+
+
 def test_infeasible_is_reported_by_every_backend_and_way() -> None:
     rng = np.random.default_rng(0)
     cost = 1 + rng.random((1, 2, 3, 3))

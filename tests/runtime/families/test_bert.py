@@ -23,6 +23,7 @@ from d2ft_sched.model.shape import bert_shape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from lane_devices import MERGING_DEVICES
 from masked_operations import (
@@ -389,7 +390,7 @@ def test_predicted_memory_is_within_eight_percent(
     )["step"]
     placement = place_round_robin(workload.partition, 4, 1)
     assumed = [assumed_device(CPU)]
-    predicted = device_memory(workload, placement, schedule, num_waves, devices=assumed)
+    predicted = device_memory(workload, Replica(placement, num_waves), schedule, devices=assumed)
     # Of merged groups with adapters the closed form may be a little more, and is never far less.
     least = 0.92 if lora is None else 0.9
     assert least <= step.peak_memory_bytes / predicted.total[0] <= 1.08

@@ -4,6 +4,7 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.cluster.compute_curve import WorkKind
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
@@ -37,5 +38,5 @@ def test_two_ranks_write_a_cluster_that_can_be_planned_for(tmp_path):
     )  # fmt: skip
     workload = Workload(shape, partition_by_heads(shape, 1), (2,) * 2)
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
-    plan = make_plan(workload, cluster, scores, Budget(0.6, 1.0))
+    plan = make_plan(deploy(workload, cluster), scores, Budget(0.6, 1.0))
     assert plan.cluster == cluster

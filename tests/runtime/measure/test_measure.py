@@ -14,6 +14,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import place_round_robin
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from runtime.captured_step import RUNS_BEFORE
 from runtime.measure.step_times import measure_steps
@@ -92,7 +93,9 @@ def test_lanes_keep_half_the_bytes_in_bfloat16(
         steps = measure_steps(model, sized, {"d": dense, "s": shortcut}, CPU, num_repeats=1)
         assert steps["d"].flops == step_flops(workload, dense)
         kept.append(steps["d"].activation_bytes - steps["s"].activation_bytes)
-        both = [device_memory(sized, placement, s).activations[0] for s in (dense, shortcut)]
+        both = [
+            device_memory(sized, Replica(placement), s).activations[0] for s in (dense, shortcut)
+        ]
         predicted.append(both[0] - both[1])
     assert kept == pytest.approx(predicted, rel=0.05)
     assert kept[1] < 0.7 * kept[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from masked_operations import random_schedule
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.measure.memory_tracking import kept_bytes, peak_memory_bytes
@@ -89,7 +90,7 @@ def test_prediction_is_within_eight_percent(
     state = [t for values in optimizer.state.values() for t in values.values()]
     held = [*model.parameters(), *state, images, labels]
     placement = Placement(1, (0,) * workload.num_subnets, (0,) * 5)
-    predicted = device_memory(workload, placement, schedule, num_waves)
+    predicted = device_memory(workload, Replica(placement, num_waves), schedule)
     assert peak_memory_bytes(step, held, CPU) == pytest.approx(predicted.total[0], rel=0.08)
     kept = max(
         kept_bytes(lambda wave=wave: forward(model, wave.take(images), wave), held, CPU)

@@ -21,6 +21,7 @@ from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from lane_devices import MERGING_DEVICES
 from masked_operations import (
@@ -271,7 +272,7 @@ def test_memory_is_within_eight_percent_of_the_closed_form(
     state = [t for values in optimizer.state.values() for t in values.values()]
     held = [*model.parameters(), *state, images, labels]
     placement = Placement(1, (0,) * workload.num_subnets, (0,) * 5)
-    predicted = device_memory(workload, placement, schedule, num_waves)
+    predicted = device_memory(workload, Replica(placement, num_waves), schedule)
     assert peak_memory_bytes(step, held, cpu) == pytest.approx(predicted.total[0], rel=0.08)
     kept = max(
         kept_bytes(lambda wave=wave: forward(model, wave.take(images), wave), held, cpu)

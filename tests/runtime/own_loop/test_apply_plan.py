@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.redrawn import redrawn
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from decoder_models import NUM_TOKENS, padded, small_decoder
+from decoder_models import NUM_TOKENS, packed, padded, small_decoder
 from masked_operations import SHARES, random_schedule
 from own_loops import plan_of, rank_batch, rank_plan, train_under_ddp
 from rank_cases import LORA, small_bert, small_model
@@ -293,15 +294,43 @@ def test_ranks_under_ddp_are_one_process(tmp_path: Path) -> None:
         assert_same(load_file(tmp_path / f"{rank}.safetensors"), model.state_dict(), 1e-9)
 
 
-def test_texts_filled_up_at_their_beginning_are_refused() -> None:
-    model = small_decoder()
-    workload = workload_of(model)
-    full = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
-    scheduled = apply_plan(model, plan_of(workload, full))
+def left_padded() -> tuple[dict[str, Tensor], Tensor]:
+    """Texts filled up at their beginning, with positions from their own first token on."""
     tokens, _ = padded(5)
-    mask = (torch.arange(NUM_TOKENS) > 2).long().expand(5, -1)
-    with pytest.raises(InputError, match="filled up at their beginning"):
-        scheduled(input_ids=tokens, attention_mask=mask)
+    mask = (torch.arange(NUM_TOKENS) >= torch.tensor([[0], [3], [1], [5], [2]])).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    labels = torch.where((mask * positions) > 0, tokens, -100)
+    return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}, labels
+
+
+def packed_texts() -> tuple[dict[str, Tensor], Tensor]:
+    """Two texts in each sample, as transformers takes them."""
+    stacked, labels = packed(5)
+    return {"input_ids": stacked[:, 0], "position_ids": stacked[:, 1]}, labels
+
+
+@pytest.mark.parametrize("layout", ["smollm2", "qwen3"])
+@pytest.mark.parametrize(
+    ("texts_of", "kind"), [(left_padded, "sdpa"), (packed_texts, "sdpa"), (packed_texts, "eager")]
+)
+def test_texts_lie_in_a_sample_as_transformers_has_them(
+    texts_of: Callable[[], tuple[dict[str, Tensor], Tensor]], layout: str, kind: str
+) -> None:
+    model = small_decoder(layout, attn_implementation=kind)
+    workload = workload_of(model)
+    inputs, labels = texts_of()
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        logits = model(**inputs, use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()} | {"loss": loss}
+
+    wanted = gradients()
+    full = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
+    apply_plan(model, plan_of(workload, full))
+    assert_same(gradients(), wanted, 1e-6)  # angles of positions are float32
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS, plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.schedule.replica_part import replica_parts
 from made_once import made_once
@@ -39,11 +40,11 @@ from runtime.ranks.agreement import ALONE
 from runtime.ranks.job import Ranks, init_ranks
 from runtime.ranks.rank_forward import rank_outputs
 from runtime.ranks.rank_model import scatter_rank_model
-from runtime.ranks.rank_wave import WavePass
 from runtime.ranks.shards import rank_shards, whole_shards
+from runtime.ranks.wave.rank_wave import WavePass
 from runtime.torch_device import rank_device
 from runtime.training.resting_rows import resting, update
-from sim.step import simulate_replicas
+from sim.step import simulate_step
 
 SEEDS = list(range(NUM_CASES))
 WORLDS = [2, 3, 4]
@@ -77,17 +78,21 @@ Results = Callable[[int, int], list[dict[str, Tensor]]]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What every rank got, by number of ranks and seed; all cases of a number are run once."""
+    """What every rank got, by number of ranks and seed, and rank 0 the whole model besides; all
+    cases of a number are run once."""
 
     def run(num_ranks: int, folder: Path) -> None:
-        for seed in SEEDS:
+        for seed in SEEDS[1::2]:  # of which ranks read their parts from a file
             save_weights(draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
         assert run_job(equal_steps, num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
 
+    @cache
     def of(num_ranks: int, seed: int) -> list[dict[str, Tensor]]:
         folder = made_once(tmp_path_factory, f"ranks-{num_ranks}", partial(run, num_ranks))
         paths = [folder / f"{num_ranks}-{seed}-{rank}.safetensors" for rank in range(num_ranks)]
-        return [load_file(path) for path in paths]
+        first, *others = map(load_file, paths)
+        full = load_file(folder / f"{num_ranks}-{seed}-full.safetensors")
+        return [first | {f"full.{name}": tensor for name, tensor in full.items()}, *others]
 
     return of
 
@@ -166,7 +171,7 @@ def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int,
 
 @pytest.mark.parametrize(("num_ranks", "seed"), CASES)
 def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int) -> None:
-    case = draw_case(seed, num_ranks)
+    case = draw_case(seed, num_ranks, "meta")
     exchanges = [
         plan_exchange(part.workload, part.placement, part.schedule)
         for part in replica_parts(case.workload, case.replicas, case.schedules[0])
@@ -196,8 +201,8 @@ def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int
             following = one.members[(place + 1) % num_members]
             ring[member, following] += 16 * (num_members - 1) * one.num_values / num_members
     assert_close(counted("all_reduce"), ring, "bytes of sums")
-    predicted = simulate_replicas(
-        case.workload, any_cluster(num_ranks), case.replicas, case.schedules[0]
+    predicted = simulate_step(
+        Deployment(case.workload, any_cluster(num_ranks), case.replicas), case.schedules[0]
     )
     assert_close(total + ring, torch.from_numpy(predicted.pair_bytes), "the simulator's bytes")
 

@@ -11,6 +11,7 @@ import pytest
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
@@ -163,5 +164,5 @@ def test_the_example_testbeds_place_and_plan_with_less_for_the_slow_one(name):
     assert held.min() > 0
     assert held[3] == held.min()
     scores = uniform_scores(workload.num_subnets, workload.num_microbatches)
-    plan = make_plan(workload, cluster, scores, Budget(0.7, 0.7), placement=placement)
+    plan = make_plan(deploy(workload, cluster, placement), scores, Budget(0.7, 0.7))
     assert (plan.schedule != Operation.SHORTCUT).any()

@@ -5,6 +5,7 @@ import pytest
 
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
@@ -51,7 +52,7 @@ def worth(schedule: np.ndarray, index: int) -> float:
 
 @pytest.mark.parametrize("num_known", [None, SOLVED_AT_ONCE + 3])
 def test_each_step_gets_what_its_scores_alone_would(num_known):
-    formulation = formulate(WORKLOAD, CLUSTER, PLACEMENT, UNIFORM, Budget(0.6))
+    formulation = formulate(deploy(WORKLOAD, CLUSTER, PLACEMENT), UNIFORM, Budget(0.6))
     scores = DRAWN if num_known is None else KnownScores(DRAWN.some(0, num_known))
     schedules = SolvedSchedules(formulation, scores)
     for step, minibatch in enumerate((SOLVED_AT_ONCE + 2, 3, SOLVED_AT_ONCE, 3)):
@@ -69,7 +70,7 @@ def test_scores_are_asked_for_once():
             asked.append(first)
             return super().some(first, number)
 
-    formulation = formulate(WORKLOAD, CLUSTER, PLACEMENT, UNIFORM, Budget(0.6))
+    formulation = formulate(deploy(WORKLOAD, CLUSTER, PLACEMENT), UNIFORM, Budget(0.6))
     schedules = SolvedSchedules(formulation, Counted(DRAWN.some(0, SOLVED_AT_ONCE + 3)))
     for minibatch in (SOLVED_AT_ONCE + 2, 3, SOLVED_AT_ONCE, 3):
         schedules(0, minibatch)
@@ -78,8 +79,8 @@ def test_scores_are_asked_for_once():
 
 def test_another_pace_holds_from_the_next_step_on():
     budget = Budget(0.6)
-    plan = make_plan(WORKLOAD, CLUSTER, UNIFORM, budget, placement=PLACEMENT)
-    levels = hold_levels(WORKLOAD, CLUSTER, PLACEMENT, budget, plan.schedule)
+    plan = make_plan(deploy(WORKLOAD, CLUSTER, PLACEMENT), UNIFORM, budget)
+    levels = hold_levels(deploy(WORKLOAD, CLUSTER, PLACEMENT), budget, plan.schedule)
     formulation = levels.formulation_at(DevicePace((1.0, 1.0), (0.0, 0.0)))
     schedules = SolvedSchedules(formulation, DRAWN)
     before = schedules(0, 0)

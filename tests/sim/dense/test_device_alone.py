@@ -12,12 +12,14 @@ from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.device_presets import preset_device
 from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.deployment import deploy
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape, vision_transformer_shape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.device_alone import device_alone
 from sim.step import simulate_step
@@ -53,7 +55,7 @@ def simulated(workload: Workload, device: Device, num_waves: int):
     num_subnets, num = workload.num_subnets, workload.num_microbatches
     dense = uniform_schedule(num_subnets, num, Operation.FULL)
     placement = Placement(1, (0,) * num_subnets, (0,) * num)
-    return simulate_step(workload, Cluster("one", (device,)), placement, dense, num_waves)
+    return simulate_step(deploy(workload, Cluster("one", (device,)), placement, num_waves), dense)
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
@@ -74,9 +76,8 @@ def test_passes_are_the_simulators_waves(device, lora):
     workload = workload_of((12,), lora=lora)
     (needed,) = device_memory(
         workload_of((4, 4), lora=lora),
-        Placement(1, (0,) * 3, (0, 0)),
+        Replica(Placement(1, (0,) * 3, (0, 0)), 2),
         uniform_schedule(3, 2, Operation.FULL),
-        2,
     ).total
     run = device_alone(workload, replace(device, memory_bytes=int(needed)))
     said = simulated(workload_of((4, 4, 4), lora=lora), device, 3)
@@ -121,9 +122,8 @@ def test_it_takes_the_fewest_passes_that_fit(total, share):
         return float(
             device_memory(
                 workload_of((largest,) * waves),
-                Placement(1, (0,) * 3, (0,) * waves),
+                Replica(Placement(1, (0,) * 3, (0,) * waves), waves),
                 uniform_schedule(3, waves, Operation.FULL),
-                waves,
             ).total[0]
         )
 

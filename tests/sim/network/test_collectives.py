@@ -14,6 +14,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
@@ -21,6 +22,7 @@ from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense_baselines import tensor_parallel_step
 from sim.network.collectives import ALL_REDUCES, all_reduce, ring_all_reduce, tree_all_reduce
@@ -55,7 +57,7 @@ def switch_of(speeds: list[float], memory_bandwidth: float = 1e18) -> Cluster:
 
 def alone_on(device: Device) -> float:
     placement = Placement(1, (0,) * WORKLOAD.num_subnets, (0,) * 4)
-    return simulate_step(WORKLOAD, Cluster("one", (device,)), placement, DENSE).step_s
+    return simulate_step(deploy(WORKLOAD, Cluster("one", (device,)), placement), DENSE).step_s
 
 
 @pytest.mark.parametrize("num_members", [1, 2, 3, 5, 8, 13])
@@ -138,7 +140,7 @@ def test_on_one_device_it_is_the_step_of_that_device():
     cluster = switch_of([1.0], memory_bandwidth=1e9)
     expected_s = alone_on(cluster.devices[0])
     placement = Placement(1, (0,) * WORKLOAD.num_subnets, (0,) * 4)
-    memory = device_memory(WORKLOAD, placement, DENSE)
+    memory = device_memory(WORKLOAD, Replica(placement), DENSE)
     found = tensor_parallel_step(WORKLOAD, cluster)
     assert found.step_s == pytest.approx(expected_s)
     np.testing.assert_allclose(found.peak_memory_bytes, memory.total)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ft_sched.deployment import deploy
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import uniform_scores
@@ -95,12 +96,9 @@ def test_lanes_say_how_many_operations_they_are(random_step):
     step = random_step(9, num_devices=3)
     size = (step.workload.num_subnets, step.workload.num_microbatches)
     plan = make_plan(
-        step.workload,
-        step.cluster,
+        deploy(step.workload, step.cluster, step.placement, 2),
         uniform_scores(*size),
         Budget(compute=0.6),
-        placement=step.placement,
-        num_waves=2,
     )
     counted = defaultdict(Counter)
     for events in rows(trace(simulate_plan(plan), plan)["traceEvents"], DEVICES).values():

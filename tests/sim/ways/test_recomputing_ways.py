@@ -13,15 +13,14 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.cluster_file import load_cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.model.decoder_config import decoder_shape
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.schedule.operations import Operation
-from d2ft_sched.schedule.schedule import uniform_schedule
 from sim.dense.memory_passes import PassMemory, pass_seconds
-from sim.step import simulate_replicas
+from sim.step import simulate_dense
 from sim.ways.estimate.load import dense_load
 from sim.ways.estimate.steps import WaySteps
 from sim.ways.search import best_dense, search_ways, way_of
@@ -122,15 +121,13 @@ def test_of_devices_that_share_a_model_only_those_without_room_compute_again(
 
 def test_the_step_is_longer_by_the_forward_pass_alone() -> None:
     cluster = cluster_of([1e9], [1.0])
-    dense = uniform_schedule(WORKLOAD.num_subnets, 3, Operation.FULL)
     way = best_dense(search_ways(WORKLOAD, cluster))
     (replica,) = way.replicas
     again = type(replica)(
         type(replica.placement)(1, replica.placement.subnet_device, replica.placement.owner, (0,))
     )
     once_s, again_s = (
-        simulate_replicas(way.workload, cluster, [one], dense[:, : one.num_microbatches])
-        for one in (replica, again)
+        simulate_dense(Deployment(way.workload, cluster, (one,))) for one in (replica, again)
     )
     assert once_s.step_s < again_s.step_s < 1.4 * once_s.step_s
     assert once_s.exchange_bytes == again_s.exchange_bytes

@@ -11,6 +11,7 @@ from d2ft_sched.cluster import topology
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape
@@ -21,9 +22,9 @@ from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
+from d2ft_sched.schedule.replica_part import replica_parts
 from d2ft_sched.schedule.schedule import uniform_schedule
-from d2ft_sched.schedule.waves import schedule_waves
-from sim.step import simulate_replicas
+from sim.step import simulate_step
 from sim.ways.plans import plan_on_ways
 from sim.ways.sample_dealer import SampleDealer, slower
 from sim.ways.search import search_ways
@@ -76,7 +77,7 @@ def hybrid(*sizes: int, owner: tuple[int, ...] = (0, 1, 0)) -> SampleDeal:
 
 
 def step_s(deal: SampleDeal, cluster: Cluster) -> float:
-    return simulate_replicas(deal.workload, cluster, deal.replicas, deal.schedule).step_s
+    return simulate_step(Deployment(deal.workload, cluster, deal.replicas), deal.schedule).step_s
 
 
 @pytest.mark.parametrize("kind", BUDGETS)
@@ -129,8 +130,8 @@ def test_passes_follow_the_memory_of_the_device_that_gets_more():
         tuple(Replica(Placement(2, (d,) * WORKLOAD.num_subnets, (d,))) for d in range(2)),
         uniform_schedule(WORKLOAD.num_subnets, 2, Operation.FULL),
     )
-    peak = simulate_replicas(
-        deal.workload, cluster, deal.replicas, deal.schedule
+    peak = simulate_step(
+        Deployment(deal.workload, cluster, deal.replicas), deal.schedule
     ).peak_memory_bytes.max()
     tight = replace(
         cluster, devices=tuple(replace(d, memory_bytes=int(peak)) for d in cluster.devices)
@@ -138,22 +139,18 @@ def test_passes_follow_the_memory_of_the_device_that_gets_more():
     made = SampleDealer(deal, tight).at([6.0, 1.0])
     assert made.samples[1] > 16
     assert made.replicas[0].num_waves == 1 < made.replicas[1].num_waves
-    assert not simulate_replicas(made.workload, tight, made.replicas, made.schedule).out_of_memory
+    assert not simulate_step(
+        Deployment(made.workload, tight, made.replicas), made.schedule
+    ).out_of_memory
 
 
 @pytest.mark.parametrize("kind", ["dense", "rest", "hybrid"])
 def test_lanes_take_what_the_simulator_says(deals, kind):
     deal = deals[kind]
     cluster, expected = UNEQUAL, np.zeros(4)
-    begin = 0
-    for replica in deal.replicas:
-        own = slice(begin, begin + replica.num_microbatches)
-        begin = own.stop
-        workload = replace(deal.workload, microbatch_samples=deal.workload.microbatch_samples[own])
-        schedule = deal.schedule[:, own]
-        for wave in schedule_waves(schedule, replica.num_waves):
-            work = wave_work(workload, cluster, replica.placement, schedule, wave)
-            expected += work.lanes_s.sum(axis=(0, 1, 2))
+    for part in replica_parts(deal.workload, deal.replicas, deal.schedule):
+        for wave in part.waves:
+            expected += wave_work(part, cluster, wave).lanes_s.sum(axis=(0, 1, 2))
     found = [deal.lanes_s(deal.schedule, d, cluster.devices) for d in range(4)]
     assert found == pytest.approx(expected.tolist(), rel=1e-9)
 

@@ -20,7 +20,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores, uniform_scores
 from d2ft_sched.schedule.operations import Operation, trains_in_step
-from sim.step import simulate_replicas
+from sim.step import simulate_step
 from sim.ways.fewer import fewest, samples_of_compute
 from sim.ways.plans import plan_on_ways
 from sim.ways.redeal import redealt_scores
@@ -46,7 +46,7 @@ def switch_of(speeds: list[float], bandwidth: float) -> Cluster:
 
 def step_s(found: WayPlan) -> float:
     plan = found.plan
-    return simulate_replicas(plan.workload, plan.cluster, plan.replicas, plan.schedule).step_s
+    return simulate_step(plan, plan.schedule).step_s
 
 
 @settings(deadline=None, max_examples=12)
@@ -73,7 +73,7 @@ def test_no_plan_is_slower_than_fewer_samples_or_spends_more(
     assert found.step_s <= found.fewer.dense_step_s
     of_budget = max(1, int(compute * 32 * (1 + 1e-12)))
     assert found.step_s <= fewest(search, of_budget).dense_step_s
-    of_spent = samples_of_compute(plan.workload, plan.replicas, plan.schedule)
+    of_spent = samples_of_compute(plan, plan.schedule)
     if communication == 1 and found.method != "scores":
         assert found.step_s <= fewest(search, of_spent).dense_step_s * (1 + 1e-9)
         beside = min(of_spent, of_budget)

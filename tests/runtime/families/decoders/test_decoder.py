@@ -290,7 +290,7 @@ def test_predicted_memory_is_within_five_percent(lora: Lora | None, recomputes: 
     step = measure_steps(
         model, workload, {"step": dense}, CPU, num_repeats=1, recomputes=recomputes
     )["step"]
-    predicted = device_memory(workload, placement, dense)
+    predicted = device_memory(workload, Replica(placement), dense)
     assert step.peak_memory_bytes == pytest.approx(predicted.total[0], rel=0.05)
     assert step.activation_bytes == pytest.approx(predicted.activations[0], rel=0.05)
 
@@ -332,7 +332,7 @@ def test_predicted_memory_of_a_large_vocabulary_is_within_five_percent(
     dense = uniform_schedule(workload.num_subnets, 4, Operation.FULL)
     step = measure_steps(model, workload, {"step": dense}, CPU, num_repeats=1)["step"]
     placement = place_round_robin(workload.partition, 4, 1)
-    predicted = device_memory(workload, placement, dense).total[0]
+    predicted = device_memory(workload, Replica(placement), dense).total[0]
     assert step.peak_memory_bytes == pytest.approx(predicted, rel=0.05)
 
 

@@ -23,10 +23,11 @@ from runtime.ranks.all_to_all import (
     scatter_runs,
     start_all_to_all,
 )
-from runtime.ranks.rank_lanes import rank_lanes_backward, rank_lanes_forward
 from runtime.ranks.rank_model import RankModel
 from runtime.ranks.rank_slices import RankBlock, RankWave
-from runtime.ranks.rank_trunk import (
+from runtime.ranks.step_gradients import StepGradients
+from runtime.ranks.wave.rank_lanes import rank_lanes_backward, rank_lanes_forward
+from runtime.ranks.wave.rank_trunk import (
     Kept,
     add_branch,
     add_branch_gradients,
@@ -34,7 +35,6 @@ from runtime.ranks.rank_trunk import (
     into_branch,
     through_norm,
 )
-from runtime.ranks.step_gradients import StepGradients
 from runtime.torch_device import Stopwatch
 
 

@@ -9,8 +9,8 @@ from runtime.lanes.adapters import AdapterSums
 from runtime.lanes.passes import Trained, lanes_backward, lanes_forward
 from runtime.lanes.products import without_autocast
 from runtime.lanes.slices import SublayerLanes
-from runtime.ranks.rank_trunk import Kept
 from runtime.ranks.step_gradients import StepGradients
+from runtime.ranks.wave.rank_trunk import Kept
 
 
 @torch.no_grad()

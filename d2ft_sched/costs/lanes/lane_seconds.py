@@ -11,7 +11,7 @@ import numpy as np
 from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device, roofline_seconds
 from d2ft_sched.costs.flops import attention_flops_of, mlp_flops_of
-from d2ft_sched.costs.lane_traffic import copied_bytes_of, lane_bytes_of, mask_bytes_of
+from d2ft_sched.costs.lanes.lane_traffic import copied_bytes_of, lane_bytes_of, mask_bytes_of
 from d2ft_sched.model.workload import Workload
 
 FORWARD, BACKWARD = 0, 1

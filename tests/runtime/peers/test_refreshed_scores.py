@@ -4,12 +4,22 @@ import numpy as np
 import pytest
 import torch
 
+from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.device import Device
+from d2ft_sched.deployment import deploy
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.shape import vision_transformer_shape
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.problem.budget import Budget
+from d2ft_sched.problem.formulate import formulate
 from d2ft_sched.problem.running_scores import nothing_seen
-from d2ft_sched.problem.scores import Scores
+from d2ft_sched.problem.scores import Scores, uniform_scores
 from runtime.data.dataset import Dataset, Split
-from runtime.peers.score_sources import RefreshedScores
+from runtime.peers.followed_schedules import FollowedSchedules
+from runtime.peers.refreshed_scores import RefreshedScores
 from runtime.peers.training import common_start, score_start
 from runtime.scoring.training_scores import training_scores
+from runtime.training.schedule_source import SolvedSchedules
 
 
 def test_running_averages_by_hand():
@@ -47,12 +57,30 @@ def test_refreshed_scores_pass_over_what_comes_with_the_model_of_that_step():
         passes.append((model, list(minibatches)))
         return [Scores(np.ones((1, 1)), np.full((1, 1), 10.0 * model + j)) for j in minibatches]
 
+    shape = vision_transformer_shape(
+        "m", image_size=28, patch_size=14, width=8, num_blocks=1, num_heads=1, mlp_hidden=8,
+        num_classes=5,
+    )  # fmt: skip
+    alone = deploy(
+        Workload(shape, partition_by_heads(shape, 1), (2,)),
+        Cluster("one", (Device("d", 1e10, 2**33, 1e12),)),
+    )
     order = [2, 0, 1, 1, 2]
-    source = RefreshedScores(order, 3, score)
-    seen = [source.scores(step, step, j).backward[0, 0] for step, j in enumerate(order)]
+    source = RefreshedScores(order, score)
+    formulation = formulate(alone, uniform_scores(1, 1), Budget())
+    values = []
+    solved = SolvedSchedules(
+        formulation, source, value_of=lambda s: values.append(s) or s.values(), at_once=3
+    )
+    followed = FollowedSchedules(solved, refreshed=source)
+    for step, j in enumerate(order):
+        followed.begin(step)  # a model is a number here
+        followed(step, j)
     assert passes == [(0, [0, 1, 2]), (3, [1, 2])]
-    assert seen == [2, 0, 1, 31, 32]
+    assert [s.backward[0, 0] for s in values] == [2, 0, 1, 31, 32]
     assert source.minibatches_scored == 5
+    assert followed.minibatches_scored == [3, 0, 0, 2, 0]
+    assert not followed.watches
 
 
 @pytest.fixture

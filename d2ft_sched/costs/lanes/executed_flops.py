@@ -7,24 +7,23 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import SublayerFlops, attention_flops_of, mlp_flops_of
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
-from d2ft_sched.costs.lane_groups import LaneGroups, lane_groups
+from d2ft_sched.costs.lanes.lane_groups import LaneGroups, lane_groups
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, runs_backward
-from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.waves import schedule_waves
 
 
 def step_wasted_flops(
     workload: Workload,
-    placement: Placement,
+    replica: Replica,
     schedule: np.ndarray,
-    num_waves: int,
     devices: Sequence[Device | None] | None,
 ) -> float:
     """`wasted_flops` of all waves; `devices` as `lane_groups` takes them."""
     executed = executed_schedule(workload, schedule)
-    waves = schedule_waves(schedule, num_waves)
-    made = (lane_groups(workload, placement, executed, wave, devices) for wave in waves)
+    waves = schedule_waves(schedule, replica.num_waves)
+    made = (lane_groups(workload, replica.placement, executed, wave, devices) for wave in waves)
     return sum(wasted_flops(workload, executed, groups) for groups in made)
 
 
@@ -40,6 +39,8 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
         schedule: as it is executed, int ``[num_subnets, num_microbatches]``.
         groups: of the wave.
     """
+    if workload.lora is None and not groups.sizes.is_masked.any():
+        return 0.0
     tokens = workload.tokens[groups.microbatches]
     needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
     again = groups.sizes.recomputes[:, None]

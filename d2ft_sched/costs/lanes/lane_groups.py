@@ -11,7 +11,7 @@ import numpy as np
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import needs_input_gradient
-from d2ft_sched.costs.lane_seconds import LaneSizes, lane_seconds
+from d2ft_sched.costs.lanes.lane_seconds import LaneSizes, lane_seconds
 from d2ft_sched.cutting.lane_rectangles import Runs
 from d2ft_sched.cutting.lane_search import Cut, Price, cheapest_cut
 from d2ft_sched.model.workload import Workload

@@ -1,0 +1,1 @@
+"""What sliced computations cost: what a schedule becomes, its seconds, bytes and wasted FLOPs."""
