@@ -3,7 +3,8 @@
 ``python -m bench.bench_ways --out DIR`` writes ``ways.csv``: for every case the least dense step
 that any way reaches (of up to six devices the ways are tried one by one, priced by the simulator,
 see `bench.ways.least_dense`), the plan with a whole budget, and the plan with 60 % of the compute
-beside fewer samples of the same compute. All are predictions.
+beside fewer samples of the same compute. All are predictions. The table is written after every
+case, and what is there is not run again.
 """
 
 import argparse
@@ -73,8 +74,13 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     first, step = map(int, arguments.part.split("/"))
-    rows = []
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / "ways.csv"
+    rows = pd.read_csv(file).to_dict(orient="records") if file.exists() else []
+    known = {one["case"] for one in rows}
     for case in [*cases(), *odd_cases()][first - 1 :: step]:
+        if case.name in known:
+            continue
         try:
             rows.append(row(case))
         except InputError as error:  # no way fits its memory
@@ -82,9 +88,8 @@ def main() -> None:
             continue
         told = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in rows[-1].values())
         print(", ".join(told), flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+        write_text(file, pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
     table = pd.DataFrame(rows)
-    write_text(arguments.out / "ways.csv", table.to_csv(index=False, float_format="%.4g"))
     print(
         f"{len(table)} cases: at most {table['over_least'].max():.2%} over the least dense step; "
         f"slower than fewer samples in "

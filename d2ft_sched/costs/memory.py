@@ -51,7 +51,8 @@ class DeviceMemory:
         activations: kept for backward at the end of the fullest wave's forward pass.
         workspace: what the fullest block, or the head over a vocabulary, needs besides, in forward
             or backward.
-        exchange_buffers: messages on their way, at the fullest dispatch or combine.
+        exchange_buffers: messages on their way, at the fullest dispatch or combine, and copies of
+            gradients for their sums.
         total: the peak; less than the sum, for gradients appear while activations are freed.
     """
 
@@ -72,6 +73,7 @@ def device_memory(
     num_waves: int = 1,
     trains: np.ndarray | None = None,
     devices: Sequence[Device | None] | None = None,
+    copied_for_sums: np.ndarray | None = None,
 ) -> DeviceMemory:
     """Memory of a step under a schedule.
 
@@ -83,11 +85,13 @@ def device_memory(
         trains: which subnets train in the step, in other replicas if not here, bool
             ``[num_subnets]``; default those that the schedule trains.
         devices: whose prices say what runs together, see `d2ft_sched.costs.lane_groups`.
+        copied_for_sums: bytes of gradients of each block that are copied for sums with other
+            replicas, float ``[num_blocks, num_devices]``; default none.
     """
     if trains is None:
         trains = trains_in_step(schedule)
     executed = executed_schedule(workload, schedule)
-    return _memory(workload, placement, executed, num_waves, trains, devices)
+    return _memory(workload, placement, executed, num_waves, trains, devices, copied_for_sums)
 
 
 def memory_besides_operations(
@@ -135,6 +139,7 @@ def _memory(
     num_waves: int,
     trains: np.ndarray,
     devices: Sequence[Device | None] | None = None,
+    copied_for_sums: np.ndarray | None = None,
     *,
     besides_operations: bool = False,
 ) -> DeviceMemory:
@@ -155,8 +160,11 @@ def _memory(
     exchange_buffers = np.zeros(placement.num_devices)
     resting = np.ones_like(trains) if besides_operations else ~trains
     copies = _copies_in_update(workload, placement, trains, resting)
-    largest = gradients + np.maximum(made_again, copies)
     gradients_before = np.zeros_like(block_gradients)
+    if copied_for_sums is None:
+        copied_for_sums = np.zeros_like(block_gradients)
+    all_copied = copied_for_sums.sum(axis=0)
+    largest = gradients + all_copied + np.maximum(made_again, copies)
     for wave, microbatches in enumerate(schedule_waves(schedule, num_waves)):
         in_wave = np.where(np.isin(np.arange(workload.num_microbatches), microbatches), schedule, 0)
         exchange = plan_exchange(workload, placement, in_wave)
@@ -180,12 +188,15 @@ def _memory(
         if besides_operations:
             forward = np.maximum(forward, backward)
 
-        before = gradients_before.sum(axis=0) + (trunk_gradients if wave > 0 else 0)
+        before = gradients_before.sum(axis=0)
+        if wave > 0:
+            before = before + trunk_gradients + all_copied
         in_forward = before + (kept_up_to + forward).max(axis=0)
         in_head = before + at_ends + kept_up_to[-1] + head + head_gradient
         first = head_gradient if wave == 0 else np.zeros_like(head_gradient)
         new = np.where(gradients_before > 0, 0, gradients_made)
-        in_addition = np.cumsum(new[::-1], axis=0)[::-1] + (gradients_made - new)
+        appears = new if wave > 0 else new + copied_for_sums
+        in_addition = np.cumsum(appears[::-1], axis=0)[::-1] + (gradients_made - new)
         in_backward = before + at_ends + first + (kept_up_to + backward + in_addition).max(axis=0)
         largest = np.max([largest, in_forward, in_head, in_backward], axis=0)
         activations = np.maximum(activations, kept_up_to[-1] + at_ends)
@@ -199,7 +210,7 @@ def _memory(
         gradients=gradients,
         activations=activations,
         workspace=workspace,
-        exchange_buffers=exchange_buffers,
+        exchange_buffers=exchange_buffers + all_copied,
         total=parameters + optimizer_state + inputs + largest + exchange_buffers,
     )
 

@@ -36,6 +36,8 @@ def replicas_memory(
     if sums is None:
         sums = gradient_sums(workload, replicas, schedule)
     trains = trains_in_step(schedule)
+    copied, on_their_way = sum_bytes(workload, replicas, sums)
+    everyone = np.arange(replicas[0].placement.num_devices)
     of_parts = [
         vars(
             device_memory(
@@ -45,14 +47,14 @@ def replicas_memory(
                 1 if overlap else part.num_waves,
                 trains,
                 part_devices(part, devices),
+                copied * np.isin(everyone, replica.devices),
             )
         )
-        for part in replica_parts(workload, replicas, schedule)
+        for replica, part in zip(replicas, replica_parts(workload, replicas, schedule), strict=True)
     ]
     by_purpose = {name: sum(one[name] for one in of_parts) for name in of_parts[0]}
-    buffers = bucket_bytes(workload, replicas, sums)
-    by_purpose["exchange_buffers"] = by_purpose["exchange_buffers"] + buffers
-    by_purpose["total"] = by_purpose["total"] + buffers
+    for name in ("exchange_buffers", "total"):
+        by_purpose[name] = by_purpose[name] + on_their_way
     return DeviceMemory(**by_purpose)
 
 
@@ -65,17 +67,19 @@ def part_devices(
     return merging_devices(part.workload, part.placement, devices)
 
 
-def bucket_bytes(
+def sum_bytes(
     workload: Workload, replicas: Sequence[Replica], sums: Sequence[GradientSum]
-) -> np.ndarray:
-    """Bytes that gradient sums need besides the gradients, float ``[num_devices]``.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes that gradient sums need besides the gradients: copied of each block, float
+    ``[num_blocks, num_devices]``, and on their way, float ``[num_devices]``.
 
     Gradients lie in their bucket; where a sum has a part only of what a device holds of a block,
     that part is copied, and kept until the step ends. Of the fullest bucket a part on its way out
     and one on its way in are there besides.
     """
     num_devices, partition = replicas[0].placement.num_devices, workload.partition
-    copied, on_their_way = np.zeros(num_devices), np.zeros(num_devices)
+    on_their_way = np.zeros(num_devices)
+    copied = np.zeros((partition.num_blocks, num_devices))
     held = np.zeros((2, partition.num_blocks, num_devices))
     for replica in replicas:
         for of_kind, units in zip(held, (partition.heads, partition.hidden), strict=True):
@@ -87,5 +91,5 @@ def bucket_bytes(
         if len(one.heads) or len(one.hidden):
             units = held[:, one.block, members]
             is_part = (units > np.array([[len(one.heads)], [len(one.hidden)]])).any(axis=0)
-            copied[members] += is_part * num_bytes
-    return copied + on_their_way
+            copied[one.block, members] += is_part * num_bytes
+    return copied, on_their_way

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from runtime.families.sublayer import Sublayer
 from runtime.lanes.adapters import AdapterSums
@@ -19,8 +20,8 @@ class Kept:
 
     Attributes:
         norm_input: what the norm sees, a leaf ``[B, N, D]``; None if its gradient is not needed.
-        norm_graph: the norm's result with its graph; what the lanes see of the samples owned where
-            the norm comes first.
+        norm_graph: where the graph of the norm's result begins; not the result, which would stay
+            beside the lanes' input wherever that has samples of others, too.
         lane_input: what the lanes saw, ``[T, D]``, owned before received, if any are FULL.
         graphs: of the cores of groups that run backward.
         sums: what adapters need where lanes have them.
@@ -28,7 +29,7 @@ class Kept:
     """
 
     norm_input: Tensor | None = None
-    norm_graph: Tensor | None = None
+    norm_graph: GradientEdge | None = None
     lane_input: Tensor | None = None
     graphs: list[Graph] = field(default_factory=list)
     sums: AdapterSums | None = None
@@ -71,7 +72,7 @@ def through_norm(kept: Kept, grad: Tensor) -> Tensor:
     """The gradient of the norm's input from that of its result; adds those of its parameters."""
     assert kept.norm_graph is not None
     assert kept.norm_input is not None
-    kept.norm_graph.backward(grad)
+    torch.autograd.backward(kept.norm_graph, grad)
     return gradient_of(kept.norm_input)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from d2ft_sched.costs.gradient_sums import EMBEDDING
 from runtime.families.sublayer import Sublayer
@@ -211,7 +212,7 @@ class WavePass:
                 lane_input = sublayer.norm(stream.requires_grad_(norms))
             lane_input = lane_input.to(self._dtype).flatten(0, 1)
         if norms:
-            kept.norm_input, kept.norm_graph = stream, lane_input
+            kept.norm_input, kept.norm_graph = stream, get_gradient_edge(lane_input)
         lane_input = lane_input.detach()
         return torch.cat([lane_input, self._rows(num_received)]) if num_received else lane_input
 
@@ -226,7 +227,7 @@ class WavePass:
         with torch.set_grad_enabled(is_traced):
             normed = part.sublayer.norm(total.requires_grad_(is_traced))
         if is_traced:
-            kept.norm_input, kept.norm_graph = total, normed
+            kept.norm_input, kept.norm_graph = total, get_gradient_edge(normed)
         return normed.detach()
 
     def _sublayer_backward(

@@ -13,7 +13,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
 from d2ft_sched.costs.memory import device_memory, subnet_parameters, trained_parameters
-from d2ft_sched.costs.replica_memory import part_devices
+from d2ft_sched.costs.replica_memory import part_devices, replicas_memory, sum_bytes
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -347,6 +347,19 @@ def test_memory_is_that_of_each_replica_and_of_buckets(case, overlap: bool) -> N
             np.testing.assert_array_equal(
                 getattr(found, name)[devices], getattr(own, name)[devices]
             )
+
+
+def test_copies_for_sums_appear_while_activations_are_freed() -> None:
+    workload = Workload(SHAPE, partition_by_heads(SHAPE, 2), (64, 64, 64))
+    dense = uniform_schedule(workload.num_subnets, 3, Operation.FULL)
+    replicas = [Replica(Placement(3, (0, 1) * 3, (0, 1))), Replica(Placement(3, (2,) * 6, (2,)))]
+    copied, on_their_way = sum_bytes(workload, replicas, gradient_sums(workload, replicas, dense))
+    assert (copied[:, 2] > 0).all()
+    part = replica_parts(workload, replicas, dense)[1]
+    own = device_memory(part.workload, part.placement, part.schedule)
+    found = replicas_memory(workload, replicas, dense)
+    assert found.total[2] == own.total[2] + on_their_way[2] + copied[-1, 2]
+    assert found.exchange_buffers[2] == copied[:, 2].sum() + on_their_way[2]
 
 
 def test_a_hybrid_sums_over_the_network_what_islands_hold() -> None:

@@ -162,21 +162,25 @@ def test_the_command_counts_what_was_predicted(d2ft, tmp_path, options):
 
 
 @pytest.mark.parametrize(
-    ("model", "options"),
-    [("test_vit", FLOAT32), ("vit_tiny_patch16_224", BFLOAT16), ("test_vit", ADAPTERS)],
+    ("model", "samples", "options"),
+    [("test_vit", 64, FLOAT32), ("vit_tiny_patch16_224", 1, BFLOAT16), ("test_vit", 1, ADAPTERS)],
 )
-def test_ranks_run_the_plans_and_dense_baselines(tmp_path, model, options):
+def test_ranks_run_the_plans_and_dense_baselines(tmp_path, model, samples, options):
     (tmp_path / "two.yaml").write_text(cluster_text("a", "b"))
     d2ft_on_ranks(
         2, tmp_path, "validate", "--cluster", tmp_path / "two.yaml", "--model", model,
-        "--image-size", 32, "--microbatch-size", 1, "--microbatches", 2, "--repeats", 1,
+        "--image-size", 32, "--microbatch-size", samples, "--microbatches", 2, "--repeats", 1,
         "--device", "cpu", *options, "--out", tmp_path / "v",
     )  # fmt: skip
     plans, baselines = (pd.read_csv(tmp_path / f"v/{name}.csv") for name in ("plans", "baselines"))
     for table in (plans, baselines):
         assert (table["error_flops"] == 0).all()
         assert (table["predicted_bytes"] == table["measured_bytes"]).all()
-    assert (plans["error_peak_memory_bytes"].abs() < 0.05).all()
+    # Of a small model messages on their way are much of what many samples keep; they are counted at
+    # the peak, whenever they are there.
+    off = plans.set_index("plan")["error_peak_memory_bytes"].abs()
+    assert (off < (0.05 if samples == 1 else 0.12)).all()
+    assert off["dense"] < (0.05 if samples == 1 else 0.02)
     # Autocast keeps copies of weights in bfloat16, which a dense baseline is not charged with.
     assert (baselines["error_peak_memory_bytes"].abs() < 0.15).all()
     assert plans["plan"].str.startswith("dp, step").any()
