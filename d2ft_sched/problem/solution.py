@@ -22,7 +22,7 @@ class Status(StrEnum):
     INFEASIBLE = "INFEASIBLE"
     """No schedule exists; proven."""
     TIME_LIMIT = "TIME_LIMIT"
-    """Ended before proof, at the time limit or, with no schedule, because its rules found none."""
+    """Ended before proof: at a limit of time or nodes, or with no schedule that its rules find."""
 
 
 @dataclass(frozen=True, eq=False)
