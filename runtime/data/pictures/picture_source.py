@@ -94,7 +94,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(paper, picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -69,8 +69,12 @@ class Transforms:
             return self.evaluated(picture)
         seed_generators(self.seed, epoch, sample)
         changed = self._change(picture)
-        rectangle = self._erase(torch.ones_like(changed[:1]))
-        return torch.where(rectangle == 0, self._mean_colour, changed)
+        erased = self._erase(torch.ones_like(changed[:1]))[0].numpy() == 0
+        if erased.any():
+            rows, columns = (np.flatnonzero(erased.any(axis)) for axis in (1, 0))
+            rectangle = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            changed[rectangle] = self._mean_colour
+        return changed
 
     @cached_property
     def _evaluate(self) -> Callable[[Image.Image], Tensor]:
