@@ -1,5 +1,7 @@
 """The ``d2ft`` command. Each command's heavy imports happen inside it, so that help is instant."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -84,6 +86,12 @@ for module in (
     app.command(name=module.__name__.rpartition(".")[2], cls=DistinctFiles)(module.run)
 
 
+@cache
+def command() -> Callable[..., None]:
+    """All commands with their options, made once: a process may ask for several."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run d2ft: a wrong input is one line and exit code 2, a programming error a traceback.
 
@@ -92,7 +100,7 @@ def main() -> None:
     with one_line_endings():
         prepare_process()
         try:
-            app(prog_name="d2ft")
+            command()(prog_name="d2ft")
         finally:
             flush_standard_output()
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pandas as pd
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.text_file import read_text
 
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?inf|nan"
-_WHOLE = r"[+-]?\d{1,18}"
+_NUMBER = re.compile(
+    r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?inf|nan|", re.ASCII | re.IGNORECASE
+)
+_WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 def read_table(
@@ -116,11 +119,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _as_numbers(column: pd.Series) -> pd.Series:
     """As whole numbers, numbers, or True and False where all cells are such; else as it is."""
-    if column.isin(["True", "False"]).all():
+    cells = column.tolist()
+    if all(cell in ("True", "False") for cell in cells):
         return column == "True"
-    if column.str.fullmatch(_WHOLE).all():
+    if all(map(_WHOLE.fullmatch, cells)):
         return column.astype("int64")
-    if (column.str.fullmatch(_NUMBER, case=False) | (column == "")).all():
+    if all(map(_NUMBER.fullmatch, cells)):
         return column.where(column != "", "nan").astype(float)
     return column
 

@@ -38,6 +38,7 @@ class Table:
         """Read what there is; rows go by the `order` of their keys, those without one first."""
         self._path, self._order = path, order
         self.rows: list[dict[str, Any]] = []
+        self._file_read: tuple[int, ...] | None = None
         self.read()
 
     def read(self) -> None:
@@ -47,8 +48,13 @@ class Table:
             InputError: the file is no table.
         """
         if self._path.exists():
+            there = self._path.stat()
+            file = there.st_ino, there.st_mtime_ns, there.st_size
+            if file == self._file_read:
+                return
             records = load_table(self._path, ["key"]).to_dict("records")
             self.rows = [{str(k): v for k, v in record.items()} for record in records]
+            self._file_read = file
 
     def put(self, key: str, rows: list[dict[str, Any]]) -> None:
         """Write these rows of one run, in place of any that it had."""

@@ -231,6 +231,10 @@ class Cluster:
         its access link, in a full mesh that of all its links together; half of it where a link is
         half duplex.
         """
+        return self._device_bandwidth.copy()
+
+    @cached_property
+    def _device_bandwidth(self) -> np.ndarray:
         total = np.zeros(len(self.nodes))
         for link in self.links:
             share = link.bandwidth_bytes_per_s / (2 if link.duplex == "half" else 1)

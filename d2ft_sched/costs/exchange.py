@@ -48,7 +48,7 @@ class Exchange:
         """
         order, owners, first = self._by_owner
         sent = self.active[direction, block][:, order] * self.message_bytes[order]
-        matrix = np.zeros((self.num_devices, self.num_devices), dtype=np.int64)
+        matrix = np.zeros((len(sent), len(sent)), dtype=np.int64)
         if len(first) < len(order):
             sent = np.add.reduceat(sent, first, axis=1)
         matrix[owners] = sent.T

@@ -74,19 +74,23 @@ def gradient_sums(
     """
     owners = tuple(sorted({owner for r in replicas for owner in r.placement.owner}))
     holders = np.sort([r.placement.subnet_device for r in replicas], axis=0)
-    trains = trains_in_step(schedule)
+    trains, trunk_values = trains_in_step(schedule), trained_trunk_values(workload).tolist()
     sums: list[GradientSum] = []
     for block in range(workload.shape.num_blocks, EMBEDDING - 1, -1):
-        sums.extend(_sums_of_block(workload, owners, holders, trains, block))
+        sums.extend(_sums_of_block(workload, owners, holders, trains, block, trunk_values[block]))
     return tuple(sums)
 
 
 def _sums_of_block(
-    workload: Workload, owners: tuple[int, ...], holders: np.ndarray, trains: np.ndarray, block: int
+    workload: Workload,
+    owners: tuple[int, ...],
+    holders: np.ndarray,
+    trains: np.ndarray,
+    block: int,
+    trunk_values: int,
 ) -> list[GradientSum]:
     """Args: as of `gradient_sums`; `holders` of every subnet, int ``[num_replicas, num_subnets]``,
-    sorted by device."""
-    trunk_values = int(trained_trunk_values(workload)[block])
+    sorted by device; `trunk_values` of the block, see `trained_trunk_values`."""
     subnets_of: dict[tuple[int, ...], list[int]] = {}
     shared_by: tuple[int, ...] = ()
     if 0 <= block < workload.shape.num_blocks:
@@ -117,9 +121,14 @@ def _units(workload: Workload, subnets: list[int]) -> tuple[np.ndarray, np.ndarr
     """Heads and hidden units of subnets, int, sorted."""
     parts = [workload.partition.subnets[s] for s in subnets]
     heads = np.array(sorted(h for part in parts for h in part.heads), dtype=np.int64)
+    runs: list[tuple[int, int]] = []
+    for start, stop in sorted((part.hidden_start, part.hidden_stop) for part in parts):
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], stop)
+        else:
+            runs.append((start, stop))
     none = np.zeros(0, dtype=np.int64)
-    hidden = [np.arange(part.hidden_start, part.hidden_stop) for part in parts]
-    return heads, np.sort(np.concatenate([none, *hidden]))
+    return heads, np.concatenate([none, *(np.arange(*run) for run in runs)])
 
 
 def _values(workload: Workload, num_heads: int, num_hidden: int) -> int:

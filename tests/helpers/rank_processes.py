@@ -38,6 +38,7 @@ def serve_ranks() -> None:
 
     For a process that has no threads or process groups of torch yet: before the tests run.
     """
+    cli.command()
     gc.collect()
     gc.freeze()  # pages that the collector writes to are copied in every rank
     _context()

@@ -65,6 +65,10 @@ class LaneGroups:
         A group with REST and without FULL leaves out those on which it has nothing to hand on, if
         it has REST there; any other runs on all or none.
         """
+        if needs_dx.all():
+            has_units = (units[self.subnets] > 0)[:, :, None]
+            runs = np.any(runs_backward(self.cells) & has_units, axis=(1, 2))
+            return np.asarray(self.has_microbatch & runs[:, None])
         cells = self.cells_in_sublayer(units, needs_dx)
         passes = np.asarray(runs_backward(cells).any(axis=1))
         unneeded = (self.cells == Operation.REST) & ~needs_dx[:, None, :]

@@ -79,6 +79,12 @@ COLUMNS = ("compute_fraction", "scoring_compute_fraction", "simulated_step_s", "
 
 
 @pytest.fixture
+def no_pictures(monkeypatch):
+    """For tests of what studies train and write down; one has the pictures, too."""
+    monkeypatch.setattr("analysis.studying.study_summary.save_both", lambda *_: [])
+
+
+@pytest.fixture
 def study(tmp_path):
     """Writes a study with its cluster and pictures; gives the arguments that run it."""
     rng = np.random.default_rng(0)
@@ -133,6 +139,7 @@ def test_every_kind_of_method_costs_what_its_budget_says(d2ft, study, tmp_path):
     assert (tmp_path / "out" / "provenance.json").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_methods_that_train_adapters_cost_fractions_of_full_fine_tuning(d2ft, study, tmp_path):
     methods = """
   - {name: full, kind: dense}
@@ -164,6 +171,7 @@ def test_methods_that_train_adapters_cost_fractions_of_full_fine_tuning(d2ft, st
     assert "methods[0].lora_rank is missing; the kind smaller_rank needs it" in err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_same_training_is_done_once_and_a_second_run_goes_on(d2ft, study, tmp_path):
     methods = "\n".join(METHODS.splitlines()[:3]) + "\n  - {name: fewer, kind: fewer_microbatches}"
     arguments = study(methods)
@@ -186,6 +194,7 @@ def test_the_same_training_is_done_once_and_a_second_run_goes_on(d2ft, study, tm
     assert [row["method"] for row in json.loads(printed)["summary"]] == third["method"].tolist()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_step_time_budget_is_kept_on_the_cluster(d2ft, study, tmp_path):
     methods = "\n".join(METHODS.splitlines()[:3])
     methods += "\n  - {name: fewer, kind: fewer_microbatches, placement: best}"
@@ -309,6 +318,7 @@ def test_time_to_accuracy_is_read_off_the_mean_curve():
     assert np.isnan(seconds_to_accuracy(curves, 0.9)["seconds"][0])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_two_processes_share_a_folder(d2ft, study, tmp_path):
     methods = "\n".join(METHODS.splitlines()[:4]) + "\n  - {name: fewer, kind: fewer_microbatches}"
     arguments = [str(a) for a in study(methods)]
@@ -341,6 +351,7 @@ with claim(pathlib.Path(sys.argv[1]), "run") as mine:
         assert mine
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_selection_takes_parts_of_the_grid(d2ft, study, tmp_path):
     arguments = study(
         "\n  - {name: dense, kind: dense}\n  - {name: late, kind: dense, num_epochs: 3}"
@@ -354,6 +365,7 @@ def test_a_selection_takes_parts_of_the_grid(d2ft, study, tmp_path):
     assert "--seed is 7; the study has 0, 1" in err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_reduced_precision_and_held_out_pictures_are_settings_of_the_file(d2ft, study, tmp_path):
     arguments = study("\n  - {name: dense, kind: dense}")
     path = arguments[1]

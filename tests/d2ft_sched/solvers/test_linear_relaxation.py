@@ -1,35 +1,20 @@
+"""Prices of the relaxation, of many knapsacks at once."""
+
 import numpy as np
-import pytest
 
-from d2ft_sched.solvers.single.linear_relaxation import _solve_small
+from d2ft_sched.solvers.single.linear_relaxation import resource_prices
 
 
-def test_small_systems_are_solved_as_numpy_does() -> None:
+def test_a_batch_has_the_prices_of_each_knapsack_alone() -> None:
+    """They are done after different numbers of iterations; some have nothing to choose."""
     rng = np.random.default_rng(0)
-    factor = rng.normal(size=(50, 3, 3)) * 10.0 ** rng.integers(-6, 6, size=(50, 3, 1))
-    matrix = factor @ factor.transpose(0, 2, 1)
-    wanted = rng.normal(size=(3, 50)) / np.sqrt(np.einsum("krr->rk", matrix))
-    right = np.einsum("krq,qk->rk", matrix, wanted)
-    well = np.linalg.cond(factor / np.linalg.norm(factor, axis=2, keepdims=True)) < 1e3
-    assert well.sum() > 40
-    assert _solve_small(matrix, right)[:, well] == pytest.approx(wanted[:, well], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    "matrix",
-    [
-        [[0.0, 0.0], [0.0, 0.0]],
-        [[1.0, 1.0], [1.0, 1.0]],
-        [[1e-20, 1.0], [1.0, 1e20]],
-        [[-1e-14, 0.0], [0.0, 1.0]],
-        [[np.inf, 1.0], [1.0, 1.0]],
-    ],
-)
-def test_what_rounding_leaves_of_a_converged_knapsack_is_no_obstacle(
-    matrix: list[list[float]],
-) -> None:
-    solved = _solve_small(
-        np.array([matrix, np.eye(2).tolist()]), np.array([[1.0, 2.0], [1.0, 3.0]])
-    )
-    assert not np.isnan(solved).any()
-    assert solved[:, 1] == pytest.approx([2.0, 3.0])
+    value = np.cumsum(rng.lognormal(size=(3, 20, 8)), axis=0)
+    cost = np.cumsum(rng.lognormal(size=(2, 3, 20, 8)), axis=1) * 10 ** rng.uniform(-3, 0, (20, 1))
+    value[0], cost[:, 0] = 0.0, 0.0
+    allowed = rng.random((3, 20, 8)) < 0.8
+    allowed[0] = True
+    allowed[1:, :3] = False
+    together = resource_prices(value, cost, allowed)
+    for k in range(20):
+        alone = resource_prices(value[:, [k]], cost[:, :, [k]], allowed[:, [k]])
+        np.testing.assert_allclose(together[:, [k]], alone, rtol=1e-5, atol=1e-9)
