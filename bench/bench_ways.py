@@ -76,7 +76,9 @@ def main() -> None:
     first, step = map(int, arguments.part.split("/"))
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "ways.csv"
-    rows = pd.read_csv(file).to_dict(orient="records") if file.exists() else []
+    rows: list[Any] = []
+    if file.exists():
+        rows += pd.read_csv(file).to_dict(orient="records")
     known = {one["case"] for one in rows}
     for case in [*cases(), *odd_cases()][first - 1 :: step]:
         if case.name in known:
