@@ -395,7 +395,8 @@ def test_beyond_calibration_is_said_once_with_the_range(d2ft, make_plan, simulat
         code, _, err = d2ft(command, "--cluster", plan.with_name("lab.yaml"), *SMALL, "--out",
                             plan.with_name(command))  # fmt: skip
         assert code == 0
-        assert err.startswith("warning: device 'fast': mlp_forward is calibrated from 1 to 2")
+        # A slow machine says what it is at besides.
+        assert err.count("warning: device 'fast': mlp_forward is calibrated from 1 to 2") == 1
     code, out, err = d2ft("simulate", plan, "--json", "--scale-compute", 2)
     assert code == 0
     warned = json.loads(out)["warnings"]
