@@ -135,7 +135,6 @@ def _validate_alone(
         seed=request.seed,
     ).to(device)
     workload = request.workload(shape_of(model))
-    check_whole_step(workload, _dense(workload), ranks)  # of the untouched model, in one wave
     if request.cluster_file is not None:
         cluster = read_cluster(request.cluster_file, request.precision)
         if len(cluster.devices) != 1:
@@ -143,7 +142,8 @@ def _validate_alone(
                 f"{request.cluster_file}: has {len(cluster.devices)} devices and this job one "
                 f"rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
             )
-    else:
+    check_whole_step(workload, _dense(workload), ranks)  # of the untouched model, in one wave
+    if request.cluster_file is None:
         with progress.stage("Profile this device") as tell:
             cluster = Cluster(
                 "this-device",

@@ -211,7 +211,8 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     """uint8 ``[num_samples, 3, height, width]`` to float32 ``(x / 255 - mean) / std``."""
     centre = torch.tensor(mean, device=images.device).mul(255)[:, None, None]
     spread = torch.tensor(std, device=images.device).mul(255)[:, None, None]
-    return images.float().sub_(centre).div_(spread)
+    dtype = torch.result_type(images, centre)
+    return images.to(dtype, copy=True).sub_(centre).div_(spread)
 
 
 def _create(

@@ -8,6 +8,7 @@ import pytest
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.compute_curve import ComputeCurve, WorkKind
 from d2ft_sched.cluster.device import Device, OutOfCalibrationWarning, warn_anew
+from d2ft_sched.deployment import Deployment
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
@@ -25,12 +26,12 @@ def priced(device: Device) -> Priced:
     workload = Workload(shape, partition_by_heads(shape, 1), (2, 3))
     replica = Replica(Placement(1, (0,) * 4, (0, 0)))
     schedule = np.full((4, 2), Operation.FULL, dtype=np.int64)
-    return price(workload, Cluster("one", (device,)), [replica], schedule)
+    return price(Deployment(workload, Cluster("one", (device,)), (replica,)), schedule)
 
 
 def test_an_equal_step_is_not_simulated_again(monkeypatch: pytest.MonkeyPatch) -> None:
     first = priced(DEVICE)
-    monkeypatch.setattr(prices, "simulate_replicas", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(prices, "simulate_step", lambda *_: pytest.fail("again"))
     assert priced(replace(DEVICE)) is first
 
 
