@@ -89,8 +89,8 @@ def device_memory(
     """
     if trains is None:
         trains = trains_in_step(schedule)
-    copies = copied_for_sums is not None and bool(copied_for_sums.any())
-    if not copies and trains.all() and (schedule == Operation.FULL).all():
+    is_copied = copied_for_sums is not None and bool(copied_for_sums.any())
+    if not is_copied and trains.all() and (schedule == Operation.FULL).all():
         return dense_memory(workload, replica)
     executed = executed_schedule(workload, schedule)
     return _memory(workload, replica, executed, trains, devices, copied_for_sums)
@@ -165,12 +165,12 @@ def _memory(
     workspace = np.zeros(placement.num_devices)
     exchange_buffers = np.zeros(placement.num_devices)
     resting = np.ones_like(trains) if besides_operations else ~trains
-    copies = _copies_in_update(workload, placement, trains, resting)
+    copied_in_update = _copies_in_update(workload, placement, trains, resting)
     gradients_before = np.zeros_like(block_gradients)
     if copied_for_sums is None:
         copied_for_sums = np.zeros_like(block_gradients)
     all_copied = copied_for_sums.sum(axis=0)
-    largest = gradients + all_copied + np.maximum(made_again, copies)
+    largest = gradients + all_copied + np.maximum(made_again, copied_in_update)
     for wave, microbatches in enumerate(schedule_waves(schedule, replica.num_waves)):
         in_wave = schedule
         if len(microbatches) < workload.num_microbatches:
