@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.device_presets import ACCELERATOR, CPU_THREAD
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 
 
@@ -63,7 +64,8 @@ def rank_device(name: str, local_rank: int, num_local: int = 1) -> torch.device:
     """
     if num_local > 1 and name.startswith("cuda:"):
         raise InputError(
-            f"device is {name!r}, for {num_local} ranks of this host; with cuda each takes one of "
+            f"device is {name!r}, for {counted(num_local, 'rank')} of this host; with cuda "
+            f"each takes one of "
             f"its own"
         )
     device = select_device(name)

@@ -17,6 +17,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.memory import DeviceMemory, trained_shared_parameters
 from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.recomputing import recomputing_where_needed
@@ -54,7 +55,7 @@ def tensor_parallel_step(
     if shape.mlp_hidden < shape.num_heads:
         raise InputError(
             f"{shape.name}: mlp_hidden is {shape.mlp_hidden}; tensor parallelism needs a hidden "
-            f"unit for each of the {shape.num_heads} heads"
+            f"unit for each of the {counted(shape.num_heads, 'head')}"
         )
     num_heads = tensor_parallel_heads(workload, cluster, split)
     members = np.flatnonzero(num_heads).tolist()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from analysis.commands import options
+from d2ft_sched.files.counted import counted
 
 WHAT_IF = "What if"
 NOT_ALWAYS = "Devices that are not always equally fast"
@@ -140,7 +141,8 @@ def run(
         cluster = read_cluster(cluster_file, plan.workload.precision)
         if len(cluster.devices) != len(plan.cluster.devices):
             raise InputError(
-                f"{cluster_file}: has {len(cluster.devices)} devices; the plan {plan_file} is for "
+                f"{cluster_file}: has {counted(len(cluster.devices), 'device')}; the plan "
+                f"{plan_file} is for "
                 f"{len(plan.cluster.devices)}"
             )
         plan = plan.on(cluster)

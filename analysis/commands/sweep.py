@@ -9,6 +9,7 @@ from analysis.commands import options
 from analysis.commands.parsing.grouped_options import with_groups
 from analysis.commands.parsing.model_options import ModelOptions
 from analysis.names.placement_names import PlacementName
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.sizes import MOST_SAMPLES
 
 AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
@@ -163,7 +164,8 @@ def run(
         except KeyboardInterrupt:
             done = sweep.num_done
             print_note(
-                f"Stopped: {done} of {len(sweep.points)} points are done; the same command goes on."
+                f"Stopped: {done} of {counted(len(sweep.points), 'point')} are done; the same "
+                f"command goes on."
             )
             raise typer.Exit(128 + (stopped.signal or signal.SIGINT)) from None
     table, written = sweep.save()

@@ -12,6 +12,7 @@ from analysis.planning.plan_summary import summarize
 from analysis.planning.request import Request
 from analysis.planning.way_words import way_text
 from d2ft_sched.deployment import Deployment
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.planning import plan_from_solution, solve_formulation
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
@@ -120,7 +121,7 @@ def _fewer_row(request: Request, best: dict[str, Any], held: Baselines) -> dict[
     number, total = sum(held.fewer.samples), held.search.steps.num_samples
     prediction = simulate_dense(held.fewer)
     return row | {
-        "method": f"{number} of {total} samples dense, {way_text(held.fewer)}",
+        "method": f"{number} of {counted(total, 'sample')} dense, {way_text(held.fewer)}",
         "status": Status.FEASIBLE.value,
         "objective": value_of_samples(request, number),
         "compute_fraction": number / total,

@@ -25,6 +25,7 @@ from d2ft_sched.costs.exchange import operation_message_bytes
 from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.sizes import MOST_CELLS, check_at_most
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -268,7 +269,7 @@ def scaling_cases(
             )
     for size in sizes:
         if size < 1:
-            raise InputError(f"a size is {size} devices; it must be at least 1")
+            raise InputError(f"a size is {counted(size, 'device')}; it must be at least 1")
         check_at_most(
             f"{size} devices x {num_microbatches} micro-batches",
             size * num_microbatches,

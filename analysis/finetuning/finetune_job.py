@@ -13,6 +13,7 @@ from analysis.finetuning.finetune_schedules import moves_samples, plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
 from analysis.finetuning.rank_hosts import note_hosts
 from analysis.names.schedule_names import ScheduleName
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.provenance import provenance
 from d2ft_sched.plan.plan_file import dump_plan
 from d2ft_sched.problem.scores import load_scores
@@ -22,6 +23,7 @@ from runtime.checkpoint.checkpoint import (
 )
 from runtime.checkpoint.facts import Setting, TrainingState
 from runtime.checkpoint.going_on import check_goes_on
+from runtime.checkpoint.setting_words import setting_words
 from runtime.data.minibatches import Minibatches
 from runtime.ranks.agreement import together
 from runtime.ranks.job import Ranks, check_agreement, job_facts
@@ -93,9 +95,9 @@ def prepare_finetune(
         together(ranks, check, "the look at the checkpoint")
     table = together(ranks, lambda: _scores_table(request), "the reading of scores")
     if ranks.num_ranks > 1:
-        facts = inputs.data.fingerprint.facts() | job_facts(dump_plan(plan), inputs.model)
-        facts |= {"table of --scores": table}
-        facts |= {"setting": json.dumps(dict(state.settings)), "checkpoint": str(found)}
+        facts = {setting_words(name): str(value) for name, value in state.settings.items()}
+        facts |= job_facts(dump_plan(plan), inputs.model)
+        facts |= {"table of --scores": table, "checkpoint": str(found)}
         together(
             ranks,
             lambda: check_agreement(ranks, facts, ranks.num_ranks),
@@ -133,9 +135,10 @@ def prepare_finetune(
         if found.state.plan_sha256 != state.plan_sha256:
             notes.append(f"{found.path}: goes on under another plan than it was written with")
         if found.state.num_steps < state.num_steps:
+            saved_epochs = found.state.num_steps // found.state.steps_per_epoch
             notes.append(
-                f"{found.path}: was written for {found.state.settings['num_epochs']} epochs; the "
-                f"learning rate falls over {settings.num_epochs} from here on"
+                f"{found.path}: was written for {counted(saved_epochs, 'epoch')}; the learning "
+                f"rate falls over {settings.num_epochs} from here on"
             )
         now = found.state
         state = replace(state, step=now.step, epoch=now.epoch, position=now.position, best=now.best)

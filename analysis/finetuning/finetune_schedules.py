@@ -11,6 +11,7 @@ from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
 from d2ft_sched.plan.redrawn import chooses, is_redrawable
 from d2ft_sched.plan.replanning import (
@@ -223,14 +224,16 @@ def check_replicas(request: FineTuneRequest, ranks: Ranks) -> None:
     if len(plan.replicas) > 1:
         if ranks.num_ranks == 1:
             raise InputError(
-                f"--replan-every moves samples between the {len(plan.replicas)} replicas of this "
+                f"--replan-every moves samples between the "
+                f"{counted(len(plan.replicas), 'replica')} of this "
                 f"plan, on ranks of torchrun; alone it has nothing to move: leave it out"
             )
         _dealer(request)
     elif ranks.num_ranks not in (1, num_devices):
         raise InputError(
-            f"--replan-every needs a rank for each of the {num_devices} devices of the plan's "
-            f"cluster, or one; this job has {ranks.num_ranks} ranks"
+            f"--replan-every needs a rank for each of the {counted(num_devices, 'device')} of "
+            f"the plan's "
+            f"cluster, or one; this job has {counted(ranks.num_ranks, 'rank')}"
         )
 
 
@@ -306,7 +309,7 @@ def _check_state(state: ReplanState, num_devices: int, size: tuple[int, ...]) ->
     ):
         raise InputError(
             "the checkpoint's re-planning is damaged: it must have a finite time for each of "
-            f"{num_devices} devices"
+            f"{counted(num_devices, 'device')}"
         )
     if state.schedule_rows is not None:
         found = schedule_from_rows(state.schedule_rows).shape

@@ -6,6 +6,7 @@ from analysis.names.placement_names import PlacementName
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.memory import dense_bytes
 from d2ft_sched.deployment import Deployment, deploy
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.balanced import place_candidates
 from d2ft_sched.placement_search.recomputing import recomputing_where_needed
@@ -37,7 +38,7 @@ class Placed:
         """One line for people of the placement that was taken, which need not be the first."""
         best = self.deployments[0].placement
         text = (
-            f"{len(set(taken.subnet_device))} of {num_devices} devices hold subnets, "
+            f"{len(set(taken.subnet_device))} of {counted(num_devices, 'device')} hold subnets, "
             f"{len(taken.owners)} own micro-batches; the dense step takes "
             f"{self.dense_step_s:.4g} s (predicted)"
         )

@@ -7,6 +7,7 @@ from analysis.console.formatting import beside, quantity
 from analysis.names.way_names import RestingName
 from analysis.planning.plan_baselines import Baselines
 from analysis.planning.way_request import REST, PlannedOnWay
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 from sim.ways.way import Way, WayKind, kind_of
@@ -15,11 +16,6 @@ MOST_NAMED = 8
 """Replicas that a sentence names."""
 WORTH = 0.01
 """Part of a step that a plan must save to be called shorter."""
-
-
-def counted(number: int, what: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def way_text(way: Way) -> str:
@@ -158,7 +154,11 @@ def sentence(planned: PlannedOnWay, file: Path) -> str:
     found = planned.found
     plan = found.plan
     total, run = planned.search.steps.num_samples, sum(found.samples)
-    of_all = f"all {run:,} samples" if run == total else f"{run:,} of {total:,} samples"
+    of_all = (
+        f"all {counted(run, 'sample')}"
+        if run == total
+        else f"{run:,} of {counted(total, 'sample')}"
+    )
     names = [
         " + ".join(plan.cluster.devices[d].name for d in replica.devices)
         for replica in plan.replicas
@@ -191,7 +191,8 @@ def _resting_text(plan: Plan) -> str:
     trained = len(set(block[(plan.schedule == Operation.FULL).any(axis=1)].tolist()))
     how = "taken in turns" if plan.budget.resting == RestingName.TURNS else "drawn anew"
     return (
-        f", {trained} of {plan.workload.shape.num_blocks} blocks training in each step ({how}), "
+        f", {trained} of {counted(plan.workload.shape.num_blocks, 'block')} training in each "
+        f"step ({how}), "
         f"the others passing the gradient on"
     )
 

@@ -21,6 +21,7 @@ from analysis.results.savings import (
     rank_correlation,
     worst_error,
 )
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
 
@@ -41,10 +42,12 @@ def question(run: Run) -> str:
     shape, budget = plan.workload.shape, plan.budget
     return (
         f"What does D2FT save, and what does it cost, when {shape.name} "
-        f"({shape.num_blocks} blocks of {shape.num_heads} heads) is fine-tuned on {data.name} "
+        f"({counted(shape.num_blocks, 'block')} of {counted(shape.num_heads, 'head')}) is "
+        f"fine-tuned on {data.name} "
         f"({data.num_train:,} training and {data.num_test:,} test images of {data.image_size} px, "
-        f"{data.num_classes} classes) on cluster {plan.cluster.name} "
-        f"({len(plan.cluster.devices)} devices) with {percent(budget.compute, 0)} of the dense "
+        f"{counted(data.num_classes, 'class')}) on cluster {plan.cluster.name} "
+        f"({counted(len(plan.cluster.devices), 'device')}) with {percent(budget.compute, 0)} "
+        f"of the dense "
         f"run's compute and {percent(budget.communication, 0)} of its gradients' bytes? "
         f"{run.prediction.verdict}."
     )
@@ -98,7 +101,8 @@ def resting_text(plan: Plan) -> str:
         return "All blocks train in every step."
     how = "always the same ones" if plan.budget.resting is None else "others in every step"
     return (
-        f"{trained} of {shape.num_blocks} blocks train in a step, {how}; the others rest: they run "
+        f"{trained} of {counted(shape.num_blocks, 'block')} train in a step, {how}; the "
+        f"others rest: they run "
         f"and pass the gradient on, and their weights are neither changed nor sent."
     )
 
@@ -129,7 +133,8 @@ def _certainty(run: Run) -> Answer:
     tau = rank_correlation(step_pairs)
     if tau is not None:
         facts.append(
-            f"Order of the {len(step_pairs)} runs by step time, predicted against measured: "
+            f"Order of the {counted(len(step_pairs), 'run')} by step time, predicted against "
+            f"measured: "
             f"Kendall's tau {tau:.2f}."
         )
     source = (
@@ -143,7 +148,8 @@ def _certainty(run: Run) -> Answer:
     return Answer(
         "How sure is that?",
         f"off by up to {percent(error or 0.0)}",
-        f"in step time, where prediction could be checked: {len(step_pairs)} runs on one device, "
+        f"in step time, where prediction could be checked: {counted(len(step_pairs), 'run')} "
+        f"on one device, "
         f"not on the cluster",
         tuple(facts),
     )

@@ -26,6 +26,7 @@ from analysis.reporting.report_tables import provenance_table
 from analysis.results.run_dir import PLAN
 from analysis.results.savings import accuracy_interval, accuracy_range
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 
 DENSE = "dense"
 WIDE = 0.05
@@ -115,7 +116,11 @@ def _dense_beside(run: FineTuneRun) -> FineTuneRun | None:
 
 
 def _where(run: FineTuneRun) -> str:
-    return run.device if run.num_ranks == 1 else f"{run.num_ranks} ranks, the first on {run.device}"
+    return (
+        run.device
+        if run.num_ranks == 1
+        else f"{counted(run.num_ranks, 'rank')}, the first on {run.device}"
+    )
 
 
 def _spent_flops(run: FineTuneRun) -> float:
@@ -138,7 +143,7 @@ def _saving(run: FineTuneRun, dense: FineTuneRun | None, summary: PlanSummary) -
             f"Bytes exchanged by the plan: {less_or_more(1 - summary.communication_fraction)}."
         )
     flops = f"{less_or_more(spared)} FLOPs"
-    over = f"over {num_steps:,} steps{', scoring included' if run.scored else ''}"
+    over = f"over {counted(num_steps, 'step')}{', scoring included' if run.scored else ''}"
     if dense is None:
         return Answer(
             SAVING,
@@ -220,7 +225,7 @@ def _perplexity(run: FineTuneRun, dense: FineTuneRun | None) -> Answer:
     return Answer(
         ACCURACY,
         f"perplexity {_plain(last)}",
-        f"of {last.num_judged:,} tokens of held-out text after {last.epoch:.4g} "
+        f"of {counted(last.num_judged, 'token')} of held-out text after {last.epoch:.4g} "
         f"epoch{'' if last.epoch == 1 else 's'}{''.join(f'; {one}' for one in said)}",
         tuple(facts),
     )

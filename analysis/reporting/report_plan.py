@@ -21,6 +21,7 @@ from analysis.reporting.report_tables import (
 from analysis.results.run_dir import PLAN
 from analysis.results.run_records import StepPrediction
 from analysis.results.savings import cluster_savings
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.plan_file import load_plan
 from sim.step import simulate_dense, simulate_plan
 
@@ -57,8 +58,10 @@ def plan_part(folder: Path) -> Part | None:
     return Part(
         "plan",
         title,
-        f"What would a step of {shape.name} ({shape.num_blocks} blocks of {shape.num_heads} heads) "
-        f"take on cluster {cluster.name} ({len(cluster.devices)} devices) by this plan, made with "
+        f"What would a step of {shape.name} ({counted(shape.num_blocks, 'block')} of "
+        f"{counted(shape.num_heads, 'head')}) "
+        f"take on cluster {cluster.name} ({counted(len(cluster.devices), 'device')}) by this "
+        f"plan, made with "
         f"{percent(budget.compute, 0)} of the dense run's compute and "
         f"{percent(budget.communication, 0)} of its communication by the solver "
         f"{plan.solver.name}?",

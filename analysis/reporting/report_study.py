@@ -16,6 +16,7 @@ from analysis.results.run_dir import PROVENANCE, read_json_object
 from analysis.studying.study_grid import ANY_BUDGET, OWN_BUDGET
 from analysis.studying.study_summary import PLOTS, load_results, methods_table, summary_table
 from analysis.studying.study_table import RUNS
+from d2ft_sched.files.counted import counted
 
 _PICTURES = {
     "compute_fraction": "Accuracy against compute",
@@ -100,7 +101,7 @@ def _answers(name: str, summary: pd.DataFrame) -> tuple[Answer, ...]:
     change = float(method["top1_mean"] - reference["top1_mean"])
     seeds = int(method["num_seeds"])
     spread = (
-        f"±{100 * method['top1_std']:.1f} points over {seeds} seeds"
+        f"±{100 * method['top1_std']:.1f} points over {counted(seeds, 'seed')}"
         if seeds > 1
         else "one seed: the spread is not known"
     )

@@ -16,6 +16,7 @@ from analysis.sweeping.run_sweep import FORMATS, JOURNAL
 from analysis.sweeping.sweep_plots import one_of, sweep_drawings
 from analysis.sweeping.sweep_table import GIVEN, load_table, thinned
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 
 TABLES = tuple(f"sweep.{kind}" for kind in FORMATS)
 KEPT = (0.9, 0.75, 0.5)
@@ -51,7 +52,7 @@ def sweep_part(folder: Path) -> Part | None:
     return Part(
         "sweep",
         title,
-        f"Which of {len(table):,} plans of {models} on {clusters} are worth having?",
+        f"Which of {counted(len(table), 'plan')} of {models} on {clusters} are worth having?",
         (answer,) if answer else (),
         provenance_table(title, provenance),
         {

@@ -23,6 +23,7 @@ from analysis.results.run_dir import read_json_object
 from analysis.validating.plans_tried import QUANTITIES, Agreement
 from analysis.validating.validation_files import TITLES, agreement_table
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.schema import validate
 
 VALIDATION = "validation.json"
@@ -67,7 +68,7 @@ def validation_part(folder: Path) -> Part | None:
     return Part(
         "validation",
         title,
-        f"How well are steps of {len(table)} plans predicted on {file.device}?",
+        f"How well are steps of {counted(len(table), 'plan')} predicted on {file.device}?",
         tuple(a for a in (_saving(file, table, baselines), _certainty(file, table)) if a),
         provenance_table(title, file.provenance),
         {
@@ -79,7 +80,8 @@ def validation_part(folder: Path) -> Part | None:
         {
             "validation": (
                 lambda: validation_scatter(table),
-                f"Predicted against measured step time and peak memory of {len(table)} plans on "
+                f"Predicted against measured step time and peak memory of "
+                f"{counted(len(table), 'plan')} on "
                 f"{file.device}, with the line of exact prediction and a band of 10 %.",
             )
         },
@@ -153,7 +155,7 @@ def _certainty(file: ValidationFile, table: pd.DataFrame) -> Answer | None:
     return Answer(
         CERTAINTY,
         f"off by {percent(step.mean)} on average",
-        f"in step time, at most {percent(step.largest)}, over {len(table)} plans run on "
+        f"in step time, at most {percent(step.largest)}, over {counted(len(table), 'plan')} run on "
         f"{file.device}",
         tuple(facts),
     )

@@ -8,6 +8,7 @@ from analysis.studying.study_file import MethodSchema
 from analysis.studying.study_recipe import Recipe
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.resting import POLICIES
 from d2ft_sched.schedule.operations import Operation
@@ -51,7 +52,8 @@ def _first_schedule(method: MethodSchema, workload: Workload) -> np.ndarray:
     if not round(num_running) or abs(num_running - round(num_running)) > 1e-9:
         raise InputError(
             f"method {method.name!r}: samples is {method.samples:g}, which are {num_running:g} "
-            f"of {workload.num_microbatches} micro-batches; it must be a whole number of them"
+            f"of {counted(workload.num_microbatches, 'micro-batch')}; it must be a whole "
+            f"number of them"
         )
     block = workload.partition.block
     unit = block if method.unit == "block" else np.arange(len(block))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.schema import StrictModel, read_yaml, validate
 from d2ft_sched.files.seeds import MAX_SEED
 from d2ft_sched.files.sizes import MOST_MICROBATCHES, MOST_SAMPLES
@@ -224,7 +225,8 @@ def _check(study: StudySchema) -> None:
     needed = study.minibatch.num_microbatches * study.minibatch.microbatch_samples
     if study.data.num_train < needed:
         raise InputError(
-            f"data.num_train is {study.data.num_train}; it must be at least the {needed} samples "
+            f"data.num_train is {study.data.num_train}; it must be at least the "
+            f"{counted(needed, 'sample')} "
             f"of a mini-batch"
         )
     for i, budget in enumerate(study.budgets):

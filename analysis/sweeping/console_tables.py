@@ -11,6 +11,7 @@ from analysis.comparing.compare_tables import table_rows
 from analysis.console.output import percent, print_columns, print_line, seconds
 from analysis.planning.way_words import WORTH
 from analysis.sweeping.sweep_table import GIVEN, thinned
+from d2ft_sched.files.counted import counted
 
 MAX_SHOWN = 12
 """Plans of a front that are printed, the fastest and the best among them."""
@@ -42,7 +43,8 @@ def print_front(table: pd.DataFrame) -> None:
             continue
         print_line(front_verdict(front))
         print_columns(
-            f"{title}: best of {len(own)} points ({num_without} without a plan), predicted",
+            f"{title}: best of {counted(len(own), 'point')} ({num_without} without a plan), "
+            f"predicted",
             ["step", "of best dense", "of fewer samples", "score kept", "FLOPs", "bytes", "memory",
              "budgets C/B/M", "solver", "micro-batches", "heads"],
             [
@@ -74,7 +76,8 @@ def front_verdict(front: pd.DataFrame) -> str:
     if not beaten.any():
         return f"No plan of the grid beats {best}, and fewer samples of its compute"
     return (
-        f"{int(beaten.sum())} of the {len(front)} plans that no other beats are faster than {best},"
+        f"{int(beaten.sum())} of the {counted(len(front), 'plan')} that no other beats are "
+        f"faster than {best},"
         f" and than fewer samples of the same compute"
     )
 

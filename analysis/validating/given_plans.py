@@ -20,6 +20,7 @@ from analysis.validating.plans_tried import (
 )
 from analysis.validating.validated import Validated
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.plan.plan_file import dump_plan, load_plan
 from d2ft_sched.plan.solved_plan import Plan
@@ -102,7 +103,7 @@ def validate_plans(request: PlansRequest, progress: TerminalProgress) -> Validat
         baselines=pd.DataFrame(),
         cluster=first.cluster,
         placement=None,
-        device=f"{ranks.num_ranks} ranks, {device_name(ranks.device)}",
+        device=f"{counted(ranks.num_ranks, 'rank')}, {device_name(ranks.device)}",
         speaks=ranks.rank == 0,
     )
 
@@ -118,7 +119,8 @@ def _read(request: PlansRequest, ranks: Ranks) -> dict[str, Plan]:
             raise InputError(f"{file}: {error}") from None
         if len(plan.cluster.devices) > 1 and ranks.num_ranks == 1:
             raise InputError(
-                f"{file}: is for {len(plan.cluster.devices)} devices and this job has one rank: "
+                f"{file}: is for {counted(len(plan.cluster.devices), 'device')} and this job "
+                f"has one rank: "
                 f"start one for each with torchrun or d2ft testbed"
             )
         _check_memory(file, plan, request, ranks)

@@ -29,6 +29,7 @@ from analysis.validating.validation_baselines import rank_baselines
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
@@ -86,7 +87,7 @@ class ValidationRequest:
         if self.num_waves > self.num_microbatches:
             raise InputError(
                 f"the number of waves is {self.num_waves}; it must be at most the "
-                f"{self.num_microbatches} micro-batches"
+                f"{counted(self.num_microbatches, 'micro-batch')}"
             )
         return Workload(
             shape,
@@ -139,7 +140,8 @@ def _validate_alone(
         cluster = read_cluster(request.cluster_file, request.precision)
         if len(cluster.devices) != 1:
             raise InputError(
-                f"{request.cluster_file}: has {len(cluster.devices)} devices and this job one "
+                f"{request.cluster_file}: has {counted(len(cluster.devices), 'device')} and "
+                f"this job one "
                 f"rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
             )
     check_whole_step(workload, _dense(workload), ranks)  # of the untouched model, in one wave
@@ -188,7 +190,7 @@ def _validate_alone(
         baselines=validation_table({UNTOUCHED: predicted["dense"]}, untouched),
         cluster=cluster,
         placement=deployment.placement,
-        device=f"{device_name(device)}, {num_threads} threads",
+        device=f"{device_name(device)}, {counted(num_threads, 'thread')}",
         speaks=True,
     )
 
@@ -279,7 +281,7 @@ def _validate_ranks(
         baselines=baselines,
         cluster=cluster,
         placement=deployment.placement,
-        device=f"{ranks.num_ranks} ranks, {device_name(ranks.device)}",
+        device=f"{counted(ranks.num_ranks, 'rank')}, {device_name(ranks.device)}",
         speaks=ranks.rank == 0,
     )
 
@@ -295,7 +297,8 @@ def _cluster_of(request: ValidationRequest, ranks: Ranks) -> Cluster:
     num_devices = len(cluster.devices)
     if num_devices != ranks.num_ranks:
         raise InputError(
-            f"{request.cluster_file}: has {num_devices} devices and this job {ranks.num_ranks} "
+            f"{request.cluster_file}: has {counted(num_devices, 'device')} and this job "
+            f"{ranks.num_ranks} "
             f"ranks: start {num_devices} with torchrun or d2ft testbed"
         )
     return cluster

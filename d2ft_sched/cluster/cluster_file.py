@@ -14,6 +14,7 @@ from d2ft_sched.cluster.network_schema import build_network
 from d2ft_sched.cluster.topology import Network
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.schema import StrictModel, read_yaml, validate
 
 
@@ -118,7 +119,8 @@ def _network(content: dict[str, Any] | None, devices: Sequence[str]) -> Network:
         return build_network(content, devices)
     if len(devices) > 1:
         raise InputError(
-            f"network is missing; {len(devices)} devices need one, such as {{kind: star, "
+            f"network is missing; {counted(len(devices), 'device')} need one, such as "
+            f"{{kind: star, "
             f"bandwidth_bytes_per_s: 10 Gbit/s, latency_s: 50 us}}"
         )
     return Network("none", ())

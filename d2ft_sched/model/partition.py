@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.shape import ModelShape
 
 
@@ -124,7 +125,7 @@ def partition_by_heads(shape: ModelShape, heads_per_subnet: int | Sequence[int] 
         if any(size < 1 for size in sizes) or sum(sizes) != shape.num_heads:
             raise InputError(
                 f"heads per subnet is {sizes}; sizes of at least 1 must add up to the "
-                f"{shape.num_heads} heads of {shape.name}"
+                f"{counted(shape.num_heads, 'head')} of {shape.name}"
             )
     head_bounds = np.concatenate([[0], np.cumsum(sizes)])
     hidden_bounds = head_bounds * shape.mlp_hidden // shape.num_heads

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.sizes import MOST_CELLS, MOST_SAMPLES, check_at_most
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition
@@ -60,7 +61,8 @@ class Workload:
         p, s = self.partition, self.shape
         if (p.num_blocks, p.num_heads, p.mlp_hidden) != (s.num_blocks, s.num_heads, s.mlp_hidden):
             raise InputError(
-                f"the partition is of a model with {p.num_blocks} blocks, {p.num_heads} heads and "
+                f"the partition is of a model with {counted(p.num_blocks, 'block')}, "
+                f"{counted(p.num_heads, 'head')} and "
                 f"{p.mlp_hidden} hidden units; {s.name} has {s.num_blocks}, {s.num_heads} and "
                 f"{s.mlp_hidden}"
             )

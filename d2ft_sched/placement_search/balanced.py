@@ -14,6 +14,7 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.placement_search.dense_bound import dense_lower_bound_s
 from d2ft_sched.placement_search.dense_step import DenseStep
@@ -110,7 +111,8 @@ def place_candidates(
         if pool_size == len(cluster.devices):
             raise InputError(
                 f"cluster {cluster.name!r} has {sum(d.memory_bytes for d in cluster.devices):.3g} "
-                f"bytes of memory on {len(cluster.devices)} devices; no placement was found that "
+                f"bytes of memory on {counted(len(cluster.devices), 'device')}; no placement "
+                f"was found that "
                 f"holds the parameters, gradients and optimizer state of {workload.shape.name} and "
                 f"an eighth of its activations: use more memory, more waves, smaller micro-batches "
                 f"or a smaller model"
@@ -123,8 +125,9 @@ def _check_enough_subnets(workload: Workload, cluster: Cluster) -> None:
         num_subnets = len(workload.partition.of_block(block))
         if num_subnets < len(cluster.devices):
             raise InputError(
-                f"block {block} has {num_subnets} subnets; to give each of the "
-                f"{len(cluster.devices)} devices one it must have as many: cut it finer, or let "
+                f"block {block} has {counted(num_subnets, 'subnet')}; to give each of the "
+                f"{counted(len(cluster.devices), 'device')} one it must have as many: cut it "
+                f"finer, or let "
                 f"devices stay empty"
             )
 
@@ -173,7 +176,7 @@ def _results(
             dense_step_s=layout.seconds,
             lower_bound_s=min(bound_s, layout.seconds),
             method=f"local search over sets of devices, on {layout.num_active} of "
-            f"{len(step.cluster.devices)} devices",
+            f"{counted(len(step.cluster.devices), 'device')}",
             solve_s=solve_s,
             fits_dense=kept_share == 1,
         )

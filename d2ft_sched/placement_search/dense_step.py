@@ -32,6 +32,7 @@ from d2ft_sched.costs.memory import (
 )
 from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
 from d2ft_sched.schedule.waves import wave_microbatches
 
@@ -72,7 +73,7 @@ class DenseStep:
         if not 1 <= self.num_waves <= self.workload.num_microbatches:
             raise InputError(
                 f"number of waves is {self.num_waves}; it must be between 1 and the "
-                f"{self.workload.num_microbatches} micro-batches"
+                f"{counted(self.workload.num_microbatches, 'micro-batch')}"
             )
 
     @property

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.problem.resting import POLICIES
 
 
@@ -37,7 +38,7 @@ class BlockLevels:
     def __post_init__(self) -> None:
         if len(self.compute_s) != len(self.communication_s):
             raise InputError(
-                f"levels: {len(self.compute_s)} blocks have a level of compute and "
+                f"levels: {counted(len(self.compute_s), 'block')} have a level of compute and "
                 f"{len(self.communication_s)} one of communication; every block needs both"
             )
         for name in ("compute_s", "communication_s"):

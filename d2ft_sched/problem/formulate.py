@@ -12,6 +12,7 @@ from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
 from d2ft_sched.costs.memory import dense_bytes, memory_besides_operations
 from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.budget import BlockLevels, Budget, level_capacity
 from d2ft_sched.problem.link_share import fair_bytes, fair_level_s, seconds_per_byte
@@ -85,7 +86,7 @@ def formulate(deployment: Deployment, scores: Scores, budget: Budget) -> Formula
     num_blocks = workload.shape.num_blocks
     if budget.levels and len(budget.levels.compute_s) != num_blocks:
         raise InputError(
-            f"the budget has levels for {len(budget.levels.compute_s)} blocks; "
+            f"the budget has levels for {counted(len(budget.levels.compute_s), 'block')}; "
             f"{workload.shape.name} has {num_blocks}"
         )
     partition, device = workload.partition, np.array(placement.subnet_device)
@@ -131,7 +132,8 @@ def _coverage(row_block: np.ndarray, minimum: int) -> Coverage:
     least = int(np.bincount(row_block).min())
     if minimum > least:
         raise InputError(
-            f"the coverage is {minimum}; a block has {least} subnets (or patterns, where limited) "
+            f"the coverage is {minimum}; a block has {counted(least, 'subnet')} (or patterns, "
+            f"where limited) "
             f"that can be active"
         )
     return Coverage(row_block, minimum, "coverage of every block and micro-batch")

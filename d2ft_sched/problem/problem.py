@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.problem.shared import (
     NOT_COUNTED,
     Coverage,
@@ -193,7 +194,8 @@ def _check_shared(constraint: SharedConstraint, cost: np.ndarray) -> SharedConst
     refuse(f"capacity of {name}", capacity, capacity >= 0, "at least 0 (inf where free)")
     if group.max() >= len(capacity):
         raise InputError(
-            f"group of {name} goes up to {group.max()}; its capacity has {len(capacity)} groups"
+            f"group of {name} goes up to {group.max()}; its capacity has "
+            f"{counted(len(capacity), 'group')}"
         )
     return SharedLimit(int(constraint.resource), group, capacity, name)
 

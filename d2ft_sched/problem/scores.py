@@ -9,6 +9,7 @@ import numpy as np
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.atomic_write import write_text
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.text_file import read_text
 from d2ft_sched.schedule.operations import NUM_OPERATIONS, Operation
 
@@ -145,7 +146,7 @@ def load_scores(path: Path, num_subnets: int, num_microbatches: int) -> Scores:
         if not (0 <= s < num_subnets and 0 <= i < num_microbatches):
             raise InputError(
                 f"{path}: line {line} is of subnet {s}, micro-batch {i}; the plan has "
-                f"{num_subnets} subnets and {num_microbatches} micro-batches"
+                f"{counted(num_subnets, 'subnet')} and {counted(num_microbatches, 'micro-batch')}"
             )
         if filled[s, i]:
             raise InputError(f"{path}: line {line} repeats subnet {s}, micro-batch {i}")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from d2ft_sched.files.counted import counted
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.waves import running_microbatches
 
@@ -28,6 +29,7 @@ def starved_text(schedule: np.ndarray, block: np.ndarray) -> str:
     if not len(starved):
         return ""
     return (
-        f"{len(starved)} of {schedule.shape[1]} micro-batches pass no subnet of some block "
+        f"{len(starved)} of {counted(schedule.shape[1], 'micro-batch')} pass no subnet of "
+        f"some block "
         f"(the first is {starved[0]}): there the model trains on noise"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.schedule.placement import Placement
 
 
@@ -27,7 +28,7 @@ class Replica:
         if not 1 <= self.num_waves <= self.num_microbatches:
             raise InputError(
                 f"number of waves is {self.num_waves}; it must be between 1 and the "
-                f"{self.num_microbatches} micro-batches"
+                f"{counted(self.num_microbatches, 'micro-batch')}"
             )
 
     @property
@@ -67,11 +68,13 @@ def check_replicas(
         place = replica.placement
         if place.num_devices != num_devices:
             raise InputError(
-                f"the placement is for {place.num_devices} devices; the cluster has {num_devices}"
+                f"the placement is for {counted(place.num_devices, 'device')}; the cluster "
+                f"has {num_devices}"
             )
         if len(place.subnet_device) != num_subnets:
             raise InputError(
-                f"the placement is of {len(place.subnet_device)} subnets; the workload has "
+                f"the placement is of {counted(len(place.subnet_device), 'subnet')}; the "
+                f"workload has "
                 f"{num_subnets}"
             )
         for device in replica.devices:
@@ -83,5 +86,6 @@ def check_replicas(
     dealt = int(first_microbatches(replicas)[-1])
     if dealt != num_microbatches:
         raise InputError(
-            f"the placement is of {dealt} micro-batches; the workload has {num_microbatches}"
+            f"the placement is of {counted(dealt, 'micro-batch')}; the workload has "
+            f"{num_microbatches}"
         )

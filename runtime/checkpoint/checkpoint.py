@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.regular_file import check_named
 from runtime.checkpoint.facts import (
     FACTS,
@@ -262,7 +263,7 @@ def _check_file(path: Path, facts: FileFacts) -> None:
     try:
         size = path.stat().st_size
         if size != facts.bytes:
-            raise InputError(f"{path}: is damaged: {size} bytes of {facts.bytes}")
+            raise InputError(f"{path}: is damaged: {counted(size, 'byte')} of {facts.bytes}")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:

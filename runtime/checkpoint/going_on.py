@@ -5,6 +5,7 @@ from pathlib import Path
 
 from d2ft_sched.errors import InputError
 from runtime.checkpoint.facts import FACTS, MAY_GROW, Setting, TrainingState
+from runtime.checkpoint.setting_words import DIGESTS, setting_words, value_words
 
 
 def is_same_training(one: Mapping[str, Setting], other: Mapping[str, Setting]) -> bool:
@@ -54,13 +55,18 @@ def check_same_settings(
     """
     for name in sorted({*saved, *now}):
         before, after = saved.get(name), now.get(name)
+        said = setting_words(name)
         if name in MAY_GROW and isinstance(before, int) and isinstance(after, int):
             if after < before:
                 raise InputError(
-                    f"{path}: was written with {name} {before}; it may grow, and is {after} now"
+                    f"{path}: was written with {said} {before}; it may grow, and is {after} now"
                 )
         elif before != after or type(before) is not type(after):
+            if name in DIGESTS:
+                raise InputError(
+                    f"{path}: was written with another {said}; it goes on with that alone"
+                )
             raise InputError(
-                f"{path}: was written with {name} {saved.get(name)}; it cannot go on with "
-                f"{now.get(name)}"
+                f"{path}: was written with {said} {value_words(before)}; it cannot go on with "
+                f"{value_words(after)}"
             )

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 
 TEST_SHARE = 0.2
 """Share of a class's samples that are for testing where neither source nor user says."""
@@ -63,7 +64,8 @@ def choose_samples(
         num_test = int(most.sum())
     if not 1 <= num_test <= most.sum():
         raise InputError(
-            f"{num_test} samples for test are asked for; at least 1 is needed, and there are "
+            f"{counted(num_test, 'sample')} for test are asked for; at least 1 is needed, and "
+            f"there are "
             f"{most.sum()} where one of each class stays for training"
         )
     test = choose_balanced(labels, num_test, rng, "test", most)
@@ -95,7 +97,8 @@ def choose_balanced(
         num_samples = len(labels)
     if not 1 <= num_samples <= len(labels):
         raise InputError(
-            f"{num_samples} samples for {purpose} are asked for; there are {len(labels)}, "
+            f"{counted(num_samples, 'sample')} for {purpose} are asked for; there are "
+            f"{len(labels)}, "
             f"and at least 1 is needed"
         )
     rank_in_class = np.empty(len(labels), dtype=int)

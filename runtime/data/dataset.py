@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2ft_sched.files.counted import counted
 from runtime.data.fingerprint import Fingerprint
 
 IGNORED = -100
@@ -155,7 +156,7 @@ class Dataset:
             least, most = int(own.min()), int(own.max())
             of_class[i] = str(most) if least == most else f"{least} to {most}"
         line = (
-            f"{len(self.train)} samples to train on and {len(self.test)} to test on "
+            f"{counted(len(self.train), 'sample')} to train on and {len(self.test)} to test on "
             f"({self.parts}), {of_class[0]} and {of_class[1]} of a class"
         )
         for own, what in zip(counts, ("to train", "to test"), strict=True):
@@ -168,7 +169,8 @@ class Dataset:
     def _describe_sequences(self) -> str:
         num_train, num_test = (int((p.labels != IGNORED).sum()) for p in (self.train, self.test))
         return (
-            f"{len(self.train)} sequences of {self.train.labels.shape[1]} tokens to train on and "
+            f"{counted(len(self.train), 'sequence')} of "
+            f"{counted(self.train.labels.shape[1], 'token')} to train on and "
             f"{len(self.test)} to test on ({self.parts}), {self.layout}; {num_train} and "
-            f"{num_test} tokens are counted"
+            f"{counted(num_test, 'token')} are counted"
         )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from runtime.data.choice import TEST_SHARE
 from runtime.data.dataset import IGNORED, Dataset, Split
 from runtime.data.document_tokens import DocumentTokens, TokenText
@@ -65,7 +66,9 @@ def make_sequences(
     """
     for number, what in ((num_train, "training"), (num_test, "test")):
         if number is not None and number < 1:
-            raise InputError(f"{number} sequences for {what} are asked for; at least 1 is needed")
+            raise InputError(
+                f"{counted(number, 'sequence')} for {what} are asked for; at least 1 is needed"
+            )
     tokens = DocumentTokens(sequence_format)
     rng = np.random.default_rng(seed)
     taker = _Taker(tokens, sequence_format, skips, report, len(source.train))
@@ -155,7 +158,7 @@ class _Taker:
         taken.pieces += useful
         if useful:
             return
-        said = f"{where}: has no token to learn within a sequence of {most} tokens"
+        said = f"{where}: has no token to learn within a sequence of {counted(most, 'token')}"
         if not self._skips:
             raise InputError(f"{said}; take longer ones, or leave it out")
         taken.errors.append(said)
@@ -189,8 +192,9 @@ def _laid_out(
         rows = [[piece] for piece in taken.pieces]
     if len(rows) < (number or 1):
         raise InputError(
-            f"{number or 1} sequences for {what} are asked for; the texts make {len(rows)} of "
-            f"{sequence_format.num_tokens} tokens"
+            f"{counted(number or 1, 'sequence')} for {what} are asked for; the texts make "
+            f"{len(rows)} of "
+            f"{counted(sequence_format.num_tokens, 'token')}"
         )
     rows = rows[:number]
     num_tokens = sequence_format.num_tokens

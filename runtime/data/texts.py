@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.regular_file import check_named
 from runtime.data.class_folders import TEST_NAMES, TRAIN_NAMES, class_name
 from runtime.data.input_format import TokenFormat
@@ -108,7 +109,9 @@ def text_source(name: str) -> TextSource:
         raise InputError(f"data {name}: cannot be read ({error})") from None
     class_names = tuple(sorted({label for label, _ in train}))
     if len(class_names) < 2:
-        raise InputError(f"data {train_path}: has {len(class_names)} classes; it needs at least 2")
+        raise InputError(
+            f"data {train_path}: has {counted(len(class_names), 'class')}; it needs at least 2"
+        )
     odd = sorted({label for label, _ in test or ()} - set(class_names))
     if odd:
         raise InputError(f"data {test_path}: class {odd[0]!r} is not in {train_path}")

@@ -9,6 +9,7 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import executed_schedule, needs_input_gradient
 from d2ft_sched.costs.lanes.lane_groups import lane_groups
 from d2ft_sched.costs.memory import merging_devices
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lanes import LaneGroup
 from d2ft_sched.schedule.operations import Operation, runs_backward
@@ -46,7 +47,8 @@ def slice_schedule(
     schedule = check_schedule(schedule, workload.num_subnets, workload.num_microbatches)
     if not 1 <= num_waves <= workload.num_microbatches:
         raise ValueError(
-            f"num_waves is {num_waves}; it must be 1 to {workload.num_microbatches} micro-batches"
+            f"num_waves is {num_waves}; it must be 1 to "
+            f"{counted(workload.num_microbatches, 'micro-batch')}"
         )
     schedule = executed_schedule(workload, schedule)
     start = np.cumsum(workload.samples) - workload.samples

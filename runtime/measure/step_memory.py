@@ -7,6 +7,7 @@ import numpy as np
 from d2ft_sched.costs.memory import device_memory
 from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
@@ -75,9 +76,14 @@ def _check(workload: Workload, needed_bytes: np.ndarray, ranks: Ranks) -> None:
         sharing = ranks_of_host(ranks)
     needed, there_are = needed_bytes[list(sharing)].sum(), memory_bytes(ranks.device)
     if needed > there_are:
-        whose = "this device" if len(sharing) == 1 else f"the host of these {len(sharing)} ranks"
+        whose = (
+            "this device"
+            if len(sharing) == 1
+            else f"the host of these {counted(len(sharing), 'rank')}"
+        )
         raise InputError(
-            f"{workload.samples.sum()} samples of {workload.shape.name} take {needed / 1e9:.3g} GB "
+            f"{counted(workload.samples.sum(), 'sample')} of {workload.shape.name} take "
+            f"{needed / 1e9:.3g} GB "
             f"in a step; {whose} has {there_are / 1e9:.3g} GB of memory: take fewer or smaller "
             f"micro-batches, or smaller samples"
         )

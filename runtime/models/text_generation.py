@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from runtime.data.document_tokens import apply_chat_template, load_tokenizer
 from runtime.data.input_format import SequenceFormat
 from runtime.families.known_families import family_named
@@ -88,7 +89,8 @@ class Speaker:
         config = self._model.config
         if len(ids) + max_new_tokens > config.max_position_embeddings:
             raise InputError(
-                f"the prompt has {len(ids)} tokens and up to {max_new_tokens} follow; the model "
+                f"the prompt has {counted(len(ids), 'token')} and up to {max_new_tokens} "
+                f"follow; the model "
                 f"has positions for {config.max_position_embeddings}"
             )
         if max(ids) >= config.vocab_size:

@@ -6,6 +6,7 @@ import numpy as np
 import torch.distributed as dist
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
@@ -58,12 +59,14 @@ def own_part(plan: Plan) -> OwnPart:
     cut = [part for part in plan.replicas if len(part.devices) > 1]
     if cut:
         raise InputError(
-            f"the plan cuts a replica over {len(cut[0].devices)} devices, which `d2ft finetune` "
+            f"the plan cuts a replica over {counted(len(cut[0].devices), 'device')}, which "
+            f"`d2ft finetune` "
             f"runs; a loop of one's own runs plans of one device a replica (--way data-parallel)"
         )
     if len(plan.replicas) != num_ranks:
         raise InputError(
-            f"the plan has {len(plan.replicas)} replicas and this job {num_ranks} ranks; each "
+            f"the plan has {counted(len(plan.replicas), 'replica')} and this job "
+            f"{counted(num_ranks, 'rank')}; each "
             f"rank runs one"
         )
     own = plan.parts[dist.get_rank()]
@@ -80,7 +83,9 @@ def first_samples(
     """
     of_all = int(workload.samples.sum())
     if num_samples > of_all:
-        raise InputError(f"the batch has {num_samples} samples; the plan is for {of_all}")
+        raise InputError(
+            f"the batch has {counted(num_samples, 'sample')}; the plan is for {of_all}"
+        )
     if num_samples == of_all:
         return workload, schedule
     before = np.cumsum([0, *workload.microbatch_samples])

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.solved_plan import Plan
 from runtime.own_loop.apply_plan import ScheduledModel, apply_plan
 
@@ -65,7 +66,7 @@ def _check_arguments(args: Any, scheduled: ScheduledModel) -> None:
     if args.per_device_train_batch_size != scheduled.num_samples:
         raise InputError(
             f"per_device_train_batch_size is {args.per_device_train_batch_size}; the plan's "
-            f"mini-batch has {scheduled.num_samples} samples here"
+            f"mini-batch has {counted(scheduled.num_samples, 'sample')} here"
         )
     if args.gradient_accumulation_steps != 1:
         raise InputError(

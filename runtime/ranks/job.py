@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError, RankError
+from d2ft_sched.files.counted import counted
 from runtime.ranks.rank_store import Seat, call_roll, open_store
 from runtime.torch_device import backend_of, rank_device
 
@@ -120,7 +121,7 @@ def init_ranks(
         )
     except RuntimeError as error:
         raise RankError(
-            f"rank {rank} did not find all {num_ranks} ranks within {timeout_s:g} s "
+            f"rank {rank} did not find all {counted(num_ranks, 'rank')} within {timeout_s:g} s "
             f"({_first_line(error)})",
             speaks=True,
         ) from error
@@ -214,7 +215,8 @@ def check_agreement(ranks: Ranks, facts: Mapping[str, str], num_devices: int) ->
     """
     if num_devices != ranks.num_ranks:
         raise InputError(
-            f"the plan is for {num_devices} devices; this job has {ranks.num_ranks} ranks: start "
+            f"the plan is for {counted(num_devices, 'device')}; this job has "
+            f"{counted(ranks.num_ranks, 'rank')}: start "
             f"it with torchrun --nproc-per-node so that there are {num_devices}"
         )
     if ranks.num_ranks == 1:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
@@ -24,7 +25,8 @@ def rank_devices(plan: Plan, num_ranks: int) -> tuple[int, ...]:
         used = f" and uses {len(plan.devices)} of them"
     numbers = sorted({len(all_devices), len(plan.devices), 1} - {1})
     raise InputError(
-        f"the plan is for {len(all_devices)} devices{used}; this job has {num_ranks} ranks: start "
+        f"the plan is for {counted(len(all_devices), 'device')}{used}; this job has "
+        f"{counted(num_ranks, 'rank')}: start "
         f"{', '.join(f'{n} with torchrun' for n in numbers)}, or one"
     )
 

@@ -16,6 +16,8 @@ from threading import Thread
 import torch.distributed as dist
 
 from d2ft_sched.errors import RankError
+from d2ft_sched.files.counted import counted
+from runtime.ranks.ended_jobs import find_note, leave_note
 
 HERE = "here"
 """What a rank says that takes part; all else is why it does not."""
@@ -103,17 +105,19 @@ def call_roll(store: dist.Store, seat: Seat, timeout_s: float) -> None:
     try:
         _come(store, seat, HERE)
         while missing := [r for r in missing if not _has_come(store, seat, r)]:
+            _heed_note(seat)
             if time.monotonic() > deadline:
                 names = ", ".join(map(str, missing))
                 raise RankError(
                     f"{'ranks' if len(missing) > 1 else 'rank'} {names} did not come within "
-                    f"{timeout_s:g} s; start all {seat.num_ranks} ranks",
+                    f"{timeout_s:g} s; start all {counted(seat.num_ranks, 'rank')}",
                     speaks=store.add("late", 1) == 1,
                 )
             time.sleep(_POLL_S)
     except RankError:
         raise
     except RuntimeError as error:
+        _heed_note(seat)
         raise RankError("rank 0, which keeps the ranks' store, has ended", speaks=True) from error
 
 
@@ -132,8 +136,10 @@ def refusing(seat: Seat, why: str) -> Iterator[bool]:
     try:
         yield speaks
     finally:
-        if store is not None:
-            _leave(store, seat)
+        if store is None:
+            leave_note(seat.host, seat.port, why)
+        else:
+            _leave(store, seat, why)
 
 
 def _come(store: dist.Store, seat: Seat, word: str) -> None:
@@ -152,27 +158,37 @@ def _has_come(store: dist.Store, seat: Seat, rank: int) -> bool:
         return False
     word = store.get(f"word/{rank}").decode()
     if word != HERE:
-        _leave(store, seat)
+        _leave(store, seat, word)
         raise RankError(word, speaks=False)
     return True
 
 
-def _leave(store: dist.Store, seat: Seat) -> None:
-    """End, but if this rank keeps the store not before all have heard why."""
+def _leave(store: dist.Store, seat: Seat, why: str) -> None:
+    """End, but if this rank keeps the store not before all have heard why; who has not finds a
+    note."""
+    others = [f"left/{r}" for r in range(seat.num_ranks) if r != seat.rank]
     with suppress(RuntimeError):
         store.set(f"left/{seat.rank}", "")
         deadline = time.monotonic() + LINGER_S
-        others = [f"left/{r}" for r in range(seat.num_ranks) if r != seat.rank]
         while seat.keeps_store and others and time.monotonic() < deadline:
             others = [key for key in others if not store.check([key])]
             time.sleep(_POLL_S)
+    if seat.keeps_store and others:
+        leave_note(seat.host, seat.port, why)
+
+
+def _heed_note(seat: Seat) -> None:
+    """Raise `RankError` if another rank has left a note that there is no job."""
+    why = find_note(seat.host, seat.port)
+    if why is not None:
+        raise RankError(why, speaks=False)
 
 
 def _is_quiet_listener(seat: Seat, timeout_s: float) -> bool:
     """Wait until somebody listens there; whether it waits to be spoken to, as a store does.
 
     Raises:
-        RankError: nobody came.
+        RankError: nobody came, or one who had to refuse has gone again.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -180,6 +196,7 @@ def _is_quiet_listener(seat: Seat, timeout_s: float) -> bool:
             peer = socket.create_connection((seat.host, seat.port), timeout=ANSWER_S)
             with peer:
                 return _is_quiet(peer)
+        _heed_note(seat)
         if time.monotonic() > deadline:
             raise RankError(
                 f"rank {seat.rank} found nobody at {seat.host}:{seat.port} within {timeout_s:g} s; "

@@ -11,6 +11,7 @@ from torch import nn
 
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.waves import running_microbatches
 from runtime.data.dataset import Dataset, Samples, Wanted
@@ -99,7 +100,8 @@ def train(
     num_steps = settings.num_epochs * len(minibatches)
     if num_done is not None and not 0 <= num_done <= num_steps:
         raise InputError(
-            f"{num_done} steps are done; {settings.num_epochs} epochs have {num_steps}"
+            f"{counted(num_done, 'step')} are done; {counted(settings.num_epochs, 'epoch')} "
+            f"have {num_steps}"
         )
     if num_done is None and settings.linear_probe:
         start = time.perf_counter()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops, trunk_flops
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.sample_deal import SampleDeal
 from runtime.captured_step import FixedStep
@@ -217,7 +218,7 @@ def check_classes(data: Dataset, family: ModelFamily, num_classes: int) -> None:
     """
     if family.has_class_labels and data.num_classes > num_classes:
         raise InputError(
-            f"data {data.name!r} have {data.num_classes} classes; "
+            f"data {data.name!r} have {counted(data.num_classes, 'class')}; "
             f"the model's classifier has {num_classes}"
         )
 

@@ -29,24 +29,13 @@ def level_shares(
     if every.sum() > num_samples or np.isinf(rising[is_given]).any():
         return None
     rising[is_given] = 0.0
-    levels = np.unique(rising[np.isfinite(rising)])
-    low, high = 0, len(levels) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if _within(rising, levels[middle]).sum() >= num_samples:
-            high = middle
-        else:
-            low = middle + 1
-    shares = _within(rising, levels[low])
+    enough = num_samples + len(rising) - 1  # every device has a price for no samples, too
+    level_s = np.partition(rising, enough, axis=None)[enough]
+    shares = (rising <= level_s).sum(axis=1) - 1
     surplus = int(shares.sum()) - num_samples
-    below = _within(rising, levels[low - 1]) if low else np.zeros_like(shares)
+    below = np.maximum((rising < level_s).sum(axis=1) - 1, 0)
     for device in range(len(shares) - 1, -1, -1):
         left = min(surplus, int(shares[device] - below[device]))
         shares[device] -= left
         surplus -= left
     return shares
-
-
-def _within(rising: np.ndarray, level_s: float) -> np.ndarray:
-    """The most samples of every device within so many seconds, int ``[num_devices]``."""
-    return (rising <= level_s).sum(axis=1) - 1

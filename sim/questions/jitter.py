@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.files.sizes import MOST_DRAWS, check_at_most
 from sim.prediction import Prediction
 from sim.timetable import phase_times
@@ -97,8 +98,8 @@ def jittered_step_seconds(
     for name in vars(jitter):
         if np.ndim(getattr(jitter, name)) and len(getattr(jitter, name)) != num_devices:
             raise InputError(
-                f"jitter: {name} has {len(getattr(jitter, name))} values; cluster "
-                f"{prediction.cluster.name!r} has {num_devices} devices"
+                f"jitter: {name} has {counted(len(getattr(jitter, name)), 'value')}; cluster "
+                f"{prediction.cluster.name!r} has {counted(num_devices, 'device')}"
             )
     with np.errstate(over="ignore", invalid="ignore"):
         seconds = _drawn_seconds(prediction, jitter, num_steps, np.random.default_rng(seed))

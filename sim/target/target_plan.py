@@ -7,6 +7,7 @@ import numpy as np
 
 from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.scores import Scores
 from sim.target.target_search import TargetSearch
@@ -101,7 +102,8 @@ def best_plan(
         raise InputError(
             f"target step time is {target_s:.4g} s; trunk, all-reduce and optimizer alone take "
             f"{least_s:.4g} s on cluster {searches[0].deployment.cluster.name!r} with all "
-            f"{searches[0].deployment.workload.num_microbatches} micro-batches, which a schedule "
+            f"{counted(searches[0].deployment.workload.num_microbatches, 'micro-batch')}, "
+            f"which a schedule "
             f"does not leave out whole, and {_said_of_fewer(searches, target_s)}"
         )
     plans = [

@@ -6,6 +6,7 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.flops import step_flops
 from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from sim.ways.estimate.load import dense_load
@@ -48,7 +49,8 @@ def fewest(search: WaySearch, num_samples: int) -> Way:
     fitting = [way for way in ways if way.fits]
     if not fitting:
         raise InputError(
-            f"cluster {search.cluster.name!r}: no way was found in which {num_samples} samples of "
+            f"cluster {search.cluster.name!r}: no way was found in which "
+            f"{counted(num_samples, 'sample')} of "
             f"{search.workload.shape.name} fit its memory; use more memory, LoRA or a smaller model"
         )
     return min(fitting, key=lambda way: way.dense_step_s)

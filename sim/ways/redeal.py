@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.problem.scores import Scores
 
 
@@ -21,8 +22,9 @@ def redealt_scores(scores: Scores, given: Sequence[int], wanted: Sequence[int]) 
     """
     if sum(given) != sum(wanted) or scores.forward.shape[1] != len(given):
         raise InputError(
-            f"scores are of {scores.forward.shape[1]} micro-batches; they must be of {len(given)} "
-            f"with {sum(wanted)} samples together"
+            f"scores are of {counted(scores.forward.shape[1], 'micro-batch')}; they must be "
+            f"of {len(given)} "
+            f"with {counted(sum(wanted), 'sample')} together"
         )
     if tuple(given) == tuple(wanted):
         return scores

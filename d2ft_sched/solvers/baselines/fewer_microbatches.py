@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from d2ft_sched.files.counted import counted
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.solution import Solution
 from d2ft_sched.schedule.operations import Operation
@@ -42,5 +43,7 @@ def solve_fewer_microbatches(
                 break
             schedule[:, i] = Operation.SHORTCUT
     kept = np.count_nonzero(schedule[0] == Operation.FULL)
-    method = f"{kept} of {problem.num_microbatches} micro-batches dense, the rest left out"
+    method = (
+        f"{kept} of {counted(problem.num_microbatches, 'micro-batch')} dense, the rest left out"
+    )
     return heuristic_solution(problem, schedule, begin, "fewer_microbatches", method)

@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.problem.problem import Problem
 from d2ft_sched.problem.solution import Solution
 from d2ft_sched.schedule.operations import Operation
@@ -65,7 +66,9 @@ def solve_top_k(
     block = _per_subnet("block", block, problem).astype(np.int64)
     largest = int(np.bincount(block).max())
     if k is not None and not 1 <= k <= largest:
-        raise InputError(f"k is {k}; it must be between 1 and the {largest} subnets of a block")
+        raise InputError(
+            f"k is {k}; it must be between 1 and the {counted(largest, 'subnet')} of a block"
+        )
     score = (
         problem.value[..., Operation.FORWARD_ONLY] - problem.value[..., Operation.SHORTCUT]
     ).ravel()
@@ -80,7 +83,11 @@ def solve_top_k(
             best, chosen = schedule, tried
     assert best is not None
     return heuristic_solution(
-        problem, best, begin, "top_k", f"top {chosen} subnets of every block by forward score"
+        problem,
+        best,
+        begin,
+        "top_k",
+        f"top {counted(chosen, 'subnet')} of every block by forward score",
     )
 
 
@@ -108,7 +115,7 @@ def solve_frozen_prefix(
     for num_frozen in range(num_blocks + 1):
         schedule[block < num_frozen] = Operation.FORWARD_ONLY
         if problem.violation(schedule) is None:
-            method = f"{num_frozen} of {num_blocks} blocks frozen"
+            method = f"{num_frozen} of {counted(num_blocks, 'block')} frozen"
             return heuristic_solution(problem, schedule, begin, "frozen_prefix", method)
     item = np.arange(problem.num_items)
     schedule = apply_moves(problem, item, np.full(len(item), Operation.FORWARD_ONLY))

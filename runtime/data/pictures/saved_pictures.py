@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from runtime.data.pictures.picture_source import Source, decoded
 from runtime.data.saved_dataset import HF_DATASET, open_saved, parts_of
 
@@ -34,7 +35,9 @@ def saved_pictures(name: str) -> Source:
     }
     number, class_names = _numbered(rows.features[classes], values[first])
     if len(class_names) < 2:
-        raise InputError(f"data {name}: has {len(class_names)} classes; it needs at least 2")
+        raise InputError(
+            f"data {name}: has {counted(len(class_names), 'class')}; it needs at least 2"
+        )
     train, *test = (
         SavedPictures(
             f"{name}: {split}: row",
@@ -91,7 +94,7 @@ def _columns(name: str, features: Mapping[str, Any]) -> tuple[str, str]:
     for found, what in ((pictures, "Image"), (classes, "ClassLabel")):
         if len(found) != 1:
             raise InputError(
-                f"data {name}: has {len(found)} columns of the feature {what} among "
+                f"data {name}: has {counted(len(found), 'column')} of the feature {what} among "
                 f"{', '.join(features)}; it must have one"
             )
     return pictures[0], classes[0]

@@ -133,10 +133,10 @@ class CutRuns:
     def of(self, load: Load) -> ReplicaRun:
         """Its run of a load."""
         most, num_blocks, layouts = load.num_samples, len(load.trains), self.layouts
-        samples = np.arange(most + 1)
+        samples, one_kind = np.arange(most + 1), np.zeros(num_blocks, dtype=int)
         if not layouts:
             total_s = np.where(samples == 0, 0.0, np.inf)
-            return ReplicaRun(0 * samples, total_s, np.zeros((most + 1, num_blocks)), 0.0)
+            return ReplicaRun(total_s, np.zeros((1, most + 1)), one_kind, 0.0)
         flops = sample_flops(self.workload)
         part = flops.subnets(load) / flops.subnets(Load(most, (True,) * num_blocks))
         at = np.array([0, *layouts])
@@ -146,12 +146,8 @@ class CutRuns:
         made_for = np.minimum(np.searchsorted(at, samples), len(at) - 1)
         num_passes = -(-samples // per_wave[made_for])
         last_s = BACKWARD_SHARE * total_s / np.maximum(num_passes, 1) / num_blocks
-        return ReplicaRun(
-            num_passes,
-            total_s,
-            np.repeat(last_s[:, None], num_blocks, axis=1),
-            max(v.update_s for v in layouts.values()),
-        )
+        update_s = max(v.update_s for v in layouts.values())
+        return ReplicaRun(total_s, last_s[None], one_kind, update_s)
 
     def _best_waves(self, num_samples: int) -> CutLayout | None:
         """The fastest layout of 1, 2, 4, ... waves, with devices computing forward again or not.

@@ -6,6 +6,7 @@ import numpy as np
 
 from d2ft_sched.costs.flops import operation_flops
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from sim.dense.memory_passes import whole
@@ -25,7 +26,9 @@ class Load:
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
-            raise InputError(f"a step has {self.num_samples} samples; it needs at least 1")
+            raise InputError(
+                f"a step has {counted(self.num_samples, 'sample')}; it needs at least 1"
+            )
 
     @property
     def num_trained(self) -> int:

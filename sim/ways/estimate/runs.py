@@ -1,6 +1,7 @@
 """Forward and backward of one replica by its number of samples: what the search compares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
@@ -14,29 +15,36 @@ NUM_SIZES = 16
 """Of passes whose memory is computed."""
 
 
+class BackwardKind(IntEnum):
+    """What a block does backward; blocks that do the same take the same time."""
+
+    TRAINS = 0
+    RESTS = 1
+    FIRST = 2
+    """Trains adapters where no block before it does."""
+    NOTHING = 3
+    """None before it trains adapters; its part of the trunk goes backward."""
+
+
 @dataclass(frozen=True, eq=False)
 class ReplicaRun:
     """Seconds of a replica for 0 to some number of samples.
 
     Attributes:
-        num_passes: that its memory asks for, int ``[most + 1]``; 0 where not even one sample a
-            pass fits.
         total_s: forward and backward of all passes, float ``[most + 1]``; inf where nothing fits.
-        last_backward_s: of every block in the last pass, in the order of the model, float
-            ``[most + 1, num_blocks]``.
+        backward_s: of a block of every kind in the last pass, float ``[num_kinds, most + 1]``.
+        kind: of every block, in the order of the model, int ``[num_blocks]``.
         update_s: of the parameter update.
     """
 
-    num_passes: np.ndarray
     total_s: np.ndarray
-    last_backward_s: np.ndarray
+    backward_s: np.ndarray
+    kind: np.ndarray
     update_s: float
 
-    @cached_property
-    def done_s(self) -> np.ndarray:
-        """When backward of every block has ended, float ``[most + 1, num_blocks]``."""
-        later_s = np.cumsum(np.pad(self.last_backward_s[:, :-1], ((0, 0), (1, 0))), axis=1)
-        return self.total_s[:, None] - later_s
+    def done_s(self, num_samples: int) -> np.ndarray:
+        """When backward of every block has ended with so many samples, float ``[num_blocks]``."""
+        return self.total_s[num_samples] - self._num_before @ self.backward_s[:, num_samples]
 
     def ends_s(self, after_s: np.ndarray) -> np.ndarray:
         """When sums end that no other replica delays, float ``[most + 1]``, 0 for no samples.
@@ -44,9 +52,17 @@ class ReplicaRun:
         Args:
             after_s: seconds from the end of a block's backward on, float ``[num_blocks]``.
         """
-        ends_s = (self.done_s + after_s).max(axis=1)
+        later_s = self._num_before @ self.backward_s
+        ends_s = self.total_s + np.subtract(after_s[:, None], later_s, out=later_s).max(axis=0)
         ends_s[0] = 0.0
         return ends_s
+
+    @cached_property
+    def _num_before(self) -> np.ndarray:
+        """Blocks of every kind before each, whose backward comes later, float
+        ``[num_blocks, num_kinds]``."""
+        is_kind = self.kind[:-1, None] == np.arange(len(self.backward_s))
+        return np.cumsum(np.pad(is_kind.astype(float), ((1, 0), (0, 0))), axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +71,8 @@ class PlainRuns:
     once, or always again in backward.
 
     Attributes:
-        num_passes: as of `ReplicaRun`.
+        num_passes: that memory asks for, int ``[most + 1]``; 0 where not even one sample a pass
+            fits.
         passes: seconds of a pass of 1, 2, ... samples where every block trains.
         update_s: of the update where every block trains.
         update_share: of that which each block and, at last, the trunk make, float
@@ -72,31 +89,59 @@ class PlainRuns:
 
     def of(self, load: Load) -> ReplicaRun:
         """Its run where some blocks rest; no more passes are needed for that."""
-        seconds = self.passes
-        of_block_s = np.where(
-            load.trains, seconds.other_block_s[:, None], seconds.other_rest_s[:, None]
-        )
+        kind = np.where(load.trains, BackwardKind.TRAINS, BackwardKind.RESTS)
         if self.has_adapters:
             first = load.first_trained
-            of_block_s[:, :first] = seconds.trunk_s[:, None]
-            of_block_s[:, first : first + 1] = seconds.first_block_s[:, None]
-        by_size = np.pad(of_block_s, ((1, 0), (0, 0)))
-        of_pass_s = np.pad(seconds.forward_s, (1, 0)) + by_size.sum(axis=1)
-        samples = np.arange(load.num_samples + 1)
-        num_passes = self.num_passes[: load.num_samples + 1]
-        least, larger = np.divmod(samples, np.maximum(num_passes, 1))
-        most = len(of_pass_s) - 1
-        one_more = np.minimum(least + 1, most)
-        least = np.minimum(least, most)
-        total_s = (num_passes - larger) * of_pass_s[least] + larger * of_pass_s[one_more]
-        total_s = np.where((num_passes > 0) | (samples == 0), total_s, np.inf)
+            kind[:first] = BackwardKind.NOTHING
+            kind[first : first + 1] = BackwardKind.FIRST
+        to = slice(load.num_samples + 1)
+        numbers = np.bincount(kind, minlength=len(BackwardKind))
+        total_s = self._forward_s[to] + numbers @ self._backward_s[:, to]
+        total_s[1:][self.num_passes[to][1:] == 0] = np.inf
         trained = np.append(load.trains, True)
-        return ReplicaRun(
-            num_passes,
-            total_s,
-            by_size[least],
-            self.update_s * float(self.update_share @ trained),
-        )
+        update_s = self.update_s * float(self.update_share @ trained)
+        return ReplicaRun(total_s, self.last_backward_s[:, to], kind, update_s)
+
+    @cached_property
+    def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of the smallest pass, which is the last, and how many passes have one more, int
+        ``[most + 1]`` each."""
+        return np.divmod(np.arange(len(self.num_passes)), np.maximum(self.num_passes, 1))
+
+    def _of_all(self, of_size_s: np.ndarray) -> np.ndarray:
+        """Of all passes, float ``[most + 1]``, from those of a pass by its samples."""
+        least, larger = self._sizes
+        by_size, most = np.pad(of_size_s, (1, 0)), len(of_size_s)
+        one_more = by_size[np.minimum(least + 1, most)]
+        return (self.num_passes - larger) * by_size[np.minimum(least, most)] + larger * one_more
+
+    @cached_property
+    def _forward_s(self) -> np.ndarray:
+        return self._of_all(self.passes.forward_s)
+
+    @cached_property
+    def _of_kind_s(self) -> list[np.ndarray]:
+        """Of a block of every kind in a pass of 1, 2, ... samples."""
+        one = self.passes
+        of_kind_s = {
+            BackwardKind.TRAINS: one.other_block_s,
+            BackwardKind.RESTS: one.other_rest_s,
+            BackwardKind.FIRST: one.first_block_s,
+            BackwardKind.NOTHING: one.trunk_s,
+        }
+        return [of_kind_s[kind] for kind in BackwardKind]
+
+    @cached_property
+    def _backward_s(self) -> np.ndarray:
+        """Of a block of every kind in all passes, float ``[num_kinds, most + 1]``."""
+        return np.array([self._of_all(of_size_s) for of_size_s in self._of_kind_s])
+
+    @cached_property
+    def last_backward_s(self) -> np.ndarray:
+        """As of `ReplicaRun`, up to the most samples."""
+        least, _ = self._sizes
+        by_size = np.pad(np.array(self._of_kind_s), ((0, 0), (1, 0)))
+        return by_size[:, np.minimum(least, by_size.shape[1] - 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +160,9 @@ class DeviceRuns:
     again: PlainRuns | None
     recomputes: np.ndarray
 
-    @property
+    @cached_property
     def num_passes(self) -> np.ndarray:
-        """As of `ReplicaRun`."""
+        """As of `PlainRuns`."""
         if self.again is None:
             return self.once.num_passes
         return np.where(self.recomputes, self.again.num_passes, self.once.num_passes)
@@ -127,13 +172,16 @@ class DeviceRuns:
         once = self.once.of(load)
         if self.again is None:
             return once
-        again, recomputes = self.again.of(load), self.recomputes[: load.num_samples + 1]
-        return ReplicaRun(
-            np.where(recomputes, again.num_passes, once.num_passes),
-            np.where(recomputes, again.total_s, once.total_s),
-            np.where(recomputes[:, None], again.last_backward_s, once.last_backward_s),
-            once.update_s,
-        )
+        to = slice(load.num_samples + 1)
+        total_s = np.where(self.recomputes[to], self.again.of(load).total_s, once.total_s)
+        return replace(once, total_s=total_s, backward_s=self._last_backward_s[:, to])
+
+    @cached_property
+    def _last_backward_s(self) -> np.ndarray:
+        if self.again is None:
+            return self.once.last_backward_s
+        both = self.again.last_backward_s, self.once.last_backward_s
+        return np.where(self.recomputes, *both)
 
 
 def device_runs(

@@ -26,6 +26,9 @@ from sim.ways.estimate.sums import GradientSumTimes
 Groups = tuple[tuple[int, ...], ...]
 """Devices of each replica, sorted, in the order of their first."""
 
+MOST_REMEMBERED = 10_000_000
+"""Prices of replicas by their samples that are kept, 8 bytes each."""
+
 
 @dataclass(frozen=True)
 class Levelled:
@@ -170,6 +173,8 @@ class WaySteps:
         runs = self.device_runs(group[0], is_shared) if alone else self.cut_runs(group)
         key = (id(runs), load)
         if key not in self._runs:
+            if len(self._runs) * load.num_samples > MOST_REMEMBERED:
+                self._runs.clear()
             self._runs[key] = runs.of(load)
         return self._runs[key]
 
@@ -259,7 +264,7 @@ class WaySteps:
     def _priced(
         self, groups: Groups, shares: tuple[int, ...], load: Load, runs: Sequence[ReplicaRun]
     ) -> Levelled:
-        done_s = np.max([run.done_s[n] for run, n in zip(runs, shares, strict=True)], axis=0)
+        done_s = np.max([run.done_s(n) for run, n in zip(runs, shares, strict=True)], axis=0)
         if all(len(group) == 1 for group in groups):
             members = tuple(group[0] for group in groups)
             end_s = float((done_s + self.sums.after_blocks_s(members, load.trains)).max())

@@ -288,7 +288,7 @@ def test_a_plan_of_adapters_leaves_an_adapter_that_peft_loads(d2ft, make_plan, o
     make_plan("--lora-rank", 4)
     code, _, err = d2ft(*arguments, "--resume", "latest")
     assert code == 2
-    assert "was written with lora_rank 2; it cannot go on with 4" in err
+    assert "was written with --lora-rank 2; it cannot go on with 4" in err
 
 
 def test_a_training_that_diverges_ends_with_one_line_and_no_weights(d2ft, plan, options, tmp_path):

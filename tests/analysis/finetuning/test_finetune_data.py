@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from rank_processes import codes_of_ranks
+from runtime.checkpoint.setting_words import DIGESTS
 
 TWO = """
 name: two
@@ -76,8 +77,9 @@ def test_a_training_does_not_go_on_with_other_data(
     CHANGES[what](pictures)
     code, printed, err = d2ft(*run, "--resume", "latest")
     assert (code, printed) == (2, "")
-    said = what.replace("training", "test")
-    assert f"step-000002: was written with {said} " in err.splitlines()[-1]
+    said = DIGESTS[what.replace("training", "test")]
+    line = err.splitlines()[-1]
+    assert f"step-000002: was written with another {said}; it goes on with that alone" in line
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -89,7 +91,7 @@ def test_ranks_with_other_data_are_named(plan, pictures, tmp_path, what):
     codes = codes_of_ranks(2, tmp_path, *options(plan, tmp_path / "out"), hosts=hosts)
     assert codes == [2, 1]
     said = "".join((tmp_path / f"stderr-{rank}").read_text() for rank in (0, 1))
-    assert said.count(f"d2ft: rank 1 has another {what} than rank 0") == 1
+    assert said.count(f"d2ft: rank 1 has another {DIGESTS[what]} than rank 0") == 1
     assert not (tmp_path / "out/metrics.jsonl").exists()
 
 

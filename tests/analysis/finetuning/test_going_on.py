@@ -172,7 +172,7 @@ def test_epochs_may_grow_and_not_shrink(d2ft, plan, options, trained, tmp_path):
     given = [*options, "--schedule", "running", "--checkpoint-every", 2, "--out", out]
     code, _, err = d2ft("finetune", plan, *given, "--epochs", 2, "--resume", "latest")
     assert code == 0, err
-    assert "was written for 1 epochs; the learning rate falls over 2 from here on" in err
+    assert "was written for 1 epoch; the learning rate falls over 2 from here on" in err
     code, _, err = d2ft("finetune", plan, *given, "--epochs", 3, "--resume", "latest")
     assert code == 0, err
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -181,7 +181,7 @@ def test_epochs_may_grow_and_not_shrink(d2ft, plan, options, trained, tmp_path):
     assert [r["settings"]["num_epochs"] for r in records if r["event"] == "resumed"] == [2, 3]
     code, _, err = d2ft("finetune", plan, *given, "--epochs", 2, "--resume", "latest")
     assert code == 2
-    assert "was written with num_epochs 3; it may grow, and is 2 now" in err
+    assert "was written with --epochs 3; it may grow, and is 2 now" in err
     assert d2ft("report", out)[0] == 0
 
 

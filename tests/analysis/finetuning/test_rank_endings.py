@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from unittest.mock import patch
 import pytest
 
 from rank_processes import endings_on_ranks, free_port, run_command, start_ranks, torchrun
+from runtime.ranks import ended_jobs, rank_store
+from runtime.ranks.ended_jobs import find_note, leave_note
 
 ANSWER_S = 120
 """Far above what a job that ends at once takes on a busy machine, and far below its time-out."""
@@ -50,6 +53,39 @@ def test_a_usage_error_on_one_rank_ends_the_other(even_plan, given, tmp_path, wr
     assert (codes[wrong], codes[1 - wrong]) == (2, 1)
     (line,) = lines
     assert line.startswith("d2ft: --epochs is 'many'")
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_who_comes_when_the_refusing_rank_has_gone_ends(even_plan, given, tmp_path, wrong):
+    commands = [[*map(str, ["finetune", even_plan, *given])] for _ in (0, 1)]
+    commands[wrong] += ["--epochs", "0"]
+    arguments = {"port": free_port(), "arguments": commands, "wrong": wrong}
+    processes = start_ranks(_come_in_turn, 2, tmp_path, **arguments)
+    processes[wrong].join(ANSWER_S)
+    (tmp_path / "gone").touch()
+    processes[1 - wrong].join(ANSWER_S)
+    assert (processes[wrong].exitcode, processes[1 - wrong].exitcode) == (2, 1)
+    said = "".join((tmp_path / f"stderr-{rank}").read_text() for rank in (0, 1))
+    assert said.count("d2ft: ") == 1
+    assert "d2ft: --epochs is '0'" in said
+
+
+def _come_in_turn(rank, num_ranks, folder, *, port, arguments, wrong):
+    if rank == wrong:
+        rank_store.LINGER_S = 0.2
+    else:
+        while not (folder / "gone").exists():
+            time.sleep(0.05)
+    run_command(rank, num_ranks, folder, port=port, arguments=arguments[rank])
+
+
+def test_a_note_is_of_jobs_that_had_begun(monkeypatch):
+    port = free_port()
+    leave_note("127.0.0.1", port, "the plan is gone")
+    assert find_note("127.0.0.1", port) == "the plan is gone"
+    assert find_note("127.0.0.1", port + 1) is None
+    monkeypatch.setattr(ended_jobs, "_began", lambda: time.time() + 1)
+    assert find_note("127.0.0.1", port) is None
 
 
 def test_the_same_usage_error_is_said_once(even_plan, tmp_path):

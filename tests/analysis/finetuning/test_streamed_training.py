@@ -85,7 +85,7 @@ def test_a_training_does_not_go_on_with_other_changes(d2ft, finetune, plan, nois
     given = ["--data", f"imagefolder:{noise_pictures}", *options(out), "--resume", "latest"]
     code, _, err = d2ft("finetune", plan, *given)
     assert code == 2
-    assert "was written with augment light; it cannot go on with none" in err
+    assert "was written with --augment light; it cannot go on with none" in err
 
 
 def test_ranks_read_their_own_pictures_alone_and_train_as_one_process(

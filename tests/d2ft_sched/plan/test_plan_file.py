@@ -115,8 +115,8 @@ def test_replicas_that_do_not_fit_are_refused(plan):
     for replicas, message in (
         ((), "no replica"),
         ((only, only), "device 0 is in replicas 0 and 1"),
-        ((Replica(dataclasses.replace(place, owner=(0,))),), "of 1 micro-batches"),
-        ((Replica(dataclasses.replace(place, subnet_device=(0,))),), "of 1 subnets"),
+        ((Replica(dataclasses.replace(place, owner=(0,))),), "of 1 micro-batch;"),
+        ((Replica(dataclasses.replace(place, subnet_device=(0,))),), "of 1 subnet;"),
         ((Replica(dataclasses.replace(place, num_devices=9)),), "is for 9 devices"),
     ):
         with pytest.raises(InputError, match=message):

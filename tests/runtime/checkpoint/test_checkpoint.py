@@ -266,7 +266,7 @@ def test_places_without_a_checkpoint_are_said(tmp_path):
 
 def test_other_settings_are_refused():
     check_same_settings(Path("x"), STATE.settings, dict(STATE.settings))
-    with pytest.raises(InputError, match=r"x: was written with lr 0\.001; .* with 0\.1"):
+    with pytest.raises(InputError, match=r"with --learning-rate 0\.001; .* with 0\.1"):
         check_same_settings(Path("x"), STATE.settings, {**STATE.settings, "lr": 0.1})
-    with pytest.raises(InputError, match=r"was written with data noise; .* None"):
+    with pytest.raises(InputError, match=r"was written with data noise; .* none"):
         check_same_settings(Path("x"), STATE.settings, {"lr": 1e-3, "linear_probe": False})

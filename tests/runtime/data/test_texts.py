@@ -112,7 +112,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
     with pytest.raises(InputError, match="is not a table of texts"):
         text_source(f"texts:{bare}")
     alone = write_table(tmp_path / "alone.tab", [("space", "moon")])
-    with pytest.raises(InputError, match="has 1 classes"):
+    with pytest.raises(InputError, match="has 1 class;"):
         text_source(f"texts:{alone}")
     write_table(tmp_path / "odd-test.tab", [("golf", "a goal")])
     odd = write_table(tmp_path / "odd-train.tab", two_topics(2))

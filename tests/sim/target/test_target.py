@@ -272,7 +272,7 @@ def test_more_subnets_than_a_coverage_leaves_room_for_are_refused_in_a_line():
     placement = Placement(1, (0,) * SIZE[0], (0,) * 5)
     given = ([deploy(WORKLOAD, cluster, placement)], random_scores(), 1.0)
     assert plan_for_target(*given, coverage=2).budget.coverage == 2
-    with pytest.raises(InputError, match="a block has 1 subnets"):
+    with pytest.raises(InputError, match="a block has 1 subnet"):
         plan_for_target(*given, coverage=2, aligned=True)
     with pytest.raises(InputError, match="a block has 6 subnets"):
         plan_for_target(*given, coverage=7)

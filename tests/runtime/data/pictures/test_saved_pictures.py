@@ -88,7 +88,7 @@ def unlabelled() -> object:
     [
         (without_pictures, "has 0 columns of the feature Image among id, label; it must have one"),
         (without_classes, "has 0 columns of the feature ClassLabel among id, image"),
-        (of_one_class, "has 1 classes; it needs at least 2"),
+        (of_one_class, "has 1 class; it needs at least 2"),
         (unlabelled, "train: row 2: its class is -1, which is none to train on"),
     ],
 )
