@@ -79,7 +79,7 @@ def run(
         RestingName | None,
         typer.Option(
             help="Which blocks rest in a step, where the plan lets some: drawn (default) anew in "
-            "each, or in turns.",
+            "each, or in turns. Adapters rest only where fewer samples keep no --budget-comm.",
             rich_help_panel="Ways",
         ),
     ] = None,

@@ -22,7 +22,14 @@ from analysis.planning.way_tables import (
     print_ways,
     ways_dict,
 )
-from analysis.planning.way_words import beside_dense, is_whole, pays, sentence, verdict
+from analysis.planning.way_words import (
+    adapters_text,
+    beside_dense,
+    is_whole,
+    pays,
+    sentence,
+    verdict,
+)
 from analysis.planning.what_would_pay import change_that_pays
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.plan.solved_plan import Plan
@@ -95,6 +102,9 @@ class AnswerByWay:
         yield f"No way takes less than {quantity(bound_s, 's')} for a dense step"
         if self.planned.target:
             yield f"Target step time: {self.planned.target}"
+        said = adapters_text(self.planned)
+        if said:
+            yield said
 
     def last_line(self) -> str:
         """What to do."""

@@ -184,6 +184,19 @@ def command(plan: Plan, file: Path) -> str:
     return run if ranks == 1 else f"torchrun --no-python --nproc-per-node {ranks} {run}"
 
 
+def adapters_text(planned: PlannedOnWay) -> str:
+    """Whether adapters rest under a budget of bytes, and why; "" where there is none of these."""
+    plan = planned.found.plan
+    if plan.workload.lora is None or plan.budget.communication == 1:
+        return ""
+    if planned.found.method == REST:
+        return (
+            "Adapters rest, which costs them accuracy and saves little: no fewer samples keep the "
+            "budget of bytes in as short a step"
+        )
+    return "No adapter rests, for that would cost accuracy and save little: fewer samples send less"
+
+
 def _resting_text(plan: Plan) -> str:
     if plan.solver.method != REST:
         return ""

@@ -13,6 +13,11 @@ def candidate_sets(num_items: int) -> np.ndarray:
     return _all_sets(num_items) if num_items <= MOST_EXACT else _all_stretches(num_items)
 
 
+def num_candidates(num_items: int) -> int:
+    """How many `candidate_sets` there are, without making them."""
+    return 2**num_items - 1 if num_items <= MOST_EXACT else num_items * (num_items + 1) // 2
+
+
 def cheapest_cover(prices: np.ndarray, num_items: int) -> np.ndarray:
     """Which candidates partition the items at the least sum, bool ``[S, K]``.
 

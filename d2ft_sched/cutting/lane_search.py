@@ -13,7 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2ft_sched.cutting.exact_covers import MOST_EXACT, candidate_sets, cheapest_cover
+from d2ft_sched.cutting.exact_covers import (
+    MOST_EXACT,
+    candidate_sets,
+    cheapest_cover,
+    num_candidates,
+)
 from d2ft_sched.cutting.lane_rectangles import (
     Runs,
     Tiers,
@@ -99,7 +104,7 @@ def _are_one_rectangle(cells: np.ndarray) -> np.ndarray:
 
 def _num_values(cells: np.ndarray) -> int:
     """Of the largest array of one site."""
-    num_sets = sum(len(candidate_sets(n)) for n in cells.shape[1:])
+    num_sets = sum(num_candidates(n) for n in cells.shape[1:])
     num_tiers = len({way[:n] for way in tierings(LANES) for n in range(1, len(way) + 1)})
     return num_tiers * num_sets * max(1, *cells.shape[1:])
 

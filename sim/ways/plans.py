@@ -18,9 +18,10 @@ from d2ft_sched.problem.starved import starved_microbatches
 from sim.ways.candidates import MAX_CORRECTIONS, Candidate, as_candidate, most_within
 from sim.ways.estimate.load import Load, dense_load, most_samples, sample_flops
 from sim.ways.fewer import fewest, fewest_beside, samples_of_compute
+from sim.ways.fewer_bytes import fewer_within_bytes
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
-from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown
+from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan
 
@@ -57,7 +58,8 @@ def plan_on_ways(
     It is one of: the dense step, where the budget is whole; fewer samples, each of them through
     everything; rest, where only some blocks train, drawn by the seed, and more samples run for the
     same FLOPs; a schedule by scores, where the best dense way has one replica. Rest is chosen where
-    messages have a budget or it makes the step shorter by `REST_PAYS`, else what keeps most score.
+    messages have a budget or it makes the step shorter by `REST_PAYS`, else what keeps most score;
+    of adapters only where fewer samples keep no budget of messages (`fewer_within_bytes`).
 
     Args:
         workload: model, partition and mini-batch; ways deal its samples anew.
@@ -84,13 +86,12 @@ def plan_on_ways(
     plain = as_candidate(known.steps, fewer)
     chosen = plain
     if not is_whole or budget.communication < 1:
-        rested = _rest_beside(known, fewer, budget, seed)
-        if rested is not None:
-            chosen, fewer = rested
-        else:
-            scored = _scored_beside(known, dense, plain, scores, budget, solver, seed, time_limit_s)
-            if scored is not None:
-                chosen = scored
+        chosen, fewer = _without_scores(known, fewer, plain, budget, seed)
+        if chosen.method != "rest":
+            scored = _scored_beside(
+                known, dense, chosen, scores, budget, solver, seed, time_limit_s
+            )
+            chosen = chosen if scored is None else scored
     assert chosen.step_s <= plain.step_s, "a plan is slower than fewer samples"
     return way_plan(
         known,
@@ -103,6 +104,22 @@ def plan_on_ways(
         seed=seed,
         solve_s=time.perf_counter() - begin,
     )
+
+
+def _without_scores(
+    search: WaySearch, fewer: Way, plain: Candidate, budget: Budget, seed: int
+) -> tuple[Candidate, Way]:
+    """Rest where it is chosen, else fewer samples, and what a plan is held against. Adapters rest
+    only where fewer samples cannot keep a budget of messages."""
+    steps = search.steps
+    if search.workload.lora is not None:
+        if budget.communication == 1:
+            return plain, fewer
+        within = fewer_within_bytes(search, fewer, budget.communication)
+        if within is not None:
+            load = dense_load(search.workload, within.num_samples)
+            return within, way_of(steps, steps.priced(within.groups, within.samples, load))
+    return _rest_beside(search, fewer, budget, seed) or (plain, fewer)
 
 
 def _rest_beside(

@@ -23,13 +23,17 @@ def redealt_scores(scores: Scores, given: Sequence[int], wanted: Sequence[int]) 
     if sum(given) != sum(wanted) or scores.forward.shape[1] != len(given):
         raise InputError(
             f"scores are of {counted(scores.forward.shape[1], 'micro-batch')}; they must be "
-            f"of {len(given)} "
-            f"with {counted(sum(wanted), 'sample')} together"
+            f"of {len(given)} with {counted(sum(wanted), 'sample')} together"
         )
     if tuple(given) == tuple(wanted):
         return scores
     ends, new_ends = np.cumsum(given), np.cumsum(wanted)
-    starts, new_starts = ends - given, new_ends - wanted
-    common = np.minimum(ends[:, None], new_ends) - np.maximum(starts[:, None], new_starts)
-    part = np.maximum(common, 0) / np.array(given)[:, None]
-    return Scores(scores.forward @ part, scores.backward @ part)
+    stops = np.union1d(ends, new_ends)  # of stretches that lie in one micro-batch of either cut
+    of_given, of_wanted = np.searchsorted(ends, stops), np.searchsorted(new_ends, stops)
+    part = np.diff(stops, prepend=0) / np.array(given)[of_given]
+    firsts = np.searchsorted(of_wanted, np.arange(len(wanted)))
+
+    def dealt(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values[:, of_given] * part, firsts, axis=1)
+
+    return Scores(dealt(scores.forward), dealt(scores.backward))

@@ -115,8 +115,10 @@ def _rested(
 ) -> Candidate | None:
     """The plan in which as few blocks rest as their samples are worth it: where messages have no
     budget, for so many more FLOPs than fewer samples do as pays, and clearly more samples than with
-    fewer blocks at rest."""
+    fewer blocks at rest; none of adapters while a sample runs without."""
     workload = search.workload
+    if workload.lora is not None and plain is not None and communication == 1:
+        return plain
     if communication < 1:
         found = _most(search, resting_load(workload, communication, 1.0, seed), target_s)
         return plain if found is None else found

@@ -129,6 +129,27 @@ def test_scores_choose_where_the_best_way_is_one_replica():
     assert found.step_s <= found.fewer.dense_step_s
 
 
+@pytest.mark.parametrize("communication", [0.7, 0.5, 0.2])
+@pytest.mark.parametrize("compute", [1.0, 0.6])
+def test_adapters_rest_only_where_fewer_samples_keep_no_budget_of_bytes(compute, communication):
+    workload, cluster = replace(WORKLOAD, lora=Lora(4, 8.0)), switch_of([1.0, 1.0, 2.0], 1e8)
+    budget, whole = Budget(compute, communication), Budget(compute)
+    found = plan_on_ways(workload, cluster, SCORES, budget)
+    assert found.method == "fewer samples"
+    dense = plan_on_ways(workload, cluster, SCORES, Budget())
+    sent, all_sent = (
+        next(row.plan_exchange_bytes for row in one.table if row.chosen) for one in (found, dense)
+    )
+    assert sent <= communication * all_sent
+    most = sum(plan_on_ways(workload, cluster, SCORES, whole).samples)
+    assert communication * most - 1 < sum(found.samples) <= most
+    only_pair = switch_of([1.0, 1.0], 1e8)
+    rested = plan_on_ways(
+        workload, only_pair, SCORES, Budget(compute, 0.5), kinds=["data parallel"]
+    )
+    assert rested.method == "rest"
+
+
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 2**32 - 1), st.data())
 def test_redealt_scores_keep_what_every_sample_has(given_samples, seed, data):
     rng = np.random.default_rng(seed)
