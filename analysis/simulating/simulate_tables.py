@@ -12,6 +12,7 @@ from analysis.planning.way_words import beside_dense
 from analysis.simulating.change_of_setting import with_change
 from analysis.simulating.simulation import FACTOR, Simulation
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.files.counted import counted
 from sim.prediction import Prediction
 from sim.questions.bounds import Bottleneck, ResourceKind
 from sim.questions.cost import step_cost
@@ -65,7 +66,7 @@ def notes(found: Simulation) -> Iterator[str]:
         yield (
             f"With jitter, {name}: median {seconds(times.p50_s)}, 90 % {seconds(times.p90_s)}, "
             f"99 % {seconds(times.p99_s)}; {three_digits(times.slowdown)}x the step without, over "
-            f"{times.num_steps:,} steps"
+            f"{counted(times.num_steps, 'step')}"
         )
     if step_cost(found.planned).busy_energy_j is not None:
         yield (

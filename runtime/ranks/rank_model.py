@@ -175,7 +175,8 @@ def read_rank_model(
         InputError: the file is unreadable or of another model.
     """
     shards = _all_shards(model, workload, replicas, ranks)
-    parts = read_shards(path, shards[ranks.rank], trained_dtype(model))
+    names = {name for name, _ in model.named_parameters()}
+    parts = read_shards(path, shards[ranks.rank], trained_dtype(model), names)
     return _hold(model, parts, shards, workload, replicas, ranks)
 
 

@@ -7,7 +7,7 @@ else. Factors of adapters that a block shares live whole wherever one of its sub
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -179,21 +179,29 @@ def trained_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.requires_grad), torch.float32)
 
 
-def read_shards(path: Path, shards: tuple[Shard, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+def read_shards(
+    path: Path, shards: tuple[Shard, ...], dtype: torch.dtype, of_model: Set[str] | None = None
+) -> dict[str, Tensor]:
     """The parts held, read from a safetensors file in the model's layout; nothing else is read.
 
     Args:
         path: the file.
         shards: what to read.
         dtype: of all of it.
+        of_model: names of all tensors that the file may have; None for any.
 
     Raises:
-        InputError: the file is unreadable, or lacks a tensor, or has one of another shape or type.
+        InputError: the file is unreadable, lacks a tensor, has one of another shape or type, or one
+            that is not of the model.
     """
     check_named(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
+            if of_model is not None and names - of_model:
+                raise InputError(
+                    f"weights {path}: has tensor {min(names - of_model)}; the model has not"
+                )
             return {shard.name: _read(file, names, shard, path, dtype) for shard in shards}
     except FileNotFoundError:
         raise InputError(f"weights {path}: there is no such file") from None

@@ -133,7 +133,7 @@ class WholeModel:
     def load_state(self, folder: Path) -> None:
         parameters, shards = dict(self._model.named_parameters()), whole_shards(self._model)
         dtype = trained_dtype(self._model)
-        for name, tensor in read_shards(folder / MODEL, shards, dtype).items():
+        for name, tensor in read_shards(folder / MODEL, shards, dtype, set(parameters)).items():
             parameters[name].data.copy_(tensor)
         self._update.load(folder)
 

@@ -14,6 +14,15 @@ from sim.timetable import phase_times
 PerDevice = float | tuple[float, ...]
 
 
+_WORDS = {
+    "phase_sigma": "the spread of phases",
+    "step_sigma": "the spread of steps",
+    "straggler_probability": "the probability of a straggler",
+    "straggler_factor": "the slowness of a straggler",
+}
+"""What attributes of `Jitter` are called where people read it."""
+
+
 @dataclass(frozen=True)
 class Jitter:
     """Random factors on the computing time of devices, independent of one another.
@@ -42,7 +51,7 @@ class Jitter:
         ):
             for value in np.ravel(getattr(self, name)):
                 if not (least <= value <= most and np.isfinite(value)):
-                    raise InputError(f"jitter: {name} is {value}; it must be {needed}")
+                    raise InputError(f"jitter: {_WORDS[name]} is {value}; it must be {needed}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def jittered_step_seconds(
     for name in vars(jitter):
         if np.ndim(getattr(jitter, name)) and len(getattr(jitter, name)) != num_devices:
             raise InputError(
-                f"jitter: {name} has {counted(len(getattr(jitter, name)), 'value')}; cluster "
+                f"jitter: {_WORDS[name]} has {len(getattr(jitter, name))} values; cluster "
                 f"{prediction.cluster.name!r} has {counted(num_devices, 'device')}"
             )
     with np.errstate(over="ignore", invalid="ignore"):

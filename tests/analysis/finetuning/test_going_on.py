@@ -112,6 +112,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "model of another shape": (
         lambda p: rewrite(p, MODEL, set_(BIAS, lambda t: t[:-1])), f"{BIAS} has shape"),
     "model without a tensor": (lambda p: rewrite(p, MODEL, drop(BIAS)), f"lacks tensor {BIAS}"),
+    "model with another tensor": (
+        lambda p: rewrite(p, MODEL, lambda t: t.update(x=torch.ones(1))), "has tensor x"),
     "state of another type": (
         lambda p: rewrite(p, OPTIMIZER, set_(AVERAGE, lambda t: t.half())),
         f"exp_avg of {BIAS} is float16"),

@@ -450,8 +450,8 @@ def test_overlapped_waves(make_plan, simulated):
         (["--scale-bandwidth", "0"], "bandwidth is scaled by 0"),
         (["--scale-compute", "fast=-1"], "compute is scaled by -1"),
         (["--straggler", "often"], "--straggler is 'often'"),
-        (["--straggler", "2:2"], "straggler_probability is 2"),
-        (["--jitter", "-0.1"], "phase_sigma is -0.1"),
+        (["--straggler", "2:2"], "the probability of a straggler is 2"),
+        (["--jitter", "-0.1"], "the spread of phases is -0.1"),
         (["--scores", "s.csv"], "goes with --drop-device"),
         (
             ["--drop-device", "fast", "--drop-device", "even", "--drop-device", "slow"],

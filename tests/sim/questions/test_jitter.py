@@ -80,9 +80,12 @@ def test_noise_never_helps_on_average_and_seeds_repeat(random_step):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"phase_sigma": -1.0}, "phase_sigma is -1.0; it must be 0 or more and finite"),
+        ({"phase_sigma": -1.0}, "the spread of phases is -1.0; it must be 0 or more and finite"),
         ({"straggler_probability": 1.5}, "1.5; it must be between 0 and 1"),
-        ({"straggler_factor": (1.0, 0.5)}, "straggler_factor is 0.5; it must be 1 or more"),
+        (
+            {"straggler_factor": (1.0, 0.5)},
+            "of a straggler is 0.5; it must be 1 or more",
+        ),
     ],
 )
 def test_impossible_jitter(wrong, message):
@@ -97,7 +100,9 @@ def test_steps_without_end_are_refused(random_step):
 
 def test_jitter_for_other_devices(random_step):
     prediction = random_step(0, num_devices=2).predicted()
-    with pytest.raises(InputError, match="step_sigma has 3 values; cluster 'random' has 2"):
+    with pytest.raises(
+        InputError, match="the spread of steps has 3 values; cluster 'random' has 2"
+    ):
         jittered_step_seconds(prediction, Jitter(step_sigma=(0.1, 0.1, 0.1)), 5, seed=0)
     with pytest.raises(InputError, match="number of steps is 0"):
         jittered_step_seconds(prediction, Jitter(), 0, seed=0)
