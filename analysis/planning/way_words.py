@@ -6,7 +6,7 @@ from pathlib import Path
 from analysis.console.formatting import beside, quantity
 from analysis.names.way_names import RestingName
 from analysis.planning.plan_baselines import Baselines
-from analysis.planning.way_request import REST, PlannedOnWay
+from analysis.planning.way_request import REST, WAYS, PlannedOnWay
 from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation
@@ -182,6 +182,14 @@ def command(plan: Plan, file: Path) -> str:
     run = f"d2ft finetune {file}"
     ranks = len(plan.devices)
     return run if ranks == 1 else f"torchrun --no-python --nproc-per-node {ranks} {run}"
+
+
+def chosen_by(plan: Plan) -> str:
+    """What chose a plan's operations: a solver, with what it proves of them, or the search for what
+    is fastest."""
+    if plan.solver.name == WAYS:
+        return "a search over ways"
+    return f"the solver {plan.solver.name} ({plan.solver.status} for its scores)"
 
 
 def adapters_text(planned: PlannedOnWay) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from analysis.console.formatting import percent, quantity, saved
 from analysis.console.output import outside_calibration
 from analysis.planning.plan_baselines import baselines
-from analysis.planning.way_words import beside_dense, way_text
+from analysis.planning.way_words import beside_dense, chosen_by, way_text
 from analysis.plots.device_workload import network_seconds, workload_per_device
 from analysis.plots.schedule_heatmap import schedule_heatmap
 from analysis.plots.timeline import block_gantt, step_gantt
@@ -63,8 +63,8 @@ def plan_part(folder: Path) -> Part | None:
         f"take on cluster {cluster.name} ({counted(len(cluster.devices), 'device')}) by this "
         f"plan, made with "
         f"{percent(budget.compute, 0)} of the dense run's compute and "
-        f"{percent(budget.communication, 0)} of its communication by the solver "
-        f"{plan.solver.name}?",
+        f"{percent(budget.communication, 0)} of its communication by "
+        f"{chosen_by(plan)}?",
         (
             Answer(
                 SAVING,
@@ -97,7 +97,7 @@ def plan_part(folder: Path) -> Part | None:
                 quantity(network_seconds(timelines[name]), "s") for name in ("dense", "plan")
             ],
             "num_waves": max(replica.num_waves for replica in plan.replicas),
-            "solver": plan.solver,
+            "made_by": chosen_by(plan),
         },
         {
             "schedule": (

@@ -61,7 +61,10 @@ def check_same_settings(
                 raise InputError(
                     f"{path}: was written with {said} {before}; it may grow, and is {after} now"
                 )
-        elif before != after or type(before) is not type(after):
+        elif before == after or str(before) == str(after):
+            if type(before) is not type(after):
+                raise InputError(f"{path / FACTS}: is damaged: {name} is {before!r}")
+        else:
             if name in DIGESTS:
                 raise InputError(
                     f"{path}: was written with another {said}; it goes on with that alone"

@@ -264,6 +264,14 @@ def test_places_without_a_checkpoint_are_said(tmp_path):
         save_checkpoint(tmp_path / "file", STATE, fill(a=b"1"))
 
 
+def test_a_setting_of_another_type_is_damage():
+    for value in ("3", 3.0, True):
+        with pytest.raises(InputError, match=r"damaged: n is 3|damaged: n is '3'|with n on"):
+            check_same_settings(Path("x"), {"n": value}, {"n": 3})
+    with pytest.raises(InputError, match="x: was written with another choice of test samples; "):
+        check_same_settings(Path("x"), {"test_samples_digest": "0a"}, {"test_samples_digest": "0b"})
+
+
 def test_other_settings_are_refused():
     check_same_settings(Path("x"), STATE.settings, dict(STATE.settings))
     with pytest.raises(InputError, match=r"with --learning-rate 0\.001; .* with 0\.1"):
