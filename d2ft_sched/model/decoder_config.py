@@ -127,7 +127,7 @@ def _checked(config: Mapping[str, Any]) -> _DecoderSchema:
     if model_type not in DECODER_TYPES:
         raise InputError(
             f"model_type is {model_type!r}; decoders that can be planned are "
-            f"{', '.join(DECODER_TYPES)}"
+            f"{', '.join(DECODER_TYPES)}, and of the others bert"
         )
     rotary = config.get("rope_parameters")
     traits = {**(rotary if isinstance(rotary, Mapping) else {}), **config}

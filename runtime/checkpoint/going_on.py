@@ -43,6 +43,12 @@ def check_goes_on(path: Path, saved: TrainingState, now: TrainingState) -> None:
         raise InputError(
             f"{path / FACTS}: is damaged: step is {step}; it must be 0 to {saved.num_steps}"
         )
+    best = saved.best
+    if best is not None and not (0 <= best.step <= step and 0 <= best.top1 <= 1):
+        raise InputError(
+            f"{path / FACTS}: is damaged: best is {best.top1} after step {best.step}; it must be 0 "
+            f"to 1 after 0 to {step}"
+        )
 
 
 def check_same_settings(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -141,6 +142,10 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "steps of an epoch": (state(steps_per_epoch=5), "steps_per_epoch is 5; it must be 4"),
     "steps in all": (state(num_steps=3), "num_steps is 3; it must be 4"),
     "step beyond the end": (state(step=8, epoch=3), "step is 8; it must be 0 to 4"),
+    "a best that is none": (
+        state(best={"step": 2, "top1": math.nan, "loss": 1.0}), "best is nan after step 2"),
+    "a best to come": (
+        state(best={"step": 9, "top1": 0.5, "loss": 1.0}), "best is 0.5 after step 9"),
     "ranks": (state(num_ranks=2), "does not name optimizer-0-of-2.safetensors"),
     "no files": (lambda p: seal(p, lambda c: c["files"].clear()), "does not name model.safe"),
     "a file elsewhere": (

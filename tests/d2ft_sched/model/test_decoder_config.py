@@ -131,6 +131,7 @@ def test_parameters_are_those_of_the_matrices(
     ("change", "message"),
     [
         ({"model_type": "gpt2"}, "model_type is 'gpt2'; decoders that can be planned are llama,"),
+        ({"model_type": "roberta"}, "qwen3, and of the others bert"),
         ({"model_type": ["llama"]}, "model_type is ['llama']; decoders"),
         ({"model_type": "mixtral"}, "model_type is 'mixtral'; decoders"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu': anything but silu is not supported"),
