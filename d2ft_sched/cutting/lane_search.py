@@ -32,6 +32,10 @@ from d2ft_sched.schedule.operations import Operation
 MOST_VALUES = 2**22
 """Of one array: sites are taken in parts."""
 
+MOST_PARTED = 128
+"""Items that an order is cut between one by one; of more, neighbours that are alike stay together:
+stretches grow with the square of their number, and what they hold with its cube."""
+
 Price = Callable[[np.ndarray, np.ndarray, np.ndarray, Runs], np.ndarray]
 """Seconds of rectangles, float ``[n, K]``: from their sites ``[n]``, rising, subnets
 ``[n, K, R]``, micro-batches ``[n, K, C]``, and what they run."""
@@ -104,7 +108,7 @@ def _are_one_rectangle(cells: np.ndarray) -> np.ndarray:
 
 def _num_values(cells: np.ndarray) -> int:
     """Of the largest array of one site."""
-    num_sets = sum(num_candidates(n) for n in cells.shape[1:])
+    num_sets = sum(num_candidates(min(n, MOST_PARTED)) for n in cells.shape[1:])
     num_tiers = len({way[:n] for way in tierings(LANES) for n in range(1, len(way) + 1)})
     return num_tiers * num_sets * max(1, *cells.shape[1:])
 
@@ -157,7 +161,7 @@ class _Side:
     """Rectangles of all sets along one axis.
 
     Attributes:
-        num_items: of the axis.
+        num_items: of the axis; of many, groups of neighbours.
         tiers: beginnings of ways, in whose order the arrays have rectangles of every set, K each.
         subnets: bool ``[S, len(tiers) * K, R]``.
         microbatches: bool ``[S, len(tiers) * K, C]``.
@@ -178,8 +182,11 @@ def _side(
     turned = cells.transpose(0, 2, 1) if by_subnet else cells
     order = _alike_together(turned)
     ordered = np.take_along_axis(turned, order[:, None, :], axis=2)
-    sets = candidate_sets(turned.shape[2])
+    num_items = min(turned.shape[2], MOST_PARTED)
+    sets = candidate_sets(num_items)
     members = np.broadcast_to(sets, (len(cells), *sets.shape))
+    if num_items < turned.shape[2]:
+        members = sets.T[_neighbours_joined(ordered)].transpose(0, 2, 1)
     fills = np.zeros_like(order, dtype=bool)
     if not by_subnet:
         fills = np.take_along_axis(microbatches, order, axis=1)
@@ -189,7 +196,7 @@ def _side(
     items = np.concatenate([one.items for one in made.values()], axis=1)
     items = np.take_along_axis(items, np.argsort(order, axis=1)[:, None, :], axis=2)
     both = (items, others) if by_subnet else (others, items)
-    return _Side(turned.shape[2], tuple(made), *both, first.joined(more))
+    return _Side(num_items, tuple(made), *both, first.joined(more))
 
 
 def _cuts_along(
@@ -279,6 +286,16 @@ def _alike_together(cells: np.ndarray) -> np.ndarray:
         differ[sites, :, at] = np.inf
         at = differ[sites, at].argmin(axis=1)
     return order
+
+
+def _neighbours_joined(ordered: np.ndarray) -> np.ndarray:
+    """Groups of neighbours that stay together, `MOST_PARTED` of them, by their number, int
+    ``[S, items]``: between them neighbours differ most."""
+    differ = (ordered[:, :, 1:] != ordered[:, :, :-1]).sum(axis=1)
+    begins = np.argsort(-differ, axis=1, kind="stable")[:, : MOST_PARTED - 1] + 1
+    is_first = np.zeros((len(ordered), ordered.shape[2]), dtype=np.int64)
+    np.put_along_axis(is_first, begins, 1, axis=1)
+    return np.cumsum(is_first, axis=1)
 
 
 def _left_over(cells: np.ndarray, cut: Cut) -> np.ndarray:
