@@ -6,6 +6,8 @@ import numpy as np
 
 MOST_EXACT = 6
 """Items for which every set is tried; of more, every stretch of an order."""
+MOST_APART = 32
+"""Items that are cut one by one."""
 
 
 def candidate_sets(num_items: int) -> np.ndarray:
