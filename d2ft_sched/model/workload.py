@@ -1,6 +1,7 @@
 """What one training step has to do: a model, its partition and a mini-batch."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -106,15 +107,15 @@ class Workload:
         """Of parameters that are frozen beside adapters."""
         return _precision(self.frozen_bytes)
 
-    @property
+    @cached_property
     def samples(self) -> np.ndarray:
         """Samples of each micro-batch, int ``[num_microbatches]``."""
-        return np.array(self.microbatch_samples)
+        return _read_only(np.array(self.microbatch_samples))
 
-    @property
+    @cached_property
     def tokens(self) -> np.ndarray:
         """Tokens of each micro-batch, int ``[num_microbatches]``."""
-        return self.samples * self.shape.num_tokens
+        return _read_only(self.samples * self.shape.num_tokens)
 
     @property
     def activation_bytes(self) -> np.ndarray:
@@ -140,6 +141,11 @@ class Workload:
     def head_trains(self) -> bool:
         """Whether the classifier does: beside adapters a head over a vocabulary is frozen."""
         return self.lora is None or not self.shape.vocabulary_size
+
+
+def _read_only(values: np.ndarray) -> np.ndarray:
+    values.setflags(write=False)
+    return values
 
 
 def _precision(size: int) -> str:
