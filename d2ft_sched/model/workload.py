@@ -8,23 +8,9 @@ import numpy as np
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.sizes import MOST_CELLS, MOST_SAMPLES, check_at_most
 from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from d2ft_sched.model.partition import Partition
 from d2ft_sched.model.shape import ModelShape, brief
-
-OPTIMIZER_STATES = {
-    "sgd": 0,
-    "sgdm": 1,
-    "nesterov": 1,
-    "adam": 2,
-    "adamw": 2,
-    "adamax": 2,
-    "nadamw": 2,
-    "radamw": 2,
-    "lion": 1,
-    "lamb": 2,
-    "lars": 1,
-}
-"""Values an optimizer keeps for each parameter, in the parameter's own precision."""
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 """Of one value, by the precision of messages and lanes."""
