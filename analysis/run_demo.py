@@ -35,7 +35,7 @@ from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.replica import Replica
 from runtime.data.input_format import PictureFormat
 from runtime.data.load_data import load_data
-from runtime.measure.device_profile import profile_device
+from runtime.measure.device_profile import DeviceProfile
 from runtime.measure.step_times import measure_steps
 from runtime.models.build import build_model, shape_of
 from runtime.models.linear_probe import fit_classifier
@@ -169,18 +169,19 @@ def run_demo(options: DemoOptions, out: Path, progress: Progress) -> Path:
         said = verdict(planned, None)
     progress.note(said)
 
-    with progress.stage("Profile this machine") as tell:
-        profiled = profile_device(model, workload, device, progress=tell)
+    cut, schedules = _cut_alike(sides)
+    profile = DeviceProfile(model, workload, device)
+    with progress.stage("Profile this machine, in turns with steps") as tell:
+        steps = measure_steps(
+            model, cut, schedules, device, progress=tell, before_round=profile.run_round
+        )
     with progress.stage("Simulate"):
         on_cluster = {
             name: simulate_step(Deployment(side.workload, cluster, side.replicas), side.schedule)
             for name, side in sides.items()
         }
-        cut, schedules = _cut_alike(sides)
-        alone = deploy(cut, Cluster("this-device", (profiled,)))
+        alone = deploy(cut, Cluster("this-device", (profile.device(),)))
         on_device = {name: simulate_step(alone, schedule) for name, schedule in schedules.items()}
-    with progress.stage("Measure steps on this machine") as tell:
-        steps = measure_steps(model, cut, schedules, device, progress=tell)
 
     settings = FineTuneSettings(
         num_epochs=options.num_epochs,

@@ -1,6 +1,7 @@
 """Running the plans of `analysis.validating.plans_tried`: on this device alone, or on the ranks of
 a job."""
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
-from runtime.measure.device_profile import profile_device
+from runtime.measure.device_profile import DeviceProfile
 from runtime.measure.rank_step_times import PHASES, measure_rank_steps
 from runtime.measure.step_memory import check_step_on_ranks, check_whole_step
 from runtime.measure.step_times import measure_steps
@@ -51,6 +52,10 @@ from sim.prediction import Prediction
 from sim.step import simulate_step
 
 UNTOUCHED = "untouched model"
+
+FIRST_ROUNDS = 3
+"""Of a profile, before the steps that go on in turns with it: one that does not count, and two by
+which plans are made."""
 
 
 @dataclass(frozen=True)
@@ -143,16 +148,18 @@ def _validate_alone(
                 f"rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
             )
     check_whole_step(workload, _dense(workload), ranks)  # of the untouched model, in one wave
+    profile, before_round = None, _nothing
     if request.cluster_file is None:
+        whole = model if request.lora is None else copy.deepcopy(model)
+        profile = DeviceProfile(whole, replace(workload, lora=None), device)
+        before_round = profile.run_round
         with progress.stage("Profile this device") as tell:
-            cluster = Cluster(
-                "this-device",
-                (profile_device(model, replace(workload, lora=None), device, progress=tell),),
-            )
+            for number in range(FIRST_ROUNDS):
+                tell(number, FIRST_ROUNDS)
+                profile.run_round()
+        cluster = Cluster("this-device", (profile.device(),))
     request.adapt(model)
-    deployment = deploy(workload, cluster, num_waves=request.num_waves)
     schedules = validation_schedules(deploy(workload, cluster), request.seed)
-    predicted = _predict(deployment, schedules, overlap=request.overlap)
     with progress.stage("Measure") as tell:
         steps = measure_steps(
             model,
@@ -163,7 +170,12 @@ def _validate_alone(
             num_repeats=request.num_repeats,
             progress=tell,
             costs=cluster.devices[0],
+            before_round=before_round,
         )
+    if profile is not None:
+        cluster = Cluster("this-device", (profile.device(),))
+    deployment = deploy(workload, cluster, num_waves=request.num_waves)
+    predicted = _predict(deployment, schedules, overlap=request.overlap)
     num_threads = next(iter(steps.values())).num_threads
     measured = {
         name: Measured(
@@ -299,6 +311,10 @@ def _cluster_of(request: ValidationRequest, ranks: Ranks) -> Cluster:
             f"ranks: start {num_devices} with torchrun or d2ft testbed"
         )
     return cluster
+
+
+def _nothing() -> None:
+    """Before a round of steps where the device was profiled before."""
 
 
 def _dense(workload: Workload) -> np.ndarray:

@@ -56,6 +56,71 @@ def largest_timed(workload: Workload) -> np.ndarray:
     return np.repeat(operations[:, None], workload.num_microbatches, axis=1)
 
 
+class DeviceProfile:
+    """Seconds of all sizes of work that a workload's schedules can ask of a device, in rounds.
+
+    More rounds may follow at any time, such as in turns with steps that are held against it.
+
+    Attributes:
+        num_sizes: how many a round measures.
+    """
+
+    def __init__(
+        self, model: nn.Module, workload: Workload, device: torch.device, name: str = "this-device"
+    ) -> None:
+        """What `profile_device` describes, with nothing measured yet."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
+        inputs = inputs.to(device)
+        self._timings = [
+            *_lane_timings(model, workload, inputs),
+            *_trunk_timings(model, workload, inputs),
+            *_optimizer_timings(model, workload),
+        ]
+        self._samples: list[list[np.ndarray]] = [[] for _ in self._timings]
+        self._is_warm = False
+        self._workload, self._device, self._name = workload, device, name
+        self.num_sizes = len(self._timings)
+
+    def run_round(self, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Measure every size once; `progress` is told the number of those that are done.
+
+        The first round does not count.
+        """
+        with autocast(self._device, self._workload):
+            for number, timing in enumerate(self._timings):
+                seconds = next(timing.samples)
+                if self._is_warm:
+                    self._samples[number].append(seconds)
+                progress(number + 1)
+        self._is_warm = True
+
+    def device(self) -> Device:
+        """The device that the medians of the rounds so far describe.
+
+        Returns:
+            A device with a curve for every kind of work; its plain rates are those of the largest
+            size, and its launch is that of kernels which copy and mask.
+        """
+        points: dict[WorkKind, Points] = defaultdict(lambda: defaultdict(list))
+        for timing, own in zip(self._timings, self._samples, strict=True):
+            medians = np.median(own, axis=0)
+            for kind, work, seconds in zip(timing.kinds, timing.work, medians, strict=True):
+                points[kind][work].append(float(seconds))
+        curves = {kind: monotone_curve(points[kind]) for kind in WorkKind}
+        shape, num_rounds = self._workload.shape, len(self._samples[0])
+        return Device(
+            name=self._name,
+            compute_flops_per_s=_largest_rate(curves[WorkKind.MLP_BACKWARD]),
+            memory_bytes=memory_bytes(self._device),
+            memory_bandwidth_bytes_per_s=_largest_rate(curves[WorkKind.TRUNK_FORWARD]),
+            launch_s=KERNELS_OF_A_LAUNCH * kernel_seconds(self._device, num_rounds),
+            curves=curves,
+            source=f"d2ft profile of {shape.name} on {device_name(self._device)}",
+            precision=self._workload.precision,
+        )
+
+
 def profile_device(
     model: nn.Module,
     workload: Workload,
@@ -76,44 +141,18 @@ def profile_device(
         progress: called with the number of sizes done and to do.
 
     Returns:
-        A device with a curve for every kind of work; its plain rates are those of the largest size,
-        and its launch is that of kernels which copy and mask.
+        As `DeviceProfile.device`.
     """
-    generator = torch.Generator().manual_seed(0)
-    inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
-    inputs = inputs.to(device)
-    points: dict[WorkKind, Points] = defaultdict(lambda: defaultdict(list))
-    with autocast(device, workload):
-        timings = [
-            *_lane_timings(model, workload, inputs),
-            *_trunk_timings(model, workload, inputs),
-        ]
-        total = (num_repeats + 1) * len(timings) + 1
-        samples: list[list[np.ndarray]] = [[] for _ in timings]
-        for round_ in range(num_repeats + 1):
-            for number, timing in enumerate(timings):
-                progress(round_ * len(timings) + number, total)
-                seconds = next(timing.samples)
-                if round_ > 0:
-                    samples[number].append(seconds)
-    for timing, own in zip(timings, samples, strict=True):
-        medians = np.median(own, axis=0)
-        for kind, work, seconds in zip(timing.kinds, timing.work, medians, strict=True):
-            points[kind][work].append(float(seconds))
-    progress(total - 1, total)
-    _time_optimizer(model, workload, num_repeats, points)
-    progress(total, total)
-    curves = {kind: monotone_curve(points[kind]) for kind in WorkKind}
-    return Device(
-        name=name,
-        compute_flops_per_s=_largest_rate(curves[WorkKind.MLP_BACKWARD]),
-        memory_bytes=memory_bytes(device),
-        memory_bandwidth_bytes_per_s=_largest_rate(curves[WorkKind.TRUNK_FORWARD]),
-        launch_s=KERNELS_OF_A_LAUNCH * kernel_seconds(device, num_repeats),
-        curves=curves,
-        source=f"d2ft profile of {workload.shape.name} on {device_name(device)}",
-        precision=workload.precision,
-    )
+    profile = DeviceProfile(model, workload, device, name)
+    total = (num_repeats + 1) * profile.num_sizes
+    progress(0, total)
+    for before in range(0, total, profile.num_sizes):
+        profile.run_round(partial(_tell_after, progress, before, total))
+    return profile.device()
+
+
+def _tell_after(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
 
 
 def monotone_curve(points: Points) -> ComputeCurve:
@@ -141,14 +180,14 @@ class _Timing:
     """Work of one size.
 
     Attributes:
-        kinds: of its forward and of its backward.
+        kinds: of its forward and of its backward, or the one that it is.
         work: how much of each.
-        samples: seconds of both, float ``[2]``, measured whenever one is asked for; the first do
-            not count.
+        samples: seconds of each, float ``[num_kinds]``, measured whenever they are asked for; the
+            first do not count.
     """
 
-    kinds: tuple[WorkKind, WorkKind]
-    work: tuple[float, float]
+    kinds: tuple[WorkKind, ...]
+    work: tuple[float, ...]
     samples: Iterator[np.ndarray]
 
 
@@ -253,33 +292,28 @@ def _trunk_samples(
         yield np.array(_both(watch))
 
 
-def _time_optimizer(
-    model: nn.Module,
-    workload: Workload,
-    num_repeats: int,
-    points: dict[WorkKind, Points],
-) -> None:
+def _optimizer_timings(model: nn.Module, workload: Workload) -> Iterator[_Timing]:
     """The update of one block's parameters and of all, on copies."""
     placement = place_round_robin(workload.partition, workload.num_microbatches, 1)
     all_bytes = float(optimizer_bytes_moved(workload, placement)[0])
-    one_block = nn.ParameterList(
-        p.detach().clone()
-        for sublayer in family_of(model).blocks(model)[0]
-        for p in sublayer.parameters()
-    )
-    every = nn.ParameterList(p.detach().clone() for p in model.parameters())
+    every = list(model.parameters())
+    one_block = [p for own in family_of(model).blocks(model)[0] for p in own.parameters()]
     num_all = sum(p.numel() for p in every)
     for part in (one_block, every):
-        for p in part:
+        work = all_bytes * sum(p.numel() for p in part) / num_all
+        yield _Timing((WorkKind.OPTIMIZER,), (work,), _optimizer_samples(part, workload))
+
+
+def _optimizer_samples(part: Sequence[Tensor], workload: Workload) -> Iterator[np.ndarray]:
+    while True:
+        copies = nn.ParameterList(p.detach().clone() for p in part)
+        for p in copies:
             p.grad = torch.ones_like(p)
-        optimizer = create_optimizer(part, workload.optimizer, lr=1e-6)
-        samples = []
-        for repeat in range(num_repeats + 1):
-            watch = Stopwatch(next(model.parameters()).device)
-            watch.lap("start")
-            optimizer.step()
-            watch.lap("optimizer")
-            if repeat > 0:
-                samples.append(watch.seconds()["optimizer"])
-        share = sum(p.numel() for p in part) / num_all
-        points[WorkKind.OPTIMIZER][share * all_bytes].append(float(np.median(samples)))
+        optimizer = create_optimizer(copies, workload.optimizer, lr=1e-6)
+        optimizer.step()  # which begins its state
+        watch = Stopwatch(copies[0].device)
+        watch.lap("start")
+        optimizer.step()
+        watch.lap("optimizer")
+        del copies, optimizer
+        yield np.array([watch.seconds()["optimizer"]])

@@ -59,6 +59,7 @@ def measure_steps(
     num_repeats: int = 5,
     progress: Callable[[int, int], None] | None = None,
     costs: Device | None = None,
+    before_round: Callable[[], None] = lambda: None,
 ) -> dict[str, StepMeasurement]:
     """Measure several schedules side by side, in turns, so that a busy moment falls on all.
 
@@ -72,6 +73,8 @@ def measure_steps(
         num_repeats: timed steps of each schedule, after one that is not.
         progress: told how many of how many steps are done.
         costs: what things cost, which says what runs together; default as assumed of `device`.
+        before_round: called before every schedule's step is run once more, such as to profile the
+            device in turns with them.
     """
     costs = costs or assumed_device(device)
     steps = StepsSideBySide(
@@ -83,7 +86,7 @@ def measure_steps(
         recomputes=recomputes,
         costs=costs,
     )
-    seconds = steps.timed(num_repeats, progress)
+    seconds = steps.timed(num_repeats, progress, before_round)
     here = Placement(
         1,
         (0,) * workload.num_subnets,

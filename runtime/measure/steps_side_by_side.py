@@ -107,18 +107,24 @@ class StepsSideBySide:
             watch.lap("optimizer")
 
     def timed(
-        self, num_repeats: int, progress: Callable[[int, int], None] | None = None
+        self,
+        num_repeats: int,
+        progress: Callable[[int, int], None] | None = None,
+        before_round: Callable[[], None] = lambda: None,
     ) -> dict[str, StepSeconds]:
         """Seconds of all steps, in turns, so that a busy moment falls on all.
 
         Args:
             num_repeats: timed steps of each, after one that is not, or several that record it.
             progress: told how many of how many steps are done.
+            before_round: called before each round of them; for what else is to be measured
+                in turns with them.
         """
         num_before = RUNS_BEFORE + 1 if self._captured else 1
         total, done = len(self.names) * (num_before + num_repeats), 0
         laps: dict[str, list[dict[str, float]]] = {name: [] for name in self.names}
         for round_ in range(num_before + num_repeats):
+            before_round()
             for name in self.names:
                 watch = Stopwatch(self._device)
                 self.run(name, watch)
