@@ -1,5 +1,7 @@
 """What a rank of a fine-tuning run reads and builds before it needs the others."""
 
+import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +11,7 @@ from analysis.console.progress import TerminalProgress
 from analysis.finetuning.data_lock import one_fetches
 from analysis.finetuning.finetune_request import FineTuneRequest, check_options
 from analysis.finetuning.finetune_schedules import check_replicas, moves_samples
+from analysis.names.bad_file_names import OnBadFileName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
 from d2ft_sched.schedule.operations import Operation
@@ -19,10 +22,10 @@ from runtime.checkpoint.checkpoint import (
     resolve_checkpoint,
 )
 from runtime.data.dataset import Dataset
-from runtime.data.input_format import InputFormat, SequenceFormat
-from runtime.data.load_data import load_data
+from runtime.data.input_format import InputFormat, PictureFormat, SequenceFormat
+from runtime.data.load_data import bad_pictures, load_data
 from runtime.data.minibatches import Minibatches, draw_minibatches
-from runtime.data.pictures.load_pictures import PictureReading
+from runtime.data.pictures.load_pictures import BadFiles, PictureReading
 from runtime.measure.step_memory import check_step_on_ranks, check_whole_step
 from runtime.models.build import (
     build_model,
@@ -34,6 +37,7 @@ from runtime.models.build import (
     shape_of,
 )
 from runtime.models.peft_adapters import add_adapters
+from runtime.ranks.agreement import gather_texts, together
 from runtime.ranks.job import Ranks, ranks_of_host
 from runtime.ranks.rank_devices import on_ranks, rank_devices
 from runtime.ranks.rank_samples import testing_owners, training_needs
@@ -56,10 +60,8 @@ class FineTuneInputs:
     replicas: tuple[Replica, ...]
 
 
-def read_inputs(
-    request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress
-) -> FineTuneInputs:
-    """Read data and the model's own files, and build the model.
+def check_inputs(request: FineTuneRequest, ranks: Ranks) -> tuple[Replica, ...]:
+    """Refuse what need not be read to be refused; the replicas, by rank.
 
     Raises:
         InputError: as `analysis.finetuning.run_from_plan.run_finetune`.
@@ -76,7 +78,56 @@ def read_inputs(
     if ranks.num_ranks > 1:
         replicas = on_ranks(replicas, rank_devices(plan, ranks.num_ranks))
     _check_memory(request, replicas, ranks)
-    found = None
+    return replicas
+
+
+def look_in_shares(
+    request: FineTuneRequest, ranks: Ranks, progress: TerminalProgress
+) -> BadFiles | None:
+    """Which pictures cannot be read, where those are left out; every rank looks at its share.
+
+    Raises:
+        InputError: the data cannot be used.
+        RankError: another rank's cannot, or one died or hung.
+    """
+    is_asked = request.on_bad_file is OnBadFileName.SKIP and ranks.num_ranks > 1
+
+    def look() -> BadFiles:
+        reading = _reading(request, ranks)
+        with progress.stage("Look at pictures") as tell, _one_fetches(request):
+            return bad_pictures(
+                request.data,
+                num_train=request.num_train,
+                num_test=request.num_test,
+                seed=request.settings.seed,
+                data_root=request.data_root,
+                download=request.download,
+                num_workers=reading.workers,
+                progress=tell,
+                share=slice(ranks.rank, None, ranks.num_ranks),
+            )
+
+    if not is_asked or not isinstance(_input_format(request), PictureFormat):
+        return None
+    own = together(ranks, look, "the look at pictures")
+    text = json.dumps([list(own.train.items()), list(own.test.items())])
+    every = [json.loads(text) for text in gather_texts(ranks, text, "the exchange of bad files")]
+    return BadFiles(*({k: v for one in every for k, v in one[part]} for part in (0, 1)))
+
+
+def read_inputs(
+    request: FineTuneRequest,
+    ranks: Ranks,
+    replicas: tuple[Replica, ...],
+    bad_files: BadFiles | None,
+    progress: TerminalProgress,
+) -> FineTuneInputs:
+    """Read data and the model's own files, and build the model.
+
+    Raises:
+        InputError: as `analysis.finetuning.run_from_plan.run_finetune`.
+    """
+    plan, found = request.plan, None
     if request.resume is None:
         check_no_newer(request.checkpoint_dir, -1)
     else:
@@ -103,7 +154,7 @@ def read_inputs(
         return needed, testing_owners(num_test, replicas) == ranks.rank
 
     scores_here = request.schedule is ScheduleName.PER_MINIBATCH and not found and ranks.rank == 0
-    with progress.stage("Read data") as tell, one_fetches(request.download, request.data_root):
+    with progress.stage("Read data") as tell, _one_fetches(request):
         data = load_data(
             request.data,
             input_format,
@@ -115,9 +166,8 @@ def read_inputs(
             on_bad_file=request.on_bad_file.value,
             progress=tell,
             wanted=own_samples if ranks.num_ranks > 1 and not scores_here else None,
-            reading=PictureReading(
-                request.augment.value, request.workers, ranks.device, len(ranks_of_host(ranks))
-            ),
+            reading=_reading(request, ranks),
+            bad_files=bad_files,
         )
 
     def build() -> Any:
@@ -141,6 +191,15 @@ def read_inputs(
         add_adapters(model, lora, request.settings.seed, frozen_bytes=size)
     minibatches = training_minibatches(data.train, plan.workload, settings.seed)
     return FineTuneInputs(found, settings, input_format, data, minibatches, model, replicas)
+
+
+def _reading(request: FineTuneRequest, ranks: Ranks) -> PictureReading:
+    sharing = len(ranks_of_host(ranks))
+    return PictureReading(request.augment.value, request.workers, ranks.device, sharing)
+
+
+def _one_fetches(request: FineTuneRequest) -> AbstractContextManager[None]:
+    return one_fetches(request.download, request.data_root)
 
 
 def _check_memory(request: FineTuneRequest, replicas: tuple[Replica, ...], ranks: Ranks) -> None:

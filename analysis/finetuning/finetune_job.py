@@ -7,7 +7,12 @@ from pathlib import Path
 
 from analysis.console.progress import TerminalProgress
 from analysis.finetuning.data_notes import DataNotes, data_notes
-from analysis.finetuning.finetune_inputs import FineTuneInputs, read_inputs
+from analysis.finetuning.finetune_inputs import (
+    FineTuneInputs,
+    check_inputs,
+    look_in_shares,
+    read_inputs,
+)
 from analysis.finetuning.finetune_request import FineTuneRequest
 from analysis.finetuning.finetune_schedules import moves_samples, plan_schedules
 from analysis.finetuning.finetune_scores import score_minibatches, seen_scores
@@ -72,8 +77,12 @@ def prepare_finetune(
         RankError: another rank died or hung.
     """
     plan = request.plan
+    replicas = together(ranks, lambda: check_inputs(request, ranks), "the look at plan and options")
+    bad_files = look_in_shares(request, ranks, progress)
     inputs = together(
-        ranks, lambda: read_inputs(request, ranks, progress), "the reading of plan and data"
+        ranks,
+        lambda: read_inputs(request, ranks, replicas, bad_files, progress),
+        "the reading of plan and data",
     )
     found, settings, minibatches = inputs.found, inputs.settings, inputs.minibatches
     state = TrainingState(

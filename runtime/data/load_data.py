@@ -14,7 +14,12 @@ from runtime.data.input_format import InputFormat, PictureFormat, SequenceFormat
 from runtime.data.parts import Part, choose, labels_of, put_together, without
 from runtime.data.pictures.image_folder import PREFIX as FOLDER_PREFIX
 from runtime.data.pictures.image_folder import image_folder
-from runtime.data.pictures.load_pictures import PictureReading, load_pictures
+from runtime.data.pictures.load_pictures import (
+    BadFiles,
+    PictureReading,
+    find_bad_files,
+    load_pictures,
+)
 from runtime.data.pictures.mnist_subset import MNIST_SUBSET, mnist_subset
 from runtime.data.pictures.picture_source import Source
 from runtime.data.pictures.saved_pictures import PREFIX as SAVED_PREFIX
@@ -40,6 +45,7 @@ def load_data(
     progress: Callable[[int, int], None] | None = None,
     wanted: Callable[[int, int], tuple[np.ndarray, np.ndarray]] | None = None,
     reading: PictureReading | None = None,
+    bad_files: BadFiles | None = None,
 ) -> Dataset:
     """A data set. In memory it takes ``3 * image_size ** 2`` bytes a picture, ``4 * num_tokens`` a
     text, ``12 * num_tokens`` a sequence whose tokens are foretold, 16 if packed; pictures that do
@@ -67,6 +73,7 @@ def load_data(
             know where the others' are padded, every rank needs them.
         reading: of pictures, in memory or not and changed or not; default in memory where they fit
             and as they are. Texts are held in memory.
+        bad_files: pictures that are left out where `bad_pictures` has looked; no more is looked at.
 
     Raises:
         InputError: unknown or unreadable data, data of another kind than the model takes, a broken
@@ -85,7 +92,33 @@ def load_data(
     if isinstance(input_format, TokenFormat):
         return _load_texts(_text_source(name), input_format, limits, report)
     source = _picture_source(name, data_root or Path("data"), download)
-    return load_pictures(source, input_format, limits, reading, report, wanted)
+    return load_pictures(source, input_format, limits, reading, report, wanted, bad_files)
+
+
+def bad_pictures(
+    name: str,
+    *,
+    num_train: int | None,
+    num_test: int | None,
+    seed: int,
+    data_root: Path | None,
+    download: bool,
+    num_workers: int,
+    progress: Callable[[int, int], None],
+    share: slice,
+) -> BadFiles:
+    """Which of the pictures that `load_data` would choose cannot be read; it says what each is.
+
+    Args:
+        num_workers: processes that read them.
+        share: of the positions in each part: those that are looked at.
+
+    Raises:
+        InputError: as `load_data`.
+    """
+    source = _picture_source(name, data_root or Path("data"), download)
+    limits = Limits(num_train, num_test, seed, held_out=False, on_bad_file="skip")
+    return find_bad_files(source, limits, num_workers, progress, share)
 
 
 def _text_source(name: str) -> TextSource:

@@ -32,6 +32,7 @@ from runtime.families.sublayer import Sublayer
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.lanes.slices import SublayerLanes, Wave
 from runtime.measure.kernel_seconds import kernel_seconds
+from runtime.measure.processor_quota import quota_period_s
 from runtime.measure.trunk_pass import run_trunk
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import run_lanes
@@ -40,9 +41,13 @@ from runtime.torch_device import Stopwatch, autocast, device_name, memory_bytes
 NUM_TIMED_BLOCKS = 4
 """Blocks whose lanes are timed together; their weights do not fit a processor's cache."""
 
-LEAST_SAMPLE_S = 0.03
-"""Small work is repeated for as long in every sample, so that a device whose share of a processor
-is dealt out in periods is seen at its mean speed."""
+LEAST_SAMPLE_S, LONGEST_LEAST_S = 0.03, 0.5
+"""Small work is repeated for as long in every sample, or for `NUM_PERIODS` of a quota where those
+are longer, but for no more than the second."""
+
+NUM_PERIODS = 20
+"""Of a quota of processor time in a sample, so that the device is seen at its mean speed: where in
+a period work begins and ends makes a difference of up to one period."""
 
 Points = dict[float, list[float]]
 """Measured seconds by size of work."""
@@ -72,9 +77,10 @@ class DeviceProfile:
         generator = torch.Generator().manual_seed(0)
         inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
         inputs = inputs.to(device)
+        least_s = max(LEAST_SAMPLE_S, min(NUM_PERIODS * quota_period_s(), LONGEST_LEAST_S))
         self._timings = [
-            *_lane_timings(model, workload, inputs),
-            *_trunk_timings(model, workload, inputs),
+            *_lane_timings(model, workload, inputs, least_s),
+            *_trunk_timings(model, workload, inputs, least_s),
             *_optimizer_timings(model, workload),
         ]
         self._samples: list[list[np.ndarray]] = [[] for _ in self._timings]
@@ -191,7 +197,9 @@ class _Timing:
     samples: Iterator[np.ndarray]
 
 
-def _lane_timings(model: nn.Module, workload: Workload, inputs: Tensor) -> Iterator[_Timing]:
+def _lane_timings(
+    model: nn.Module, workload: Workload, inputs: Tensor, least_s: float
+) -> Iterator[_Timing]:
     blocks = family_of(model).blocks(model)[:NUM_TIMED_BLOCKS]
     size = (len(inputs), workload.shape.num_tokens, workload.shape.width)
     dtype = next(model.parameters()).dtype
@@ -224,18 +232,21 @@ def _lane_timings(model: nn.Module, workload: Workload, inputs: Tensor) -> Itera
                 )
             )
             work = float(flops.forward[members].sum()), float(flops.backward[members].sum())
-            yield _Timing(kinds, work, _differences(run_busy, run_idle, len(blocks)))
+            yield _Timing(kinds, work, _differences(run_busy, run_idle, len(blocks), least_s))
 
 
 def _differences(
-    run_busy: Callable[[int], np.ndarray], run_idle: Callable[[int], np.ndarray], num_blocks: int
+    run_busy: Callable[[int], np.ndarray],
+    run_idle: Callable[[int], np.ndarray],
+    num_blocks: int,
+    least_s: float,
 ) -> Iterator[np.ndarray]:
     """Seconds of a block's lanes, without what it takes with none."""
     num_runs = 1
     while True:
         busy = run_busy(num_runs)
         yield (busy - run_idle(num_runs)) / num_blocks
-        num_runs = max(1, math.ceil(LEAST_SAMPLE_S / busy.sum()))
+        num_runs = max(1, math.ceil(least_s / busy.sum()))
 
 
 def _run_sublayers(
@@ -266,7 +277,9 @@ def _both(watch: Stopwatch) -> list[float]:
     return [seconds["forward"], seconds["backward"]]
 
 
-def _trunk_timings(model: nn.Module, workload: Workload, inputs: Tensor) -> Iterator[_Timing]:
+def _trunk_timings(
+    model: nn.Module, workload: Workload, inputs: Tensor, least_s: float
+) -> Iterator[_Timing]:
     kinds = WorkKind.TRUNK_FORWARD, WorkKind.TRUNK_BACKWARD
     for num_microbatches in range(1, workload.num_microbatches + 1):
         part = replace(workload, microbatch_samples=workload.microbatch_samples[:num_microbatches])
@@ -280,16 +293,20 @@ def _trunk_timings(model: nn.Module, workload: Workload, inputs: Tensor) -> Iter
             wave = slice_schedule(part, schedule).waves[0]
             moved = trunk_bytes_moved(part, np.full(num_microbatches, num_running))
             work = float(moved.forward.sum()), float(moved.backward.sum())
-            yield _Timing(kinds, work, _trunk_samples(model, own, labels, wave))
+            yield _Timing(kinds, work, _trunk_samples(model, own, labels, wave, least_s))
 
 
 def _trunk_samples(
-    model: nn.Module, inputs: Tensor, labels: Tensor, wave: Wave
+    model: nn.Module, inputs: Tensor, labels: Tensor, wave: Wave, least_s: float
 ) -> Iterator[np.ndarray]:
+    num_runs = 1
     while True:
         watch = Stopwatch(inputs.device)
-        run_trunk(model, inputs, labels, wave, watch)
-        yield np.array(_both(watch))
+        for _ in range(num_runs):
+            run_trunk(model, inputs, labels, wave, watch)
+        seconds = np.array(_both(watch)) / num_runs
+        yield seconds
+        num_runs = max(1, math.ceil(least_s / seconds.sum()))
 
 
 def _optimizer_timings(model: nn.Module, workload: Workload) -> Iterator[_Timing]:

@@ -223,7 +223,9 @@ def join(
 
 def _run(job: Callable[..., None], *arguments: Any, **options: Any) -> None:
     """A job whose threads do not interrupt one another: that of gloo spins while another of its
-    process, which it has interrupted, holds what it waits for."""
+    process, which it has interrupted, holds what it waits for. It may start processes of its own,
+    as ranks do to read pictures."""
+    multiprocessing.current_process()._config["daemon"] = False
     if hasattr(os, "SCHED_BATCH"):  # Linux
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     torch.set_num_threads(1)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -71,6 +72,43 @@ class PictureReading:
         return None
 
 
+@dataclass(frozen=True)
+class BadFiles:
+    """Why some of the chosen pictures of a source cannot be read, by position in their part."""
+
+    train: Mapping[int, str]
+    test: Mapping[int, str]
+
+
+def find_bad_files(
+    source: Source,
+    limits: Limits,
+    num_workers: int,
+    report: Callable[[int, int], None],
+    share: slice,
+) -> BadFiles:
+    """Those among a share of the positions of each part; the pictures of the share are read."""
+    chosen = choose(source, limits)
+    tested = source.train if chosen.is_split or source.test is None else source.test
+    positions = [np.arange(len(indices))[share] for indices in (chosen.train, chosen.test)]
+    num_all, found = sum(map(len, positions)), list[dict[int, str]]()
+    for pictures, indices, own, before in zip(
+        (source.train, tested),
+        (chosen.train, chosen.test),
+        positions,
+        (0, len(positions[0])),
+        strict=True,
+    ):
+        tell = partial(_report_after, report, before, num_all)
+        errors = unreadable(pictures, indices[own], num_workers, tell)
+        found.append({int(own[row]): error for row, error in errors.items()})
+    return BadFiles(*found)
+
+
+def _report_after(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    report(before + done, total)
+
+
 def load_pictures(
     source: Source,
     form: PictureFormat,
@@ -78,16 +116,23 @@ def load_pictures(
     reading: PictureReading,
     report: Callable[[int, int], None],
     wanted: Callable[[int, int], tuple[np.ndarray, np.ndarray]] | None,
+    bad_files: BadFiles | None,
 ) -> Dataset:
     """Chosen pictures of a source; arguments as `runtime.data.load_data.load_data` takes them.
 
     Those that are changed in training are read anew in every epoch; the others are held in memory
     where they fit. What cannot be read is known before training either way.
     """
-    chosen, skips = choose(source, limits), limits.on_bad_file == "skip"
-    own = [np.ones(len(indices), bool) for indices in (chosen.train, chosen.test)]
+    chosen = choose(source, limits)
+    skips = limits.on_bad_file == "skip" and bad_files is None
+    known = [{}, {}] if bad_files is None else [bad_files.train, bad_files.test]
+    kept = [
+        indices[without(len(indices), bad)]
+        for indices, bad in zip((chosen.train, chosen.test), known, strict=True)
+    ]
+    own = [np.ones(len(indices), bool) for indices in kept]
     if wanted is not None and not skips:
-        own = [*wanted(len(chosen.train), len(chosen.test))]
+        own = [*wanted(*map(len, kept))]
     changes = reading.augment != "none"
     num_train, num_test = (int(one.sum()) for one in own)
     num_holdable = num_test + (0 if changes else num_train)
@@ -96,21 +141,17 @@ def load_pictures(
     at_once = [num_train * (skips or holds_train), num_test * (skips or holds_test)]
     transforms = Transforms(form, reading.augment, limits.seed)
 
-    def part(pictures: Pictures, indices: np.ndarray, number: int, holds: bool) -> Part:
-        unread = _Unread(
-            pictures,
-            indices,
-            own[number],
-            transforms,
-            lambda done: report(sum(at_once[:number]) + done, sum(at_once)),
-        )
-        return unread.held(skips) if holds else unread.streamed(skips, reading.workers)
+    def part(pictures: Pictures, number: int, holds: bool) -> Part:
+        tell = partial(_report_after, report, sum(at_once[:number]), sum(at_once))
+        unread = _Unread(pictures, kept[number], own[number], transforms, tell)
+        read = unread.held(skips) if holds else unread.streamed(skips, reading.workers)
+        return replace(read, skipped=read.skipped + _lines(known[number]))
 
     tested = source.train if chosen.is_split or source.test is None else source.test
     return put_together(
         source,
-        part(source.train, chosen.train, 0, holds_train),
-        part(tested, chosen.test, 1, holds_test),
+        part(source.train, 0, holds_train),
+        part(tested, 1, holds_test),
         chosen.parts,
         _said(reading, why, num_holdable, form.image_size),
     )

@@ -14,9 +14,9 @@ from torch import Tensor
 from d2ft_sched.errors import InputError
 from runtime.data.dataset import Dataset, Wanted
 from runtime.data.input_format import PictureFormat, TokenFormat
-from runtime.data.load_data import load_data
-from runtime.data.pictures.image_folder import PathTable
-from runtime.data.pictures.load_pictures import PictureReading
+from runtime.data.load_data import bad_pictures, load_data
+from runtime.data.pictures.image_folder import FolderPictures, PathTable
+from runtime.data.pictures.load_pictures import BadFiles, PictureReading
 from runtime.data.pictures.streamed import StreamedPictures
 from runtime.data.pictures.transforms import Transforms
 
@@ -47,6 +47,12 @@ def given(samples: object, wanted: Sequence[Wanted]) -> Iterator[Tensor]:
         yield batch.of(one.rows)
 
 
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.data.pictures.streamed._AT_ONCE", 16)
+
+
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_streamed_pictures_are_those_in_memory(folder: Path, num_workers: int) -> None:
     held, streamed = load(folder, None), load(folder, num_workers)
@@ -66,6 +72,7 @@ WANTED = ((3, 0), (0, 1), (36, 1), (17, 2), (1, 0), (0, 3))
 """Sizes of batches, empty ones and such of several pieces among them, and their epochs."""
 
 
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("augment", ["light", "timm"])
 def test_a_changed_picture_is_the_same_whoever_reads_it_with_whatever_others(
     folder: Path, augment: str
@@ -176,3 +183,55 @@ def test_paths_of_any_bytes_are_kept() -> None:
     paths = [Path("a/b"), Path("ä"), Path("x\udcff/y z"), Path("c" * 300)]
     table = PathTable(paths)
     assert [table[i] for i in range(4)] == paths
+
+
+@pytest.mark.parametrize("num_workers", [None, 0])
+def test_shares_find_what_one_look_finds_and_no_more_is_read(
+    folder: Path, num_workers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("3", "7", "8", "11"):
+        (folder / "dog" / f"{name}.png").write_bytes(b"no picture")
+    whole, seen = load(folder, num_workers, on_bad_file="skip"), list[int]()
+    read = FolderPictures.read
+    monkeypatch.setattr(
+        FolderPictures, "read", lambda self, index: seen.append(index) or read(self, index)
+    )
+    shares = []
+    for rank in range(3):
+        seen.clear()
+        shares.append(
+            bad_pictures(
+                f"imagefolder:{folder}",
+                num_train=None,
+                num_test=None,
+                seed=0,
+                data_root=None,
+                download=False,
+                num_workers=0,
+                progress=lambda done, total: None,
+                share=slice(rank, None, 3),
+            )
+        )
+        assert abs(len(seen) - 40 / 3) < 2
+    train, test = ({k: v for own in parts for k, v in own.items()} for parts in (
+        [own.train for own in shares], [own.test for own in shares]
+    ))  # fmt: skip
+    assert len(train) + len(test) == 4
+    seen.clear()
+    known = load(
+        folder,
+        num_workers,
+        on_bad_file="skip",
+        bad_files=BadFiles(train, test),
+        wanted=lambda num_train, num_test: (
+            np.arange(num_train) % 2 == 0,
+            np.zeros(num_test, bool),
+        ),
+    )
+    num_train = len(whole.train)
+    assert len(seen) == (0 if num_workers == 0 else -(-num_train // 2))
+    assert known.fingerprint == whole.fingerprint
+    assert known.skipped == whole.skipped
+    rows = np.arange(0, num_train, 2)
+    (ours,), (theirs,) = (list(given(d.train, [Wanted(rows)])) for d in (known, whole))
+    assert torch.equal(ours, theirs)
