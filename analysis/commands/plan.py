@@ -10,7 +10,7 @@ from analysis.commands.parsing.grouped_options import with_groups
 from analysis.commands.parsing.model_options import ModelOptions
 from analysis.names.placement_names import PlacementName
 from analysis.names.way_names import RestingName, WayName
-from d2ft_sched.model.workload import OPTIMIZER_STATES
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 
 OF_PLACEMENTS = ("waves", "budget_memory", "per_device", "patterns", "coverage")
 """Parameters that only a plan of one replica, placed by name, knows."""

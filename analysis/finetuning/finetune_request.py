@@ -9,7 +9,8 @@ from analysis.names.bad_file_names import OnBadFileName
 from analysis.names.log_names import LogName
 from analysis.names.schedule_names import ScheduleName
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import ELEMENT_BYTES, OPTIMIZER_STATES
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
+from d2ft_sched.model.workload import ELEMENT_BYTES
 from d2ft_sched.plan.solved_plan import Plan
 from runtime.scoring.score_kinds import score_kind
 from runtime.scoring.training_scores import BACKWARD_SCORE, FORWARD_SCORE

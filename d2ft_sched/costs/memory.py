@@ -30,7 +30,8 @@ from d2ft_sched.costs.vocabulary_head import (
     head_gradient_values,
     head_workspace_bytes,
 )
-from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
+from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica

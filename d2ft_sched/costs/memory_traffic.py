@@ -11,7 +11,8 @@ import numpy as np
 
 from d2ft_sched.costs.lanes.lane_traffic import NORM_BACKWARD_PASSES, NORM_FORWARD_PASSES
 from d2ft_sched.costs.memory import trained_device_parameters
-from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
+from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 
 BRANCH_FORWARD_PASSES = 8

@@ -6,16 +6,13 @@ import numpy as np
 
 MOST_EXACT = 6
 """Items for which every set is tried; of more, every stretch of an order."""
+MOST_APART = 32
+"""Items that are cut one by one."""
 
 
 def candidate_sets(num_items: int) -> np.ndarray:
     """All sets of a few items, or all stretches of more, bool ``[K, num_items]``."""
     return _all_sets(num_items) if num_items <= MOST_EXACT else _all_stretches(num_items)
-
-
-def num_candidates(num_items: int) -> int:
-    """How many `candidate_sets` there are, without making them."""
-    return 2**num_items - 1 if num_items <= MOST_EXACT else num_items * (num_items + 1) // 2
 
 
 def cheapest_cover(prices: np.ndarray, num_items: int) -> np.ndarray:

@@ -4,21 +4,23 @@ A site is a block on a device. Its cells are cut along one axis, micro-batches o
 partitioned into sets, and each set runs as one rectangle, or as one for each kind of pass (see
 `d2ft_sched.cutting.lane_rectangles`). Of a few micro-batches or subnets every partition is tried,
 so that the cut is the cheapest along that axis; of more, those into stretches of an order in which
-alike ones are neighbours. FORWARD_ONLY that no rectangle with a backward pass takes in may be cut
-anew, along either axis. Of all that, every site gets the cheapest.
+alike ones are neighbours. Of many more, those that have the same operations stay together.
+FORWARD_ONLY that no rectangle with a backward pass takes in may be cut anew, along either axis. Of
+all that, every site gets the cheapest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from d2ft_sched.cutting.exact_covers import (
+    MOST_APART,
     MOST_EXACT,
     candidate_sets,
     cheapest_cover,
-    num_candidates,
 )
+from d2ft_sched.cutting.item_kinds import item_kinds
 from d2ft_sched.cutting.lane_rectangles import (
     Runs,
     Tiers,
@@ -31,10 +33,6 @@ from d2ft_sched.schedule.operations import Operation
 
 MOST_VALUES = 2**22
 """Of one array: sites are taken in parts."""
-
-MOST_PARTED = 128
-"""Items that an order is cut between one by one; of more, neighbours that are alike stay together:
-stretches grow with the square of their number, and what they hold with its cube."""
 
 Price = Callable[[np.ndarray, np.ndarray, np.ndarray, Runs], np.ndarray]
 """Seconds of rectangles, float ``[n, K]``: from their sites ``[n]``, rising, subnets
@@ -88,12 +86,22 @@ def cheapest_cut(
     whole = np.flatnonzero(is_one)
     active = cells[whole] != Operation.SHORTCUT
     cut = Cut(whole, active.any(axis=2), active.any(axis=1), cells[whole], np.zeros(len(whole)))
-    left = np.flatnonzero(~is_one)
-    step = max(1, MOST_VALUES // _num_values(cells))
-    for start in range(0, len(left), step):
-        sites = left[start : start + step]
+    for sites in _parts(cells, np.flatnonzero(~is_one)):
         cut = cut.joined(_cut_part(cells[sites], subnets[sites], microbatches[sites], sites, price))
     return cut.select(np.argsort(cut.site, kind="stable"))
+
+
+def _parts(cells: np.ndarray, left: np.ndarray) -> Iterator[np.ndarray]:
+    """Sites that are cut at once: those of a few kinds along either axis, then others."""
+    axes = cells[left], cells[left].transpose(0, 2, 1)
+    num_kinds = np.stack([item_kinds(axis).max(axis=1, initial=0) + 1 for axis in axes])
+    is_exact = (num_kinds <= MOST_EXACT).all(axis=0)
+    for of_part in (is_exact, ~is_exact):
+        if of_part.any():
+            num_values = _num_values(cells, num_kinds[:, of_part].max(axis=1).tolist())
+            step = max(1, MOST_VALUES // num_values)
+            sites = left[of_part]
+            yield from (sites[start : start + step] for start in range(0, len(sites), step))
 
 
 def _are_one_rectangle(cells: np.ndarray) -> np.ndarray:
@@ -106,9 +114,9 @@ def _are_one_rectangle(cells: np.ndarray) -> np.ndarray:
     return np.asarray((number == size) & (alike == number))
 
 
-def _num_values(cells: np.ndarray) -> int:
-    """Of the largest array of one site."""
-    num_sets = sum(num_candidates(min(n, MOST_PARTED)) for n in cells.shape[1:])
+def _num_values(cells: np.ndarray, num_kinds: Sequence[int]) -> int:
+    """Of the largest array of one site with so many kinds along either axis."""
+    num_sets = sum(len(candidate_sets(n)) for n in np.minimum(num_kinds, MOST_APART))
     num_tiers = len({way[:n] for way in tierings(LANES) for n in range(1, len(way) + 1)})
     return num_tiers * num_sets * max(1, *cells.shape[1:])
 
@@ -161,14 +169,14 @@ class _Side:
     """Rectangles of all sets along one axis.
 
     Attributes:
-        num_items: of the axis; of many, groups of neighbours.
+        num_kinds: of items of the axis that stay together.
         tiers: beginnings of ways, in whose order the arrays have rectangles of every set, K each.
         subnets: bool ``[S, len(tiers) * K, R]``.
         microbatches: bool ``[S, len(tiers) * K, C]``.
         runs: of the same.
     """
 
-    num_items: int
+    num_kinds: int
     tiers: tuple[Tiers, ...]
     subnets: np.ndarray
     microbatches: np.ndarray
@@ -180,23 +188,16 @@ def _side(
 ) -> _Side:
     """Along micro-batches, sets may take in idle ones."""
     turned = cells.transpose(0, 2, 1) if by_subnet else cells
-    order = _alike_together(turned)
-    ordered = np.take_along_axis(turned, order[:, None, :], axis=2)
-    num_items = min(turned.shape[2], MOST_PARTED)
-    sets = candidate_sets(num_items)
-    members = np.broadcast_to(sets, (len(cells), *sets.shape))
-    if num_items < turned.shape[2]:
-        members = sets.T[_neighbours_joined(ordered)].transpose(0, 2, 1)
-    fills = np.zeros_like(order, dtype=bool)
-    if not by_subnet:
-        fills = np.take_along_axis(microbatches, order, axis=1)
-    made = rectangles(ordered, members, ways, fills)
+    kinds = _ordered_kinds(turned)
+    num_kinds = int(kinds.max()) + 1
+    members = candidate_sets(num_kinds).T[kinds].transpose(0, 2, 1)
+    fills = np.zeros_like(kinds, dtype=bool) if by_subnet else microbatches
+    made = rectangles(turned, members, ways, fills)
     first, *more = (one.runs for one in made.values())
     others = np.concatenate([one.others for one in made.values()], axis=1)
     items = np.concatenate([one.items for one in made.values()], axis=1)
-    items = np.take_along_axis(items, np.argsort(order, axis=1)[:, None, :], axis=2)
     both = (items, others) if by_subnet else (others, items)
-    return _Side(num_items, tuple(made), *both, first.joined(more))
+    return _Side(num_kinds, tuple(made), *both, first.joined(more))
 
 
 def _cuts_along(
@@ -235,7 +236,7 @@ def _cuts_of_side(
     prices = [
         np.stack([seconds[:, numbers].sum(axis=1) for numbers in of_ways]) for of_ways in passes
     ]
-    chosen = cheapest_cover(np.concatenate([p.min(axis=0) for p in prices]), side.num_items)
+    chosen = cheapest_cover(np.concatenate([p.min(axis=0) for p in prices]), side.num_kinds)
     cuts = []
     for of_ways, price_of, own in zip(passes, prices, np.split(chosen, len(prices)), strict=True):
         site, index = np.nonzero(own)
@@ -269,33 +270,30 @@ def _cuts_again(
     return [replace(cut, site=site[at]).select(number[at] == n) for n in range(num_cuts)]
 
 
-def _alike_together(cells: np.ndarray) -> np.ndarray:
-    """An order of the items of each site, int ``[S, items]``: each is followed by that which
-    differs least of those left; any order of a few items, of which every set is tried."""
-    num_sites, _, num_items = cells.shape
-    every = np.broadcast_to(np.arange(num_items), (num_sites, num_items))
-    if num_items <= MOST_EXACT:
-        return every
-    one_hot = (cells[:, None] == np.arange(len(Operation))[:, None, None]).astype(np.float32)
-    flat = one_hot.reshape(num_sites, -1, num_items)
-    differ = cells.shape[1] - flat.transpose(0, 2, 1) @ flat
-    at = (cells != Operation.SHORTCUT).sum(axis=1).argmax(axis=1)
-    order, sites = np.zeros((num_sites, num_items), dtype=np.int64), np.arange(num_sites)
-    for position in range(num_items):
-        order[:, position] = at
+def _ordered_kinds(cells: np.ndarray) -> np.ndarray:
+    """Which items of each site stay together, int ``[S, items]``. More than a few kinds are in an
+    order in which each is followed by that which differs least of those left; of very many,
+    neighbours stay together."""
+    kinds = item_kinds(cells)
+    num_sites, num_kinds = len(cells), int(kinds.max()) + 1
+    if num_kinds <= MOST_EXACT:
+        return kinds
+    sites = np.arange(num_sites)
+    one_of = np.zeros((num_sites, num_kinds), dtype=np.int64)
+    np.put_along_axis(one_of, kinds, np.arange(kinds.shape[1])[None], axis=1)
+    shown = np.take_along_axis(cells, one_of[:, None], axis=2)
+    one_hot = (shown[:, None] == np.arange(len(Operation))[:, None, None]).astype(np.float32)
+    flat = one_hot.reshape(num_sites, -1, num_kinds)
+    differ = shown.shape[1] - flat.transpose(0, 2, 1) @ flat
+    at = (shown != Operation.SHORTCUT).sum(axis=1).argmax(axis=1)
+    place = np.zeros((num_sites, num_kinds), dtype=np.int64)
+    for position in range(num_kinds):
+        place[sites, at] = position
         differ[sites, :, at] = np.inf
         at = differ[sites, at].argmin(axis=1)
-    return order
-
-
-def _neighbours_joined(ordered: np.ndarray) -> np.ndarray:
-    """Groups of neighbours that stay together, `MOST_PARTED` of them, by their number, int
-    ``[S, items]``: between them neighbours differ most."""
-    differ = (ordered[:, :, 1:] != ordered[:, :, :-1]).sum(axis=1)
-    begins = np.argsort(-differ, axis=1, kind="stable")[:, : MOST_PARTED - 1] + 1
-    is_first = np.zeros((len(ordered), ordered.shape[2]), dtype=np.int64)
-    np.put_along_axis(is_first, begins, 1, axis=1)
-    return np.cumsum(is_first, axis=1)
+    if num_kinds > MOST_APART:
+        place = place * MOST_APART // num_kinds
+    return np.take_along_axis(place, kinds, axis=1)
 
 
 def _left_over(cells: np.ndarray, cut: Cut) -> np.ndarray:

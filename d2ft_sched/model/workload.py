@@ -1,6 +1,7 @@
 """What one training step has to do: a model, its partition and a mini-batch."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -8,23 +9,9 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.files.counted import counted
 from d2ft_sched.files.sizes import MOST_CELLS, MOST_SAMPLES, check_at_most
 from d2ft_sched.model.lora import Lora
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from d2ft_sched.model.partition import Partition
 from d2ft_sched.model.shape import ModelShape, brief
-
-OPTIMIZER_STATES = {
-    "sgd": 0,
-    "sgdm": 1,
-    "nesterov": 1,
-    "adam": 2,
-    "adamw": 2,
-    "adamax": 2,
-    "nadamw": 2,
-    "radamw": 2,
-    "lion": 1,
-    "lamb": 2,
-    "lars": 1,
-}
-"""Values an optimizer keeps for each parameter, in the parameter's own precision."""
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 """Of one value, by the precision of messages and lanes."""
@@ -108,15 +95,15 @@ class Workload:
         """Of parameters that are frozen beside adapters."""
         return _precision(self.frozen_bytes)
 
-    @property
+    @cached_property
     def samples(self) -> np.ndarray:
         """Samples of each micro-batch, int ``[num_microbatches]``."""
-        return np.array(self.microbatch_samples)
+        return _read_only(np.array(self.microbatch_samples))
 
-    @property
+    @cached_property
     def tokens(self) -> np.ndarray:
         """Tokens of each micro-batch, int ``[num_microbatches]``."""
-        return self.samples * self.shape.num_tokens
+        return _read_only(self.samples * self.shape.num_tokens)
 
     @property
     def activation_bytes(self) -> np.ndarray:
@@ -142,6 +129,11 @@ class Workload:
     def head_trains(self) -> bool:
         """Whether the classifier does: beside adapters a head over a vocabulary is frozen."""
         return self.lora is None or not self.shape.vocabulary_size
+
+
+def _read_only(values: np.ndarray) -> np.ndarray:
+    values.setflags(write=False)
+    return values
 
 
 def _precision(size: int) -> str:

@@ -33,7 +33,8 @@ from d2ft_sched.costs.memory import (
 from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.counted import counted
-from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
+from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.waves import wave_microbatches
 
 LANE_KINDS = (

@@ -12,7 +12,7 @@ from d2ft_sched.costs.memory import (
     subnet_parameters,
     trained_subnet_parameters,
 )
-from d2ft_sched.model.workload import OPTIMIZER_STATES
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement

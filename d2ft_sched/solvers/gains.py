@@ -31,9 +31,10 @@ def on_gains(solver: Callable[..., Solution]) -> Callable[..., Solution]:
     def solve(problem: Problem, **options: Any) -> Solution:
         value = problem.value.reshape(-1, NUM_OPERATIONS)
         allowed = possible_operations(problem)
-        least = np.where(allowed, value, np.inf).min(axis=1)
-        base = np.where(allowed[:, Operation.SHORTCUT], value[:, Operation.SHORTCUT], least)
-        base = np.where(np.isfinite(base), base, 0.0)
+        base = value[:, Operation.SHORTCUT].copy()
+        other = np.flatnonzero(~allowed[:, Operation.SHORTCUT])
+        least = np.where(allowed[other], value[other], np.inf).min(axis=1)
+        base[other] = np.where(np.isfinite(least), least, 0.0)
         if allowed.all() and not base.any():
             gains = problem
         else:

@@ -31,7 +31,7 @@ class Limit:
 
     def smallest(self, allowed: np.ndarray) -> np.ndarray:
         """Least cost of each item among what is allowed; 0 where that is nothing."""
-        least = np.where(allowed[self.item], self.cost, np.inf).min(axis=1)
+        least = _by_operation(np.minimum, np.where(allowed[self.item], self.cost, np.inf))
         return np.where(np.isfinite(least), least, 0.0)
 
     def left(self, smallest: np.ndarray) -> np.ndarray:
@@ -43,7 +43,9 @@ class Limit:
         """Mark operations that do not fit even beside the smallest others, in place."""
         smallest = self.smallest(allowed)
         left = np.maximum(self.left(smallest), 0.0)[self.group]
-        allowed[self.item] &= self.cost - smallest[:, None] <= left[:, None]
+        broken = ~(self.cost - smallest[:, None] <= left[:, None])
+        at = np.flatnonzero(_by_operation(np.logical_or, broken))
+        allowed[self.item[at]] &= ~broken[at]
 
 
 def limits(problem: Problem) -> Iterator[Limit]:
@@ -61,9 +63,20 @@ def _limit(cost: np.ndarray, group: np.ndarray, capacity: np.ndarray) -> Limit:
     cost = cost.reshape(-1, NUM_OPERATIONS)
     counted = np.flatnonzero(group != NOT_COUNTED)
     admitted = capacity * (1 + CAPACITY_TOLERANCE)
-    dearest = np.bincount(group[counted], cost[counted].max(axis=1), minlength=len(capacity))
+    most = _by_operation(np.maximum, cost)[counted]
+    dearest = np.bincount(group[counted], most, minlength=len(capacity))
     item = counted[(dearest > admitted)[group[counted]]]
-    return Limit(item, group[item], cost[item], admitted)
+    if len(item) < len(cost):
+        group, cost = group[item], cost[item]
+    return Limit(item, group, cost, admitted)
+
+
+def _by_operation(combine: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """``combine.reduce(values, axis=1)`` of ``[num_items, 3]``, quicker along so short an axis."""
+    first, *others = values.T
+    for other in others:
+        first = combine(first, other)
+    return np.asarray(first)
 
 
 def possible_operations(problem: Problem) -> np.ndarray:
@@ -74,9 +87,9 @@ def possible_operations(problem: Problem) -> np.ndarray:
     allowed = np.ones((problem.num_items, NUM_OPERATIONS), dtype=bool)
     everything = list(limits(problem))
     for _ in range(MAX_ROUNDS):
-        before = int(allowed.sum())
+        before = np.count_nonzero(allowed)
         for limit in everything:
             limit.forbid(allowed)
-        if int(allowed.sum()) == before:
+        if np.count_nonzero(allowed) == before:
             break
     return allowed

@@ -19,7 +19,7 @@ from d2ft_sched.schedule.waves import schedule_waves
 from runtime.lanes.held_units import HEAD_PARTS, HeldUnits, all_units, unit_rows
 from runtime.lanes.masks import masks_of
 from runtime.lanes.slices import BlockLanes, LaneSlice, ScheduleSlices, SublayerLanes, Wave
-from runtime.lanes.units import Run, Units, index_runs
+from runtime.lanes.units import Run, Units, index_runs, joined_runs
 
 
 def slice_schedule(
@@ -76,8 +76,7 @@ def slice_schedule(
             ).recomputing(recomputes)
             for block in range(workload.shape.num_blocks)
         )
-        samples = _samples_of(workload, start, microbatches)
-        waves.append(Wave(index_runs(samples), blocks))
+        waves.append(Wave(joined_runs(start, workload.samples, microbatches), blocks))
     return ScheduleSlices(num_samples, tuple(waves))
 
 
@@ -165,9 +164,10 @@ class _Part:
         rows: Units,
         columns: Units,
     ) -> _Placed:
+        first_token = first_sample * workload.shape.num_tokens
+
         def tokens(microbatches: np.ndarray) -> tuple[Run, ...]:
-            samples = _samples_of(workload, first_sample, microbatches)
-            return _token_runs(samples, workload.shape.num_tokens)
+            return joined_runs(first_token, workload.tokens, microbatches)
 
         of_sample = np.repeat(self.cells, workload.samples[self.microbatches], axis=1)
         operations = of_sample[subnet_of_unit].T
@@ -280,15 +280,3 @@ def _num_covering(num_tokens: int, runs_of: Sequence[tuple[Run, ...]]) -> np.nda
         for start, stop in runs:
             number[start:stop] += 1
     return number
-
-
-def _samples_of(
-    workload: Workload, first_sample: np.ndarray, microbatches: np.ndarray
-) -> np.ndarray:
-    """Samples of some micro-batches, int, sorted."""
-    parts = [first_sample[i] + np.arange(workload.samples[i]) for i in microbatches]
-    return np.sort(np.concatenate(parts)) if parts else np.array([], dtype=np.int64)
-
-
-def _token_runs(samples: np.ndarray, num_tokens: int) -> tuple[Run, ...]:
-    return tuple((start * num_tokens, stop * num_tokens) for start, stop in index_runs(samples))

@@ -74,5 +74,19 @@ def index_runs(indices: np.ndarray) -> tuple[Run, ...]:
     """Runs of neighbours among sorted indices, in order."""
     if len(indices) == 0:
         return ()
-    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
-    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(indices, cuts))
+    cuts = np.flatnonzero(indices[1:] - indices[:-1] != 1)
+    first = indices[np.concatenate(([0], cuts + 1))].tolist()
+    last = indices[np.concatenate((cuts, [-1]))].tolist()
+    return tuple((start, stop + 1) for start, stop in zip(first, last, strict=True))
+
+
+def joined_runs(starts: np.ndarray, sizes: np.ndarray, chosen: np.ndarray) -> tuple[Run, ...]:
+    """Runs that begin at `starts` and have `sizes`, of those chosen, in their order; those that
+    follow one another joined."""
+    runs: list[Run] = []
+    for start, size in zip(starts[chosen].tolist(), sizes[chosen].tolist(), strict=True):
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], start + size)
+        else:
+            runs.append((start, start + size))
+    return tuple(runs)

@@ -1,4 +1,4 @@
-"""Optimizers from timm under the names of `d2ft_sched.model.workload.OPTIMIZER_STATES`."""
+"""Optimizers from timm under the names of `d2ft_sched.model.optimizer_states.OPTIMIZER_STATES`."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_class
 from torch import nn
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.model.workload import OPTIMIZER_STATES
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 
 LR_SCALE = "lr_scale"
 """Key of a group: factor of the learning rate, timm's name."""

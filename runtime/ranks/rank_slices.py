@@ -26,7 +26,7 @@ from d2ft_sched.schedule.waves import running_microbatches
 from runtime.lanes.held_units import HeldUnits, held_units, units_of
 from runtime.lanes.slice_schedule import block_lanes
 from runtime.lanes.slices import BlockLanes
-from runtime.lanes.units import Run
+from runtime.lanes.units import Run, joined_runs
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _rank_wave(
                 lanes=block_lanes(
                     workload, groups, first_of_pass, int(counts.sum()), block_units, needs_dx[block]
                 ).recomputing(rank in placement.recomputing),
-                lane_tokens=_joined_runs(workload, first_of_all, pass_order),
+                lane_tokens=_token_runs(workload, first_of_all, pass_order),
                 routes=(routes[0], routes[1]),
                 runs=bool(active[0, block][:, own].any()),
                 runs_backward=bool(is_backward[own].any()),
@@ -253,8 +253,8 @@ def _route(
     return Route(
         sent=_tokens_by_rank(workload, target, sent, num_ranks),
         received=_tokens_by_rank(workload, owner[received], received, num_ranks),
-        send_runs=_joined_runs(workload, first_sample, sent),
-        receive_runs=_joined_runs(workload, first_sample, received),
+        send_runs=_token_runs(workload, first_sample, sent),
+        receive_runs=_token_runs(workload, first_sample, received),
         is_idle=not (active & away).any(),
     )
 
@@ -266,17 +266,9 @@ def _tokens_by_rank(
     return tuple(int(n) for n in tokens)
 
 
-def _joined_runs(
+def _token_runs(
     workload: Workload, first_sample: np.ndarray, microbatches: np.ndarray
 ) -> tuple[Run, ...]:
     """Runs of tokens of the micro-batches in their order; those that follow one another joined."""
-    num_tokens = workload.shape.num_tokens
-    runs: list[Run] = []
-    for i in microbatches:
-        start = int(first_sample[i]) * num_tokens
-        stop = start + int(workload.tokens[i])
-        if runs and runs[-1][1] == start:
-            runs[-1] = (runs[-1][0], stop)
-        else:
-            runs.append((start, stop))
-    return tuple(runs)
+    first_token = first_sample * workload.shape.num_tokens
+    return joined_runs(first_token, workload.tokens, microbatches)

@@ -27,7 +27,7 @@ from runtime.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from runtime.checkpoint.facts import TrainingState
 from runtime.data.dataset import Dataset, Split
 from runtime.data.minibatches import Minibatches
-from runtime.measure.flop_counting import flop_counter
+from runtime.measure.flop_counting import FlopCounter
 from runtime.models.build import shape_of
 from runtime.ranks.job import Ranks, close_ranks
 from runtime.ranks.rank_model import scatter_rank_model
@@ -190,7 +190,7 @@ def _move(ranks: Ranks, folder: Path, case: Moving) -> dict:
     part = scatter_rank_model(own, deal.workload, deal.replicas, ranks)
     replanner, schedules = _replanner(case, ranks, every=2)
     steps, changes = [], []
-    with flop_counter() as counter:
+    with FlopCounter() as counter:
         clock = FlopClock(counter)
         trainer = Recorder(RankPart(part, data, minibatches, SETTINGS, clock, moves=True))
         for event in train(

@@ -1,6 +1,7 @@
 """Random plans of small models, drawn from a seed: every process draws the same case from it."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Partition, Subnet, partition_by_heads
+from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
@@ -66,7 +68,7 @@ def draw_case(seed: int, num_ranks: int, device: str = "cpu") -> Case:
     model has no values; all else is the same."""
     rng = np.random.default_rng([seed, num_ranks])
     model = model_of(seed, device)
-    shape = shape_of(_plain_model(seed, "meta") if seed in LORA_SEEDS else model)
+    shape = _plain_shape(seed) if seed in LORA_SEEDS else shape_of(model)
     partition = _partition(shape, rng)
     groups = [np.arange(num_ranks)]
     if seed in SEVERAL_SEEDS:
@@ -192,6 +194,11 @@ def _plain_model(seed: int, device: str = "cpu") -> nn.Module:
         heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
         return small_decoder(DECODER_SEEDS[seed], device=device, **heads)
     return small_model([None, 0.3][seed % 2], seed % 3 > 0, device)
+
+
+@cache
+def _plain_shape(seed: int) -> ModelShape:
+    return shape_of(_plain_model(seed, "meta"))
 
 
 def model_of(seed: int, device: str = "cpu") -> nn.Module:

@@ -31,7 +31,7 @@ from runtime.ranks.rank_model import (
     read_rank_model,
     scatter_rank_model,
 )
-from runtime.ranks.rank_slices import slice_rank_schedule
+from runtime.ranks.rank_slices import RankSlices, slice_rank_schedule
 from runtime.ranks.rank_step import rank_forward_backward
 from runtime.ranks.shards import Shard, rank_shards
 from runtime.ranks.tensor_parallel import (
@@ -54,8 +54,9 @@ def equal_steps(rank: int, num_ranks: int, folder: Path, seeds: list[int]) -> No
     for seed in seeds:
         case = draw_case(seed, num_ranks, "meta" if rank or seed % 2 else "cpu")
         model = _load(case, seed, ranks, folder)
-        result = _gradients(case, model)
-        result |= _train(case, model)
+        steps = [(schedule, _sliced(case, ranks, schedule)) for schedule in case.schedules]
+        result = _gradients(case, model, *steps[0])
+        result |= _train(case, model, steps)
         save_file(result, folder / f"{num_ranks}-{seed}-{rank}.safetensors")
         said[seed] = [model.written_shards(other) for other in range(num_ranks)]
     dist.barrier()
@@ -75,11 +76,15 @@ def _load(case: Case, seed: int, ranks: Ranks, folder: Path) -> RankModel:
     return scatter_rank_model(case.model, case.workload, case.replicas, ranks)
 
 
-def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object) -> Tensor:
-    ranks = model.ranks
+def _sliced(case: Case, ranks: Ranks, schedule: np.ndarray) -> RankSlices:
     merging = MERGING_DEVICES[int(schedule.sum()) % len(MERGING_DEVICES)]
     devices = [merging] * ranks.num_ranks
-    slices = slice_rank_schedule(case.workload, case.replicas, schedule, ranks.rank, devices)
+    return slice_rank_schedule(case.workload, case.replicas, schedule, ranks.rank, devices)
+
+
+def _step(
+    case: Case, model: RankModel, schedule: np.ndarray, slices: RankSlices, **options: object
+) -> Tensor:
     own = slices.owned_samples
     runs = torch.from_numpy(running_samples(schedule, case.workload.samples))
     num_counted = model.family.num_counted(case.labels[runs]).sum()
@@ -87,14 +92,16 @@ def _step(case: Case, model: RankModel, schedule: np.ndarray, **options: object)
     return rank_forward_backward(model, batch, slices, **options)
 
 
-def _gradients(case: Case, model: RankModel) -> dict[str, Tensor]:
+def _gradients(
+    case: Case, model: RankModel, schedule: np.ndarray, slices: RankSlices
+) -> dict[str, Tensor]:
     counted = SentBytes(model.ranks.num_ranks)
-    loss = _step(case, model, case.schedules[0], counted=counted)
+    loss = _step(case, model, schedule, slices, counted=counted)
     result = {"loss": loss, "bytes.all_reduce": torch.from_numpy(counted.all_reduce)}
     for phase, sent in counted.exchanges.items():
         result[f"bytes.{'.'.join(map(str, phase))}"] = torch.from_numpy(sent)
     result |= _named_gradients("gradient", model)
-    result["overlapped.loss"] = _step(case, model, case.schedules[0], overlap=True)
+    result["overlapped.loss"] = _step(case, model, schedule, slices, overlap=True)
     return result | _named_gradients("overlapped", model)
 
 
@@ -106,10 +113,12 @@ def _named_gradients(prefix: str, model: RankModel) -> dict[str, Tensor]:
     }
 
 
-def _train(case: Case, model: RankModel) -> dict[str, Tensor]:
+def _train(
+    case: Case, model: RankModel, steps: Sequence[tuple[np.ndarray, RankSlices]]
+) -> dict[str, Tensor]:
     optimizer = create_optimizer(model.module, case.workload.optimizer, lr=LEARNING_RATE)
-    for schedule in case.schedules:
-        _step(case, model, schedule)
+    for schedule, slices in steps:
+        _step(case, model, schedule, slices)
         update(optimizer, resting(model.module, model.own_shards, case.workload, schedule))
     return {f"held.{name}": p.detach() for name, p in model.module.named_parameters()}
 
@@ -161,13 +170,15 @@ def fail(
     case = draw_case(0, num_ranks)
     ranks = join(rank, num_ranks, folder, timeout_s, port)
     model = _load(case, 0, ranks, folder)
+    dense = np.full_like(case.schedules[0], 2)
+    slices = _sliced(case, ranks, dense)
     try:
         for step in range(1000):
             if rank == culprit and step == 1:
                 if how == "freezes":
                     os.kill(os.getpid(), signal.SIGSTOP)
                 os._exit(1) if how == "dies" else time.sleep(3600)
-            _step(case, model, np.full_like(case.schedules[0], 2))
+            _step(case, model, dense, slices)
     except RankError as error:
         (folder / f"said-{rank}").write_text(f"{error.speaks} {error}")
 

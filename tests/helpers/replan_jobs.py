@@ -22,7 +22,7 @@ from d2ft_sched.schedule.schedule import schedule_to_rows
 from rank_cases import small_model
 from rank_processes import free_port, join, run_command, start_ranks
 from runtime.data.dataset import Dataset, Split
-from runtime.measure.flop_counting import flop_counter
+from runtime.measure.flop_counting import FlopCounter
 from runtime.models.build import shape_of
 from runtime.ranks.job import close_ranks
 from runtime.ranks.rank_model import scatter_rank_model
@@ -46,7 +46,7 @@ class FlopClock:
         self.slowdown = 1.0
 
     def __call__(self) -> float:
-        flops = self._counter.get_total_flops()
+        flops = self._counter.flops
         self._now += (flops - self._flops) / FLOPS_PER_S * self.slowdown
         self._flops = flops
         return self._now
@@ -68,7 +68,7 @@ def slowed_command(
 def _slowed(
     rank: int, num_ranks: int, folder: Path, *, slow: int, slowdown: float, after: int, **given: Any
 ) -> None:
-    with flop_counter() as counter:
+    with FlopCounter() as counter:
         clock = FlopClock(counter)
 
         class SlowPart(RankPart):
@@ -123,7 +123,7 @@ def replan(rank: int, num_ranks: int, folder: Path, slow: int, slowdown: float) 
     action = MovedOperations(levels, schedules, rank)
     replanner = Replanner(action, ranks, names, every=2)
     steps, changes = [], []
-    with flop_counter() as counter:
+    with FlopCounter() as counter:
         clock = FlopClock(counter)
         trainer = RankPart(part, data, minibatches, settings, clock)
         for event in train(

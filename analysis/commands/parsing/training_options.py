@@ -7,7 +7,7 @@ import typer
 
 from analysis.names.lr_schedule_names import LrScheduleName
 from analysis.names.precision_names import AmpDtypeName
-from d2ft_sched.model.workload import OPTIMIZER_STATES
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from runtime.training.finetune_settings import FineTuneSettings
 
 PANEL = "Training"

@@ -27,7 +27,7 @@ class GradientSumTimes:
     workload: Workload
     cluster: Cluster
     _known: dict[tuple[tuple[int, ...], int], float] = field(default_factory=dict, repr=False)
-    _used: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict, repr=False)
+    _used: dict[tuple[int, ...], list[int]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def _times(self) -> ExchangeTimes:
@@ -93,22 +93,25 @@ class GradientSumTimes:
             sums: in the order in which backward makes them.
             done_s: when backward of every block has ended on all devices, float ``[num_blocks]``.
         """
-        free_s = np.zeros(len(self.cluster.link_bandwidth_bytes_per_s))
-        end_s = float(done_s.max())
+        free_s = [0.0] * len(self.cluster.link_bandwidth_bytes_per_s)
+        of_block_s = done_s.tolist()
+        end_s = max(of_block_s)
         for one in sums:
             on = self._channels(one.members)
-            start_s = max(
-                float(free_s[on].max(initial=0.0)),
-                float(done_s[min(max(one.block, 0), len(done_s) - 1)]),
-            )
-            free_s[on] = start_s + self.seconds(one.members, one.num_values)
-            end_s = max(end_s, start_s + self.seconds(one.members, one.num_values))
-        return end_s
+            start_s = of_block_s[min(max(one.block, 0), len(of_block_s) - 1)]
+            for channel in on:
+                start_s = max(start_s, free_s[channel])
+            ended_s = start_s + self.seconds(one.members, one.num_values)
+            for channel in on:
+                free_s[channel] = ended_s
+            end_s = max(end_s, ended_s)
+        return float(end_s)
 
-    def _channels(self, members: tuple[int, ...]) -> np.ndarray:
+    def _channels(self, members: tuple[int, ...]) -> list[int]:
         """Those that a sum over some devices needs, indices."""
         if members not in self._used:
             one = all_reduce(self._times, members, 1.0)
             loads = link_loads(self.cluster, one.pair_bytes)
-            self._used[members] = np.flatnonzero(channel_seconds(self.cluster, loads))
+            needed = np.flatnonzero(channel_seconds(self.cluster, loads))
+            self._used[members] = needed.tolist()
         return self._used[members]

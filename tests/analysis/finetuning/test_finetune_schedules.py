@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rank_processes import d2ft_on_ranks
-from runtime.measure.flop_counting import flop_counter
+from runtime.measure.flop_counting import FlopCounter
 from runtime.torch_device import Stopwatch
 from runtime.training import whole_model
 
@@ -104,10 +104,10 @@ def test_what_rests_is_chosen_as_the_plan_says(d2ft, two_equal, tiny_vit, option
 def flop_clock(monkeypatch) -> Iterator[dict[str, float]]:
     """Steps are timed by the FLOPs that they execute, three times as long after step 8."""
     told = {"now": 0.0, "flops": 0.0, "watches": 0, "slow_after": 8}
-    with flop_counter() as counter:
+    with FlopCounter() as counter:
 
         def clock() -> float:
-            flops = counter.get_total_flops()
+            flops = counter.flops
             slowdown = 3.0 if told["watches"] > told["slow_after"] else 1.0
             told["now"] += (flops - told["flops"]) / 1e9 * slowdown
             told["flops"] = flops

@@ -1,6 +1,6 @@
 """Cuts of schedules into rectangles: whole, cheapest, and the two extremes."""
 
-import tracemalloc
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.lanes import lane_groups as lane_groups_module
 from d2ft_sched.costs.lanes.lane_groups import LaneGroups, lane_groups
 from d2ft_sched.costs.lanes.lane_seconds import lane_seconds
-from d2ft_sched.cutting import lane_search
 from d2ft_sched.cutting.exact_covers import candidate_sets, cheapest_cover
+from d2ft_sched.cutting.item_kinds import item_kinds
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import ModelShape
 from d2ft_sched.model.workload import Workload
@@ -122,36 +121,27 @@ def test_a_cover_of_many_items_is_one_of_stretches() -> None:
         assert (sets[is_chosen].sum(axis=0) == 1).all()
 
 
-@pytest.mark.parametrize("num_kinds", [4, 30])
-def test_many_items_are_cut_between_those_that_differ_most(monkeypatch, num_kinds):
-    rng, num = np.random.default_rng(0), 30
-    workload = workload_of(5, (2,) * num)
-    placement = Placement(1, (0,) * workload.num_subnets, (0,) * num)
-    kinds = rng.choice(4, size=(workload.num_subnets, num_kinds)).astype(np.int8)
-    schedule = kinds[:, np.arange(num) % num_kinds]
-    took_s = []
-    for most in (128, 8):
-        monkeypatch.setattr(lane_search, "MOST_PARTED", most)
-        lane_groups_module._remembered.cache_clear()
-        groups = lane_groups(workload, placement, schedule, np.arange(num), [LAUNCH_BOUND])
+@pytest.mark.parametrize(("num_others", "num_items"), [(1, 40), (3, 33), (17, 50), (40, 90)])
+def test_many_items_that_are_alike_are_a_kind(num_others: int, num_items: int) -> None:
+    rng = np.random.default_rng(num_others)
+    some = rng.integers(0, 4, (3, num_others, 7)).astype(np.int8)
+    cells = some[:, :, rng.integers(0, 7, num_items)]
+    for site, kinds in zip(cells, item_kinds(cells), strict=True):
+        numbers: dict[bytes, int] = {}
+        columns = [column.tobytes() for column in site.T]
+        assert kinds.tolist() == [numbers.setdefault(c, len(numbers)) for c in columns]
+
+
+@pytest.mark.parametrize("num_kinds", [2, 5, 20, 70])
+def test_groups_of_very_many_microbatches_have_every_cell_once(num_kinds: int) -> None:
+    rng = np.random.default_rng(num_kinds)
+    workload = workload_of(6, (1,) * 70)
+    placement = Placement(2, tuple(rng.integers(0, 2, 12).tolist()), (0,) * 70)
+    schedule = rng.integers(0, 4, (12, num_kinds)).astype(np.int8)[:, np.arange(70) % num_kinds]
+    for device in (None, LAUNCH_BOUND):
+        groups = lane_groups(workload, placement, schedule, np.arange(70), [device] * 2)
         found = np.zeros_like(schedule)
-        for block in range(2):
-            for group in groups.at(0, block):
+        for block, d in itertools.product(range(2), range(2)):
+            for group in groups.at(d, block):
                 found[np.ix_(group.subnets, group.microbatches)] += group.cells
         np.testing.assert_array_equal(found, schedule)
-        took_s.append(seconds_of(workload, [LAUNCH_BOUND], groups))
-    if num_kinds < 8:
-        assert took_s[1] == pytest.approx(took_s[0])
-
-
-def test_hundreds_of_microbatches_take_no_gigabytes():
-    num = 400
-    workload = workload_of(13, (1,) * num)
-    placement = Placement(1, (0,) * workload.num_subnets, (0,) * num)
-    schedule = np.random.default_rng(0).choice(4, size=(workload.num_subnets, num)).astype(np.int8)
-    tracemalloc.start()
-    try:
-        lane_groups(workload, placement, schedule, np.arange(num), [LAUNCH_BOUND])
-        assert tracemalloc.get_traced_memory()[1] < 1e9
-    finally:
-        tracemalloc.stop()

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError, RankError
 from d2ft_sched.schedule.replica_part import replica_parts
 from made_once import made_once
-from rank_cases import NUM_CASES, draw_case
+from rank_cases import NUM_CASES, Case, draw_case
 from rank_jobs import (
     LEARNING_RATE,
     come_alone,
@@ -73,28 +73,56 @@ def run_job(
     return [process.exitcode for process in processes]
 
 
-Results = Callable[[int, int], list[dict[str, Tensor]]]
+@dataclass(frozen=True)
+class Trained:
+    """A case, and what one process and its ranks got from it.
+
+    Attributes:
+        loss, gradients: of the first step in one process.
+        before, after: parameters in one process, around five steps.
+        ranks: what every rank got, and rank 0 the whole model besides.
+    """
+
+    num_ranks: int
+    case: Case
+    loss: Tensor
+    gradients: dict[str, Tensor | None]
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    ranks: list[dict[str, Tensor]]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What every rank got, by number of ranks and seed, and rank 0 the whole model besides; all
-    cases of a number are run once."""
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A case that one process has trained; on ranks all cases of a number of them run at once."""
+    num_ranks, seed = request.param
 
-    def run(num_ranks: int, folder: Path) -> None:
+    def run(folder: Path) -> None:
         for seed in SEEDS[1::2]:  # of which ranks read their parts from a file
             save_weights(draw_case(seed, 2).model, folder / f"model-{seed}.safetensors")
         assert run_job(equal_steps, num_ranks, folder, seeds=SEEDS) == [0] * num_ranks
 
-    @cache
-    def of(num_ranks: int, seed: int) -> list[dict[str, Tensor]]:
-        folder = made_once(tmp_path_factory, f"ranks-{num_ranks}", partial(run, num_ranks))
-        paths = [folder / f"{num_ranks}-{seed}-{rank}.safetensors" for rank in range(num_ranks)]
-        first, *others = map(load_file, paths)
-        full = load_file(folder / f"{num_ranks}-{seed}-full.safetensors")
-        return [first | {f"full.{name}": tensor for name, tensor in full.items()}, *others]
+    folder = made_once(tmp_path_factory, f"ranks-{num_ranks}", run)
+    paths = [folder / f"{num_ranks}-{seed}-{rank}.safetensors" for rank in range(num_ranks)]
+    first, *others = map(load_file, paths)
+    full = load_file(folder / f"{num_ranks}-{seed}-full.safetensors")
+    ranks = [first | {f"full.{name}": tensor for name, tensor in full.items()}, *others]
 
-    return of
+    case = draw_case(seed, num_ranks)
+    before = {name: p.detach().clone() for name, p in case.model.named_parameters()}
+    optimizer = create_optimizer(case.model, case.workload.optimizer, lr=LEARNING_RATE)
+    of_step = []
+    for schedule in case.schedules:
+        optimizer.zero_grad()
+        slices = slice_schedule(case.workload, schedule, case.replicas[0].num_waves)
+        loss = forward_backward(case.model, case.inputs, case.labels, slices)
+        if not of_step:
+            grads = {name: p.grad for name, p in case.model.named_parameters()}
+            of_step += [(loss, {name: g if g is None else g.clone() for name, g in grads.items()})]
+        left = resting(case.model, whole_shards(case.model), case.workload, schedule)
+        update(optimizer, left)
+    after = {name: p.detach() for name, p in case.model.named_parameters()}
+    return Trained(num_ranks, case, *of_step[0], before, after, ranks)
 
 
 def any_cluster(num_devices: int) -> Cluster:
@@ -111,19 +139,13 @@ def assert_close(got: Tensor, wanted: Tensor, name: str) -> None:
         assert float((got - wanted).abs().max()) <= 1e-6 * scale, name
 
 
-@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
-def test_loss_and_gradients_equal_those_of_one_process(
-    results: Results, num_ranks: int, seed: int
-) -> None:
-    case = draw_case(seed, num_ranks)
-    slices = slice_schedule(case.workload, case.schedules[0], case.replicas[0].num_waves)
-    loss = forward_backward(case.model, case.inputs, case.labels, slices)
-    wanted = {name: p.grad for name, p in case.model.named_parameters()}
-    for rank, got in enumerate(results(num_ranks, seed)):
-        assert float(got["loss"]) == pytest.approx(float(loss), rel=1e-9)
+def test_loss_and_gradients_equal_those_of_one_process(trained: Trained) -> None:
+    case = trained.case
+    for rank, got in enumerate(trained.ranks):
+        assert float(got["loss"]) == pytest.approx(float(trained.loss), rel=1e-9)
         shards = rank_shards(case.model, case.workload, case.replicas, rank)
         for shard in shards:
-            whole = wanted[shard.name]
+            whole = trained.gradients[shard.name]
             if whole is None:  # it rests; what lies in a bucket with others is zeros
                 assert not got.get(f"gradient.{shard.name}", torch.zeros(0)).any(), shard.name
                 continue
@@ -136,51 +158,37 @@ def test_loss_and_gradients_equal_those_of_one_process(
             assert float((part - shard.take(whole)).abs().max()) <= 1e-6 * scale, shard.name
 
 
-@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
-def test_overlapped_waves_give_the_same(results: Results, num_ranks: int, seed: int) -> None:
-    for got in results(num_ranks, seed):
+def test_overlapped_waves_give_the_same(trained: Trained) -> None:
+    for got in trained.ranks:
         assert torch.equal(got["overlapped.loss"], got["loss"])
         for name in [name for name in got if name.startswith("gradient.")]:
             overlapped = got[name.replace("gradient.", "overlapped.")]
             assert_close(overlapped, got[name], name)
 
 
-@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
-def test_five_steps_equal_those_of_one_process(results: Results, num_ranks: int, seed: int) -> None:
-    case = draw_case(seed, num_ranks)
-    optimizer = create_optimizer(case.model, case.workload.optimizer, lr=LEARNING_RATE)
-    before = {name: p.detach().clone() for name, p in case.model.named_parameters()}
-    for schedule in case.schedules:
-        optimizer.zero_grad()
-        slices = slice_schedule(case.workload, schedule, case.replicas[0].num_waves)
-        forward_backward(case.model, case.inputs, case.labels, slices)
-        left = resting(case.model, whole_shards(case.model), case.workload, schedule)
-        update(optimizer, left)
-    first, *others = results(num_ranks, seed)
-    for name, wanted in case.model.named_parameters():
-        assert_close(first[f"full.{name}"], wanted.detach(), name)
-    assert any(not torch.equal(first[f"full.{name}"], p) for name, p in before.items())
-    trained = dict(case.model.named_parameters())
-    for rank, got in enumerate((first, *others)):
+def test_five_steps_equal_those_of_one_process(trained: Trained) -> None:
+    case, first = trained.case, trained.ranks[0]
+    for name, wanted in trained.after.items():
+        assert_close(first[f"full.{name}"], wanted, name)
+    assert any(not torch.equal(first[f"full.{name}"], p) for name, p in trained.before.items())
+    for rank, got in enumerate(trained.ranks):
         shards = rank_shards(case.model, case.workload, case.replicas, rank)
         assert {n for n in got if n.startswith("held.")} == {f"held.{s.name}" for s in shards}
         for shard in shards:
-            wanted = shard.take(trained[shard.name].detach())
+            wanted = shard.take(trained.after[shard.name])
             assert_close(got[f"held.{shard.name}"], wanted, shard.name)
 
 
-@pytest.mark.parametrize(("num_ranks", "seed"), CASES)
-def test_bytes_are_those_of_the_plan(results: Results, num_ranks: int, seed: int) -> None:
-    case = draw_case(seed, num_ranks, "meta")
+def test_bytes_are_those_of_the_plan(trained: Trained) -> None:
+    num_ranks, case = trained.num_ranks, trained.case
     exchanges = [
         plan_exchange(part.workload, part.placement, part.schedule)
         for part in replica_parts(case.workload, case.replicas, case.schedules[0])
     ]
-    per_rank = results(num_ranks, seed)
 
     def counted(name: str) -> Tensor:
         nothing = torch.zeros(num_ranks, dtype=torch.int64)
-        return torch.stack([got.get(f"bytes.{name}", nothing) for got in per_rank])
+        return torch.stack([got.get(f"bytes.{name}", nothing) for got in trained.ranks])
 
     total = torch.zeros(num_ranks, num_ranks, dtype=torch.int64)
     for d, direction in enumerate(DIRECTIONS):

@@ -18,7 +18,8 @@ from torch import nn
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
-from d2ft_sched.model.workload import OPTIMIZER_STATES, Workload
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
+from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from decoder_models import small_decoder
