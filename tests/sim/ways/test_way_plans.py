@@ -1,5 +1,6 @@
 """Plans on ways: never slower than fewer samples, dense where the budget is whole."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from d2ft_sched.problem.budget import Budget
 from d2ft_sched.problem.scores import Scores, uniform_scores
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from sim.step import simulate_step
+from sim.ways.estimate.load import Load
+from sim.ways.estimate.steps import WaySteps
 from sim.ways.fewer import fewest, samples_of_compute
 from sim.ways.plans import plan_on_ways
 from sim.ways.redeal import redealt_scores
@@ -164,6 +167,20 @@ def test_redealt_scores_keep_what_every_sample_has(given_samples, seed, data):
     np.testing.assert_allclose(dealt.forward, np.array(expected).T)
     again = redealt_scores(dealt, wanted, given_samples)
     np.testing.assert_allclose(again.backward.sum(axis=1), scores.backward.sum(axis=1))
+
+
+def test_prices_of_large_mini_batches_take_memory_by_kinds_of_blocks():
+    workload = replace(WORKLOAD, microbatch_samples=(10_000,) * 4)
+    steps = WaySteps(workload, switch_of([1.0], 1e8))
+    after_s = np.zeros(4)
+    tracemalloc.start()
+    try:
+        for fewer in range(40):
+            load = Load(40_000 - fewer, (True, False, True, False))
+            steps.run((0,), load, False).ends_s(after_s)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_scores_of_other_samples_are_refused():
