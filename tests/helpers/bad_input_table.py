@@ -382,7 +382,7 @@ TABLE: dict[str, Row] = {
     ),
     "validation of a plan of more samples than memory holds": (
         "validate vast.json",
-        "vast.json: 100000 samples of vit_tiny_patch16_224 take",
+        "vast.json: 100,000 samples of vit_tiny_patch16_224 take",
     ),
     "endless repetition": (f"{PROFILE} --repeats 10001", "--repeats is '10001'"),
     "no repetition": (f"{PROFILE} --repeats 0", "--repeats is '0'"),
@@ -464,11 +464,11 @@ TABLE: dict[str, Row] = {
     "unknown data": ("finetune plan.json --data no-such-data", "no-such-data"),
     "pictures that are nowhere": ("finetune plan.json --data imagefolder:none", "none"),
     "a picture cut off": ("finetune plan.json --data imagefolder:cut", "0.png"),
-    "more pictures than there are": (f"{FINETUNE} --num-train 1000", "1000 samples"),
+    "more pictures than there are": (f"{FINETUNE} --num-train 1000", "1,000 samples"),
     "fewer pictures than none": (f"{FINETUNE} --num-train -1", "--num-train is '-1'"),
     "training of more samples than memory holds": (
         "finetune vast.json --data imagefolder:pictures",
-        "100000 samples of vit_tiny_patch16_224 take",
+        "100,000 samples of vit_tiny_patch16_224 take",
     ),
     "no weights": (f"{FINETUNE} --weights none.safetensors", "none.safetensors"),
     "weights that are none": (

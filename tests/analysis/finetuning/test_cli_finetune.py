@@ -160,7 +160,7 @@ def test_what_does_not_fit_together_is_refused(d2ft, plan, options, tmp_path):
     resumed = [*run, "--epochs", 1, "--resume"]
     assert f"{newest}: is there already" in refusal(*resumed, newest.with_name("step-000002"))
     assert "has no checkpoint" in refusal(*resumed, tmp_path / "nowhere")
-    assert "with seed 0" in refusal(*resumed, "latest", "--seed", 1)
+    assert "with --seed 0" in refusal(*resumed, "latest", "--seed", 1)
     model = newest / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
     assert f"{model}: is damaged" in refusal(*resumed, newest)

@@ -56,7 +56,7 @@ def test_of_a_pair_only_the_completion_and_its_end_are_counted(
     assert data.test.inputs.tolist() == [[THE, SKY, IS, BLUE, UNK, END, END, END]]
     assert data.class_names == ()
     assert data.parts == "train.jsonl and test.jsonl"
-    assert "1 sequences of 8 tokens" in data.describe_split()
+    assert "1 sequence of 8 tokens" in data.describe_split()
     assert "2 and 4 tokens are counted" in data.describe_split()
 
 
