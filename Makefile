@@ -14,9 +14,8 @@ OUT    ?= out/demo
 demo: $(READY)
 	$(BIN)/d2ft demo --out $(OUT)
 
-# A worker more than cores, for some wait, and one thread per worker. Each begins with its share of the tests, whole
-# files one after another, so that what files and folders set up is made once; who is done takes over half of what is
-# left of another's.
+# One worker per core and one thread per worker. Each begins with its half of the tests, whole files one after
+# another, so that what files and folders set up is made once; who is done takes over half of what is left.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 

@@ -65,8 +65,7 @@ def rank_device(name: str, local_rank: int, num_local: int = 1) -> torch.device:
     if num_local > 1 and name.startswith("cuda:"):
         raise InputError(
             f"device is {name!r}, for {counted(num_local, 'rank')} of this host; with cuda "
-            f"each takes one of "
-            f"its own"
+            f"each takes one of its own"
         )
     device = select_device(name)
     if device.type == "cuda" and device.index is None:

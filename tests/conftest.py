@@ -86,12 +86,6 @@ def pytest_configure(config: pytest.Config) -> None:
             (weights / folder.name).symlink_to(folder)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: tests of ranks wait, for them and for time-outs."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that at the end there is enough to share among workers."""
     here = Path(__file__).parent

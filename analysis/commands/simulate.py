@@ -142,8 +142,7 @@ def run(
         if len(cluster.devices) != len(plan.cluster.devices):
             raise InputError(
                 f"{cluster_file}: has {counted(len(cluster.devices), 'device')}; the plan "
-                f"{plan_file} is for "
-                f"{len(plan.cluster.devices)}"
+                f"{plan_file} is for {len(plan.cluster.devices)}"
             )
         plan = plan.on(cluster)
     changes = Changes(

@@ -232,8 +232,7 @@ def check_replicas(request: FineTuneRequest, ranks: Ranks) -> None:
     elif ranks.num_ranks not in (1, num_devices):
         raise InputError(
             f"--replan-every needs a rank for each of the {counted(num_devices, 'device')} of "
-            f"the plan's "
-            f"cluster, or one; this job has {counted(ranks.num_ranks, 'rank')}"
+            f"the plan's cluster, or one; this job has {counted(ranks.num_ranks, 'rank')}"
         )
 
 

@@ -213,8 +213,7 @@ def _resting_text(plan: Plan) -> str:
     how = "taken in turns" if plan.budget.resting == RestingName.TURNS else "drawn anew"
     return (
         f", {trained} of {counted(plan.workload.shape.num_blocks, 'block')} training in each "
-        f"step ({how}), "
-        f"the others passing the gradient on"
+        f"step ({how}), the others passing the gradient on"
     )
 
 

@@ -134,8 +134,7 @@ def _certainty(run: Run) -> Answer:
     if tau is not None:
         facts.append(
             f"Order of the {counted(len(step_pairs), 'run')} by step time, predicted against "
-            f"measured: "
-            f"Kendall's tau {tau:.2f}."
+            f"measured: Kendall's tau {tau:.2f}."
         )
     source = (
         "measured curves of its devices"
@@ -149,8 +148,7 @@ def _certainty(run: Run) -> Answer:
         "How sure is that?",
         f"off by up to {percent(error or 0.0)}",
         f"in step time, where prediction could be checked: {counted(len(step_pairs), 'run')} "
-        f"on one device, "
-        f"not on the cluster",
+        f"on one device, not on the cluster",
         tuple(facts),
     )
 

@@ -61,10 +61,8 @@ def plan_part(folder: Path) -> Part | None:
         f"What would a step of {shape.name} ({counted(shape.num_blocks, 'block')} of "
         f"{counted(shape.num_heads, 'head')}) "
         f"take on cluster {cluster.name} ({counted(len(cluster.devices), 'device')}) by this "
-        f"plan, made with "
-        f"{percent(budget.compute, 0)} of the dense run's compute and "
-        f"{percent(budget.communication, 0)} of its communication by "
-        f"{chosen_by(plan)}?",
+        f"plan, made with {percent(budget.compute, 0)} of the dense run's compute and "
+        f"{percent(budget.communication, 0)} of its communication by {chosen_by(plan)}?",
         (
             Answer(
                 SAVING,

@@ -226,8 +226,7 @@ def _check(study: StudySchema) -> None:
     if study.data.num_train < needed:
         raise InputError(
             f"data.num_train is {study.data.num_train}; it must be at least the "
-            f"{counted(needed, 'sample')} "
-            f"of a mini-batch"
+            f"{counted(needed, 'sample')} of a mini-batch"
         )
     for i, budget in enumerate(study.budgets):
         fractions = (budget.compute, budget.communication)

@@ -77,8 +77,7 @@ def front_verdict(front: pd.DataFrame) -> str:
         return f"No plan of the grid beats {best}, and fewer samples of its compute"
     return (
         f"{int(beaten.sum())} of the {counted(len(front), 'plan')} that no other beats are "
-        f"faster than {best},"
-        f" and than fewer samples of the same compute"
+        f"faster than {best}, and than fewer samples of the same compute"
     )
 
 

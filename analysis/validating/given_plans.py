@@ -120,8 +120,7 @@ def _read(request: PlansRequest, ranks: Ranks) -> dict[str, Plan]:
         if len(plan.cluster.devices) > 1 and ranks.num_ranks == 1:
             raise InputError(
                 f"{file}: is for {counted(len(plan.cluster.devices), 'device')} and this job "
-                f"has one rank: "
-                f"start one for each with torchrun or d2ft testbed"
+                f"has one rank: start one for each with torchrun or d2ft testbed"
             )
         _check_memory(file, plan, request, ranks)
         if file.stem in plans:

@@ -146,8 +146,7 @@ def _validate_alone(
         if len(cluster.devices) != 1:
             raise InputError(
                 f"{request.cluster_file}: has {counted(len(cluster.devices), 'device')} and "
-                f"this job one "
-                f"rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
+                f"this job one rank: start {len(cluster.devices)} with torchrun or d2ft testbed"
             )
     check_whole_step(workload, _dense(workload), ranks)  # of the untouched model, in one wave
     profile, before_round = None, _nothing
@@ -310,8 +309,7 @@ def _cluster_of(request: ValidationRequest, ranks: Ranks) -> Cluster:
     if num_devices != ranks.num_ranks:
         raise InputError(
             f"{request.cluster_file}: has {counted(num_devices, 'device')} and this job "
-            f"{ranks.num_ranks} "
-            f"ranks: start {num_devices} with torchrun or d2ft testbed"
+            f"{ranks.num_ranks} ranks: start {num_devices} with torchrun or d2ft testbed"
         )
     return cluster
 

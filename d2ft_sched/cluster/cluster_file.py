@@ -120,7 +120,6 @@ def _network(content: dict[str, Any] | None, devices: Sequence[str]) -> Network:
     if len(devices) > 1:
         raise InputError(
             f"network is missing; {counted(len(devices), 'device')} need one, such as "
-            f"{{kind: star, "
-            f"bandwidth_bytes_per_s: 10 Gbit/s, latency_s: 50 us}}"
+            f"{{kind: star, bandwidth_bytes_per_s: 10 Gbit/s, latency_s: 50 us}}"
         )
     return Network("none", ())

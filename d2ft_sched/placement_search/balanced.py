@@ -127,8 +127,7 @@ def _check_enough_subnets(workload: Workload, cluster: Cluster) -> None:
             raise InputError(
                 f"block {block} has {counted(num_subnets, 'subnet')}; to give each of the "
                 f"{counted(len(cluster.devices), 'device')} one it must have as many: cut it "
-                f"finer, or let "
-                f"devices stay empty"
+                f"finer, or let devices stay empty"
             )
 
 

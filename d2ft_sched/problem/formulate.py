@@ -133,8 +133,7 @@ def _coverage(row_block: np.ndarray, minimum: int) -> Coverage:
     if minimum > least:
         raise InputError(
             f"the coverage is {minimum}; a block has {counted(least, 'subnet')} (or patterns, "
-            f"where limited) "
-            f"that can be active"
+            f"where limited) that can be active"
         )
     return Coverage(row_block, minimum, "coverage of every block and micro-batch")
 

@@ -30,6 +30,5 @@ def starved_text(schedule: np.ndarray, block: np.ndarray) -> str:
         return ""
     return (
         f"{len(starved)} of {counted(schedule.shape[1], 'micro-batch')} pass no subnet of "
-        f"some block "
-        f"(the first is {starved[0]}): there the model trains on noise"
+        f"some block (the first is {starved[0]}): there the model trains on noise"
     )

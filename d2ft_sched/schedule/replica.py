@@ -74,8 +74,7 @@ def check_replicas(
         if len(place.subnet_device) != num_subnets:
             raise InputError(
                 f"the placement is of {counted(len(place.subnet_device), 'subnet')}; the "
-                f"workload has "
-                f"{num_subnets}"
+                f"workload has {num_subnets}"
             )
         for device in replica.devices:
             if holder.setdefault(device, index) != index:

@@ -65,8 +65,7 @@ def choose_samples(
     if not 1 <= num_test <= most.sum():
         raise InputError(
             f"{counted(num_test, 'sample')} for test are asked for; at least 1 is needed, and "
-            f"there are "
-            f"{most.sum()} where one of each class stays for training"
+            f"there are {most.sum()} where one of each class stays for training"
         )
     test = choose_balanced(labels, num_test, rng, "test", most)
     rest = np.setdiff1d(np.arange(len(labels)), test)
@@ -98,8 +97,7 @@ def choose_balanced(
     if not 1 <= num_samples <= len(labels):
         raise InputError(
             f"{counted(num_samples, 'sample')} for {purpose} are asked for; there are "
-            f"{len(labels)}, "
-            f"and at least 1 is needed"
+            f"{len(labels)}, and at least 1 is needed"
         )
     rank_in_class = np.empty(len(labels), dtype=int)
     for label in np.unique(labels):

@@ -193,8 +193,7 @@ def _laid_out(
     if len(rows) < (number or 1):
         raise InputError(
             f"{counted(number or 1, 'sequence')} for {what} are asked for; the texts make "
-            f"{len(rows)} of "
-            f"{counted(sequence_format.num_tokens, 'token')}"
+            f"{len(rows)} of {counted(sequence_format.num_tokens, 'token')}"
         )
     rows = rows[:number]
     num_tokens = sequence_format.num_tokens

@@ -90,8 +90,7 @@ class Speaker:
         if len(ids) + max_new_tokens > config.max_position_embeddings:
             raise InputError(
                 f"the prompt has {counted(len(ids), 'token')} and up to {max_new_tokens} "
-                f"follow; the model "
-                f"has positions for {config.max_position_embeddings}"
+                f"follow; the model has positions for {config.max_position_embeddings}"
             )
         if max(ids) >= config.vocab_size:
             raise InputError(

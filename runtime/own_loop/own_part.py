@@ -66,8 +66,7 @@ def own_part(plan: Plan) -> OwnPart:
     if len(plan.replicas) != num_ranks:
         raise InputError(
             f"the plan has {counted(len(plan.replicas), 'replica')} and this job "
-            f"{counted(num_ranks, 'rank')}; each "
-            f"rank runs one"
+            f"{counted(num_ranks, 'rank')}; each rank runs one"
         )
     own = plan.parts[dist.get_rank()]
     return OwnPart(own.workload, own.microbatches, workload.samples, num_ranks)

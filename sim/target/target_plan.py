@@ -103,8 +103,7 @@ def best_plan(
             f"target step time is {target_s:.4g} s; trunk, all-reduce and optimizer alone take "
             f"{least_s:.4g} s on cluster {searches[0].deployment.cluster.name!r} with all "
             f"{counted(searches[0].deployment.workload.num_microbatches, 'micro-batch')}, "
-            f"which a schedule "
-            f"does not leave out whole, and {_said_of_fewer(searches, target_s)}"
+            f"which a schedule does not leave out whole, and {_said_of_fewer(searches, target_s)}"
         )
     plans = [
         plan
