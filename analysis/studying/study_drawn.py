@@ -1,5 +1,6 @@
 """Methods whose samples and trained blocks are drawn anew in every step, each on its best way."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,8 @@ from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.problem.resting import POLICIES
 from d2ft_sched.schedule.operations import Operation
+from runtime.peers.followed_schedules import FollowedSchedules
+from runtime.peers.scored_rest import ScoredRest
 from runtime.peers.training import Start
 from runtime.training.schedule_source import RedrawnSchedules
 from sim.ways.candidates import Candidate, candidate
@@ -34,16 +37,20 @@ def drawn_recipe(method: MethodSchema, cluster: Cluster, start: Start, num_epoch
     workload = start.workload
     first = _first_schedule(method, workload)
     unit = workload.partition.block if method.unit == "block" else np.arange(len(first))
-    schedules = RedrawnSchedules(first, unit, method.policy, start.seed)
-    num_steps = num_epochs * start.num_minibatches
-    return Recipe(
-        np.stack([schedules(step, 0) for step in range(num_steps)]),
+    recipe = Recipe(
+        np.zeros((0, *first.shape), np.int8),
         num_epochs,
         False,
         cluster,
         None,
         way=_best_way(workload, cluster, first, start.seed),
     )
+    if method.policy == "scores":
+        scored = ScoredRest(first, unit, start.seed)
+        return replace(recipe, policy=FollowedSchedules(scored, learner=scored))
+    schedules = RedrawnSchedules(first, unit, method.policy, start.seed)
+    num_steps = num_epochs * start.num_minibatches
+    return replace(recipe, schedules=np.stack([schedules(step, 0) for step in range(num_steps)]))
 
 
 def _first_schedule(method: MethodSchema, workload: Workload) -> np.ndarray:

@@ -132,7 +132,8 @@ class MethodSchema(StrictModel):
         samples: for ``drawn``, part of the mini-batch that runs in a step.
         trains: for ``drawn``, part of the units that train in a step; the others rest.
         unit: whole blocks, or single subnets.
-        policy: for ``drawn``, how these are chosen: a key of `d2ft_sched.problem.resting.POLICIES`.
+        policy: for ``drawn``, how these are chosen: a key of `d2ft_sched.problem.resting.POLICIES`,
+            or ``scores``, drawn by running averages of what the training sees of each unit.
         accumulate: for ``drawn``, mini-batches of the study in one of this method.
     """
 
@@ -161,7 +162,7 @@ class MethodSchema(StrictModel):
     samples: Fraction = 1.0
     trains: Fraction = 1.0
     unit: Literal["block", "subnet"] = "block"
-    policy: Literal["drawn", "turns"] = "drawn"
+    policy: Literal["drawn", "turns", "scores"] = "drawn"
     accumulate: Count = 1
 
     @property

@@ -1,5 +1,7 @@
 """A plan's schedule with what rests drawn anew in every step (after LISA, arXiv 2403.17919)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from d2ft_sched.problem.resting import POLICIES
@@ -41,9 +43,25 @@ def redrawn(
         seed: of the training.
         policy: a key of `d2ft_sched.problem.resting.POLICIES`.
     """
+    num_blocks = len(np.unique(block))
+    return with_trained(
+        schedule, block, lambda budget: POLICIES[policy](step, seed, np.ones(num_blocks), budget)
+    )
+
+
+def with_trained(
+    schedule: np.ndarray, block: np.ndarray, choose: Callable[[float], np.ndarray]
+) -> np.ndarray:
+    """A schedule in which as large a part of the blocks trains, others perhaps.
+
+    Args:
+        schedule: int8 ``[num_subnets, num_microbatches]``; `is_redrawable`.
+        block: block of each subnet, int ``[num_subnets]``.
+        choose: from the part to which blocks train, bool ``[num_blocks]``.
+    """
     blocks, of_block = np.unique(block, return_inverse=True)
     trains = np.zeros(len(blocks), dtype=bool)
     trains[of_block[(schedule == Operation.FULL).any(axis=1)]] = True
-    chosen = POLICIES[policy](step, seed, np.ones(len(blocks)), trains.sum() / len(blocks))
+    chosen = choose(trains.sum() / len(blocks))
     operation = np.where(chosen[of_block], Operation.FULL, Operation.REST)[:, None]
     return np.where(schedule == Operation.SHORTCUT, schedule, operation).astype(np.int8)

@@ -1,7 +1,8 @@
-"""Which groups of subnets train in a step where no scores decide: drawn anew, or in turns.
+"""Which groups of subnets train in a step: drawn anew, in turns, or drawn by scores.
 
-A budget is a fraction of what it would cost (in gradient bytes, say) to train all groups. Both ways
-are functions of the step alone, so that all ranks and every resumed run agree.
+A budget is a fraction of what it would cost (in gradient bytes, say) to train all groups. All ways
+are functions of the step (and of scores, where these decide), so that all ranks and every resumed
+run agree.
 """
 
 import numpy as np
@@ -34,6 +35,33 @@ def drawn(step: int, seed: int, setup_cost: np.ndarray, budget: float) -> np.nda
     cost = _checked(step, setup_cost, budget)
     rng = np.random.default_rng((check_seed(seed), step))
     return _filled(rng.permutation(len(cost)), cost, budget)
+
+
+def drawn_by_scores(
+    step: int, seed: int, setup_cost: np.ndarray, budget: float, score: np.ndarray
+) -> np.ndarray:
+    """Groups drawn without replacement, each time as likely as their scores are to one another.
+
+    Args:
+        step, seed, setup_cost, budget: as of `drawn`.
+        score: of each group, float >= 0 ``[num_groups]``; where all are 0 they count as alike.
+
+    Returns:
+        Whether each group trains, bool ``[num_groups]``.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    cost = _checked(step, setup_cost, budget)
+    score = np.asarray(score, dtype=float)
+    if score.shape != cost.shape or not ((score >= 0) & np.isfinite(score)).all():
+        raise InputError("scores of groups must be finite numbers of at least 0, one for each")
+    rng = np.random.default_rng((check_seed(seed), step))
+    weight = score if score.any() else np.ones(len(cost))
+    log_weight = np.log(weight, out=np.full(len(cost), -np.inf), where=weight > 0)
+    # The largest of log-weights plus Gumbel noise is one drawn by weight, the next one the second.
+    order = np.argsort(-log_weight - rng.gumbel(size=len(cost)), kind="stable")
+    return _filled(order, cost, budget)
 
 
 def in_turns(step: int, seed: int, setup_cost: np.ndarray, budget: float) -> np.ndarray:

@@ -18,7 +18,8 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from runtime.data.dataset import Dataset, Split
 from runtime.models.build import build_model, shape_of
-from runtime.peers.training import Start, with_larger_minibatches
+from runtime.peers.training import Start, train_peer, with_larger_minibatches
+from runtime.training.finetune_settings import FineTuneSettings
 from runtime.training.schedule_source import RedrawnSchedules
 from sim.ways.fewer import fewer_samples
 from sim.ways.search import best_dense
@@ -115,3 +116,19 @@ def test_only_steps_that_leave_nothing_out_are_called_dense(file):
 def test_what_cannot_be_drawn_is_refused(start, cluster, fields, message):
     with pytest.raises(InputError, match=message):
         recipe_of(start, cluster, **fields)
+
+
+def test_rest_by_scores_follows_what_the_training_sees(start, cluster):
+    recipe, workload = recipe_of(start, cluster, samples=0.6, trains=0.5, policy="scores")
+    settings = FineTuneSettings(num_epochs=1, seed=0)
+    list(train_peer(start, recipe.policy, settings))
+    assert recipe.policy.watches
+    followed = np.array(recipe.policy.schedules)
+    assert len(followed) == start.num_minibatches
+    for schedule in followed:
+        runs = (schedule != Operation.SHORTCUT).any(axis=0)
+        assert runs.sum() == 3
+        trains = (schedule[:, runs] == Operation.FULL).all(axis=1)
+        blocks = workload.partition.block
+        assert len(set(blocks[trains])) == workload.shape.num_blocks // 2
+        assert (schedule[:, runs][~trains] == Operation.REST).all()

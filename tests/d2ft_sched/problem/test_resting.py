@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.problem.resting import drawn, in_turns
+from d2ft_sched.problem.resting import drawn, drawn_by_scores, in_turns
 
 COSTS = st.lists(st.integers(0, 20).map(float), min_size=1, max_size=12).map(np.array)
 BUDGETS = st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1.0])
@@ -66,3 +66,27 @@ def test_wrong_arguments_are_named(
     for choose in (drawn, in_turns):
         with pytest.raises(InputError, match=message):
             choose(step, seed, cost, budget)
+
+
+def test_scores_say_how_often_a_group_trains() -> None:
+    score = np.array([4.0, 2.0, 1.0, 1.0, 0.0])
+    chosen = np.array([drawn_by_scores(s, 0, np.ones(5), 0.2, score) for s in range(4000)])
+    assert (chosen.sum(axis=1) == 1).all()
+    assert chosen.mean(axis=0) == pytest.approx(score / 8, abs=0.03)
+    assert drawn_by_scores(0, 0, np.ones(5), 1.0, score).all()
+    assert drawn_by_scores(0, 0, np.ones(5), 0.4, np.zeros(5)).sum() == 2
+
+
+@given(COSTS, BUDGETS, st.integers(0, 99), st.data())
+def test_a_choice_by_scores_keeps_the_budget(cost, budget, step, data) -> None:
+    scores = st.lists(st.floats(0, 1e12), min_size=len(cost), max_size=len(cost))
+    score = np.array(data.draw(scores))
+    trains = drawn_by_scores(step, 0, cost, budget, score)
+    assert cost[trains].sum() <= budget * cost.sum() * (1 + 1e-9)
+    assert (trains == drawn_by_scores(step, 0, cost, budget, score)).all()
+
+
+@pytest.mark.parametrize("score", [[1.0], [1.0, -1.0], [1.0, np.nan]])
+def test_scores_that_are_none_are_refused(score) -> None:
+    with pytest.raises(InputError, match="scores of groups must be finite"):
+        drawn_by_scores(0, 0, np.ones(2), 0.5, np.array(score))
