@@ -7,12 +7,12 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from d2ft_sched.errors import InputError
@@ -103,20 +103,20 @@ class StreamedPictures:
         return ReadPictures(rows, torch.cat(parts, out=room) if parts else room)
 
     def _piece(self, wanted: Wanted) -> Tensor | str:
-        """uint8 ``[n, 3, image_size, image_size]``, or why one of them cannot be read."""
-        size = self.transforms.form.image_size
-        given = torch.empty(len(wanted.rows), 3, size, size, dtype=torch.uint8)
+        """uint8 ``[n, 3, image_size, image_size]``, or why one of them cannot be read; in memory
+        that processes share where a worker reads."""
+        given = []
         with generators_kept():
-            for place, row in enumerate(wanted.rows.tolist()):
+            for row in wanted.rows.tolist():
                 try:
                     picture = self.pictures.read(int(self.indices[row]))
                 except InputError as error:
                     return str(error)
                 if wanted.epoch:
-                    given[place] = self.transforms.trained(picture, wanted.epoch, row)
+                    given.append(self.transforms.trained(picture, wanted.epoch, row))
                 else:
-                    given[place] = self.transforms.evaluated(picture)
-        return given
+                    given.append(self.transforms.evaluated(picture))
+        return cast(Tensor, default_collate(given))
 
 
 @dataclass(frozen=True, eq=False)
