@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from d2ft_sched.errors import InputError
+
 DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -19,6 +21,16 @@ DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 """As safetensors calls them."""
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Refuse numbers with which no training goes on.
+
+    Raises:
+        InputError: `what`, in its words, has NaN or infinity.
+    """
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{what} has values that are no finite numbers; it must have none")
 
 
 @dataclass(frozen=True)

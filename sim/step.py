@@ -131,10 +131,12 @@ def _replica_phases(
     part: ReplicaPart, times: ExchangeTimes, replica: int, overlap: bool, devices: Devices
 ) -> list[Phase]:
     """All phases of a replica in the order of issue."""
-    waves = [
-        list(_wave_phases(part, times, replica, wave, microbatches, devices))
-        for wave, microbatches in enumerate(part.waves)
-    ]
+    waves: list[list[Phase]] = []
+    for wave, (microbatches, alike) in enumerate(zip(part.waves, part.wave_kinds, strict=True)):
+        if alike < wave:
+            waves.append([phase.moved(wave=wave) for phase in waves[alike]])
+        else:
+            waves.append(list(_wave_phases(part, times, replica, wave, microbatches, devices)))
     return list(interleaved(waves) if overlap else chain.from_iterable(waves))
 
 

@@ -19,8 +19,8 @@ MANY = 4
 """Times as many samples, or a part of them."""
 LINKS = 10
 """Times as fast links, or as slow ones."""
-MOST_DEVICES = 8
-"""Devices up to which changes are tried: each takes a search."""
+MOST_DEVICES, MOST_TRIED_SAMPLES = 8, 2048
+"""Devices, and samples of a mini-batch, up to which changes are tried: each takes a search."""
 
 
 def change_that_pays(
@@ -43,6 +43,8 @@ def change_that_pays(
         seed: of the plan.
     """
     if len(request.cluster.devices) > MOST_DEVICES:
+        return None
+    if sum(request.workload.microbatch_samples) > MOST_TRIED_SAMPLES:
         return None
     if target_step_time is not None and not target_step_time.endswith("x"):
         return None

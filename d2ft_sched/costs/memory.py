@@ -36,7 +36,7 @@ from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
-from d2ft_sched.schedule.waves import running_microbatches, schedule_waves
+from d2ft_sched.schedule.waves import running_microbatches, schedule_waves, wave_kinds
 
 MOST_REMEMBERED = 1024
 
@@ -172,7 +172,14 @@ def _memory(
         copied_for_sums = np.zeros_like(block_gradients)
     all_copied = copied_for_sums.sum(axis=0)
     largest = gradients + all_copied + np.maximum(made_again, copied_in_update)
-    for wave, microbatches in enumerate(schedule_waves(schedule, replica.num_waves)):
+    waves = schedule_waves(schedule, replica.num_waves)
+    owner, seen = np.array(placement.owner), set[tuple[int, bytes]]()
+    for wave, alike in enumerate(wave_kinds(schedule, workload.samples, owner, waves)):
+        microbatches, state = waves[wave], (alike, gradients_before.tobytes())
+        if state in seen:
+            continue
+        if wave > 0:
+            seen.add(state)
         in_wave = schedule
         if len(microbatches) < workload.num_microbatches:
             in_wave = np.zeros_like(schedule)

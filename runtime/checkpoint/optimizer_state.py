@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
 from runtime.ranks.shards import Shard
-from runtime.tensor_file import TensorSpec, write_tensors
+from runtime.tensor_file import TensorSpec, check_finite, write_tensors
 
 State = dict[str, dict[str, Tensor]]
 """From parameter to value to tensor."""
@@ -275,6 +275,7 @@ class _ShardFile:
                 f"{self.path}: {value} of {parameter} is {found}; the optimizer needs {needed}"
                 + ("" if shape is None else f" {list(shape)}")
             )
+        check_finite(tensor, f"{self.path}: {value} of {parameter}")
         return tensor
 
 

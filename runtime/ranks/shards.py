@@ -27,7 +27,7 @@ from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import HeldUnits, held_units, unit_rows
 from runtime.lanes.units import index_runs
-from runtime.tensor_file import DTYPE_NAMES
+from runtime.tensor_file import DTYPE_NAMES, check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +235,9 @@ def _read(file: safe_open, names: set[str], shard: Shard, path: Path, dtype: tor
             f"{DTYPE_NAMES[dtype]}"
         )
     if shard.indices is None:
-        return file.get_tensor(shard.name)
-    before = (slice(None),) * shard.dim
-    pieces = [stored[(*before, slice(start, stop))] for start, stop in index_runs(shard.indices)]
-    return torch.cat(pieces, shard.dim)
+        held: Tensor = file.get_tensor(shard.name)
+    else:
+        before, runs = (slice(None),) * shard.dim, index_runs(shard.indices)
+        held = torch.cat([stored[(*before, slice(*run))] for run in runs], shard.dim)
+    check_finite(held, f"weights {path}: tensor {shard.name}")
+    return held

@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 
 from d2ft_sched.cluster import topology
 from d2ft_sched.cluster.cluster import Cluster
+from d2ft_sched.cluster.device import Device
 from d2ft_sched.cluster.topology import Cable, Network
 from d2ft_sched.costs.exchange import plan_exchange
+from d2ft_sched.deployment import deploy
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.placement import Placement
 from sim.network.exchange_time import exchange_bounds, link_loads
+from sim.step import simulate_step
 
 CABLE, FAST = Cable(1e6, 1e-4), Cable(2e7, 1e-5)
 NETWORKS: dict[str, Callable[[list[str]], Network]] = {
@@ -138,3 +144,41 @@ def test_with_endless_bandwidth_only_latencies_are_left(step_on):
         if phase.pair_bytes is not None and not phase.is_sum:
             expected_s = 2e-4 if phase.pair_bytes.any() else 0.0
             assert phase.duration_s == pytest.approx(expected_s, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=seeds,
+    num_kinds=st.integers(1, 3),
+    num_waves=st.integers(2, 7),
+    overlap=st.booleans(),
+)
+def test_waves_that_are_alike_cost_as_one_by_one(random_step, seed, num_kinds, num_waves, overlap):
+    rng, shape = np.random.default_rng(seed), random_step(0).workload.shape
+    partition = partition_by_heads(shape, 1)
+    columns = rng.integers(0, 4, (len(partition.block), num_kinds)).astype(np.int8)
+    kind = rng.integers(0, num_kinds, num_waves)
+    owner = rng.integers(0, 3, num_kinds)[kind]
+    samples = rng.integers(1, 3, num_kinds)[kind]
+    workload = Workload(shape, partition, tuple(samples.tolist()))
+    devices = tuple(
+        Device(f"d{i}", float(rate), 10**9, float(rate) / 5)
+        for i, rate in enumerate(rng.uniform(1e8, 1e9, 3))
+    )
+    network = NETWORKS["switch"]([d.name for d in devices])
+    cluster = Cluster("c", devices, network.links, network.switches)
+    held = Placement(3, tuple(rng.integers(0, 3, len(columns)).tolist()), tuple(owner.tolist()))
+    step = deploy(workload, cluster, held, num_waves=num_waves)
+    alike = simulate_step(step, columns[:, kind], overlap)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("costs.memory", "costs.lanes.executed_flops", "schedule.replica_part"):
+            patch.setattr(
+                f"d2ft_sched.{module}.wave_kinds",
+                lambda schedule, samples, owner, waves: list(range(len(waves))),
+            )
+        one_by_one = simulate_step(step, columns[:, kind], overlap)
+    assert alike.step_s == one_by_one.step_s
+    assert [p.start_s for p in alike.phases] == [p.start_s for p in one_by_one.phases]
+    assert [p.wave for p in alike.phases] == [p.wave for p in one_by_one.phases]
+    assert (alike.memory.total == one_by_one.memory.total).all()
+    assert alike.wasted_flops == pytest.approx(one_by_one.wasted_flops)

@@ -25,8 +25,8 @@ from runtime.checkpoint.optimizer_state import (
 )
 from runtime.models.build import shape_of
 from runtime.models.optimizers import KINDS, create_optimizer
-from runtime.ranks.shards import Shard, rank_shards
-from runtime.tensor_file import TensorSpec, write_tensors
+from runtime.ranks.shards import Shard, rank_shards, read_shards
+from runtime.tensor_file import TensorSpec, write_state, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,22 @@ def test_a_missing_part_is_named(model, workload, trained, tmp_path):
     paths[0].write_bytes(paths[0].read_bytes()[:100])
     with pytest.raises(InputError, match=r"0-of-2\.safetensors: is not a whole safetensors file"):
         load_shards(paths, whole_shards(model), KINDS["adamw"].values, torch.float32)
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_what_is_no_finite_number_is_named(tmp_path, odd):
+    shard = Shard("w", (3,), 0, None)
+    tensors = {"exp_avg": torch.tensor([0.0, odd, 1.0]), "exp_avg_sq": torch.ones(3)}
+    save_shards(tmp_path / "own", [shard], {"w": tensors | {"step": torch.tensor(1.0)}})
+    with pytest.raises(InputError, match="own: exp_avg of w has values that are no finite"):
+        load_shards([tmp_path / "own"], [shard], KINDS["adamw"].values, torch.float32)
+    write_state(tmp_path / "weights", {"w": torch.tensor([1.0, odd])})
+    for indices in (None, np.array([1])):
+        own = Shard("w", (2,), 0, indices)
+        with pytest.raises(InputError, match="tensor w has values that are no finite numbers"):
+            read_shards(tmp_path / "weights", (own,), torch.float32)
+    kept = read_shards(tmp_path / "weights", (Shard("w", (2,), 0, np.array([0])),), torch.float32)
+    assert kept["w"].tolist() == [1.0]
 
 
 def test_slices_along_the_second_dimension():
