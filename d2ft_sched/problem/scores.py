@@ -138,8 +138,10 @@ def load_scores(path: Path, num_subnets: int, num_microbatches: int) -> Scores:
     filled = np.zeros((num_subnets, num_microbatches), dtype=bool)
     for line, row in enumerate(rows[1:], start=2):
         try:
-            s, i, score_f, score_b = int(row[0]), int(row[1]), float(row[2]), float(row[3])
-        except (ValueError, IndexError):
+            subnet, microbatch, *scores = row
+            s, i = int(subnet), int(microbatch)
+            score_f, score_b = map(float, scores)
+        except ValueError:
             raise InputError(
                 f"{path}: line {line} is {','.join(row)!r}; it must be two indices, two numbers"
             ) from None

@@ -42,7 +42,7 @@ def _hint(name: str) -> str:
     if name.startswith((".", "/", "~")):
         return ", and there is no such folder"
     close = get_close_matches(
-        name.rpartition("/")[2], timm.list_models("*vit*"), n=3, cutoff=_CLOSE
+        name.rpartition("/")[2].lower(), timm.list_models("*vit*"), n=3, cutoff=_CLOSE
     )
     hint = f"; close to it are {', '.join(close)}" if close else ""
     if _is_of_the_hub(name):

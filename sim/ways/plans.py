@@ -8,6 +8,7 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
+from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.plan.solved_plan import Plan
@@ -74,13 +75,15 @@ def plan_on_ways(
         search: of the same workload, cluster and kinds, if there is one already.
 
     Raises:
-        InputError: an input does not fit, or memory does not suffice for any way.
+        InputError: an input does not fit, not one sample is within the budget, or memory does not
+            suffice for any way.
     """
     begin = time.perf_counter()
     known = search_ways(workload, cluster, kinds=kinds) if search is None else search
     dense = best_dense(known)
     everything = dense_load(workload).trains
     number = most_samples(workload, everything, budget.compute)
+    _check_compute(workload, budget)
     is_whole = number == known.steps.num_samples
     fewer = dense if is_whole else fewest(known, number)
     plain = as_candidate(known.steps, fewer)
@@ -104,6 +107,18 @@ def plan_on_ways(
         seed=seed,
         solve_s=time.perf_counter() - begin,
     )
+
+
+def _check_compute(workload: Workload, budget: Budget) -> None:
+    flops = sample_flops(workload)
+    least = flops.subnets(dense_load(workload, 1)) / flops.subnets(dense_load(workload))
+    if budget.compute < least * (1 - 1e-9):
+        total = int(workload.samples.sum())
+        raise InputError(
+            f"the compute budget is {budget.compute:g} of the dense run; one of "
+            f"{counted(total, 'sample')} through everything takes {least:.3g}: give at least that, "
+            f"or a larger mini-batch"
+        )
 
 
 def _without_scores(

@@ -53,6 +53,8 @@ def test_a_score_that_is_no_finite_number_is_refused(wrong):
         ("subnet,microbatch,forward_score,backward_score\n0,0,1,1\n", "micro-batch 1 has no line"),
         ("subnet,microbatch,forward_score,backward_score\n0,5,1,1\n", "line 2"),
         ("subnet,microbatch,forward_score,backward_score\n0,0,x,1\n", "line 2"),
+        ("subnet,microbatch,forward_score,backward_score\n0,0,1,0,5\n", "line 2"),
+        ("subnet,microbatch,forward_score,backward_score\n0,0,1\n", "line 2"),
         ("subnet,microbatch,forward_score,backward_score\n0,0,nan,1\n0,1,1,1\n", "is nan"),
         ("subnet,microbatch,forward_score,backward_score\n0,0,1,1\n0,0,1,1\n", "line 3 repeats"),
         pytest.param("1" * 200_000, "is not a scores table", id="huge field"),

@@ -183,6 +183,13 @@ def test_prices_of_large_mini_batches_take_memory_by_kinds_of_blocks():
         tracemalloc.stop()
 
 
+def test_a_budget_of_less_than_one_sample_is_refused():
+    cluster = switch_of([1.0, 2.0], 1e9)
+    assert sum(plan_on_ways(WORKLOAD, cluster, SCORES, Budget(compute=1 / 32)).samples) == 1
+    with pytest.raises(InputError, match=r"budget is 0\.03 .* one of 32 samples .* takes 0\.0312"):
+        plan_on_ways(WORKLOAD, cluster, SCORES, Budget(compute=0.03))
+
+
 def test_scores_of_other_samples_are_refused():
     with pytest.raises(InputError, match="of 4 with 31 samples"):
         redealt_scores(SCORES, (8, 8, 8, 8), (8, 8, 15))
