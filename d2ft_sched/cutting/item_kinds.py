@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from d2ft_sched.cutting.exact_covers import MOST_APART
+from d2ft_sched.cutting.exact_covers import MOST_EXACT
 from d2ft_sched.schedule.operations import Operation
 
 _ROWS_AT_ONCE = 16
@@ -11,13 +11,13 @@ _ROWS_AT_ONCE = 16
 
 def item_kinds(cells: np.ndarray) -> np.ndarray:
     """Numbers of kinds, from 0 and by their first items: the same for items of a site that are
-    alike, int ``[S, items]``. Items that are few enough to be cut one by one are a kind each.
+    alike, int ``[S, items]``. Items so few that every set of them is tried are a kind each.
 
     Args:
         cells: operations, int8 ``[S, other, items]``.
     """
     num_sites, num_others, num_items = cells.shape
-    if num_items <= MOST_APART:
+    if num_items <= MOST_EXACT:
         return np.broadcast_to(np.arange(num_items), (num_sites, num_items))
     kinds = np.zeros((num_sites, num_items), dtype=np.int64)
     for start in range(0, num_others, _ROWS_AT_ONCE):

@@ -4,7 +4,7 @@ A site is a block on a device. Its cells are cut along one axis, micro-batches o
 partitioned into sets, and each set runs as one rectangle, or as one for each kind of pass (see
 `d2ft_sched.cutting.lane_rectangles`). Of a few micro-batches or subnets every partition is tried,
 so that the cut is the cheapest along that axis; of more, those into stretches of an order in which
-alike ones are neighbours. Of many more, those that have the same operations stay together.
+alike ones are neighbours, and those that have the same operations stay together.
 FORWARD_ONLY that no rectangle with a backward pass takes in may be cut anew, along either axis. Of
 all that, every site gets the cheapest.
 """
