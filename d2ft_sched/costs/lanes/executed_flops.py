@@ -1,5 +1,6 @@
 """FLOPs that lane groups execute besides those that the schedule asks for."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from d2ft_sched.costs.lanes.lane_groups import LaneGroups, lane_groups
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.waves import schedule_waves
+from d2ft_sched.schedule.wave_part import wave_parts
 
 
 def step_wasted_flops(
@@ -22,9 +23,12 @@ def step_wasted_flops(
 ) -> float:
     """`wasted_flops` of all waves; `devices` as `lane_groups` takes them."""
     executed = executed_schedule(workload, schedule)
-    waves = schedule_waves(schedule, replica.num_waves)
-    made = (lane_groups(workload, replica.placement, executed, wave, devices) for wave in waves)
-    return sum(wasted_flops(workload, executed, groups) for groups in made)
+    total = 0.0
+    for part, number in Counter(wave_parts(workload, replica, executed)).items():
+        own = part.workload, part.placement, part.schedule
+        groups = lane_groups(*own, part.microbatches, devices)
+        total += number * wasted_flops(part.workload, part.schedule, groups)
+    return total
 
 
 def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -> float:
