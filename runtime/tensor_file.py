@@ -34,6 +34,13 @@ class TensorSpec:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all its values are numbers, no infinity or NaN; one pass, nothing is copied."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
+
+
 def write_tensors(
     path: Path,
     specs: Sequence[TensorSpec],

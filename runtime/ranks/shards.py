@@ -27,7 +27,7 @@ from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import HeldUnits, held_units, unit_rows
 from runtime.lanes.units import index_runs
-from runtime.tensor_file import DTYPE_NAMES
+from runtime.tensor_file import DTYPE_NAMES, is_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +235,11 @@ def _read(file: safe_open, names: set[str], shard: Shard, path: Path, dtype: tor
             f"{DTYPE_NAMES[dtype]}"
         )
     if shard.indices is None:
-        return file.get_tensor(shard.name)
-    before = (slice(None),) * shard.dim
-    pieces = [stored[(*before, slice(start, stop))] for start, stop in index_runs(shard.indices)]
-    return torch.cat(pieces, shard.dim)
+        tensor: Tensor = file.get_tensor(shard.name)
+    else:
+        before = (slice(None),) * shard.dim
+        runs = index_runs(shard.indices)
+        tensor = torch.cat([stored[(*before, slice(a, b))] for a, b in runs], shard.dim)
+    if not is_finite(tensor):
+        raise InputError(f"weights {path}: tensor {shard.name} has values that are no numbers")
+    return tensor
