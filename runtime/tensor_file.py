@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from d2ft_sched.errors import InputError
-
 DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -23,16 +21,6 @@ DTYPE_NAMES = {
 """As safetensors calls them."""
 
 
-def check_finite(tensor: Tensor, what: str) -> None:
-    """Refuse numbers with which no training goes on.
-
-    Raises:
-        InputError: `what`, in its words, has NaN or infinity.
-    """
-    if not torch.isfinite(tensor).all():
-        raise InputError(f"{what} has values that are no finite numbers; it must have none")
-
-
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, shape and type of a tensor to come."""
@@ -44,6 +32,13 @@ class TensorSpec:
     @property
     def num_bytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all its values are numbers, no infinity or NaN; one pass, nothing is copied."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
 
 
 def write_tensors(

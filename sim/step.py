@@ -31,6 +31,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.replica_part import ReplicaPart
+from d2ft_sched.schedule.wave_part import WavePart, wave_parts
 from sim.network.collectives import AllReduce, all_reduce
 from sim.network.exchange_time import ExchangeTimes
 from sim.network.shared_links import replica_clusters
@@ -131,12 +132,14 @@ def _replica_phases(
     part: ReplicaPart, times: ExchangeTimes, replica: int, overlap: bool, devices: Devices
 ) -> list[Phase]:
     """All phases of a replica in the order of issue."""
+    known: dict[WavePart, list[Phase]] = {}
     waves: list[list[Phase]] = []
-    for wave, (microbatches, alike) in enumerate(zip(part.waves, part.wave_kinds, strict=True)):
-        if alike < wave:
-            waves.append([phase.moved(wave=wave) for phase in waves[alike]])
+    for wave, own in enumerate(wave_parts(part.workload, part.replica, part.schedule)):
+        if own in known:
+            waves.append([phase.moved(wave=wave) for phase in known[own]])
         else:
-            waves.append(list(_wave_phases(part, times, replica, wave, microbatches, devices)))
+            known[own] = list(_wave_phases(own, times, replica, wave, devices))
+            waves.append(known[own])
     return list(interleaved(waves) if overlap else chain.from_iterable(waves))
 
 
@@ -187,21 +190,15 @@ def gradient_sum(block: int, num_blocks: int, reduced: AllReduce, wave: int) -> 
 
 
 def _wave_phases(
-    part: ReplicaPart,
+    part: WavePart,
     times: ExchangeTimes,
     replica: int,
     wave: int,
-    microbatches: np.ndarray,
     devices: Devices,
 ) -> Iterator[Phase]:
-    workload, placement, schedule = part.workload, part.placement, part.schedule
-    in_wave = schedule
-    if len(microbatches) < workload.num_microbatches:
-        in_wave = np.zeros_like(schedule)
-        in_wave[:, microbatches] = schedule[:, microbatches]
-    exchange = plan_exchange(workload, placement, in_wave)
-    work = wave_work(part, times.cluster, microbatches, devices)
-    num_blocks = workload.shape.num_blocks
+    exchange = plan_exchange(part.workload, part.placement, part.schedule)
+    work = wave_work(part, times.cluster, devices)
+    num_blocks = part.workload.shape.num_blocks
     sublayer_trunk_s = work.trunk_s / (num_blocks * len(SUBLAYERS))
     longest_trunk_s, longest_s = sublayer_trunk_s.max(axis=1).tolist(), work.longest_lanes_s
     for direction, name in enumerate(DIRECTIONS):

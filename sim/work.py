@@ -19,7 +19,7 @@ from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
-from d2ft_sched.schedule.replica_part import ReplicaPart
+from d2ft_sched.schedule.wave_part import WavePart
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,15 @@ class StepWork:
 
 
 def wave_work(
-    part: ReplicaPart,
+    part: WavePart,
     cluster: Cluster,
-    microbatches: np.ndarray,
     devices: Sequence[Device | None] | None = None,
 ) -> StepWork:
     """Price the lane groups and the trunk of one wave on each device.
 
     Args:
-        part: of the step, what a replica does in it.
+        part: what the wave does.
         cluster: the devices.
-        microbatches: indices of the wave's micro-batches.
         devices: as `lane_groups` takes them; default those of the cluster.
     """
     workload, placement = part.workload, part.placement
@@ -61,24 +59,23 @@ def wave_work(
     lanes_s = np.zeros((2, num_blocks, 2, num_devices))
     schedule = executed_schedule(workload, part.schedule)
     executed = replace(part, schedule=schedule)
+    microbatches = part.microbatches
     groups = lane_groups(workload, placement, schedule, microbatches, devices or cluster.devices)
-    needs_dx = np.any(needs_input_gradient(workload, schedule)[..., microbatches], axis=2)
+    needs_dx = np.any(needs_input_gradient(workload, schedule), axis=2)
     seconds = lane_seconds(workload, cluster.devices, groups.sizes, needs_dx[groups.block].T)
     np.add.at(
         lanes_s.transpose(1, 3, 0, 2), (groups.block, groups.device), seconds.transpose(2, 0, 1)
     )
     if workload.lora is not None:
-        lanes_s += _shared_factor_seconds(executed, cluster, microbatches)
-    trunk_s = _trunk_seconds(executed, cluster, microbatches)
+        lanes_s += _shared_factor_seconds(executed, cluster)
+    trunk_s = _trunk_seconds(executed, cluster)
     return StepWork(lanes_s, trunk_s)
 
 
-def _shared_factor_seconds(
-    part: ReplicaPart, cluster: Cluster, microbatches: np.ndarray
-) -> np.ndarray:
+def _shared_factor_seconds(part: WavePart, cluster: Cluster) -> np.ndarray:
     """As ``StepWork.lanes_s``, of the products with factors of adapters that a block shares."""
     workload = part.workload
-    shared = shared_factor_tokens(workload, part.schedule, part.placement, microbatches)
+    shared = shared_factor_tokens(workload, part.schedule, part.placement)
     maps_in = np.array(workload.shape.num_maps_in)[:, None]
     flops = shared_factor_flops(
         workload, maps_in, shared.forward, shared.backward, shared.input_gradient, shared.trained
@@ -99,19 +96,19 @@ def _shared_factor_seconds(
     return seconds
 
 
-def _trunk_seconds(part: ReplicaPart, cluster: Cluster, microbatches: np.ndarray) -> np.ndarray:
+def _trunk_seconds(part: WavePart, cluster: Cluster) -> np.ndarray:
     workload = part.workload
-    owner = np.array(part.placement.owner)[microbatches]
+    owner = np.array(part.placement.owner)
     running = np.zeros((workload.num_microbatches, workload.shape.num_blocks), dtype=bool)
-    for own in (microbatches[owner == device] for device in np.unique(owner)):
+    for own in (np.flatnonzero(owner == device) for device in np.unique(owner)):
         runs = (part.schedule[:, own] != Operation.SHORTCUT).any(axis=1)
         running[np.ix_(own, workload.partition.block[runs])] = True
     owners = np.unique(owner)
     seconds = np.zeros((2, len(cluster.devices)))
     for piece in trunk_pieces(workload, running.sum(axis=1)):
         for direction, (kind, flops, bytes_moved) in enumerate(piece.directions):
-            owned_flops = np.bincount(owner, flops[microbatches])[owners]
-            owned_bytes = np.bincount(owner, bytes_moved[microbatches])[owners]
+            owned_flops = np.bincount(owner, flops)[owners]
+            owned_bytes = np.bincount(owner, bytes_moved)[owners]
             seconds[direction, owners] += work_seconds(
                 cluster.devices, kind, owners, owned_flops, owned_bytes
             )

@@ -94,6 +94,7 @@ def run(
     )
     from analysis.planning.plan_baselines import way_record
     from analysis.planning.way_words import way_text
+    from d2ft_sched.cluster.cluster_file import MOST_DEVICES
     from d2ft_sched.errors import InputError
     from d2ft_sched.files.atomic_write import write_text
     from d2ft_sched.files.provenance import provenance
@@ -116,7 +117,7 @@ def run(
 
         cases = scaling_cases(
             names,
-            counts("--sizes", sizes),
+            counts("--sizes", sizes, MOST_DEVICES),
             numbers("--tightness", tightness),
             num_microbatches=microbatches,
             seed=seed,

@@ -10,7 +10,7 @@ from analysis.commands.parsing.grouped_options import with_groups
 from analysis.commands.parsing.model_options import ModelOptions
 from analysis.names.placement_names import PlacementName
 from d2ft_sched.files.counted import counted
-from d2ft_sched.files.sizes import MOST_SAMPLES
+from d2ft_sched.files.sizes import MOST_MICROBATCHES, MOST_SAMPLES
 
 AXES = "Axes of the grid: values as 0.4,0.6,1 or from:to:step"
 
@@ -129,7 +129,7 @@ def run(
         bandwidth_scales=numbers("--scale-bandwidth", scale_bandwidth),
         compute_scales=numbers("--scale-compute", scale_compute),
         heads_per_subnet=list(dict.fromkeys(heads_per_subnet or ["1"])),
-        num_microbatches=counts("--microbatches", microbatches),
+        num_microbatches=counts("--microbatches", microbatches, MOST_MICROBATCHES),
         compute=numbers("--budget-compute", budget_compute),
         communication=numbers("--budget-comm", budget_comm),
         memory=numbers("--budget-memory", budget_memory),

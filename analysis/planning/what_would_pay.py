@@ -11,7 +11,7 @@ from analysis.planning.way_words import pays
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
-from d2ft_sched.model.workload import ELEMENT_BYTES
+from d2ft_sched.model.workload import ELEMENT_BYTES, Workload
 from sim.questions.what_if import scale_bandwidth
 
 LORA_RANK = 8
@@ -19,8 +19,14 @@ MANY = 4
 """Times as many samples, or a part of them."""
 LINKS = 10
 """Times as fast links, or as slow ones."""
-MOST_DEVICES, MOST_TRIED_SAMPLES = 8, 2048
+MOST_DEVICES, MOST_TRIED_SAMPLES = 8, 2_048
 """Devices, and samples of a mini-batch, up to which changes are tried: each takes a search."""
+
+
+def is_quickly_searched(cluster: Cluster, workload: Workload) -> bool:
+    """Whether changes of a setting are tried there."""
+    is_small = sum(workload.microbatch_samples) <= MOST_TRIED_SAMPLES
+    return is_small and len(cluster.devices) <= MOST_DEVICES
 
 
 def change_that_pays(
@@ -42,9 +48,7 @@ def change_that_pays(
             left out.
         seed: of the plan.
     """
-    if len(request.cluster.devices) > MOST_DEVICES:
-        return None
-    if sum(request.workload.microbatch_samples) > MOST_TRIED_SAMPLES:
+    if not is_quickly_searched(request.cluster, request.workload):
         return None
     if target_step_time is not None and not target_step_time.endswith("x"):
         return None

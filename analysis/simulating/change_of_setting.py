@@ -4,7 +4,7 @@ from analysis.planning.plan_baselines import Baselines
 from analysis.planning.request import Request
 from analysis.planning.way_request import is_on_way, plan_on_way
 from analysis.planning.way_words import is_worth_planning, pays
-from analysis.planning.what_would_pay import MOST_DEVICES, change_that_pays
+from analysis.planning.what_would_pay import change_that_pays, is_quickly_searched
 from d2ft_sched.errors import InputError
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
@@ -48,7 +48,7 @@ def change_for(plan: Plan, search: WaySearch, seed: int) -> str | None:
         search: of all ways of its mini-batch there.
         seed: of the plans that are tried.
     """
-    if len(plan.cluster.devices) > MOST_DEVICES:
+    if not is_quickly_searched(plan.cluster, plan.workload):
         return None
     workload, budget = plan.workload, plan.budget
     target = repr(budget.target_step_s) if budget.target_step_s else None

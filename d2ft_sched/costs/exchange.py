@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from d2ft_sched.costs.held import any_held
 from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.model.partition import Partition
 from d2ft_sched.model.workload import Workload
@@ -110,18 +111,9 @@ def plan_exchange(workload: Workload, placement: Placement, schedule: np.ndarray
 
 
 def _active(partition: Partition, placement: Placement, schedule: np.ndarray) -> np.ndarray:
+    runs = np.stack([schedule != Operation.SHORTCUT, runs_backward(schedule)])
     device = np.array(placement.subnet_device)
-    site = partition.block * placement.num_devices + device
-    order = np.argsort(site, kind="stable")
-    sites, first = np.unique(site[order], return_index=True)
-    ordered = schedule[order]
-    num_sites = partition.num_blocks * placement.num_devices
-    active = np.zeros((2, num_sites, schedule.shape[1]), dtype=bool)
-    for direction, runs in enumerate((ordered != Operation.SHORTCUT, runs_backward(ordered))):
-        if len(first) < len(order):
-            runs = np.logical_or.reduceat(runs, first, axis=0)
-        active[direction, sites] = runs
-    return active.reshape(2, partition.num_blocks, placement.num_devices, -1)
+    return any_held(partition.num_blocks, partition.block, device, placement.num_devices, runs)
 
 
 def operation_message_bytes(workload: Workload, placement: Placement) -> np.ndarray:

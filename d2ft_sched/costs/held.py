@@ -18,6 +18,32 @@ def held_by_any(
     return held
 
 
+def any_held(
+    num_blocks: int, block: np.ndarray, device: np.ndarray, num_devices: int, chosen: np.ndarray
+) -> np.ndarray:
+    """Of what is chosen of subnets on micro-batches, whether any on a device and in a block is.
+
+    Args:
+        num_blocks: of the model.
+        block, device: of each subnet, int ``[num_subnets]``.
+        num_devices: of the cluster.
+        chosen: bool ``[..., num_subnets, num_microbatches]``.
+
+    Returns:
+        bool ``[..., num_blocks, num_devices, num_microbatches]``.
+    """
+    site = block * num_devices + device
+    order = np.argsort(site, kind="stable")
+    sites, first = np.unique(site[order], return_index=True)
+    *others, _, num_microbatches = chosen.shape
+    held = np.zeros((*others, num_blocks * num_devices, num_microbatches), dtype=bool)
+    of_subnets = chosen[..., order, :]
+    if len(first) < len(order):
+        of_subnets = np.logical_or.reduceat(of_subnets, first, axis=-2)
+    held[..., sites, :] = of_subnets
+    return held.reshape(*others, num_blocks, num_devices, num_microbatches)
+
+
 def held_sum(workload: Workload, placement: Placement, of_subnet: np.ndarray) -> np.ndarray:
     """Sum of a number per subnet over those held, float ``[num_blocks, num_devices]``."""
     held = np.zeros((workload.shape.num_blocks, placement.num_devices))

@@ -7,6 +7,7 @@ a subnet that rests there has no gradient to hand on.
 
 import numpy as np
 
+from d2ft_sched.costs.held import any_held
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 
@@ -19,15 +20,14 @@ def needs_input_gradient(workload: Workload, schedule: np.ndarray) -> np.ndarray
         schedule: int ``[num_subnets, num_microbatches]``.
     """
     partition, num_blocks = workload.partition, workload.shape.num_blocks
-    units_of = (partition.heads, partition.hidden)
-    size = (num_blocks, len(units_of), int(schedule.shape[1]))
+    has_units = np.array([partition.heads, partition.hidden])[:, :, None] > 0
+    size = (num_blocks, len(has_units), int(schedule.shape[1]))
     if workload.lora is None:
         return np.ones(size, dtype=bool)
-    trains = np.zeros(size, dtype=bool)
-    is_full = schedule == Operation.FULL
-    for sublayer, units in enumerate(units_of):
-        np.logical_or.at(trains[:, sublayer], partition.block, is_full & (units > 0)[:, None])
-    in_order = np.logical_or.accumulate(trains.reshape(-1, size[2]), axis=0)
+    everywhere = np.zeros_like(partition.block)
+    is_full = (schedule == Operation.FULL) & has_units
+    trains = any_held(num_blocks, partition.block, everywhere, 1, is_full)[:, :, 0]
+    in_order = np.logical_or.accumulate(trains.swapaxes(0, 1).reshape(-1, size[2]), axis=0)
     before = np.concatenate([np.zeros((1, size[2]), dtype=bool), in_order[:-1]])
     return before.reshape(size)
 

@@ -36,7 +36,8 @@ from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.schedule import uniform_schedule
-from d2ft_sched.schedule.waves import running_microbatches, schedule_waves, wave_kinds
+from d2ft_sched.schedule.wave_part import WavePart, wave_parts
+from d2ft_sched.schedule.waves import running_microbatches
 
 MOST_REMEMBERED = 1024
 
@@ -172,22 +173,18 @@ def _memory(
         copied_for_sums = np.zeros_like(block_gradients)
     all_copied = copied_for_sums.sum(axis=0)
     largest = gradients + all_copied + np.maximum(made_again, copied_in_update)
-    waves = schedule_waves(schedule, replica.num_waves)
-    owner, seen = np.array(placement.owner), set[tuple[int, bytes]]()
-    for wave, alike in enumerate(wave_kinds(schedule, workload.samples, owner, waves)):
-        microbatches, state = waves[wave], (alike, gradients_before.tobytes())
-        if state in seen:
+    seen: dict[tuple[WavePart, bool], np.ndarray] = {}
+    for wave, part in enumerate(wave_parts(workload, replica, schedule)):
+        alike = seen.get((part, wave > 0))
+        if alike is not None and np.array_equal(alike, gradients_before):
             continue
-        if wave > 0:
-            seen.add(state)
-        in_wave = schedule
-        if len(microbatches) < workload.num_microbatches:
-            in_wave = np.zeros_like(schedule)
-            in_wave[:, microbatches] = schedule[:, microbatches]
+        seen[part, wave > 0] = gradients_before
+        workload, placement, in_wave = part.workload, part.placement, part.schedule
+        microbatches = part.microbatches
         exchange = plan_exchange(workload, placement, in_wave)
         in_wave_trains = held_by_any(workload, placement, trains_in_step(in_wave))
         gradients_made = np.where(in_wave_trains, block_gradients, 0)
-        groups = lane_groups(workload, placement, schedule, microbatches, devices)
+        groups = lane_groups(workload, placement, in_wave, microbatches, devices)
         kept = kept_per_block(workload, placement, in_wave, exchange, microbatches)
         if not besides_operations:
             kept += kept_by_groups(workload, placement, in_wave, groups)

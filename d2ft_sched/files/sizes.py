@@ -4,7 +4,8 @@ from d2ft_sched.errors import InputError
 
 MOST_CELLS = 10_000_000
 """Operations of a plan: subnets times micro-batches. Planning takes some 80 bytes for each."""
-MOST_MICROBATCHES = 1_000_000
+MOST_MICROBATCHES = 10_000
+"""Of a mini-batch as users cut it: searches of ways and placements take milliseconds for each."""
 MOST_SAMPLES = 100_000
 """Of a micro-batch, and of a mini-batch that is dealt anew: shares are priced sample by sample."""
 MOST_LINKS = 1_000_000

@@ -9,7 +9,7 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica, first_microbatches
-from d2ft_sched.schedule.waves import schedule_waves, wave_kinds
+from d2ft_sched.schedule.waves import schedule_waves
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,6 @@ class ReplicaPart:
     def waves(self) -> list[np.ndarray]:
         """What runs of each wave, see `schedule_waves`."""
         return schedule_waves(self.schedule, self.replica.num_waves)
-
-    @property
-    def wave_kinds(self) -> list[int]:
-        """For each wave the first one that is alike, see `d2ft_sched.schedule.waves.wave_kinds`."""
-        owner = np.array(self.placement.owner)
-        return wave_kinds(self.schedule, self.workload.samples, owner, self.waves)
 
 
 def replica_parts(

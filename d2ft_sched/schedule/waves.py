@@ -47,21 +47,3 @@ def schedule_waves(schedule: np.ndarray, num_waves: int) -> list[np.ndarray]:
     runs[running] = True
     waves = (wave[runs[wave]] for wave in wave_microbatches(schedule.shape[1], num_waves))
     return [wave for wave in waves if len(wave)]
-
-
-def wave_kinds(
-    schedule: np.ndarray, samples: np.ndarray, owner: np.ndarray, waves: list[np.ndarray]
-) -> list[int]:
-    """For each wave the first one in which the same is done: what one of them takes all do.
-
-    Args:
-        schedule: int ``[num_subnets, num_microbatches]``.
-        samples, owner: of each micro-batch, int ``[num_microbatches]``.
-        waves: indices of their micro-batches.
-    """
-    first: dict[tuple[bytes, ...], int] = {}
-    columns = np.ascontiguousarray(schedule.T)
-    return [
-        first.setdefault((columns[w].tobytes(), samples[w].tobytes(), owner[w].tobytes()), number)
-        for number, w in enumerate(waves)
-    ]

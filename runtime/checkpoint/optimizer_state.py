@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
 from runtime.ranks.shards import Shard
-from runtime.tensor_file import TensorSpec, check_finite, write_tensors
+from runtime.tensor_file import TensorSpec, is_finite, write_tensors
 
 State = dict[str, dict[str, Tensor]]
 """From parameter to value to tensor."""
@@ -147,7 +147,7 @@ def load_shards(
 
     Raises:
         InputError: a file is unreadable, a parameter has another shape or other values than these,
-            one of them another shape or type, or a part of it is missing.
+            one of them another shape or type or values that are no numbers, or a part is missing.
     """
     with ExitStack() as stack:
         files = [_ShardFile(path, stack, values, dtype) for path in paths]
@@ -275,7 +275,8 @@ class _ShardFile:
                 f"{self.path}: {value} of {parameter} is {found}; the optimizer needs {needed}"
                 + ("" if shape is None else f" {list(shape)}")
             )
-        check_finite(tensor, f"{self.path}: {value} of {parameter}")
+        if not is_finite(tensor):
+            raise InputError(f"{self.path}: {value} of {parameter} has values that are no numbers")
         return tensor
 
 

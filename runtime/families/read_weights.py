@@ -9,6 +9,7 @@ from torch import Tensor
 
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.regular_file import check_named
+from runtime.tensor_file import is_finite
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -41,7 +42,7 @@ def check_fit(
     own: Mapping[str, Tensor],
     skip: tuple[str, ...] = (),
 ) -> None:
-    """Refuse a state that is not of a model's names and shapes.
+    """Refuse a state that is not of a model's names and shapes, or has values that are no numbers.
 
     Args:
         source: what an error calls `state`.
@@ -65,6 +66,8 @@ def check_fit(
                 f"{source}: tensor {name} has {tensor.dim()} axes; the model needs "
                 f"{own[name].dim()}"
             )
+        if not is_finite(tensor):
+            raise InputError(f"{source}: tensor {name} has values that are no numbers")
     for name, tensor in own.items():
         if name not in state:
             raise InputError(f"{source}: lacks tensor {name} {list(tensor.shape)}")

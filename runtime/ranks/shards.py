@@ -27,7 +27,7 @@ from runtime.families.known_families import family_of
 from runtime.families.low_rank import adapted_weight
 from runtime.lanes.held_units import HeldUnits, held_units, unit_rows
 from runtime.lanes.units import index_runs
-from runtime.tensor_file import DTYPE_NAMES, check_finite
+from runtime.tensor_file import DTYPE_NAMES, is_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,9 +235,11 @@ def _read(file: safe_open, names: set[str], shard: Shard, path: Path, dtype: tor
             f"{DTYPE_NAMES[dtype]}"
         )
     if shard.indices is None:
-        held: Tensor = file.get_tensor(shard.name)
+        tensor: Tensor = file.get_tensor(shard.name)
     else:
-        before, runs = (slice(None),) * shard.dim, index_runs(shard.indices)
-        held = torch.cat([stored[(*before, slice(*run))] for run in runs], shard.dim)
-    check_finite(held, f"weights {path}: tensor {shard.name}")
-    return held
+        before = (slice(None),) * shard.dim
+        runs = index_runs(shard.indices)
+        tensor = torch.cat([stored[(*before, slice(a, b))] for a, b in runs], shard.dim)
+    if not is_finite(tensor):
+        raise InputError(f"weights {path}: tensor {shard.name} has values that are no numbers")
+    return tensor

@@ -192,3 +192,27 @@ def test_more_never_takes_longer(case, factor, seed):
     assert simulate_step(deploy(WORKLOAD, wider, placement), schedule).step_s <= step_s
     cheaper = BY_COST[np.minimum(BY_COST[schedule], rng.integers(0, 4, schedule.shape))]
     assert simulate_step(deploy(WORKLOAD, cluster, placement), cheaper).step_s <= step_s
+
+
+@pytest.mark.parametrize("lora", [None, Lora(2, 2.0)])
+@pytest.mark.parametrize("num_waves", [1, 7, 64])
+def test_a_step_is_priced_by_what_its_waves_have(monkeypatch, num_waves, lora):
+    workload = replace(WORKLOAD, microbatch_samples=(1,) * 64, lora=lora)
+    cluster = switch_of([1e12, 2e12])
+    placement = place_round_robin(PARTITION, 64, 2)
+    rng = np.random.default_rng(num_waves)
+    schedule = rng.integers(0, 3, (workload.num_subnets, 64)).astype(np.int8)
+    columns = []
+
+    def counted(workload, placement, schedule):
+        columns.append(schedule.shape[1])
+        return plan_exchange(workload, placement, schedule)
+
+    monkeypatch.setattr("sim.step.plan_exchange", counted)
+    simulate_step(deploy(workload, cluster, placement, num_waves), schedule)
+    assert sum(columns) == 64
+    columns.clear()
+    dense = uniform_schedule(workload.num_subnets, 64, Operation.FULL)
+    found = simulate_step(deploy(workload, cluster, placement, num_waves), dense)
+    assert sum(columns) <= 4 * (64 // num_waves + 1)
+    assert {p.wave for p in found.phases} == set(range(num_waves))

@@ -17,6 +17,7 @@ from d2ft_sched.deployment import deploy
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
+from d2ft_sched.schedule.wave_part import wave_parts
 from sim.network.exchange_time import exchange_bounds, link_loads
 from sim.step import simulate_step
 
@@ -171,11 +172,12 @@ def test_waves_that_are_alike_cost_as_one_by_one(random_step, seed, num_kinds, n
     step = deploy(workload, cluster, held, num_waves=num_waves)
     alike = simulate_step(step, columns[:, kind], overlap)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("costs.memory", "costs.lanes.executed_flops", "schedule.replica_part"):
-            patch.setattr(
-                f"d2ft_sched.{module}.wave_kinds",
-                lambda schedule, samples, owner, waves: list(range(len(waves))),
-            )
+        for module in (
+            "d2ft_sched.costs.memory",
+            "d2ft_sched.costs.lanes.executed_flops",
+            "sim.step",
+        ):
+            patch.setattr(f"{module}.wave_parts", lambda *a: [*map(replace, wave_parts(*a))])
         one_by_one = simulate_step(step, columns[:, kind], overlap)
     assert alike.step_s == one_by_one.step_s
     assert [p.start_s for p in alike.phases] == [p.start_s for p in one_by_one.phases]

@@ -3,7 +3,6 @@
 import math
 
 from d2ft_sched.errors import InputError
-from d2ft_sched.files.sizes import MOST_MICROBATCHES
 
 MAX_VALUES = 10_000
 _ROUNDING = 1e-9
@@ -27,14 +26,12 @@ def numbers(option: str, text: str) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def counts(option: str, text: str) -> list[int]:
-    """As `numbers`, of whole numbers from 1 to `MOST_MICROBATCHES`."""
+def counts(option: str, text: str, most: int) -> list[int]:
+    """As `numbers`, of whole numbers from 1 to `most`."""
     values = numbers(option, text)
     for value in values:
-        if not 1 <= value <= MOST_MICROBATCHES or value != int(value):
-            raise InputError(
-                f"{option} is {text!r}; it must be whole numbers from 1 to {MOST_MICROBATCHES}"
-            )
+        if not 1 <= value <= most or value != int(value):
+            raise InputError(f"{option} is {text!r}; it must be whole numbers from 1 to {most}")
     return [int(value) for value in values]
 
 

@@ -12,7 +12,7 @@ from d2ft_sched.costs.lanes.lane_groups import LaneGroups, lane_groups
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, runs_backward
 from d2ft_sched.schedule.replica import Replica
-from d2ft_sched.schedule.waves import schedule_waves, wave_kinds
+from d2ft_sched.schedule.wave_part import wave_parts
 
 
 def step_wasted_flops(
@@ -23,15 +23,12 @@ def step_wasted_flops(
 ) -> float:
     """`wasted_flops` of all waves; `devices` as `lane_groups` takes them."""
     executed = executed_schedule(workload, schedule)
-    placement, waves = replica.placement, schedule_waves(schedule, replica.num_waves)
-    kinds = Counter(wave_kinds(schedule, workload.samples, np.array(placement.owner), waves))
-    return sum(
-        number
-        * wasted_flops(
-            workload, executed, lane_groups(workload, placement, executed, waves[wave], devices)
-        )
-        for wave, number in kinds.items()
-    )
+    total = 0.0
+    for part, number in Counter(wave_parts(workload, replica, executed)).items():
+        own = part.workload, part.placement, part.schedule
+        groups = lane_groups(*own, part.microbatches, devices)
+        total += number * wasted_flops(part.workload, part.schedule, groups)
+    return total
 
 
 def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -> float:

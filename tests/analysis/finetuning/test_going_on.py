@@ -101,6 +101,12 @@ def zeros(name: str) -> Callable[[Path], None]:
     return act
 
 
+def spoilt(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    """With that as its last value."""
+    tensor.flatten()[-1] = value
+    return tensor
+
+
 def cut(folder: Path) -> None:
     path = folder / "checkpoint.json"
     path.write_bytes(path.read_bytes()[:-1])
@@ -121,6 +127,18 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "state of another shape": (
         lambda p: rewrite(p, OPTIMIZER, set_(AVERAGE, lambda t: t[None])),
         f"exp_avg of {BIAS} is float32 [1, "),
+    **{
+        f"{value} in {tensor.split('/')[0]}": (
+            lambda p, n=name, t=tensor, v=value: rewrite(p, n, set_(t, lambda x: spoilt(x, v))),
+            f"{said} has values that are no numbers")
+        for value in (math.nan, math.inf, -math.inf)
+        for name, tensor, said in (
+            (MODEL, BIAS, f"tensor {BIAS}"),
+            (OPTIMIZER, f"exp_avg_sq/{BIAS}", f"exp_avg_sq of {BIAS}"))
+    },
+    "steps that are no number": (
+        lambda p: rewrite(p, OPTIMIZER, set_(f"step/{BIAS}", lambda t: t * math.nan)),
+        f"step of {BIAS} has values that are no numbers"),
     "steps that are several": (
         lambda p: rewrite(p, OPTIMIZER, set_(f"step/{BIAS}", lambda t: t.repeat(2))),
         f"step of {BIAS} is float32 [2]"),

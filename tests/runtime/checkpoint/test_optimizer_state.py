@@ -173,12 +173,12 @@ def test_what_is_no_finite_number_is_named(tmp_path, odd):
     shard = Shard("w", (3,), 0, None)
     tensors = {"exp_avg": torch.tensor([0.0, odd, 1.0]), "exp_avg_sq": torch.ones(3)}
     save_shards(tmp_path / "own", [shard], {"w": tensors | {"step": torch.tensor(1.0)}})
-    with pytest.raises(InputError, match="own: exp_avg of w has values that are no finite"):
+    with pytest.raises(InputError, match="own: exp_avg of w has values that are no numbers"):
         load_shards([tmp_path / "own"], [shard], KINDS["adamw"].values, torch.float32)
     write_state(tmp_path / "weights", {"w": torch.tensor([1.0, odd])})
     for indices in (None, np.array([1])):
         own = Shard("w", (2,), 0, indices)
-        with pytest.raises(InputError, match="tensor w has values that are no finite numbers"):
+        with pytest.raises(InputError, match="tensor w has values that are no numbers"):
             read_shards(tmp_path / "weights", (own,), torch.float32)
     kept = read_shards(tmp_path / "weights", (Shard("w", (2,), 0, np.array([0])),), torch.float32)
     assert kept["w"].tolist() == [1.0]

@@ -24,6 +24,7 @@ from d2ft_sched.schedule.placement import Placement
 from d2ft_sched.schedule.replica import Replica
 from d2ft_sched.schedule.replica_part import replica_parts
 from d2ft_sched.schedule.schedule import uniform_schedule
+from d2ft_sched.schedule.wave_part import wave_parts
 from sim.step import simulate_step
 from sim.ways.plans import plan_on_ways
 from sim.ways.sample_dealer import SampleDealer, slower
@@ -149,8 +150,8 @@ def test_lanes_take_what_the_simulator_says(deals, kind):
     deal = deals[kind]
     cluster, expected = UNEQUAL, np.zeros(4)
     for part in replica_parts(deal.workload, deal.replicas, deal.schedule):
-        for wave in part.waves:
-            expected += wave_work(part, cluster, wave).lanes_s.sum(axis=(0, 1, 2))
+        for wave in wave_parts(part.workload, part.replica, part.schedule):
+            expected += wave_work(wave, cluster).lanes_s.sum(axis=(0, 1, 2))
     found = [deal.lanes_s(deal.schedule, d, cluster.devices) for d in range(4)]
     assert found == pytest.approx(expected.tolist(), rel=1e-9)
 
