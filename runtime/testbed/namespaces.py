@@ -21,13 +21,12 @@ _SETTINGS = {
     "net/ipv4/tcp_congestion_control": "reno",
     "net/ipv4/tcp_rmem": "4096 16777216 33554432",
     "net/ipv4/tcp_wmem": "4096 4194304 33554432",
-    "net/ipv4/tcp_limit_output_bytes": "262144",
+    "net/ipv4/tcp_limit_output_bytes": "32768",
 }
 """Links lose no packets, so that Reno (RFC 5681) with large buffers never slows down: links are
 busy as long as anybody has something to send, as simulators of flows assume. Cubic backs off when
 delays grow, and links full in both directions at once then idle for a tenth of the time or more.
-Each connection puts little at a time into the queue of its interface, so that they share it; less
-would wake its sender too often."""
+Each connection puts little at a time into the queue of its interface, so that they share it."""
 
 
 def namespace_names() -> list[str]:

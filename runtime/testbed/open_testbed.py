@@ -11,11 +11,11 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import require_testbed, run_command
 from runtime.testbed.control_groups import Hierarchy, find_hierarchy
-from runtime.testbed.cpu_shares import CpuShare, packet_core, shares
+from runtime.testbed.cpu_shares import CpuShare, shares
 from runtime.testbed.cpu_windows import CpuWindows
 from runtime.testbed.namespaces import create_namespace, delete_namespace, namespace_names
 from runtime.testbed.owner import is_stale, own_prefix
-from runtime.testbed.shaping import can_delay, packet_bytes, receive_on, shape
+from runtime.testbed.shaping import can_delay, packet_bytes, shape
 from runtime.testbed.wiring import Wiring, wire
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -120,7 +120,6 @@ def _build(cluster: Cluster, wiring: Wiring, prefix: str, delay: bool) -> dict[s
             address = wiring.address[node]
             run_command([*here, *f"addr add {address}/32 dev {interface}".split()])
             run_command([*here, *f"link set {interface} up".split()])
-            receive_on(namespace[node], interface, packet_core())
             shape(namespace[node], interface, cable.link, mtu, delay=delay)
     for route in wiring.routes:
         target, via = wiring.address[route.target], wiring.address[route.via]

@@ -1,17 +1,14 @@
 """Bandwidth and latency of an interface by queueing disciplines (``tc``)."""
 
-import contextlib
-
 from d2ft_sched.cluster.cluster import Link
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import run_command
 from runtime.testbed.namespaces import create_namespace, delete_namespace
 
 SMALLEST_MTU, LARGEST_MTU = 1500, 9000
-PACKET_S = 1.5e-3
-"""Time that a packet may take on the slowest link, small beside the messages of a plan. Packets are
-as large as that allows, since every one takes processor time: a sum of 23 MB over 200 Mbit/s took
-0.36 s of it with packets of 1562 bytes, and takes 0.06 s with those of 9000."""
+PACKET_S = 2.5e-4
+"""Time that a packet may take on the slowest link: packets are rather large, which spares
+processor time, but small beside the messages of a plan."""
 
 BURST_S = 2e-4
 """What the token bucket holds beyond one packet: as much as passes while a timer is late. The
@@ -47,17 +44,6 @@ def shape(namespace: str, interface: str, link: Link, mtu: int, *, delay: bool) 
     if delay and link.latency_s > 0:
         later = f"handle 2: netem delay {link.latency_s * 1e6:.3f}us limit {_QUEUE_PACKETS}"
         run_command([*here, "parent", "1:1", *later.split()])
-
-
-def receive_on(namespace: str, interface: str, core: int) -> None:
-    """Let a core process the packets that arrive at an interface, where the kernel can choose one;
-    otherwise that of their sender does, which is to compute."""
-    words = [f"{(1 << core) >> shift & 0xFFFFFFFF:08x}" for shift in range(0, core + 1, 32)]
-    mask, queue = ",".join(reversed(words)), f"/sys/class/net/{interface}/queues/rx-0"
-    with contextlib.suppress(InputError):
-        run_command(
-            ["ip", "netns", "exec", namespace, "sh", "-c", f"echo {mask} > {queue}/rps_cpus"]
-        )
 
 
 def can_delay(prefix: str) -> bool:
