@@ -31,8 +31,8 @@ def run(
     cores_per_unit: Annotated[
         float | None,
         typer.Option(
-            help="Cores of the fastest device, at most 1; default: so many that devices of one "
-            "core take 0.9 of it together.",
+            help="Cores of the fastest device, at most 1; default: so many that all shares "
+            "together take 0.65 of the cores.",
         ),
     ] = None,
     disturb: Annotated[
@@ -52,8 +52,7 @@ def run(
     """Run a command on a cluster of unequal hosts that this machine plays (Linux, root, iproute2).
 
     Each device is a network namespace of its own with links of the file's bandwidth and latency,
-    and computes on one core, in windows of time as long as its share; devices of one core take
-    turns, and one core of several is left to packets. Memory is not limited. Ranks see the
+    and a control group with its share of the processor. Memory is not limited. Ranks see the
     environment that torchrun gives, and one thread. A rank can reach the other ranks and no
     network outside.
     """

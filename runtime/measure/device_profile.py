@@ -32,7 +32,7 @@ from runtime.families.sublayer import Sublayer
 from runtime.lanes.slice_schedule import slice_schedule
 from runtime.lanes.slices import SublayerLanes, Wave
 from runtime.measure.kernel_seconds import kernel_seconds
-from runtime.measure.processor_quota import portions_period_s
+from runtime.measure.processor_quota import quota_period_s
 from runtime.measure.trunk_pass import run_trunk
 from runtime.models.optimizers import create_optimizer
 from runtime.partitioned_step import run_lanes
@@ -42,11 +42,11 @@ NUM_TIMED_BLOCKS = 4
 """Blocks whose lanes are timed together; their weights do not fit a processor's cache."""
 
 LEAST_SAMPLE_S, LONGEST_LEAST_S = 0.03, 0.5
-"""Small work is repeated for as long in every sample, or for `NUM_PERIODS` in which this process
-gets its portion of the processor where those are longer, but for no more than the second."""
+"""Small work is repeated for as long in every sample, or for `NUM_PERIODS` of a quota where those
+are longer, but for no more than the second."""
 
 NUM_PERIODS = 20
-"""Of portions of processor time in a sample, so that the device is seen at its mean speed: where in
+"""Of a quota of processor time in a sample, so that the device is seen at its mean speed: where in
 a period work begins and ends makes a difference of up to one period."""
 
 Points = dict[float, list[float]]
@@ -77,7 +77,7 @@ class DeviceProfile:
         generator = torch.Generator().manual_seed(0)
         inputs = family_of(model).random_inputs(model, int(workload.samples.sum()), generator)
         inputs = inputs.to(device)
-        least_s = max(LEAST_SAMPLE_S, min(NUM_PERIODS * portions_period_s(), LONGEST_LEAST_S))
+        least_s = max(LEAST_SAMPLE_S, min(NUM_PERIODS * quota_period_s(), LONGEST_LEAST_S))
         self._timings = [
             *_lane_timings(model, workload, inputs, least_s),
             *_trunk_timings(model, workload, inputs, least_s),

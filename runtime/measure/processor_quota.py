@@ -7,21 +7,11 @@ _CPU_MOUNTS = ("", "cpu", "cpu,cpuacct")
 """Below the root of control groups, of version 2 and of version 1."""
 
 
-WINDOWS_PERIOD_S = "D2FT_CPU_PERIOD_S"
-"""In the environment where a process computes in windows of time, as in the testbed: how often."""
-
-
-def portions_period_s() -> float:
-    """How often this process gets its portion of processor time, by a quota or by windows; 0 where
-    it computes whenever it wants to."""
-    return max(quota_period_s(), float(os.environ.get(WINDOWS_PERIOD_S, "0")))
-
-
 def quota_period_s(process: str = "self", root: Path = Path("/sys/fs/cgroup")) -> float:
     """The longest period over which a quota of processor time holds for a process; 0 without one.
 
-    Containers may have such quotas: a process computes at full speed until a period's is spent,
-    and then waits for the next period.
+    Containers and testbeds have such quotas: a process computes at full speed until a period's is
+    spent, and then waits for the next period.
 
     Args:
         process: its number, or ``self``.

@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from d2ft_sched.errors import InputError
-from runtime.testbed.cpu_windows import compute_in
 from runtime.testbed.namespaces import inside
 from runtime.testbed.open_testbed import ENDING_SIGNALS, Testbed
 
@@ -23,7 +22,7 @@ MESSAGE_BYTES = 256 * 1024
 """Size of the messages of a plan, in the order of magnitude."""
 
 SETTLE_S = 0.1
-"""Before a share is measured: until the process is where it belongs."""
+"""Before a share is measured: until the group's quota holds."""
 BUSY_S = 3.0
 """Over which it is measured."""
 PAUSE_S = 0.005
@@ -142,13 +141,13 @@ def check_shares(testbed: Testbed) -> list[ShareCheck]:
     Raises:
         InputError: a process that is to compute ends before.
     """
-    if testbed.shares is None:
+    if testbed.cores is None:
         return []
     start = multiprocessing.get_context("fork")
     pipes = [start.Pipe(duplex=False) for _ in testbed.groups]
     workers = [
-        start.Process(target=_be_busy, args=(group, share.core, sender), daemon=True)
-        for group, share, (_, sender) in zip(testbed.groups, testbed.shares, pipes, strict=True)
+        start.Process(target=_be_busy, args=(group, sender), daemon=True)
+        for group, (_, sender) in zip(testbed.groups, pipes, strict=True)
     ]
     for worker in workers:
         worker.start()
@@ -162,17 +161,16 @@ def check_shares(testbed: Testbed) -> list[ShareCheck]:
             raise InputError(f"the CPU share of {device.name!r} cannot be measured") from None
         worker.join()
     return [
-        ShareCheck(device.name, asked.cores, got)
-        for device, asked, got in zip(testbed.cluster.devices, testbed.shares, cores, strict=True)
+        ShareCheck(device.name, asked, got)
+        for device, asked, got in zip(testbed.cluster.devices, testbed.cores, cores, strict=True)
     ]
 
 
-def _be_busy(group: Path, core: int, result: Connection) -> None:
+def _be_busy(group: Path, result: Connection) -> None:
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    os.setsid()
     try:
-        compute_in(group, core)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
     except OSError:
         return
     time.sleep(SETTLE_S)

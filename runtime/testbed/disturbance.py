@@ -1,13 +1,14 @@
 """Devices that lose a part of their CPU share while a command runs, and get it back."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
-from runtime.testbed.cpu_shares import LEAST_CORES, CpuShare
+from runtime.testbed.cpu_shares import LEAST_CORES
 from runtime.testbed.open_testbed import Testbed
 
 SYNTAX = "DEVICE:FACTOR:FROM_S[:UNTIL_S]"
@@ -53,30 +54,28 @@ def parse_disturbance(text: str) -> Disturbance:
 
 
 def check_disturbances(
-    disturbances: Sequence[Disturbance], cluster: Cluster, shares: Sequence[CpuShare] | None
+    disturbances: Sequence[Disturbance], cluster: Cluster, cores: Sequence[float] | None
 ) -> None:
     """Refuse what cannot be done.
 
     Args:
         disturbances: all of a command.
         cluster: of the testbed.
-        shares: of each device; None where shares are not limited.
+        cores: share of each device; None where shares are not limited.
 
     Raises:
-        InputError: a device is not in the cluster, CPU shares are not limited, or one gets less
-            than `LEAST_CORES` or more than the others leave of its core.
+        InputError: a device is not in the cluster, CPU shares are not limited, or one gets so
+            small or large that the kernel does not take it.
     """
-    if disturbances and shares is None:
+    if disturbances and cores is None:
         raise InputError("--disturb changes CPU shares; it cannot go with --no-cpu-shares")
+    most = os.cpu_count() or 1
     for at_s, device, factor in _changes(disturbances):
-        own = (shares or ())[cluster.device_index(device)]
-        of_core = sum(other.cores for other in shares or () if other.core == own.core)
-        cores, most = factor * own.cores, 1 - of_core + own.cores
-        if not LEAST_CORES <= cores <= most + 1e-9:
+        share = factor * (cores or ())[cluster.device_index(device)]
+        if not LEAST_CORES <= share <= most:
             raise InputError(
-                f"--disturb gives {device!r} {cores:g} cores from {at_s:g} s on ({factor:g} of its "
-                f"share); it must be {LEAST_CORES:g} to {most:.3g}, which the others leave of its "
-                f"core"
+                f"--disturb gives {device!r} {share:g} cores from {at_s:g} s on ({factor:g} of its "
+                f"share); it must be {LEAST_CORES:g} to {most}"
             )
 
 

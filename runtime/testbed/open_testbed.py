@@ -10,9 +10,8 @@ from types import FrameType
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import require_testbed, run_command
-from runtime.testbed.control_groups import Hierarchy, find_hierarchy
-from runtime.testbed.cpu_shares import CpuShare, shares
-from runtime.testbed.cpu_windows import CpuWindows
+from runtime.testbed.cpu_shares import Hierarchy, find_hierarchy, shares
+from runtime.testbed.cpu_slices import refine_slices, restore_slices
 from runtime.testbed.namespaces import create_namespace, delete_namespace, namespace_names
 from runtime.testbed.owner import is_stale, own_prefix
 from runtime.testbed.shaping import can_delay, packet_bytes, shape
@@ -37,9 +36,9 @@ class Testbed:
         cluster: what was asked for.
         wiring: addresses, interfaces and routes of its nodes.
         namespace: by name of node.
-        shares: of the processor, of each device; None where shares are not limited.
+        cores: CPU share of each device; None where shares are not limited.
         groups: control group of each device; empty where shares are not limited.
-        windows: what holds the groups to their shares; None where shares are not limited.
+        hierarchy: where the groups are; None where shares are not limited.
         has_latency: whether the links have their latency; where the kernel cannot delay packets
             they have only that of the machine itself.
     """
@@ -47,9 +46,9 @@ class Testbed:
     cluster: Cluster
     wiring: Wiring
     namespace: dict[str, str]
-    shares: tuple[CpuShare, ...] | None
+    cores: tuple[float, ...] | None
     groups: tuple[Path, ...]
-    windows: CpuWindows | None
+    hierarchy: Hierarchy | None
     has_latency: bool
 
     def scale_share(self, device: str, factor: float) -> None:
@@ -59,9 +58,9 @@ class Testbed:
             InputError: there is no such device, or shares are not limited.
         """
         index = self.cluster.device_index(device)
-        if self.shares is None or self.windows is None:
+        if self.cores is None or self.hierarchy is None:
             raise InputError(f"device {device!r} has no CPU share that could change")
-        self.windows.limit(index, factor * self.shares[index].cores)
+        self.hierarchy.limit(self.groups[index], factor * self.cores[index])
 
 
 @contextlib.contextmanager
@@ -83,21 +82,21 @@ def open_testbed(
     """
     wiring = wire(cluster)
     require_testbed()
-    of_devices = shares(cluster, cores_per_unit) if cpu_shares else None
+    cores = shares(cluster, cores_per_unit) if cpu_shares else None
     hierarchy = find_hierarchy() if cpu_shares else None
     prefix = own_prefix()
     with _signals_raise(), contextlib.ExitStack() as cleanup:
         _remove_stale(hierarchy)
+        if hierarchy:
+            cleanup.callback(_unstoppable, lambda: restore_slices(hierarchy))
         cleanup.callback(_unstoppable, lambda: _remove(prefix, hierarchy))
         delay = any(link.latency_s > 0 for link in cluster.links) and can_delay(prefix)
         namespace = _build(cluster, wiring, prefix, delay)
         groups: list[Path] = []
-        windows = None
-        if hierarchy and of_devices:
-            groups = hierarchy.create(prefix, len(of_devices))
-            windows = CpuWindows(groups, of_devices)
-            cleanup.callback(_unstoppable, windows.close)
-        yield Testbed(cluster, wiring, namespace, of_devices, tuple(groups), windows, delay)
+        if hierarchy and cores:
+            groups = hierarchy.create(prefix, cores)
+            refine_slices()
+        yield Testbed(cluster, wiring, namespace, cores, tuple(groups), hierarchy, delay)
 
 
 def _build(cluster: Cluster, wiring: Wiring, prefix: str, delay: bool) -> dict[str, str]:

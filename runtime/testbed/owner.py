@@ -19,6 +19,11 @@ def is_stale(name: str) -> bool:
     return match is not None and _start_ticks(int(match[1])) != int(match[2])
 
 
+def is_live(name: str) -> bool:
+    """Whether `name` is that of a testbed whose process has not ended."""
+    return _NAME.fullmatch(name) is not None and not is_stale(name)
+
+
 def _start_ticks(pid: int) -> int | None:
     """When a process began, in clock ticks since boot (proc(5), field 22); None if there is none
     or it has ended and only waits to be reaped."""

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2ft_sched.errors import InputError
-from runtime.testbed.cpu_shares import period_s
-from runtime.testbed.cpu_windows import compute_in
 from runtime.testbed.namespaces import enter, open_namespace
 from runtime.testbed.open_testbed import ENDING_SIGNALS, Interrupted, Testbed
 
@@ -58,7 +56,6 @@ def rank_environment(testbed: Testbed, rank: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": testbed.wiring.interface(devices[rank].name),
         "OMP_NUM_THREADS": "1",
         "D2FT_DEVICE_NAME": devices[rank].name,
-        "D2FT_CPU_PERIOD_S": str(period_s(testbed.shares) if testbed.shares else 0.0),
     }
 
 
@@ -110,7 +107,6 @@ def _start(testbed: Testbed, command: Sequence[str], rank: int) -> _Rank:
     name = testbed.cluster.devices[rank].name
     namespace = open_namespace(testbed.namespace[name])
     group = testbed.groups[rank] if testbed.groups else None
-    core = testbed.shares[rank].core if testbed.shares else None
     output = None if rank == 0 else subprocess.PIPE
     try:
         process = subprocess.Popen(
@@ -120,7 +116,7 @@ def _start(testbed: Testbed, command: Sequence[str], rank: int) -> _Rank:
             stderr=None if rank == 0 else subprocess.STDOUT,
             env={**os.environ, **rank_environment(testbed, rank)},
             start_new_session=True,
-            preexec_fn=lambda: confine(namespace, group, core),
+            preexec_fn=lambda: confine(namespace, group),
         )
     except OSError as error:
         raise InputError(f"the command '{command[0]}' cannot be run ({error.strerror})") from None
@@ -135,12 +131,13 @@ def _start(testbed: Testbed, command: Sequence[str], rank: int) -> _Rank:
     return _Rank(name, process, os.pidfd_open(process.pid))
 
 
-def confine(namespace: int, group: Path | None, core: int | None) -> None:
-    """Move this process into an open namespace, and let it end with the process that started it."""
+def confine(namespace: int, group: Path | None) -> None:
+    """Move this process into an open namespace and a control group, and let it end with the process
+    that started it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     enter(namespace)
-    if group and core is not None:
-        compute_in(group, core)
+    if group:
+        (group / "cgroup.procs").write_text("0")
 
 
 def _watch(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.measure.processor_quota import portions_period_s, quota_period_s
+from runtime.measure.processor_quota import quota_period_s
 
 
 @pytest.fixture
@@ -58,11 +58,3 @@ def test_what_cannot_be_read_is_no_quota(own_group, tmp_path, text):
 def test_a_process_that_is_not_there_has_none():
     assert quota_period_s(str(2**31 - 1)) == 0.0
     assert quota_period_s(str(os.getpid())) >= 0.0
-
-
-def test_windows_of_a_testbed_are_portions_too(monkeypatch):
-    monkeypatch.setattr("runtime.measure.processor_quota.quota_period_s", lambda: 0.1)
-    monkeypatch.setenv("D2FT_CPU_PERIOD_S", "0.005")
-    assert portions_period_s() == 0.1
-    monkeypatch.setenv("D2FT_CPU_PERIOD_S", "0.25")
-    assert portions_period_s() == 0.25

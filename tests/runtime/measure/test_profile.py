@@ -53,7 +53,7 @@ def test_the_curves_reach_from_one_subnet_to_a_dense_block(small_vit, workload_o
 
 def test_the_trunk_is_timed_with_and_without_its_norms(small_vit, workload_of, monkeypatch):
     monkeypatch.setattr("runtime.measure.device_profile.LEAST_SAMPLE_S", 0.0)
-    monkeypatch.setattr("runtime.measure.device_profile.portions_period_s", lambda: 0.0)
+    monkeypatch.setattr("runtime.measure.device_profile.quota_period_s", lambda: 0.0)
     model = small_vit(torch.float32)
     workload = workload_of(model, 1, (2, 2))
     norms = NormsRun()
@@ -98,7 +98,7 @@ def test_small_work_is_seen_over_many_periods_of_a_quota(small_vit, workload_of,
     runs = []
     for period_s in (0.0, 2e-3):
         monkeypatch.setattr(
-            "runtime.measure.device_profile.portions_period_s", lambda period_s=period_s: period_s
+            "runtime.measure.device_profile.quota_period_s", lambda period_s=period_s: period_s
         )
         norms = NormsRun()
         with norms:

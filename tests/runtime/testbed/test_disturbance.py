@@ -1,19 +1,15 @@
 """Devices that lose a part of their CPU share while a command runs."""
 
-import ast
-import sys
-import time
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.errors import InputError
 from runtime.testbed.commands import missing_requirements
-from runtime.testbed.control_groups import find_hierarchy
-from runtime.testbed.cpu_shares import CpuShare
+from runtime.testbed.cpu_shares import find_hierarchy
 from runtime.testbed.disturbance import (
     Disturbance,
     check_disturbances,
@@ -31,7 +27,13 @@ CLUSTER = Cluster(
 )
 
 
-SHARES = (CpuShare(0, 0.4), CpuShare(0, 0.4))
+def cores_of(group: Path) -> float:
+    """Quota over period, as the kernel has them."""
+    names = (
+        ["cpu.max"] if (group / "cpu.max").exists() else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    )
+    quota_us, period_us = " ".join((group / name).read_text() for name in names).split()
+    return int(quota_us) / int(period_us)
 
 
 def lacking() -> str:
@@ -67,19 +69,15 @@ def test_a_disturbance_that_cannot_be_is_one_line(text, wrong):
 def test_a_disturbance_needs_its_device_and_limited_shares():
     name = CLUSTER.devices[0].name
     with pytest.raises(InputError, match="has no device 'other'"):
-        check_disturbances([parse_disturbance("other:0.5:0")], CLUSTER, SHARES)
+        check_disturbances([parse_disturbance("other:0.5:0")], CLUSTER, (0.4, 0.4))
     with pytest.raises(InputError, match="no-cpu-shares"):
         check_disturbances([Disturbance(name, 0.5, 0.0)], CLUSTER, None)
 
 
-@pytest.mark.parametrize(
-    "texts", [["d0:1e-5:3"], ["d0:1e12:3"], ["d0:1.6:3"], ["d0:0.03:1", "d0:0.04:3:4"]]
-)
-def test_a_share_that_cannot_be_is_one_line(texts):
-    wrong = r"gives 'd0' .* cores from 3 s on .* must be 0\.0005 to 0\.6, which the others leave"
-    with pytest.raises(InputError, match=wrong):
-        check_disturbances([*map(parse_disturbance, texts)], CLUSTER, SHARES)
-    check_disturbances([parse_disturbance("d0:1.5:3")], CLUSTER, SHARES)
+@pytest.mark.parametrize("texts", [["d0:1e-5:3"], ["d0:1e12:3"], ["d0:0.04:1", "d0:0.04:3:4"]])
+def test_a_share_that_the_kernel_does_not_take_is_one_line(texts):
+    with pytest.raises(InputError, match=r"gives 'd0' .* cores from 3 s on .* must be 0\.001 to"):
+        check_disturbances([*map(parse_disturbance, texts)], CLUSTER, (0.4, 0.4))
 
 
 @pytest.mark.parametrize(
@@ -101,30 +99,27 @@ def test_disturbances_of_one_device_do_not_end_one_another(texts, changes):
 
 
 @needs_testbed
-def test_a_share_is_cut_while_a_command_runs_and_comes_back(tmp_path):
+def test_a_share_is_cut_while_a_command_runs_and_comes_back():
     said: list[str] = []
     name = CLUSTER.devices[1].name
-    computed = tmp_path / "computed_s"
-    count = (
-        "import os, time; end = time.monotonic() + 1.8; seen = []\n"
-        "while time.monotonic() < end:\n"
-        "    seen.append((time.monotonic(), time.process_time()))\n"
-        "if os.environ['RANK'] == '1':\n"
-        f"    open({str(computed)!r}, 'w').write(repr(seen[::50]))"
-    )
     with open_testbed(CLUSTER, cores_per_unit=0.4) as testbed:
-        begin_s = time.monotonic()
-        disturbed = disturbing(testbed, [Disturbance(name, 0.25, 0.7, 1.3)], said.append)
-        assert run_ranks(testbed, [sys.executable, "-c", count], tick=disturbed) == 0
-    at_s, computed_s = np.array(ast.literal_eval(computed.read_text())).T
-    at_s -= begin_s
-    got = [
-        np.diff(np.interp([start, start + 0.4], at_s, computed_s))[0] / 0.4
-        for start in (0.25, 0.85, 1.35)
-    ]
-    assert got[1] < 0.6 * got[0]
-    assert got[1] < 0.6 * got[2]
+        before = [cores_of(group) for group in testbed.groups]
+        now_s, seen = iter([0.0, 1.0, 1.0, 3.0, 3.0, 5.0]), []
+        disturbed = disturbing(
+            testbed, [Disturbance(name, 0.5, 3.0, 4.0)], said.append, lambda: next(now_s, 5.0)
+        )
+
+        def tick() -> float:
+            until_s = disturbed()
+            seen.append([cores_of(group) for group in testbed.groups])
+            return min(until_s, 0.01)
+
+        assert run_ranks(testbed, ["sleep", "1"], tick=tick) == 0
+    assert before == pytest.approx([0.4, 0.4], rel=0.01)
+    assert seen[0] == before
+    assert seen[1] == pytest.approx([0.4, 0.2], rel=0.01)
+    assert seen[-1] == before
     assert said == [
-        f"{name} has 0.25 of its CPU share from 0.7 s on",
-        f"{name} has 1 of its CPU share from 1.3 s on",
+        f"{name} has 0.5 of its CPU share from 3 s on",
+        f"{name} has 1 of its CPU share from 4 s on",
     ]

@@ -14,7 +14,7 @@ import pytest
 from d2ft_sched.errors import InputError
 from runtime.testbed.check import check_links, check_shares
 from runtime.testbed.commands import missing_requirements, require_testbed
-from runtime.testbed.control_groups import find_hierarchy
+from runtime.testbed.cpu_shares import find_hierarchy
 from runtime.testbed.namespaces import create_namespace, inside, namespace_names
 from runtime.testbed.open_testbed import open_testbed
 from testbed_clusters import network, star
@@ -239,7 +239,7 @@ def test_what_a_killed_testbed_leaves_is_removed_by_the_next(tmp_path):
 def test_a_stale_control_group_is_removed_too(tmp_path):
     name = "d2ft-1-1"
     hierarchy = find_hierarchy()
-    hierarchy.create(name, 1)
+    hierarchy.create(name, [0.5])
     create_namespace(f"{name}-0")
     with open_testbed(star(100, 100)):
         assert name not in hierarchy.names()
