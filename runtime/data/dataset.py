@@ -1,6 +1,6 @@
 """What a data set holds, whatever its samples are and wherever they lie."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,8 +60,9 @@ class Samples(Protocol):
         """The same, of which only those in ``bool [num_samples]`` will be asked for."""
         ...
 
-    def read(self, wanted: Iterable[Wanted]) -> Iterator[Batch]:
-        """Batch after batch as they are wanted, which may be asked for long before they are given.
+    def read(self, wanted: Iterable[Wanted]) -> Generator[Batch, None, None]:
+        """Batch after batch as they are wanted, which may be asked for long before they are given;
+        closed, it reads no more.
 
         Raises:
             InputError: a sample cannot be read.
@@ -100,7 +101,7 @@ class Split:
         places = torch.from_numpy(np.cumsum(is_own) - 1)
         return Split(self.inputs[torch.from_numpy(np.flatnonzero(is_own))], self.labels, places)
 
-    def read(self, wanted: Iterable[Wanted]) -> "Iterator[Split]":
+    def read(self, wanted: Iterable[Wanted]) -> "Generator[Split, None, None]":
         return (self for _ in wanted)
 
     def of(self, rows: np.ndarray) -> Tensor:

@@ -285,6 +285,10 @@ class Trainer(Protocol):
         of an owner's samples; so that what is not in memory can be read ahead."""
         ...
 
+    def end(self) -> None:
+        """Told that no step will come: nothing is read ahead any more, and who reads ends."""
+        ...
+
     def take(self, deal: SampleDeal) -> None:
         """From the next step on mini-batches are dealt so; `begin` is called anew after it."""
         ...

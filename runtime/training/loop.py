@@ -113,50 +113,53 @@ def train(
         dealt = _Dealt(deal.workload, deal.owner)
     first = num_done or 0
     trainer.begin(wanted(minibatches, first, num_steps))
-    if is_evaluated(settings, first, len(minibatches)):
-        yield trainer.evaluate(Position(first, len(minibatches)))
-    for step in range(first, num_steps):
-        start = time.perf_counter()
-        epoch, position = step // len(minibatches) + 1, step % len(minibatches)
-        if step == first or position == 0:
-            order, samples = minibatches.order(epoch), minibatches.of_epoch(epoch)
-        minibatch = int(order[position])
-        operations = schedule(step, minibatch) if callable(schedule) else schedule
-        solve_s = time.perf_counter() - start
-        lr = learning_rate(settings, step, num_steps)
-        chosen, running = samples[minibatch], running_microbatches(operations)
-        if len(running) < dealt.workload.num_microbatches:
-            chosen = redealt(chosen, dealt.sample_owner, (settings.seed, step))
-        done = trainer.step(chosen, operations, lr)
-        if learner is not None and done.seen is not None:
-            learner.see(minibatch, done.seen)
-        step_s = time.perf_counter() - start
-        if replanner is not None:
-            replanned = replanner.after_step(step + 1, operations, done.times)
-            if replanned is not None:
-                yield replanned
-        yield Stepped(
-            step=step + 1,
-            num_steps=num_steps,
-            epoch=epoch,
-            minibatch=minibatch,
-            num_samples=int(dealt.workload.samples[running].sum()),
-            loss=done.loss,
-            lr=lr,
-            flops=dealt.flops(operations),
-            step_s=step_s,
-            solve_s=solve_s,
-            times=done.times,
-            gradient_norm=done.gradient_norm,
-        )
-        if replanner is not None and replanner.deal is not deal:
-            deal = replanner.deal
-            assert deal is not None
-            trainer.take(deal)
-            dealt = _Dealt(deal.workload, deal.owner)
-            trainer.begin(wanted(minibatches, step + 1, num_steps))
-        if is_evaluated(settings, step + 1, len(minibatches)):
-            yield trainer.evaluate(Position(step + 1, len(minibatches)))
+    try:
+        if is_evaluated(settings, first, len(minibatches)):
+            yield trainer.evaluate(Position(first, len(minibatches)))
+        for step in range(first, num_steps):
+            start = time.perf_counter()
+            epoch, position = step // len(minibatches) + 1, step % len(minibatches)
+            if step == first or position == 0:
+                order, samples = minibatches.order(epoch), minibatches.of_epoch(epoch)
+            minibatch = int(order[position])
+            operations = schedule(step, minibatch) if callable(schedule) else schedule
+            solve_s = time.perf_counter() - start
+            lr = learning_rate(settings, step, num_steps)
+            chosen, running = samples[minibatch], running_microbatches(operations)
+            if len(running) < dealt.workload.num_microbatches:
+                chosen = redealt(chosen, dealt.sample_owner, (settings.seed, step))
+            done = trainer.step(chosen, operations, lr)
+            if learner is not None and done.seen is not None:
+                learner.see(minibatch, done.seen)
+            step_s = time.perf_counter() - start
+            if replanner is not None:
+                replanned = replanner.after_step(step + 1, operations, done.times)
+                if replanned is not None:
+                    yield replanned
+            yield Stepped(
+                step=step + 1,
+                num_steps=num_steps,
+                epoch=epoch,
+                minibatch=minibatch,
+                num_samples=int(dealt.workload.samples[running].sum()),
+                loss=done.loss,
+                lr=lr,
+                flops=dealt.flops(operations),
+                step_s=step_s,
+                solve_s=solve_s,
+                times=done.times,
+                gradient_norm=done.gradient_norm,
+            )
+            if replanner is not None and replanner.deal is not deal:
+                deal = replanner.deal
+                assert deal is not None
+                trainer.take(deal)
+                dealt = _Dealt(deal.workload, deal.owner)
+                trainer.begin(wanted(minibatches, step + 1, num_steps))
+            if is_evaluated(settings, step + 1, len(minibatches)):
+                yield trainer.evaluate(Position(step + 1, len(minibatches)))
+    finally:
+        trainer.end()
 
 
 class _Dealt:

@@ -1,6 +1,6 @@
 """The samples of a data set that one rank reads."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class OwnSamples:
         self.key_mask = None if mask is None else mask.to(self._device)
         self._own = samples.own(is_own).to(self._device)
 
-    def read(self, wanted: Iterable[Wanted]) -> Iterator[Batch]:
+    def read(self, wanted: Iterable[Wanted]) -> Generator[Batch, None, None]:
         """As `runtime.data.dataset.Samples.read`, of the rank's own samples."""
         return self._own.read(wanted)
 

@@ -1,7 +1,7 @@
 """Training of one rank's part of a model, together with the other ranks."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class RankPart:
         )
         self._train = OwnSamples(model, data.train, needed)
         self._test = OwnSamples(model, data.test, self._test_owner == self._rank)
-        self._batches: Iterator[Batch] = iter(())
+        self._batches: Generator[Batch, None, None] = self._train.read(())
         self._update = WeightUpdate(rank_part(model), model.workload.optimizer, settings)
         self._watch = None
         if settings.watch_scores:
@@ -126,6 +126,9 @@ class RankPart:
         of_samples = np.repeat(microbatch_owners(model.replicas), model.workload.samples)
         is_own = of_samples == self._rank
         self._batches = self._train.read(Wanted(one.rows[is_own], one.epoch) for one in minibatches)
+
+    def end(self) -> None:
+        self._batches.close()
 
     def take(self, deal: SampleDeal) -> None:
         self._model = replace(self._model, workload=deal.workload, replicas=deal.replicas)

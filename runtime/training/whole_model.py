@@ -1,7 +1,7 @@
 """Training of a model that is whole on one device."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ class WholeModel:
         self._settings, self._device, self._clock = settings, device, clock
         self._costs = costs or assumed_device(device)
         self._train, self._test = data.train.to(device), data.test.to(device)
-        self._batches: Iterator[Batch] = iter(())
+        self._batches: Generator[Batch, None, None] = self._train.read(())
         self._update = WeightUpdate(whole_part(model, device), workload.optimizer, settings)
         self._watch = TaylorWatch(workload, device) if settings.watch_scores else None
         self._known = ScheduleMemo(self._ready)
@@ -79,6 +79,9 @@ class WholeModel:
 
     def begin(self, minibatches: Iterable[Wanted]) -> None:
         self._batches = self._train.read(minibatches)
+
+    def end(self) -> None:
+        self._batches.close()
 
     def take(self, deal: SampleDeal) -> None:
         self._workload, self._known = deal.workload, ScheduleMemo(self._ready)

@@ -5,7 +5,7 @@ import mmap
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
@@ -73,7 +73,7 @@ class StreamedPictures:
     def own(self, is_own: np.ndarray) -> "StreamedPictures":
         return self
 
-    def read(self, wanted: Iterable[Wanted]) -> Iterator["ReadPictures"]:
+    def read(self, wanted: Iterable[Wanted]) -> Generator["ReadPictures", None, None]:
         asked: deque[Wanted] = deque()
 
         def pieces() -> Iterator[Wanted]:

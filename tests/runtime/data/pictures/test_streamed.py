@@ -1,5 +1,6 @@
 """Pictures read as they are needed: the same ones, in order, by whatever workers."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.model.partition import partition_by_heads
+from d2ft_sched.model.workload import Workload
+from d2ft_sched.schedule.operations import Operation
 from runtime.data.dataset import Dataset, Wanted
 from runtime.data.input_format import PictureFormat, TokenFormat
 from runtime.data.load_data import bad_pictures, load_data
@@ -19,6 +23,11 @@ from runtime.data.pictures.image_folder import FolderPictures, PathTable
 from runtime.data.pictures.load_pictures import BadFiles, PictureReading
 from runtime.data.pictures.streamed import StreamedPictures
 from runtime.data.pictures.transforms import Transforms
+from runtime.models.build import build_model, shape_of
+from runtime.training.events import Stepped
+from runtime.training.finetune_settings import FineTuneSettings
+from runtime.training.loop import train, training_minibatches
+from runtime.training.whole_model import WholeModel
 
 NAMES = ("cat", "dog", "eel")
 FORM = PictureFormat(12, crop_share=0.9)
@@ -235,3 +244,25 @@ def test_shares_find_what_one_look_finds_and_no_more_is_read(
     rows = np.arange(0, num_train, 2)
     (ours,), (theirs,) = (list(given(d.train, [Wanted(rows)])) for d in (known, whole))
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("stops_at", [None, 1])
+def test_who_reads_for_a_training_ends_with_it(folder: Path, stops_at: int | None) -> None:
+    model = build_model("test_vit", image_size=16, num_classes=3, seed=0)
+    shape = shape_of(model)
+    workload = Workload(shape, partition_by_heads(shape, 1), (3, 3))
+    data = load_data(
+        f"imagefolder:{folder}", PictureFormat(16), reading=PictureReading(num_workers=1)
+    )
+    settings = FineTuneSettings(num_epochs=1, linear_probe=False)
+    trainer = WholeModel(model, data, workload, settings, torch.device("cpu"))
+    minibatches = training_minibatches(data.train, workload, settings.seed)
+    schedule = np.full((workload.num_subnets, 2), Operation.FULL, dtype=np.int8)
+    steps = train(trainer, minibatches, workload, schedule, settings)
+    for event in steps:
+        if isinstance(event, Stepped):
+            assert len(multiprocessing.active_children()) == 1
+            if event.step == stops_at:
+                break
+    steps.close()
+    assert not multiprocessing.active_children()
