@@ -39,7 +39,8 @@ def step_gantt(timelines: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def block_gantt(timelines: Mapping[str, pd.DataFrame], block: int) -> Figure:
-    """One block of the first wave of each run, forward on the left, backward on the right."""
+    """One block of the first wave of each run, forward on the left, backward on the right; without
+    the sums of its gradients, which may wait for those of other blocks."""
     panels = [
         [
             (f"{run_title(run)}, {direction}", _of_block(table, block, direction))
@@ -120,6 +121,7 @@ def _of_block(timeline: pd.DataFrame, block: int, direction: str) -> pd.DataFram
         (table["wave"] == table["wave"].min())
         & (table["block"] == block)
         & (table["direction"] == direction)
+        & (table["phase"] != "gradient sum")
     ]
     start_s = rows["start_s"].min()
     return rows.assign(start_s=rows["start_s"] - start_s, end_s=rows["end_s"] - start_s)
