@@ -159,14 +159,14 @@ class DefaultSchedule:
 def default_schedule(plan: Plan, *, replans: bool = False) -> DefaultSchedule:
     """What kept accuracy best in our studies of this kind of plan (docs/results).
 
-    Where blocks rest or whole micro-batches are left out, others of the kind are drawn anew in each
-    step; where operations were chosen by scores, which samples all subnets leave out, within the
-    plan's budget. A plan that leaves nothing to draw keeps its own schedule, and so does one by
+    Where something rests or whole micro-batches are left out, others of the kind are drawn anew in
+    each step; where operations were chosen by scores, which samples all subnets leave out, within
+    the plan's budget. A plan that leaves nothing to draw keeps its own schedule, and so does one by
     scores that is re-planned, for that moves its own operations.
     """
     shown = f"--schedule {ScheduleName.FIXED.value} keeps the plan's own"
     if chooses(plan.schedule):
-        if not is_redrawable(plan.schedule, plan.workload.partition.block):
+        if not is_redrawable(plan.schedule):
             return DefaultSchedule(ScheduleName.FIXED)
         what = "what rests, and which samples are left out, is chosen anew in each step"
         return DefaultSchedule(ScheduleName.PER_STEP, f"{what}; {shown}")
@@ -188,8 +188,8 @@ def _redrawn_schedules(request: FineTuneRequest) -> RedrawnSchedules:
     schedules = redrawn_schedules(request.plan, request.settings.seed)
     if schedules is None:
         raise InputError(
-            "--schedule per-step draws blocks that rest and micro-batches that are left out; this "
-            "plan has subnets of a block that differ: take --schedule fixed"
+            "--schedule per-step draws what rests and which micro-batches are left out; this plan "
+            "has subnets that do not the same with all that runs: take --schedule fixed"
         )
     return schedules
 

@@ -8,8 +8,9 @@ from analysis.names.way_names import RestingName
 from analysis.planning.plan_baselines import Baselines
 from analysis.planning.way_request import REST, WAYS, PlannedOnWay
 from d2ft_sched.files.counted import counted
+from d2ft_sched.plan.redrawn import resting_units
 from d2ft_sched.plan.solved_plan import Plan
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import trains_in_step
 from sim.ways.way import Way, WayKind, kind_of
 
 MOST_NAMED = 8
@@ -208,13 +209,20 @@ def adapters_text(planned: PlannedOnWay) -> str:
 def _resting_text(plan: Plan) -> str:
     if plan.solver.method != REST:
         return ""
-    block = plan.workload.partition.block
-    trained = len(set(block[(plan.schedule == Operation.FULL).any(axis=1)].tolist()))
     how = "taken in turns" if plan.budget.resting == RestingName.TURNS else "drawn anew"
     return (
-        f", {trained} of {counted(plan.workload.shape.num_blocks, 'block')} training in each "
-        f"step ({how}), the others passing the gradient on"
+        f", {trained_text(plan)} training in each step ({how}), the others passing the gradient on"
     )
+
+
+def trained_text(plan: Plan) -> str:
+    """How many of what train in a step: "18 of 72 heads", "3 of 12 blocks"."""
+    partition, trains = plan.workload.partition, trains_in_step(plan.schedule)
+    unit = resting_units(plan.schedule, partition.block)
+    number, trained = int(unit.max()) + 1, len(set(unit[trains].tolist()))
+    parts = "head" if partition.heads.max() == 1 else "subnet"
+    what = "block" if number == partition.num_blocks else parts
+    return f"{trained} of {counted(number, what)}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from analysis.console.formatting import (
     saved,
     sentence_start,
 )
+from analysis.planning.way_words import trained_text
 from analysis.plots.style import run_title
 from analysis.results.run_dir import Run
 from analysis.results.savings import (
@@ -23,7 +24,7 @@ from analysis.results.savings import (
 )
 from d2ft_sched.files.counted import counted
 from d2ft_sched.plan.solved_plan import Plan
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import trains_in_step
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,13 @@ def _beside_fewer(run: Run) -> str:
 
 
 def resting_text(plan: Plan) -> str:
-    """How many blocks train in a step, and which."""
-    block, shape = plan.workload.partition.block, plan.workload.shape
-    trained = len(set(block[(plan.schedule == Operation.FULL).any(axis=1)].tolist()))
-    if trained == shape.num_blocks:
-        return "All blocks train in every step."
+    """How many heads or blocks train in a step, and which."""
+    if trains_in_step(plan.schedule).all():
+        return "Everything trains in every step."
     how = "always the same ones" if plan.budget.resting is None else "others in every step"
     return (
-        f"{trained} of {counted(shape.num_blocks, 'block')} train in a step, {how}; the "
-        f"others rest: they run "
-        f"and pass the gradient on, and their weights are neither changed nor sent."
+        f"{trained_text(plan)} train in a step, {how}; the others rest: they run and pass the "
+        f"gradient on, and their weights are neither changed nor sent."
     )
 
 

@@ -11,14 +11,14 @@ from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.problem.resting import POLICIES
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.plan.redrawn import redrawn
+from d2ft_sched.schedule.operations import Operation, trains_in_step
 from runtime.peers.followed_schedules import FollowedSchedules
 from runtime.peers.scored_rest import ScoredRest
 from runtime.peers.training import Start
 from runtime.training.schedule_source import RedrawnSchedules
 from sim.ways.candidates import Candidate, candidate
-from sim.ways.estimate.load import Load
+from sim.ways.estimate.load import load_of
 from sim.ways.search import WaySearch, best_replicas, search_ways, shown
 
 
@@ -43,7 +43,7 @@ def drawn_recipe(method: MethodSchema, cluster: Cluster, start: Start, num_epoch
         False,
         cluster,
         None,
-        way=_best_way(workload, cluster, first, start.seed),
+        way=_best_way(workload, cluster, first, unit, start.seed),
     )
     if method.policy == "scores":
         scored = ScoredRest(first, unit, start.seed)
@@ -76,14 +76,13 @@ def _first_schedule(method: MethodSchema, workload: Workload) -> np.ndarray:
     return schedule.astype(np.int8)
 
 
-def _best_way(workload: Workload, cluster: Cluster, schedule: np.ndarray, seed: int) -> Candidate:
-    """The replicas and shares with the least predicted step for as many samples and as large a part
-    of the blocks."""
-    trains = (schedule == Operation.FULL).any(axis=1).mean()
-    num_blocks = workload.shape.num_blocks
-    blocks = POLICIES["drawn"](0, seed, np.ones(num_blocks), max(trains, 1 / num_blocks))
+def _best_way(
+    workload: Workload, cluster: Cluster, schedule: np.ndarray, unit: np.ndarray, seed: int
+) -> Candidate:
+    """The replicas and shares with the least predicted step for as many samples and units."""
+    first = redrawn(schedule, unit, 0, seed)
     runs = (schedule != Operation.SHORTCUT).any(axis=0)
-    load = Load(int(workload.samples[runs].sum()), tuple(blocks.tolist()))
+    load = load_of(workload, int(workload.samples[runs].sum()), trains_in_step(first))
     search = ways_of(workload, cluster)
     found = shown(search.steps, best_replicas(search.steps, load, search.kinds))
     fitting = [c for c in (candidate(search.steps, one) for one in found) if c.priced.fits]

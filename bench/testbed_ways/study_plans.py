@@ -14,7 +14,7 @@ from d2ft_sched.problem.resting import drawn, in_turns
 from d2ft_sched.problem.scores import uniform_scores
 from d2ft_sched.schedule.schedule import schedule_to_rows
 from sim.ways.candidates import Candidate, candidate
-from sim.ways.estimate.load import Load, dense_load, most_samples
+from sim.ways.estimate.load import Load, dense_load, load_of, most_samples
 from sim.ways.plans import as_candidate, plan_on_ways
 from sim.ways.search import best_dense, search_ways
 from sim.ways.way import kind_of
@@ -77,7 +77,8 @@ def study_plans(
             found.samples,
         ),
     ]
-    fewer = most_samples(workload, dense_load(workload).trains, budget.compute)
+    everything = np.ones(workload.num_subnets, dtype=bool)
+    fewer = most_samples(workload, everything, budget.compute)
     loads = {
         "dense": dense_load(workload),
         "fewer samples": dense_load(workload, fewer),
@@ -108,9 +109,9 @@ def _resting(
     seed: int,
     choose: Callable[[int, int, np.ndarray, float], np.ndarray],
 ) -> Load:
-    trains = choose(0, seed, np.ones(workload.shape.num_blocks), budget.communication)
-    as_tuple = tuple(trains.tolist())
-    return Load(most_samples(workload, as_tuple, budget.compute), as_tuple)
+    blocks = choose(0, seed, np.ones(workload.shape.num_blocks), budget.communication)
+    trains = blocks[workload.partition.block]
+    return load_of(workload, most_samples(workload, trains, budget.compute), trains)
 
 
 def _study_plan(name: str, load: str, made: Candidate, cluster: Cluster) -> StudyPlan:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from d2ft_sched.problem.resting import POLICIES
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import Operation, trains_in_step
 
 
 def chooses(schedule: np.ndarray) -> bool:
@@ -14,54 +14,66 @@ def chooses(schedule: np.ndarray) -> bool:
     return bool(rests or (schedule == Operation.SHORTCUT).all(axis=0).any())
 
 
-def is_redrawable(schedule: np.ndarray, block: np.ndarray) -> bool:
-    """Whether all subnets of a block do the same: train, or rest; and whole micro-batches run or
-    are left out.
+def is_redrawable(schedule: np.ndarray) -> bool:
+    """Whether every subnet trains, or rests, in all that runs; and whole micro-batches run or are
+    left out.
 
     Args:
         schedule: int ``[num_subnets, num_microbatches]``.
-        block: block of each subnet, int ``[num_subnets]``.
     """
     runs = schedule != Operation.SHORTCUT
     if (runs != runs[0]).any() or (schedule == Operation.FORWARD_ONLY).any():
         return False
-    trains, rests = schedule == Operation.FULL, schedule == Operation.REST
-    if (trains.any(axis=1) & rests.any(axis=1)).any():
-        return False
-    return all(len(set(trains[block == b].any(axis=1).tolist())) == 1 for b in np.unique(block))
+    rests = (schedule == Operation.REST).any(axis=1)
+    return not (trains_in_step(schedule) & rests).any()
+
+
+def resting_units(schedule: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """What rests as a whole: blocks, where all subnets of each do the same; else subnets.
+
+    Args:
+        schedule: int ``[num_subnets, num_microbatches]``; `is_redrawable`.
+        block: block of each subnet, int ``[num_subnets]``.
+
+    Returns:
+        The unit of each subnet, from 0, int ``[num_subnets]``.
+    """
+    trains, (_, of_block) = trains_in_step(schedule), np.unique(block, return_inverse=True)
+    trained, held = np.bincount(of_block, trains), np.bincount(of_block)
+    is_whole = ((trained == 0) | (trained == held)).all()
+    return np.asarray(of_block) if is_whole else np.arange(len(block))
 
 
 def redrawn(
-    schedule: np.ndarray, block: np.ndarray, step: int, seed: int, policy: str = "drawn"
+    schedule: np.ndarray, unit: np.ndarray, step: int, seed: int, policy: str = "drawn"
 ) -> np.ndarray:
-    """The schedule of a step: as many blocks train as in the plan's, others than there.
+    """The schedule of a step: as many units train as in the plan's, others than there.
 
     Args:
         schedule: the plan's, int8 ``[num_subnets, num_microbatches]``; `is_redrawable`.
-        block: block of each subnet, int ``[num_subnets]``.
+        unit: of each subnet, see `resting_units`.
         step: counted from 0.
         seed: of the training.
         policy: a key of `d2ft_sched.problem.resting.POLICIES`.
     """
-    num_blocks = len(np.unique(block))
+    number = int(unit.max()) + 1
     return with_trained(
-        schedule, block, lambda budget: POLICIES[policy](step, seed, np.ones(num_blocks), budget)
+        schedule, unit, lambda budget: POLICIES[policy](step, seed, np.ones(number), budget)
     )
 
 
 def with_trained(
-    schedule: np.ndarray, block: np.ndarray, choose: Callable[[float], np.ndarray]
+    schedule: np.ndarray, unit: np.ndarray, choose: Callable[[float], np.ndarray]
 ) -> np.ndarray:
-    """A schedule in which as large a part of the blocks trains, others perhaps.
+    """A schedule in which as large a part of the units trains, others perhaps.
 
     Args:
         schedule: int8 ``[num_subnets, num_microbatches]``; `is_redrawable`.
-        block: block of each subnet, int ``[num_subnets]``.
-        choose: from the part to which blocks train, bool ``[num_blocks]``.
+        unit: of each subnet, from 0, int ``[num_subnets]``; those of a unit do the same.
+        choose: from the part to which units train, bool ``[num_units]``.
     """
-    blocks, of_block = np.unique(block, return_inverse=True)
-    trains = np.zeros(len(blocks), dtype=bool)
-    trains[of_block[(schedule == Operation.FULL).any(axis=1)]] = True
-    chosen = choose(trains.sum() / len(blocks))
-    operation = np.where(chosen[of_block], Operation.FULL, Operation.REST)[:, None]
+    trains = np.zeros(int(unit.max()) + 1, dtype=bool)
+    trains[unit[trains_in_step(schedule)]] = True
+    chosen = choose(trains.sum() / len(trains))
+    operation = np.where(chosen[unit], Operation.FULL, Operation.REST)[:, None]
     return np.where(schedule == Operation.SHORTCUT, schedule, operation).astype(np.int8)

@@ -7,7 +7,7 @@ import numpy as np
 
 from d2ft_sched.files.seeds import following_seed
 from d2ft_sched.plan.minibatch_schedules import solve_minibatches
-from d2ft_sched.plan.redrawn import chooses, is_redrawable, redrawn
+from d2ft_sched.plan.redrawn import chooses, is_redrawable, redrawn, resting_units
 from d2ft_sched.plan.replanning import DevicePace, HeldLevels, as_planned
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.formulate import Formulation
@@ -106,25 +106,25 @@ class OneSchedule:
 
 
 class RedrawnSchedules:
-    """A plan's schedule in which other blocks train in each step, and no score is asked."""
+    """A plan's schedule in which other heads, or blocks, train in each step; no score is asked."""
 
-    def __init__(self, schedule: np.ndarray, block: np.ndarray, policy: str, seed: int) -> None:
+    def __init__(self, schedule: np.ndarray, unit: np.ndarray, policy: str, seed: int) -> None:
         """Draw as `d2ft_sched.plan.redrawn.redrawn` does.
 
         Args:
             schedule: the plan's, int ``[num_subnets, num_microbatches]``.
-            block: block of each subnet, int ``[num_subnets]``.
+            unit: what rests as a whole, of each subnet, from 0, int ``[num_subnets]``.
             policy: a key of `d2ft_sched.plan.redrawn.POLICIES`.
             seed: of the training.
         """
-        self._schedule, self._block, self._policy, self._seed = schedule, block, policy, seed
+        self._schedule, self._unit, self._policy, self._seed = schedule, unit, policy, seed
 
     @property
     def lasting(self) -> np.ndarray | None:
         return None
 
     def __call__(self, step: int, minibatch: int) -> np.ndarray:
-        return redrawn(self._schedule, self._block, step, self._seed, self._policy)
+        return redrawn(self._schedule, self._unit, step, self._seed, self._policy)
 
     def take(self, schedule: np.ndarray) -> None:
         self._schedule = schedule
@@ -133,14 +133,14 @@ class RedrawnSchedules:
 def redrawn_schedules(plan: Plan, seed: int) -> RedrawnSchedules | None:
     """Schedules of the kind of a plan's, drawn anew in each step as its budget says.
 
-    None where the plan neither lets blocks rest nor leaves whole micro-batches out, or where
-    subnets of a block differ.
+    None where the plan neither lets anything rest nor leaves whole micro-batches out, or where what
+    a subnet does depends on the micro-batch.
     """
-    schedule, block = plan.schedule, plan.workload.partition.block
-    if not chooses(schedule) or not is_redrawable(schedule, block):
+    schedule = plan.schedule
+    if not chooses(schedule) or not is_redrawable(schedule):
         return None
-    policy = plan.budget.resting or "drawn"
-    return RedrawnSchedules(schedule, block, policy, seed)
+    unit = resting_units(schedule, plan.workload.partition.block)
+    return RedrawnSchedules(schedule, unit, plan.budget.resting or "drawn", seed)
 
 
 class ScoreSeries(Protocol):

@@ -13,7 +13,6 @@ from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.planning import make_plan
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.problem.budget import Budget
-from d2ft_sched.problem.resting import drawn
 from d2ft_sched.problem.scores import Scores
 from d2ft_sched.problem.starved import starved_microbatches
 from sim.ways.candidates import MAX_CORRECTIONS, Candidate, as_candidate, most_within
@@ -22,6 +21,7 @@ from sim.ways.fewer import fewest, fewest_beside, samples_of_compute
 from sim.ways.fewer_bytes import fewer_within_bytes
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
+from sim.ways.resting import best_resting, resting_loads
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan
@@ -33,7 +33,7 @@ many seconds, with steps shorter by 26 %, it was 4 points ahead at first and 2 b
 SHORTER = 0.01
 """Part of the step that a plan must save to be taken in place of another that is as good."""
 RESTING = (0.75, 0.5, 0.25)
-"""Fractions of the blocks that train, where messages have no budget; a smaller one must save
+"""Fractions of the subnets that train, where messages have no budget; a smaller one must save
 `SHORTER` more."""
 BETTER = 0.01
 """Relative excess of kept score for which a schedule by scores is chosen."""
@@ -57,10 +57,11 @@ def plan_on_ways(
     the budget, and of a plan with rest as many as the compute that it spends suffices for.
 
     It is one of: the dense step, where the budget is whole; fewer samples, each of them through
-    everything; rest, where only some blocks train, drawn by the seed, and more samples run for the
-    same FLOPs; a schedule by scores, where the best dense way has one replica. Rest is chosen where
-    messages have a budget or it makes the step shorter by `REST_PAYS`, else what keeps most score;
-    of adapters only where fewer samples keep no budget of messages (`fewer_within_bytes`).
+    everything; rest, where only some heads or blocks train, drawn by the seed, and more samples run
+    for the same FLOPs; a schedule by scores, where the best dense way has one replica. Rest is
+    chosen where messages have a budget or it makes the step shorter by `REST_PAYS`, else what keeps
+    most score; of adapters only where fewer samples keep no budget of messages
+    (`fewer_within_bytes`).
 
     Args:
         workload: model, partition and mini-batch; ways deal its samples anew.
@@ -81,8 +82,7 @@ def plan_on_ways(
     begin = time.perf_counter()
     known = search_ways(workload, cluster, kinds=kinds) if search is None else search
     dense = best_dense(known)
-    everything = dense_load(workload).trains
-    number = most_samples(workload, everything, budget.compute)
+    number = most_samples(workload, np.ones(workload.num_subnets, dtype=bool), budget.compute)
     _check_compute(workload, budget)
     is_whole = number == known.steps.num_samples
     fewer = dense if is_whole else fewest(known, number)
@@ -99,7 +99,7 @@ def plan_on_ways(
     return way_plan(
         known,
         chosen,
-        chosen.load or Load(number, everything),
+        chosen.load or dense_load(workload, number),
         fewer,
         scores,
         budget,
@@ -183,21 +183,18 @@ def _best_rest(search: WaySearch, fewer: Way, budget: Budget, seed: int) -> Cand
     return best
 
 
-def resting_load(workload: Workload, fraction: float, compute: float, seed: int) -> Load:
-    """The most samples within a part of the dense step's FLOPs where so large a part of the blocks
-    trains, drawn; at least one block."""
-    num_blocks = workload.shape.num_blocks
-    trains = drawn(0, seed, np.ones(num_blocks), max(fraction, 1 / num_blocks))
-    as_tuple = tuple(trains.tolist())
-    return Load(most_samples(workload, as_tuple, compute), as_tuple)
-
-
 def _rest(
     search: WaySearch, fewer: Way, fraction: float, compute: float, seed: int
 ) -> Candidate | None:
-    """The plan of most samples with so large a part of the blocks trained, on its own best replicas
-    or on those of fewer samples, not slower than these."""
-    steps, load = search.steps, resting_load(search.workload, fraction, compute, seed)
+    """The plan of most samples with so large a part of the heads, or blocks, trained."""
+    loads = resting_loads(search.workload, fraction, compute, seed)
+    return best_resting(loads, lambda load: _of_load(search, fewer, load), seed)
+
+
+def _of_load(search: WaySearch, fewer: Way, load: Load) -> Candidate | None:
+    """The plan of most samples of a load, on its own best replicas or on those of fewer samples,
+    not slower than these."""
+    steps = search.steps
     own = shown(steps, best_replicas(steps, load, search.kinds))
     tried = dict.fromkeys([*(found.groups for found in own[:MAX_TRIED]), fewer.groups])
     made = (

@@ -4,20 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.deployment import Deployment
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.plan.redrawn import is_redrawable
 from d2ft_sched.plan.sample_deal import SampleDeal
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.waves import running_microbatches
 from sim.ways.candidates import whole_deal
 from sim.ways.estimate.deal import load_schedule
 from sim.ways.estimate.kept_cut import kept_cut
-from sim.ways.estimate.load import Load
+from sim.ways.estimate.load import Load, load_of
 from sim.ways.estimate.steps import WaySteps
 from sim.ways.price import price
 
@@ -26,11 +24,12 @@ from sim.ways.price import price
 class SampleDealer:
     """Deals the mini-batch of a plan to the same replicas, as the search over ways would.
 
-    Every device keeps its weights, and every owner a sample at least; as many samples run, and as
-    many blocks train on them.
+    Every device keeps its weights, and every owner a sample at least; as many samples run, and the
+    same subnets train on them.
 
     Attributes:
-        planned: how it was dealt, with a schedule in which all subnets of a block do the same.
+        planned: how it was dealt, with a schedule in which every subnet trains, or rests, in all
+            that runs.
         cluster: devices and links as planned.
     """
 
@@ -38,12 +37,12 @@ class SampleDealer:
     cluster: Cluster
 
     def __post_init__(self) -> None:
-        """Raises InputError if subnets of a block differ, or an owner cannot have a sample."""
-        block = self.planned.workload.partition.block
-        if not is_redrawable(self.planned.schedule, block):
+        """Raises InputError if what a subnet does depends on the sample, or an owner cannot have
+        one."""
+        if not is_redrawable(self.planned.schedule):
             raise InputError(
-                "--replan-every moves whole samples between replicas; this plan has subnets of a "
-                "block that differ, or operations that are forward only: leave it out"
+                "--replan-every moves whole samples between replicas; this plan has subnets that "
+                "do not the same with all of them, or forward alone: leave it out"
             )
         num_owners = len(set(self.planned.owner))
         if self._load.num_samples < num_owners:
@@ -54,10 +53,8 @@ class SampleDealer:
 
     @cached_property
     def _load(self) -> Load:
-        workload, schedule = self.planned.workload, self.planned.schedule
-        trains = np.zeros(workload.shape.num_blocks, dtype=bool)
-        trains[workload.partition.block[(schedule == Operation.FULL).any(axis=1)]] = True
-        return Load(sum(self.planned.samples), tuple(trains.tolist()))
+        number = sum(self.planned.samples)
+        return load_of(self.planned.workload, number, trains_in_step(self.planned.schedule))
 
     def at(self, slowness: Sequence[float]) -> SampleDeal:
         """How samples are dealt so that replicas end together.

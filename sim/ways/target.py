@@ -13,14 +13,15 @@ from sim.target.target_plan import best_plan, target_searches
 from sim.ways.candidates import Candidate, as_candidate, most_within
 from sim.ways.estimate.load import Load, dense_load, sample_flops
 from sim.ways.estimate.steps import Groups
-from sim.ways.plans import BETTER, REST_PAYS, RESTING, resting_load, scored_candidate
+from sim.ways.plans import BETTER, REST_PAYS, RESTING, scored_candidate
 from sim.ways.redeal import redealt_scores
+from sim.ways.resting import best_resting, resting_loads
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan
 
 MORE_SAMPLES = 0.02
-"""Relative excess of samples for which more of the blocks rest."""
+"""Relative excess of samples for which more of the model rests."""
 PARTS = (1, 4, 16)
 """Samples of the mini-batch over those for which ways are searched that may be short enough."""
 MAX_TRIED = 3
@@ -42,9 +43,9 @@ def plan_for_target_on_ways(
 ) -> WayPlan:
     """The plan that keeps most within a step time.
 
-    Dense where that is short enough. Else blocks rest, a quarter after another, where so many more
-    samples run for it as pays (`REST_PAYS`); and where the best dense way has one replica, a
-    schedule by scores if it keeps more than fewer samples and rest does not pay.
+    Dense where that is short enough. Else heads or blocks rest, a quarter after another, where so
+    many more samples run for it as pays (`REST_PAYS`); and where the best dense way has one
+    replica, a schedule by scores if it keeps more than fewer samples and rest does not pay.
 
     Args:
         workload, cluster, scores, kinds, solver, seed, time_limit_s, search: as for `plan_on_ways`.
@@ -110,24 +111,32 @@ def _most(search: WaySearch, load: Load, target_s: float) -> Candidate | None:
     )
 
 
+def _most_resting(
+    search: WaySearch, fraction: float, target_s: float, seed: int
+) -> Candidate | None:
+    """`_most` where so large a part of the heads, or blocks, trains."""
+    loads = resting_loads(search.workload, fraction, 1.0, seed)
+    return best_resting(loads, lambda load: _most(search, load, target_s), seed)
+
+
 def _rested(
     search: WaySearch, plain: Candidate | None, target_s: float, communication: float, seed: int
 ) -> Candidate | None:
-    """The plan in which as few blocks rest as their samples are worth it: where messages have no
-    budget, for so many more FLOPs than fewer samples do as pays, and clearly more samples than with
-    fewer blocks at rest; none of adapters while a sample runs without."""
+    """The plan in which as little rests as its samples are worth it: where messages have no budget,
+    for so many more FLOPs than fewer samples do as pays, and clearly more samples than with less at
+    rest; none of adapters while a sample runs without."""
     workload = search.workload
     if workload.lora is not None and plain is not None and communication == 1:
         return plain
     if communication < 1:
-        found = _most(search, resting_load(workload, communication, 1.0, seed), target_s)
+        found = _most_resting(search, communication, target_s, seed)
         return plain if found is None else found
     flops, best, least = sample_flops(workload), plain, 0.0
     if plain is not None:
         plain_load = dense_load(workload, plain.num_samples)
         least = flops.subnets(plain_load) / (1 - REST_PAYS)
     for fraction in RESTING:
-        found = _most(search, resting_load(workload, fraction, 1.0, seed), target_s)
+        found = _most_resting(search, fraction, target_s, seed)
         if found is None or found.load is None or flops.subnets(found.load) < least:
             continue
         if best is None or found.num_samples >= (1 + MORE_SAMPLES) * best.num_samples:

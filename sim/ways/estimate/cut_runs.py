@@ -14,7 +14,7 @@ from d2ft_sched.placement_search.local_search import devices_by_speed, search_la
 from d2ft_sched.placement_search.recomputing import keeping_where_possible
 from sim.dense.memory_passes import split_evenly
 from sim.ways.estimate.kept_cut import KeptCut
-from sim.ways.estimate.load import Load, sample_flops
+from sim.ways.estimate.load import Load, dense_load, sample_flops
 from sim.ways.estimate.runs import ReplicaRun, input_bytes
 
 NUM_PRICED = 4
@@ -132,13 +132,14 @@ class CutRuns:
 
     def of(self, load: Load) -> ReplicaRun:
         """Its run of a load."""
-        most, num_blocks, layouts = load.num_samples, len(load.trains), self.layouts
-        samples, one_kind = np.arange(most + 1), np.zeros(num_blocks, dtype=int)
+        most, layouts = load.num_samples, self.layouts
+        num_blocks = self.workload.shape.num_blocks
+        samples, one_kind = np.arange(most + 1), np.ones((num_blocks, 1))
         if not layouts:
             total_s = np.where(samples == 0, 0.0, np.inf)
             return ReplicaRun(total_s, np.zeros((1, most + 1)), one_kind, 0.0)
         flops = sample_flops(self.workload)
-        part = flops.subnets(load) / flops.subnets(Load(most, (True,) * num_blocks))
+        part = flops.subnets(load) / flops.subnets(dense_load(self.workload, most))
         at = np.array([0, *layouts])
         seconds = [0.0, *(part * v.compute_s + v.messages_s for v in layouts.values())]
         total_s = np.interp(samples, at, seconds, right=np.inf)

@@ -96,8 +96,7 @@ def with_left_out(dealt: Dealt, left_out: Sequence[int]) -> Dealt:
 
 
 def load_schedule(dealt: Dealt, load: Load) -> np.ndarray:
-    """The schedule of a load, int8 ``[num_subnets, num_microbatches]``: what runs is FULL in blocks
-    that train and REST in the others."""
-    trains = np.array(load.trains)[dealt.workload.partition.block]
-    operation = np.where(trains, Operation.FULL, Operation.REST)[:, None]
+    """The schedule of a load, int8 ``[num_subnets, num_microbatches]``: what runs is FULL in
+    subnets that train and REST in the others."""
+    operation = np.where(load.trains, Operation.FULL, Operation.REST)[:, None]
     return np.where(dealt.runs, operation, Operation.SHORTCUT).astype(np.int8)

@@ -16,7 +16,7 @@ NUM_SIZES = 16
 
 
 class BackwardKind(IntEnum):
-    """What a block does backward; blocks that do the same take the same time."""
+    """What a block, or a part of its subnets, does backward."""
 
     TRAINS = 0
     RESTS = 1
@@ -33,13 +33,14 @@ class ReplicaRun:
     Attributes:
         total_s: forward and backward of all passes, float ``[most + 1]``; inf where nothing fits.
         backward_s: of a block of every kind in the last pass, float ``[num_kinds, most + 1]``.
-        kind: of every block, in the order of the model, int ``[num_blocks]``.
+        part: of every block, in the order of the model, that is of each kind, float
+            ``[num_blocks, num_kinds]``.
         update_s: of the parameter update.
     """
 
     total_s: np.ndarray
     backward_s: np.ndarray
-    kind: np.ndarray
+    part: np.ndarray
     update_s: float
 
     def done_s(self, num_samples: int) -> np.ndarray:
@@ -61,8 +62,7 @@ class ReplicaRun:
     def _num_before(self) -> np.ndarray:
         """Blocks of every kind before each, whose backward comes later, float
         ``[num_blocks, num_kinds]``."""
-        is_kind = self.kind[:-1, None] == np.arange(len(self.backward_s))
-        return np.cumsum(np.pad(is_kind.astype(float), ((1, 0), (0, 0))), axis=0)
+        return np.cumsum(np.pad(self.part[:-1], ((1, 0), (0, 0))), axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +88,19 @@ class PlainRuns:
     has_adapters: bool
 
     def of(self, load: Load) -> ReplicaRun:
-        """Its run where some blocks rest; no more passes are needed for that."""
-        kind = np.where(load.trains, BackwardKind.TRAINS, BackwardKind.RESTS)
+        """Its run where something rests; no more passes are needed for that."""
+        trained = np.array(load.trained_part)
+        part = np.zeros((len(trained), len(BackwardKind)))
+        part[:, BackwardKind.TRAINS], part[:, BackwardKind.RESTS] = trained, 1 - trained
         if self.has_adapters:
-            first = load.first_trained
-            kind[:first] = BackwardKind.NOTHING
-            kind[first : first + 1] = BackwardKind.FIRST
+            first, each = load.first_trained, np.eye(len(BackwardKind))
+            part[:first] = each[BackwardKind.NOTHING]
+            part[first : first + 1] = each[BackwardKind.FIRST]
         to = slice(load.num_samples + 1)
-        numbers = np.bincount(kind, minlength=len(BackwardKind))
-        total_s = self._forward_s[to] + numbers @ self._backward_s[:, to]
+        total_s = self._forward_s[to] + part.sum(axis=0) @ self._backward_s[:, to]
         total_s[1:][self.num_passes[to][1:] == 0] = np.inf
-        trained = np.append(load.trains, True)
-        update_s = self.update_s * float(self.update_share @ trained)
-        return ReplicaRun(total_s, self.last_backward_s[:, to], kind, update_s)
+        update_s = self.update_s * float(self.update_share @ np.append(trained, 1.0))
+        return ReplicaRun(total_s, self.last_backward_s[:, to], part, update_s)
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:

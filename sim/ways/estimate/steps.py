@@ -229,7 +229,7 @@ class WaySteps:
                 return None
             if are_whole:
                 members = tuple(group[0] for group in groups)
-                ends_s = _ends_s(runs, self.sums.after_blocks_s(members, load.trains))
+                ends_s = _ends_s(runs, self.sums.after_blocks_s(members, load.trained_part))
             shares = level_shares(ends_s, load.num_samples, at_least)
             if shares is None:
                 return None
@@ -244,7 +244,7 @@ class WaySteps:
         if are_whole or len(groups) == 1:
             return found
         after_s = self.sums.after_blocks_of_s(
-            self._gradient_sums(groups, found.shares, load), len(load.trains)
+            self._gradient_sums(groups, found.shares, load), len(load.trained_part)
         )
         again = level_shares(_ends_s(runs, after_s), load.num_samples, at_least)
         if again is None or (again == shares).all() or not again.all():
@@ -267,7 +267,8 @@ class WaySteps:
         done_s = np.max([run.done_s(n) for run, n in zip(runs, shares, strict=True)], axis=0)
         if all(len(group) == 1 for group in groups):
             members = tuple(group[0] for group in groups)
-            end_s = float((done_s + self.sums.after_blocks_s(members, load.trains)).max())
+            after_s = self.sums.after_blocks_s(members, load.trained_part)
+            end_s = float((done_s + after_s).max())
         else:
             end_s = self.sums.end_s(self._gradient_sums(groups, shares, load), done_s)
         return Levelled(groups, shares, load, end_s + max(run.update_s for run in runs))

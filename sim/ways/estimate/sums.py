@@ -44,6 +44,13 @@ class GradientSumTimes:
         one = whole(self.workload, (1,))
         return int(trained_subnet_parameters(one)[0]) + trained_shared_parameters(one)
 
+    def _trained_values(self, trained_part: Sequence[float]) -> np.ndarray:
+        """Of `block_values`, what trains: of subnets that do, and all that a block shares where
+        any does; int ``[num_blocks]``."""
+        part, shared = np.array(trained_part), trained_shared_parameters(self.workload)
+        own = np.rint(part * (self.block_values - shared)).astype(np.int64)
+        return np.where(part > 0, own + shared, 0)
+
     @cached_property
     def largest_bytes(self) -> float:
         """Of any bucket of a block or of the trunk."""
@@ -58,20 +65,20 @@ class GradientSumTimes:
             self._known[key] = all_reduce(self._times, members, size_bytes).seconds
         return self._known[key]
 
-    def after_blocks_s(self, members: tuple[int, ...], trains: Sequence[bool]) -> np.ndarray:
+    def after_blocks_s(self, members: tuple[int, ...], trained_part: Sequence[float]) -> np.ndarray:
         """Seconds of the sums from a block's on to the last, one after another, over devices that
         each hold the whole model; float ``[num_blocks]``. The classifier's comes with the last
         block's, the embedding's with the first one's.
 
         Args:
             members: the devices.
-            trains: for every block, whether it trains.
+            trained_part: of every block's values that train, see `Load`.
         """
-        num_blocks = len(trains)
+        num_blocks = len(trained_part)
         if len(members) == 1:
             return np.zeros(num_blocks)
         values = self.trunk_values.copy()
-        values[:num_blocks] += np.where(trains, self.block_values, 0)
+        values[:num_blocks] += self._trained_values(trained_part)
         of_block_s = np.array([self.seconds(members, n) if n else 0.0 for n in values.tolist()])
         after_s = of_block_s[EMBEDDING] + np.cumsum(of_block_s[:num_blocks])
         after_s[-1] += of_block_s[num_blocks]

@@ -22,7 +22,7 @@ from sim.step import simulate_plan
 from sim.ways.candidates import candidate
 from sim.ways.estimate.load import Load, dense_load
 from sim.ways.estimate.steps import WaySteps
-from sim.ways.plans import resting_load
+from sim.ways.resting import resting_loads
 
 DEVICES = tuple(
     Device(name, rate, 10**10, 1e10) for name, rate in zip("abc", (2e10, 2e10, 1e10), strict=True)
@@ -55,9 +55,14 @@ def plan_of(groups: tuple[tuple[int, ...], ...], load: Load) -> Plan:
 
 
 def test_ranks_count_what_was_predicted_of_every_way(tmp_path: Path) -> None:
-    loads = {"dense": dense_load(WORKLOAD), "rest": resting_load(WORKLOAD, 0.5, 0.6, 0)}
+    heads, blocks = resting_loads(WORKLOAD, 0.5, 0.6, 0)
+    loads = {"dense": dense_load(WORKLOAD), "heads": heads, "blocks": blocks}
     files = []
-    for way, load in [("data parallel", "dense"), *((way, "rest") for way in WAYS)]:
+    for way, load in [
+        ("data parallel", "dense"),
+        ("data parallel", "blocks"),
+        *((way, "heads") for way in WAYS),
+    ]:
         files.append(tmp_path / f"{way}, {load}.json")
         save_plan(plan_of(WAYS[way], loads[load]), files[-1])
     out = tmp_path / "v"

@@ -20,7 +20,7 @@ from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload
-from d2ft_sched.plan.redrawn import redrawn
+from d2ft_sched.plan.redrawn import redrawn, resting_units
 from d2ft_sched.schedule.operations import Operation
 from d2ft_sched.schedule.schedule import uniform_schedule
 from decoder_models import NUM_TOKENS, packed, padded, small_decoder
@@ -194,7 +194,7 @@ def test_what_rests_is_drawn_anew_as_the_command_draws_it() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     scheduled = apply_plan(model, plan_of(workload, schedule), optimizer, seed=7)
     for step in range(6):
-        wanted = redrawn(schedule, workload.partition.block, step, 7)
+        wanted = redrawn(schedule, resting_units(schedule, workload.partition.block), step, 7)
         assert (scheduled.schedule == wanted).all()
         before = copy.deepcopy(model.state_dict())
         batch = scheduled.take({"x": pictures(5), "labels": labels_of(5)})

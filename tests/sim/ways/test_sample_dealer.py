@@ -160,7 +160,7 @@ def test_what_cannot_move_is_refused():
     deal = hybrid(1, 1, 1, 2, 2)
     mixed = deal.schedule.copy()
     mixed[0] = Operation.FORWARD_ONLY
-    with pytest.raises(InputError, match="subnets of a block that differ"):
+    with pytest.raises(InputError, match="subnets that do not the same"):
         SampleDealer(replace(deal, schedule=mixed), UNEQUAL)
     mixed = deal.schedule.copy()
     mixed[:, 1:] = Operation.SHORTCUT

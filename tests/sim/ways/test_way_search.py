@@ -19,7 +19,7 @@ from d2ft_sched.model.shape import vision_transformer_shape
 from d2ft_sched.model.workload import Workload
 from sim.ways.bound import least_step_s
 from sim.ways.candidates import as_candidate, candidate
-from sim.ways.estimate.load import Load, dense_load
+from sim.ways.estimate.load import dense_load, load_of
 from sim.ways.estimate.steps import WaySteps
 from sim.ways.fewer import fewer_samples
 from sim.ways.search import best_dense, best_replicas, search_ways, way_of
@@ -139,7 +139,8 @@ def test_estimates_of_whole_copies_are_what_the_simulator_says(
     workload = replace(WORKLOAD, lora=lora)
     steps = WaySteps(workload, switch_of(speeds, bandwidth, memory_bytes))
     groups = tuple((d,) for d in range(len(speeds)))
-    found = steps.level(groups, Load(number, trains))
+    trained = np.array(trains)[workload.partition.block]
+    found = steps.level(groups, load_of(workload, number, trained))
     if found is None:
         return
     made = candidate(steps, found)
@@ -148,6 +149,23 @@ def test_estimates_of_whole_copies_are_what_the_simulator_says(
     assert sum(made.samples) == number
     assert made.workload.samples.sum() == 16
     assert max(made.workload.microbatch_samples) <= max(4, 16 - number)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.sampled_from([0.25, 1.0, 2.0]), min_size=1, max_size=3),
+    st.sampled_from([1e6, 1e8]),
+    st.lists(st.booleans(), min_size=WORKLOAD.num_subnets, max_size=WORKLOAD.num_subnets),
+    st.integers(3, 16),
+)
+def test_heads_that_rest_alone_cost_what_is_estimated_and_their_slices(
+    speeds, bandwidth, trains, number
+):
+    steps = WaySteps(WORKLOAD, switch_of(speeds, bandwidth))
+    groups = tuple((d,) for d in range(len(speeds)))
+    found = steps.level(groups, load_of(WORKLOAD, number, np.array(trains)))
+    assert found is not None
+    assert 1 - 1e-9 <= candidate(steps, found).step_s / found.step_s <= 1.5
 
 
 @pytest.mark.parametrize("between", [1e6, 1e8])
