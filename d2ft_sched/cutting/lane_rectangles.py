@@ -23,15 +23,17 @@ class Runs:
     """What runs in rectangles, bool ``[S, K]`` each.
 
     Attributes:
-        runs_backward, trains: FULL or REST, and FULL, is among its cells.
-        is_masked: not all cells have one operation.
+        runs_backward: FULL or REST is among its cells.
+        is_masked: not all cells have one operation, and it is not so that some subnets are FULL in
+            all of them and the others REST.
         mixes_rest: REST is beside FULL.
+        trained: subnets that are FULL in any of its cells, bool ``[S, K, R]``.
     """
 
     runs_backward: np.ndarray
-    trains: np.ndarray
     is_masked: np.ndarray
     mixes_rest: np.ndarray
+    trained: np.ndarray
 
     def joined(self, others: Sequence["Runs"]) -> "Runs":
         """With others of the same sites behind."""
@@ -59,7 +61,12 @@ class Rectangles:
 
 
 def rectangles(
-    cells: np.ndarray, sets: np.ndarray, ways: Sequence[Tiers], fills: np.ndarray
+    cells: np.ndarray,
+    sets: np.ndarray,
+    ways: Sequence[Tiers],
+    fills: np.ndarray,
+    *,
+    by_subnet: bool,
 ) -> dict[Tiers, Rectangles]:
     """The last tier of every beginning of some ways, of all sets.
 
@@ -69,6 +76,7 @@ def rectangles(
         ways: which operations open which tiers.
         fills: which items of a set the first tier keeps though nothing of them runs, bool
             ``[S, items]``.
+        by_subnet: whether the items are subnets; else the others are.
     """
     of_operation = {operation: (cells == operation).astype(np.float32) for operation in LANES}
     chosen = sets.astype(np.float32)
@@ -92,24 +100,45 @@ def rectangles(
             operation: ((rows @ own) * columns).sum(axis=2)
             for operation, own in of_operation.items()
         }
-        made[tiers] = Rectangles(
-            others, items, _runs(number, rows.sum(axis=2) * columns.sum(axis=2))
+        full = of_operation[Operation.FULL]
+        of_subnet = (
+            (rows @ full) * columns if by_subnet else (columns @ full.transpose(0, 2, 1)) * rows
         )
+        along = rows.sum(axis=2), columns.sum(axis=2)
+        runs = _runs(number, along[0] * along[1], of_subnet, along[0 if by_subnet else 1])
+        made[tiers] = Rectangles(others, items, runs)
     return made
 
 
-def whole_rectangle(cells: np.ndarray, size: np.ndarray) -> Runs:
-    """What runs in one rectangle of so many cells of each site, int ``[S]``, that has all of it:
-    ``[S, 1]``."""
+def whole_rectangle(
+    cells: np.ndarray, num_subnets: np.ndarray, num_microbatches: np.ndarray
+) -> Runs:
+    """What runs in one rectangle of each site that has all of it, ``[S, 1]``.
+
+    Args:
+        cells: operations, int8 ``[S, R, C]``.
+        num_subnets, num_microbatches: of the rectangles, int ``[S]``.
+    """
     number = {operation: (cells == operation).sum(axis=(1, 2))[:, None] for operation in LANES}
-    return _runs(number, size[:, None])
+    of_subnet = (cells == Operation.FULL).sum(axis=2)[:, None]
+    size = num_subnets * num_microbatches
+    return _runs(number, size[:, None], of_subnet, num_microbatches[:, None])
 
 
-def _runs(number: dict[Operation, np.ndarray], size: np.ndarray) -> Runs:
-    """Of rectangles with so many cells of each operation, and in all."""
+def _runs(
+    number: dict[Operation, np.ndarray],
+    size: np.ndarray,
+    full_of_subnet: np.ndarray,
+    num_microbatches: np.ndarray,
+) -> Runs:
+    """Of rectangles with so many cells of each operation and in all, ``[S, K]`` each; with so many
+    FULL cells of each subnet, ``[S, K, R]``, and so many micro-batches."""
     trains, rests = number[Operation.FULL] > 0, number[Operation.REST] > 0
-    is_masked = np.max(list(number.values()), axis=0) < size
-    return Runs(trains | rests, trains, is_masked, trains & rests)
+    trained = full_of_subnet > 0
+    is_one = np.max(list(number.values()), axis=0) >= size
+    passes_all = number[Operation.FULL] + number[Operation.REST] >= size
+    in_part = (trained & (full_of_subnet < num_microbatches[..., None])).any(axis=2)
+    return Runs(trains | rests, ~is_one & (in_part | ~passes_all), trains & rests, trained)
 
 
 def tierings(present: Sequence[Operation]) -> list[Tiers]:

@@ -152,7 +152,7 @@ def _whole(
     """All that a site can compute as one rectangle: the dense step with masks."""
     active = cells != Operation.SHORTCUT
     rows, columns = subnets | active.any(axis=2), microbatches | active.any(axis=1)
-    runs = whole_rectangle(cells, rows.sum(axis=1) * columns.sum(axis=1))
+    runs = whole_rectangle(cells, rows.sum(axis=1), columns.sum(axis=1))
     seconds = price(sites, rows[:, None], columns[:, None], runs)[:, 0]
     return Cut(np.arange(len(sites)), rows, columns, cells, seconds)
 
@@ -192,7 +192,7 @@ def _side(
     num_kinds = int(kinds.max()) + 1
     members = candidate_sets(num_kinds).T[kinds].transpose(0, 2, 1)
     fills = np.zeros_like(kinds, dtype=bool) if by_subnet else microbatches
-    made = rectangles(turned, members, ways, fills)
+    made = rectangles(turned, members, ways, fills, by_subnet=by_subnet)
     first, *more = (one.runs for one in made.values())
     others = np.concatenate([one.others for one in made.values()], axis=1)
     items = np.concatenate([one.items for one in made.values()], axis=1)

@@ -122,7 +122,7 @@ def adapted_lanes_backward(
         grad_training = group.training_rows(grad_projected) if group.trains else grad_projected
         if trained is not None and group.trains:
             for rows, own, low, into in zip(
-                group.rows.of_maps(adapters.num_maps_in),
+                group.trained_rows.of_maps(adapters.num_maps_in),
                 grad_training,
                 adapters.of_maps(trained.sums.low_in),
                 trained.gradients.ups_in,

@@ -110,7 +110,7 @@ class Linears:
         for weight, bias, rows, grad in zip(
             self.weights_in,
             self.biases_in,
-            group.rows.of_maps(self.num_maps_in),
+            group.trained_rows.of_maps(self.num_maps_in),
             grad_projected,
             strict=True,
         ):

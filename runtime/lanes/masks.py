@@ -48,28 +48,35 @@ class Masks:
     Attributes:
         runs: results, of all but SHORTCUT.
         passes: gradients of results, of FULL and REST.
-        trains: results and gradients that dW is made of, of FULL.
+        trains: results and gradients of units that train which dW is made of, of FULL.
+        train_what_runs: of units that train, `runs` leaves what `trains` does.
+        train_what_passes: likewise `passes`.
     """
 
     runs: Mask | None = None
     passes: Mask | None = None
     trains: Mask | None = None
-
-    @property
-    def train_what_runs(self) -> bool:
-        return self.trains is self.runs
-
-    @property
-    def train_what_passes(self) -> bool:
-        return self.trains is self.passes
+    train_what_runs: bool = True
+    train_what_passes: bool = True
 
 
 NO_MASKS = Masks()
 
 
-def masks_of(runs: np.ndarray, passes: np.ndarray, trains: np.ndarray) -> Masks:
-    """From what counts, bool ``[b, units]`` each; equal ones are one mask."""
-    made: dict[bytes, Mask | None] = {np.ones_like(runs).tobytes(): None}
+def masks_of(
+    runs: np.ndarray, passes: np.ndarray, trains: np.ndarray, trained: np.ndarray
+) -> Masks:
+    """From what counts, bool ``[b, units]`` each, and which units get a gradient, bool
+    ``[units]``; equal ones are one mask."""
+    every = np.ones_like(runs).tobytes()
+    made: dict[bytes, Mask | None] = {every: None}
+    all_of_trained = bool(trains[:, trained].all())
     for kept in (runs, passes, trains):
         made.setdefault(kept.tobytes(), Mask(kept))
-    return Masks(made[runs.tobytes()], made[passes.tobytes()], made[trains.tobytes()])
+    return Masks(
+        made[runs.tobytes()],
+        made[passes.tobytes()],
+        made[every if all_of_trained else trains.tobytes()],
+        train_what_runs=bool((runs == trains)[:, trained].all()),
+        train_what_passes=bool((passes == trains)[:, trained].all()),
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from runtime.lanes.slices import LaneSlice, SublayerLanes
-from runtime.lanes.units import Run, Units
+from runtime.lanes.units import Run, Units, UnitsWithin
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -82,14 +82,14 @@ def add_product_of_all(y_own: Tensor, x_all: Tensor, matrix: Tensor, group: Lane
 
 def add_input_weight_gradient(
     gradient: Tensor,
-    rows: Units,
+    rows: UnitsWithin,
     grad_own: Tensor,
     x_all: Tensor,
     group: LaneSlice,
     *,
     is_new: bool,
 ) -> None:
-    """Add the dW of a linear map from all tokens to the group's `rows` of `gradient`.
+    """Add the dW of a linear map from all tokens to `rows` of `gradient`, of the group's.
 
     If `is_new`, nothing is there yet but where a group before this one has written.
     """
@@ -100,17 +100,16 @@ def add_input_weight_gradient(
 def add_output_weight_gradient(
     gradient: Tensor, grad_all: Tensor, y_own: Tensor, group: LaneSlice, *, is_new: bool
 ) -> None:
-    """The same for a linear map from the group's tokens, and columns of `gradient`."""
+    """The same for a linear map from the group's tokens, and what of its columns trains."""
     pairs = [(grad_all[of_all].t(), y_own[of_own]) for of_all, of_own in group.token_runs]
-    _add_weight_gradient(gradient, 1, group.columns, group, pairs, is_new)
+    _add_weight_gradient(gradient, 1, group.trained_columns, group, pairs, is_new)
 
 
 def add_bias_gradient(
-    gradient: Tensor, rows: Units, grad_own: Tensor, group: LaneSlice, *, is_new: bool
+    gradient: Tensor, rows: UnitsWithin, grad_own: Tensor, group: LaneSlice, *, is_new: bool
 ) -> None:
     """The same for the bias of a linear map from all tokens."""
-    places = rows.places(gradient, 0)
-    parts = grad_own.split([len(place) for place in places], 1)
+    places, parts = rows.in_weight.places(gradient, 0), rows.taken(grad_own, 1)
     for place, part, keeps in zip(places, parts, _keeps(group, places, is_new), strict=True):
         if keeps:
             place.add_(part.sum(0, dtype=place.dtype))
@@ -121,25 +120,28 @@ def add_bias_gradient(
 def _add_weight_gradient(
     gradient: Tensor,
     dim: int,
-    units: Units,
+    units: UnitsWithin,
     group: LaneSlice,
     pairs: list[tuple[Tensor, Tensor]],
     is_new: bool,
 ) -> None:
-    places = units.places(gradient, dim)
-    sizes = [place.shape[dim] for place in places]
+    places = units.in_weight.places(gradient, dim)
     keeps = _keeps(group, places, is_new)
     if len(pairs) > 1 and len(places) > 2:
-        product = pairs[0][0] @ pairs[0][1]
-        for left, right in pairs[1:]:
+        sizes = [place.shape[dim] for place in places]
+        factors = [list(pair) for pair in pairs]
+        for own in factors:
+            own[dim] = units.in_group.take(own[dim], dim)
+        product = factors[0][0] @ factors[0][1]
+        for left, right in factors[1:]:
             add_product(product, left, right)
         for place, part, keep in zip(places, product.split(sizes, dim), keeps, strict=True):
             (place.add_ if keep else place.copy_)(part)
         return
     for i, pair in enumerate(pairs):
         parts = list(pair)
-        split = parts[dim].split(sizes, dim)
-        for place, part, keep in zip(places, split, keeps, strict=True):
+        taken = units.taken(parts[dim], dim)
+        for place, part, keep in zip(places, taken, keeps, strict=True):
             parts[dim] = part
             add_product(place, *parts, keep=keep or i > 0)
 

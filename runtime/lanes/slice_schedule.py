@@ -148,11 +148,13 @@ class _Part:
 
     Attributes:
         cells: operations there, int8 ``[subnets, micro-batches]``.
+        trained: subnets whose dW is made where anything is FULL, bool.
         microbatches: in the order of the pass.
         needs_dx: whether the gradient of each goes on to the sub-layer's input, bool.
     """
 
     cells: np.ndarray
+    trained: np.ndarray
     microbatches: np.ndarray
     needs_dx: np.ndarray
 
@@ -172,7 +174,9 @@ class _Part:
         of_sample = np.repeat(self.cells, workload.samples[self.microbatches], axis=1)
         operations = of_sample[subnet_of_unit].T
         trains = operations == Operation.FULL
-        masks = masks_of(operations != Operation.SHORTCUT, runs_backward(operations), trains)
+        trained = self.trained[subnet_of_unit] & trains.any()
+        runs = operations != Operation.SHORTCUT
+        masks = masks_of(runs, runs_backward(operations), trains, trained)
         cells = self.cells[np.unique(subnet_of_unit)]
         passing = np.asarray(runs_backward(cells).any(axis=0))
         training = np.asarray((cells == Operation.FULL).any(axis=0))
@@ -182,12 +186,21 @@ class _Part:
             rows,
             columns,
             tokens(self.microbatches[passing & self.needs_dx]),
-            bool(trains.any()),
+            _runs_within(columns.indices, trained),
             masks,
         )
         counting = np.asarray((cells != Operation.SHORTCUT).any(axis=0))
         chosen = (self.microbatches[which] for which in (counting, passing, training))
         return _Placed(lane, *(tokens(own) for own in chosen))
+
+
+def _runs_within(held: np.ndarray, chosen: np.ndarray) -> tuple[tuple[Run, Run], ...]:
+    """Runs of those chosen of some units: as they are held, int, and as they are counted here."""
+    runs = index_runs(held[chosen])
+    first = np.searchsorted(held, [start for start, _ in runs]).tolist()
+    return tuple(
+        (run, (start, start + run[1] - run[0])) for run, start in zip(runs, first, strict=True)
+    )
 
 
 def _parts(group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray) -> list[_Part]:
@@ -203,7 +216,11 @@ def _parts(group: LaneGroup, first_sample: np.ndarray, needs_dx: np.ndarray) -> 
     if rests.any() and not (cells == Operation.FULL).any():
         passes = runs_backward(cells).any(axis=0)
         apart = [np.asarray(passes), ~np.asarray(passes)]
-    return [_Part(cells[:, own], microbatches[own], needed[own]) for own in apart if own.any()]
+    return [
+        _Part(cells[:, own], group.trained, microbatches[own], needed[own])
+        for own in apart
+        if own.any()
+    ]
 
 
 def _sublayer(
@@ -212,7 +229,12 @@ def _sublayer(
     """`rows` and `columns` are all of the weights held."""
     backward = _in_order([one.lane for one in groups if one.passes], columns)
     forward_only = [one.lane for one in groups if not one.passes]
-    written = [run for lane in backward for run, own in _trained_runs(lane) if own]
+    written = [
+        run
+        for lane in backward
+        for (run, _), is_first in zip(lane.trained, lane.is_first, strict=True)
+        if is_first
+    ]
     untrained = index_runs(np.flatnonzero(_num_covering(columns.num_all, [tuple(written)]) == 0))
     num_backward = _num_covering(num_tokens, [lane.tokens for lane in backward])
 
@@ -241,25 +263,12 @@ def _in_order(lanes: Sequence[LaneSlice], columns: Units) -> list[LaneSlice]:
     """Those that train first, the largest before others, each told which runs it trains first."""
     written = np.zeros(columns.num_all, dtype=bool)
     made = []
-    for lane in sorted(lanes, key=lambda lane: -lane.trains * _num_units(lane.columns)):
-        is_first = tuple(not written[slice(*run)].any() for run in lane.columns.runs)
-        made.append(replace(lane, is_first=is_first))
-        if lane.trains:
-            for run in lane.columns.runs:
-                written[slice(*run)] = True
+    for lane in sorted(lanes, key=lambda lane: -lane.trained_columns.in_weight.number):
+        runs = lane.trained_columns.in_weight.runs
+        made.append(replace(lane, is_first=tuple(not written[slice(*run)].any() for run in runs)))
+        for run in runs:
+            written[slice(*run)] = True
     return made
-
-
-def _num_units(units: Units) -> int:
-    return sum(stop - start for start, stop in units.runs)
-
-
-def _trained_runs(lane: LaneSlice) -> list[tuple[Run, bool]]:
-    """Runs of columns, and whether the group writes their gradient without reading it."""
-    return [
-        (run, lane.trains and own)
-        for run, own in zip(lane.columns.runs, lane.is_first, strict=True)
-    ]
 
 
 def _units_of(

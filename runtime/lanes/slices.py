@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from runtime.lanes.masks import NO_MASKS, Masks
-from runtime.lanes.units import Run, Units
+from runtime.lanes.units import Run, Units, UnitsWithin
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,11 @@ class LaneSlice:
             of its hidden units.
         columns: its columns of the output weight: channels of its heads, or its hidden units.
         tokens_with_dx: those of `tokens` whose gradient goes on to the sub-layer's input.
-        trains: whether its weights get a gradient; else it hands it on alone, or has none.
+        trained: runs of heads or hidden units whose weights get a gradient, counted as in `columns`
+            and among those of the group; none where it hands it on alone, or has none.
         masks: what of it counts.
-        is_first: of every run of its columns, and of its rows in each part, whether no group before
-            it in the pass trains any of it.
+        is_first: of every run of `trained`, whether no group before it in the pass trains any of
+            it.
         gradient_scale: what the gradient of its result is multiplied by, per column or for all;
             None for 1.
         watch: told its result and the gradient of that, before it is scaled, ``[own T, c]`` each.
@@ -40,11 +41,32 @@ class LaneSlice:
     rows: Units
     columns: Units
     tokens_with_dx: tuple[Run, ...]
-    trains: bool
+    trained: tuple[tuple[Run, Run], ...]
     masks: Masks = NO_MASKS
     is_first: tuple[bool, ...] = ()
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether any of its weights get a gradient."""
+        return bool(self.trained)
+
+    @cached_property
+    def trained_rows(self) -> UnitsWithin:
+        """Those of `rows` that get a gradient."""
+        return self._trained_of(self.rows)
+
+    @cached_property
+    def trained_columns(self) -> UnitsWithin:
+        """Those of `columns`."""
+        return self._trained_of(self.columns)
+
+    def _trained_of(self, units: Units) -> UnitsWithin:
+        in_weight, in_group = zip(*self.trained, strict=True) if self.trained else ((), ())
+        return UnitsWithin(
+            replace(units, runs=in_weight), Units(in_group, units.number, units.parts)
+        )
 
     @property
     def keeps_result(self) -> bool:
@@ -88,12 +110,13 @@ class LaneSlice:
         return mask.apply(grad_result, self.columns.parts, in_place=True)
 
     def training(self, result: Tensor) -> Tensor:
-        """What of its results ``[own T, c]`` dW of the map out is made of."""
+        """Its results ``[own T, c]``, of which dW of `trained_columns` is made."""
         mask = self.masks.trains
         return self.scaled(result if mask is None else mask.apply(result, self.columns.parts))
 
     def training_rows(self, grad_projected: Sequence[Tensor]) -> list[Tensor]:
-        """What of gradients of what each map in makes, ``[own T, r]``, its dW is made of."""
+        """Gradients of what each map in makes, ``[own T, r]``, of which dW of `trained_rows` is
+        made."""
         mask = self.masks.trains
         if mask is None or self.masks.train_what_passes:
             return list(grad_projected)

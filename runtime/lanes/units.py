@@ -31,6 +31,11 @@ class Units:
         return self.runs == ((0, self.num_all),)
 
     @property
+    def number(self) -> int:
+        """Of the heads or hidden units."""
+        return sum(stop - start for start, stop in self.runs)
+
+    @property
     def is_one_run(self) -> bool:
         """Whether they neighbour one another in the whole weight."""
         return len(self.runs) == 1 and (len(self.parts) == 1 or self.is_all)
@@ -51,15 +56,16 @@ class Units:
         """Their part of `tensor` along `dim`: a view if they are one run, else a copy."""
         if self.is_all:
             return tensor
-        views = self._views(tensor, dim) or [tensor.narrow(dim, 0, 0)]
+        views = self.views(tensor, dim) or [tensor.narrow(dim, 0, 0)]
         return views[0] if len(views) == 1 else torch.cat(views, dim)
 
     def places(self, tensor: Tensor, dim: int) -> list[Tensor]:
         """Views of all that they have of `tensor` along `dim`, run by run in every part; one where
         they are all."""
-        return [tensor] if self.is_all else self._views(tensor, dim)
+        return [tensor] if self.is_all else self.views(tensor, dim)
 
-    def _views(self, tensor: Tensor, dim: int) -> list[Tensor]:
+    def views(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        """`places`, part by part even where they are all."""
         views, first = [], 0
         for rows in self.parts:
             views += [
@@ -68,6 +74,29 @@ class Units:
             ]
             first += rows * self.num_all
         return views
+
+
+@dataclass(frozen=True)
+class UnitsWithin:
+    """Some units of a lane group.
+
+    Attributes:
+        in_weight: where they are in a weight.
+        in_group: where they are among all of the group, in as many runs.
+    """
+
+    in_weight: Units
+    in_group: Units
+
+    def of_maps(self, num_maps: int) -> tuple["UnitsWithin", ...]:
+        """The same in each of several maps, see `Units.of_maps`."""
+        both = self.in_weight.of_maps(num_maps), self.in_group.of_maps(num_maps)
+        return tuple(UnitsWithin(*own) for own in zip(*both, strict=True))
+
+    def taken(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        """Views of their part of what the group has along `dim`, one for each of
+        ``in_weight.places``."""
+        return [tensor] if self.in_weight.is_all else self.in_group.views(tensor, dim)
 
 
 def index_runs(indices: np.ndarray) -> tuple[Run, ...]:

@@ -135,7 +135,8 @@ def _block_seconds(
     needs_dx = hands_gradient_on(passes, np.array(block))
     heads, hidden = np.array(shape.num_heads), np.array(shape.mlp_hidden)
     moved, resting = (
-        lane_bytes_of(passes, heads, hidden, tokens, on, recomputes) for on in (True, False)
+        lane_bytes_of(passes, heads, hidden, tokens, on * heads, on * hidden, recomputes)
+        for on in (True, False)
     )
     sublayers = (
         (

@@ -57,6 +57,7 @@ def wasted_flops(workload: Workload, schedule: np.ndarray, groups: LaneGroups) -
         own = np.where(groups.has_subnet, units[groups.subnets], 0)
         cells = groups.cells_in_sublayer(units, needs_dx[:, sublayer])
         trains = (cells == Operation.FULL).any(axis=(1, 2), keepdims=True)
+        trains = trains & groups.trained[:, :, None]
         passes = runs_backward(cells)
         back = area & groups.runs_backward_on(units, needs_dx[:, sublayer])[:, None, :]
         handed_on = back & needs_dx[:, sublayer][:, None, :]

@@ -38,6 +38,7 @@ class LaneGroups:
         microbatches: of the wave, int ``[C]``.
         cells: bool ``[num_groups, R]`` and ``[num_groups, C]``, what each group has of them, and
             its operations there, int8 ``[num_groups, R, C]``.
+        trained: subnets whose dW each makes, see `LaneGroup`, bool ``[num_groups, R]``.
     """
 
     site: np.ndarray
@@ -49,6 +50,7 @@ class LaneGroups:
     has_subnet: np.ndarray
     has_microbatch: np.ndarray
     cells: np.ndarray
+    trained: np.ndarray
 
     def cells_in_sublayer(self, units: np.ndarray, needs_dx: np.ndarray) -> np.ndarray:
         """`cells` in a sub-layer of so many units of every subnet, int ``[num_subnets]``, that
@@ -94,6 +96,7 @@ class LaneGroups:
             tuple(self.subnets[number][rows].tolist()),
             tuple(self.microbatches[columns].tolist()),
             self.cells[number][np.ix_(rows, columns)],
+            self.trained[number][rows],
         )
 
 
@@ -198,12 +201,14 @@ def _price(
     known_index = np.cumsum(~stays_apart) - 1
     # What a core trains gets gradients from all that passes one on.
     in_core = workload.shape.query_key_norm
+    has_adapters = workload.lora is not None
 
     def price(
         which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Runs
     ) -> np.ndarray:
         apart = stays_apart[sites.device[which]]
-        seconds = np.where(made.is_masked, _MASK_S, 1.0)
+        is_masked = made.is_masked | (has_adapters & made.mixes_rest)
+        seconds = np.where(is_masked, _MASK_S, 1.0)
         lacks = (columns & ~has_gradient[which][:, None]).any(axis=2) & made.runs_backward
         never = lacks | (in_core & made.mixes_rest)
         merges = ~apart
@@ -216,7 +221,9 @@ def _price(
             subnets[merges],
             columns[merges],
             tokens,
-            *(values[merges] for values in (made.runs_backward, made.trains, made.is_masked)),
+            made.runs_backward[merges],
+            subnets[merges] & _trained(made.trained[merges], is_masked[merges]),
+            is_masked[merges],
         )
         shape = sizes.heads.shape
         flat = LaneSizes(
@@ -241,13 +248,18 @@ def _sizes(
     microbatches: np.ndarray,
     tokens_of: np.ndarray,
     runs_backward: np.ndarray,
-    trains: np.ndarray,
+    trained: np.ndarray,
     is_masked: np.ndarray,
 ) -> LaneSizes:
-    """Of rectangles of some sites, ``[n, K]`` each; `subnets` is bool ``[n, K, R]``,
-    `microbatches` bool ``[n, K, C]``, `tokens_of` theirs, int ``[C]``."""
-    heads = np.einsum("nkr,nr->nk", subnets, sites.heads[which])
-    hidden = np.einsum("nkr,nr->nk", subnets, sites.hidden[which])
+    """Of rectangles of some sites, ``[n, K]`` each; `subnets` is bool ``[n, K, R]``, `trained`
+    those of them that train, `microbatches` bool ``[n, K, C]``, `tokens_of` theirs, int ``[C]``."""
+
+    def units(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        heads = np.einsum("nkr,nr->nk", chosen, sites.heads[which])
+        return heads, np.einsum("nkr,nr->nk", chosen, sites.hidden[which])
+
+    heads, hidden = units(subnets)
+    trained_heads, trained_hidden = units(trained)
     all_heads, all_hidden = sites.heads[which].sum(axis=1), sites.hidden[which].sum(axis=1)
     has_hidden = subnets & (sites.hidden[which] > 0)[:, None, :]
     return LaneSizes(
@@ -256,7 +268,8 @@ def _sizes(
         hidden=hidden,
         tokens=microbatches @ tokens_of,
         runs_backward=runs_backward,
-        trains=trains,
+        trained_heads=trained_heads,
+        trained_hidden=trained_hidden,
         is_masked=is_masked,
         recomputes=np.broadcast_to(sites.recomputes[which][:, None], heads.shape),
         num_runs=_num_runs(microbatches),
@@ -267,6 +280,12 @@ def _sizes(
             ]
         ),
     )
+
+
+def _trained(full: np.ndarray, is_masked: np.ndarray) -> np.ndarray:
+    """Subnets of groups whose dW is made, see `LaneGroup`: from those that are FULL anywhere, bool
+    ``[..., R]``, and where groups have masks, bool ``[...]``; those of no group besides."""
+    return np.asarray(full | (is_masked & full.any(axis=-1))[..., None])
 
 
 def _num_runs(chosen: np.ndarray) -> np.ndarray:
@@ -285,7 +304,14 @@ def _groups(
         ((cut.cells == operation) & cut.subnets[:, :, None]).sum(axis=(1, 2))
         for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
     ]
-    size = cut.subnets.sum(axis=1) * cut.microbatches.sum(axis=1)
+    num_microbatches = cut.microbatches.sum(axis=1)
+    size = cut.subnets.sum(axis=1) * num_microbatches
+    full = (cut.cells == Operation.FULL).sum(axis=2)
+    in_part = ((full > 0) & (full < num_microbatches[:, None])).any(axis=1)
+    is_one, passes_all = np.max(number, axis=0) == size, number[0] + number[1] == size
+    mixes_rest = (number[0] > 0) & (number[1] > 0)
+    is_masked = ~is_one & (in_part | ~passes_all | ((workload.lora is not None) & mixes_rest))
+    trained = cut.subnets & _trained(full > 0, is_masked)
     sizes = _sizes(
         sites,
         site,
@@ -293,8 +319,8 @@ def _groups(
         cut.microbatches[:, None],
         workload.tokens[microbatches],
         (number[0] + number[1] > 0)[:, None],
-        (number[0] > 0)[:, None],
-        (np.max(number, axis=0) < size)[:, None],
+        trained[:, None],
+        is_masked[:, None],
     )
     return LaneGroups(
         site=site,
@@ -306,6 +332,7 @@ def _groups(
         has_subnet=cut.subnets,
         has_microbatch=cut.microbatches,
         cells=cut.cells,
+        trained=trained,
     )
 
 

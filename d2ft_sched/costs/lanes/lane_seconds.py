@@ -35,8 +35,9 @@ class LaneSizes:
         heads, hidden: of their subnets together.
         tokens: of their micro-batches together.
         runs_backward: FULL or REST is among their operations.
-        trains: FULL is.
-        is_masked: not all cells of the rectangle have one operation.
+        trained_heads, trained_hidden: those of which dW is made.
+        is_masked: not all cells have one operation, nor are some subnets FULL in all of them and
+            the others REST.
         recomputes: forward runs again in backward.
         num_runs: of neighbours that their micro-batches are in the wave.
         is_copied: attention's, then MLP's weights are copied together for them, bool
@@ -48,11 +49,17 @@ class LaneSizes:
     hidden: np.ndarray
     tokens: np.ndarray
     runs_backward: np.ndarray
-    trains: np.ndarray
+    trained_heads: np.ndarray
+    trained_hidden: np.ndarray
     is_masked: np.ndarray
     recomputes: np.ndarray
     num_runs: np.ndarray
     is_copied: np.ndarray
+
+    @property
+    def trains(self) -> np.ndarray:
+        """Whether dW of anything is made."""
+        return np.asarray(self.trained_heads + self.trained_hidden > 0)
 
 
 def lane_seconds(
@@ -75,19 +82,34 @@ def lane_seconds(
     """
     needed = np.broadcast_to(np.asarray(needs_dx), (2, len(sizes.device)))
     moved = lane_bytes_of(
-        workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.trains, sizes.recomputes
+        workload,
+        sizes.heads,
+        sizes.hidden,
+        sizes.tokens,
+        sizes.trained_heads,
+        sizes.trained_hidden,
+        sizes.recomputes,
     )
     copied = copied_bytes_of(workload, sizes.heads, sizes.hidden, sizes.trains, sizes.is_copied)
     masks = mask_bytes_of(workload, sizes.heads, sizes.hidden, sizes.tokens, sizes.is_masked)
     kernels = _kernels_besides(sizes)
     of_sublayer = (
-        (attention_flops_of, sizes.heads, (moved.attention_forward, moved.attention_backward)),
-        (mlp_flops_of, sizes.hidden, (moved.mlp_forward, moved.mlp_backward)),
+        (
+            attention_flops_of,
+            (sizes.heads, sizes.trained_heads),
+            (moved.attention_forward, moved.attention_backward),
+        ),
+        (
+            mlp_flops_of,
+            (sizes.hidden, sizes.trained_hidden),
+            (moved.mlp_forward, moved.mlp_backward),
+        ),
     )
     seconds = np.zeros((2, 2, len(sizes.device)))
-    for sublayer, (flops_of, units, bytes_moved) in enumerate(of_sublayer):
+    for sublayer, (flops_of, (units, trained), bytes_moved) in enumerate(of_sublayer):
         flops = flops_of(workload, units, sizes.tokens, needed[sublayer], sizes.recomputes)
-        of_direction = flops.forward, flops.backward_input + flops.backward_weight * sizes.trains
+        of_weights = flops_of(workload, trained, sizes.tokens).backward_weight
+        of_direction = flops.forward, flops.backward_input + of_weights
         for direction in (FORWARD, BACKWARD):
             runs = np.where(direction == FORWARD, True, sizes.runs_backward)
             seconds[direction, sublayer] = work_seconds(
@@ -107,15 +129,20 @@ def _kernels_besides(sizes: LaneSizes) -> np.ndarray:
     """Kernels that copies, masks, and each further run of micro-batches start, float
     ``[2 directions, 2 sub-layers, num_groups]``.
 
-    A copy is one kernel for the rows and one for the columns, in either direction, and dW and the
-    gradient of the bias are written part by part, with zeros where no group writes. There is one
-    mask forward and there are two backward. A further run is a product more for each map forward,
-    and two for each backward.
+    A copy is one kernel for the rows and one for the columns, in either direction; where they are
+    copied, or train in part, dW and the gradient of the bias are written part by part, with zeros
+    where no group writes. There is one mask forward and there are two backward. A further run is a
+    product more for each map forward, and two for each backward.
     """
     forward = 2 * sizes.is_copied + sizes.is_masked + 2 * (sizes.num_runs - 1)
-    backward = (
-        (2 + 10 * sizes.trains) * sizes.is_copied + 2 * sizes.is_masked + 4 * (sizes.num_runs - 1)
+    trains_in_part = np.stack(
+        [
+            (sizes.trained_heads > 0) & (sizes.trained_heads < sizes.heads),
+            (sizes.trained_hidden > 0) & (sizes.trained_hidden < sizes.hidden),
+        ]
     )
+    in_parts = trains_in_part | (sizes.is_copied & sizes.trains)
+    backward = 2 * sizes.is_copied + 10 * in_parts + 2 * sizes.is_masked + 4 * (sizes.num_runs - 1)
     return np.stack([forward, backward])
 
 

@@ -37,13 +37,14 @@ def lane_bytes_of(
     heads: np.ndarray,
     hidden: np.ndarray,
     tokens: np.ndarray,
-    trains: np.ndarray | bool = True,
+    trained_heads: np.ndarray | int | None = None,
+    trained_hidden: np.ndarray | int | None = None,
     recomputes: np.ndarray | bool = False,
 ) -> LaneBytes:
     """Bytes of groups of so many heads and hidden units on so many tokens; arrays that broadcast.
 
-    Where they do not train, backward has dX only; where they recompute it has forward's map in and
-    what follows once more.
+    Some of them train, default all; of others backward has dX only. Where they recompute it has
+    forward's map in and what follows once more.
 
     A group is one slice of the weights on one batch: whatever subnets and micro-batches it merges,
     it reads activations and weights once. So it moves less than its parts would apart, and the same
@@ -64,9 +65,14 @@ def lane_bytes_of(
     # and gradients of what was projected, and the bias these once more. What is turned or normed
     # between the products is read and written by every operator of its own.
     rank = 0 if workload.lora is None else workload.lora.rank
-    trained = np.where(trains, 1.0, 0.0)
-    passes = 1 + (2 * trained if workload.lora is None else 0 * trained)
-    of_factors = 1 + 2 * trained
+    heads_trained = heads if trained_heads is None else np.asarray(trained_heads)
+    hidden_trained = hidden if trained_hidden is None else np.asarray(trained_hidden)
+    attention_trains, mlp_trains = 1.0 * (heads_trained > 0), 1.0 * (hidden_trained > 0)
+    rows_trained, columns_trained = (
+        heads_trained * of_head for of_head in (shape.head_rows, shape.head_columns)
+    )
+    hidden_rows_trained = hidden_trained * shape.hidden_rows
+    dw = 2.0 * shape.width * (tokens > 0) * (workload.lora is None)
     attention_factors = attention_weights / shape.width * rank
     mlp_factors = mlp_weights / shape.width * rank
     turns = ROTARY_PASSES * int(shape.rotary)
@@ -90,21 +96,28 @@ def lane_bytes_of(
         + (turns + norms) * tokens * turned
         + attention_weights
         + attention_factors,
-        attention_backward=(3 + 2 * trained) * attention_activation
-        + tokens * ((4 + trained) * columns + (3 + (1 + shape.qkv_bias) * trained) * rows)
+        attention_backward=(3 + 2 * attention_trains) * attention_activation
+        + tokens * (4 * columns + columns_trained + 3 * rows + (1 + shape.qkv_bias) * rows_trained)
         + (turns + norms_back) * tokens * turned
-        + passes * attention_weights
-        + of_factors * attention_factors
+        + attention_weights
+        + dw * (rows_trained + columns_trained)
+        + (1 + 2 * attention_trains) * attention_factors
         + attention_again,
         mlp_forward=3.0 * mlp_activation
         + tokens * ((2.0 + gate) * hidden + 2.0 * hidden_rows)
         + mlp_weights
         + mlp_factors,
-        mlp_backward=(3 + 2 * trained) * mlp_activation
+        mlp_backward=(3 + 2 * mlp_trains) * mlp_activation
         + tokens
-        * ((2 + gate_back + trained) * hidden + (3 + (1 + shape.mlp_bias) * trained) * hidden_rows)
-        + passes * mlp_weights
-        + of_factors * mlp_factors
+        * (
+            (2 + gate_back) * hidden
+            + hidden_trained
+            + 3 * hidden_rows
+            + (1 + shape.mlp_bias) * hidden_rows_trained
+        )
+        + mlp_weights
+        + dw * (hidden_rows_trained + hidden_trained)
+        + (1 + 2 * mlp_trains) * mlp_factors
         + mlp_again,
     )
     size = workload.element_bytes
