@@ -66,18 +66,21 @@ def kept_by_groups(
     workload: Workload, placement: Placement, schedule: np.ndarray, groups: LaneGroups
 ) -> np.ndarray:
     """`operation_activation_bytes` of all that the groups of a wave compute, float
-    ``[num_blocks, num_devices]``: of groups that train all cells, whatever the schedule asks for,
-    of others that run backward the micro-batches whose gradient is handed on."""
+    ``[num_blocks, num_devices]``: of subnets that groups train all cells, whatever the schedule
+    asks for; of others that run backward what REST keeps, on all micro-batches where the group
+    trains anything, else on those whose gradient is handed on."""
     needs_dx = needs_input_gradient(workload, schedule)[groups.block][..., groups.microbatches]
     tokens, sizes = workload.tokens[groups.microbatches], groups.sizes
     total = np.zeros((workload.shape.num_blocks, placement.num_devices))
-    for sublayer, (units, of_unit) in enumerate(
-        zip((sizes.heads, sizes.hidden), _kept_bytes_per_unit(workload), strict=True)
+    of_sublayers = (sizes.heads, sizes.trained_heads), (sizes.hidden, sizes.trained_hidden)
+    for sublayer, ((units, trained), of_unit) in enumerate(
+        zip(of_sublayers, _kept_bytes_per_unit(workload), strict=True)
     ):
-        of_group = of_unit[np.where(sizes.trains, Operation.FULL, Operation.REST)]
+        rests = units - trained
+        of_group = trained * of_unit[Operation.FULL] + rests * of_unit[Operation.REST]
         held = (workload.partition.heads, workload.partition.hidden)[sublayer]
         own_tokens = groups.runs_backward_on(held, needs_dx[:, sublayer]) @ tokens
-        np.add.at(total, (groups.block, groups.device), units * of_group * own_tokens)
+        np.add.at(total, (groups.block, groups.device), of_group * own_tokens)
     return total * ~placement.recomputes
 
 
@@ -127,8 +130,8 @@ def workspace_per_block(
     """Bytes that each block needs besides what it keeps, float ``[num_blocks, num_devices]``.
 
     Forward: normed activations, branch and scaled branch, and the hidden units of the largest group
-    that are not kept: of FORWARD_ONLY before and after the activation function, of REST after it;
-    and what is masked.
+    that are not kept: of FORWARD_ONLY before and after the activation function, after it where some
+    rest; and what is masked.
     Backward: the gradients of the residual stream, of the branch and of its input, and those of the
     hidden units of the largest group that has a backward pass; where forward is computed again,
     what that keeps and the gradients of either sub-layer. Or what an RMS norm needs, where that is
@@ -139,7 +142,8 @@ def workspace_per_block(
     again = placement.recomputes[sizes.device]
     values = 4 if shape.gated_mlp else 2
     # Of every hidden unit: FORWARD_ONLY has all, what runs backward what it does not keep.
-    in_forward = np.where(sizes.runs_backward, sizes.is_masked + ~sizes.trains, values)
+    some_rest = sizes.trained_hidden < sizes.hidden
+    in_forward = np.where(sizes.runs_backward, sizes.is_masked + some_rest, values)
     again_in_forward, in_backward = values, values * sizes.runs_backward
     kind = np.where(sizes.trains, Operation.FULL, Operation.REST)
     kind = np.where(sizes.runs_backward, kind, Operation.FORWARD_ONLY)

@@ -30,7 +30,7 @@ from d2ft_sched.costs.vocabulary_head import (
     head_gradient_values,
     head_workspace_bytes,
 )
-from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES, TOGETHER
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import Operation, trains_in_step
 from d2ft_sched.schedule.placement import Placement
@@ -328,12 +328,21 @@ def _block_gradient_bytes(
 def _copies_in_update(
     workload: Workload, placement: Placement, trains: np.ndarray, resting: np.ndarray
 ) -> np.ndarray:
-    """Of what rests in blocks of which a device trains a part, in the fullest of them, float
-    ``[num_devices]``; what rests is bool ``[num_subnets]`` like what trains."""
-    rests = held_sum(workload, placement, trained_subnet_parameters(workload) * resting)
-    rests *= held_by_any(workload, placement, trains)
-    copies = 1 + OPTIMIZER_STATES[workload.optimizer]
-    return rests.max(axis=0) * workload.parameter_bytes * copies
+    """In blocks of which a device trains a part, float ``[num_devices]``: of the columns that
+    train, their gradients and moments, in the fullest block; or, where an optimizer is given all
+    gradients together, of all that rests and its moments. What rests is bool ``[num_subnets]`` like
+    what trains."""
+    states, size = OPTIMIZER_STATES[workload.optimizer], workload.parameter_bytes
+    if workload.optimizer in TOGETHER:
+        rests = held_sum(workload, placement, trained_subnet_parameters(workload) * resting)
+        rests *= held_by_any(workload, placement, trains)
+        return rests.sum(axis=0) * size * (1 + states)
+    shape, partition = workload.shape, workload.partition
+    rows = shape.width if workload.lora is None else workload.lora.rank
+    columns = partition.heads * shape.head_columns + partition.hidden
+    copied = held_sum(workload, placement, rows * columns * trains)
+    copied *= held_by_any(workload, placement, resting)
+    return copied.max(axis=0) * size * (2 + states)
 
 
 def _input_bytes(workload: Workload, placement: Placement, running: np.ndarray) -> np.ndarray:

@@ -14,3 +14,6 @@ OPTIMIZER_STATES = {
     "lars": 1,
 }
 """Values an optimizer keeps for each parameter, in the parameter's own precision."""
+
+TOGETHER = frozenset({"lamb", "lars"})
+"""Those that look at a whole weight at once, so that parts of one cannot be updated apart."""

@@ -8,7 +8,7 @@ and c columns of the output weight.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -170,13 +170,16 @@ def _run(
     projected = linears.project(x, group)
     if adapters is not None:
         adapters.add_to_projected(projected, group)
-    return run_core(
+    result, graph = run_core(
         [part.view(group.num_samples, num_tokens, -1) for part in projected],
         None if key_mask is None else group.of_samples(key_mask, num_tokens),
         core,
         keep_graph=keep_graph,
         keep_result=group.keeps_result,
     )
+    if graph is not None and graph.kept_result is not None:
+        graph = replace(graph, kept_result=group.kept_of(graph.kept_result))
+    return result, graph
 
 
 def _kept(graph: CoreGraph) -> Graph:

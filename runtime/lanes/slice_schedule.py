@@ -125,7 +125,10 @@ def block_lanes(
             if len(indices):
                 runs = index_runs(indices)
                 own = replace(rows, runs=runs), replace(columns, runs=runs)
-                into += [part.placed(workload, first_sample, subnet_of, *own) for part in parts]
+                into += [
+                    part.placed(workload, first_sample, subnet_of, *own, is_mlp=into is mlp)
+                    for part in parts
+                ]
     return BlockLanes(
         _sublayer(attention, num_tokens, *of_heads), _sublayer(mlp, num_tokens, *of_hidden)
     )
@@ -165,6 +168,8 @@ class _Part:
         subnet_of_unit: np.ndarray,
         rows: Units,
         columns: Units,
+        *,
+        is_mlp: bool,
     ) -> _Placed:
         first_token = first_sample * workload.shape.num_tokens
 
@@ -188,6 +193,7 @@ class _Part:
             tokens(self.microbatches[passing & self.needs_dx]),
             _runs_within(columns.indices, trained),
             masks,
+            copies_trained=is_mlp and bool(trained.any() and not trained.all()),
         )
         counting = np.asarray((cells != Operation.SHORTCUT).any(axis=0))
         chosen = (self.microbatches[which] for which in (counting, passing, training))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,8 @@ class LaneSlice:
         trained: runs of heads or hidden units whose weights get a gradient, counted as in `columns`
             and among those of the group; none where it hands it on alone, or has none.
         masks: what of it counts.
+        copies_trained: whether it trains a part of units whose results nothing but dW reads, so
+            that copies of these are kept alone.
         is_first: of every run of `trained`, whether no group before it in the pass trains any of
             it.
         gradient_scale: what the gradient of its result is multiplied by, per column or for all;
@@ -43,6 +46,7 @@ class LaneSlice:
     tokens_with_dx: tuple[Run, ...]
     trained: tuple[tuple[Run, Run], ...]
     masks: Masks = NO_MASKS
+    copies_trained: bool = False
     is_first: tuple[bool, ...] = ()
     gradient_scale: Tensor | float | None = None
     watch: Callable[[Tensor, Tensor], None] | None = None
@@ -59,8 +63,25 @@ class LaneSlice:
 
     @cached_property
     def trained_columns(self) -> UnitsWithin:
-        """Those of `columns`."""
-        return self._trained_of(self.columns)
+        """Those of `columns`, and of the results that are kept."""
+        trained = self._trained_of(self.columns)
+        if not self.keeps_trained_alone:
+            return trained
+        stops = np.cumsum([stop - start for start, stop in trained.in_group.runs]).tolist()
+        runs = tuple(zip([0, *stops[:-1]], stops, strict=True))
+        return replace(trained, in_group=replace(trained.in_group, runs=runs, num_all=stops[-1]))
+
+    @property
+    def keeps_trained_alone(self) -> bool:
+        """Whether of its results only `trained_columns` are kept."""
+        scale = self.gradient_scale
+        return self.copies_trained and self.watch is None and not isinstance(scale, Tensor)
+
+    def kept_of(self, result: Tensor) -> Tensor:
+        """What backward reads of its results ``[own T, c]``."""
+        if not self.keeps_trained_alone:
+            return result
+        return torch.cat(self._trained_of(self.columns).in_group.views(result, 1), 1)
 
     def _trained_of(self, units: Units) -> UnitsWithin:
         in_weight, in_group = zip(*self.trained, strict=True) if self.trained else ((), ())
@@ -110,7 +131,7 @@ class LaneSlice:
         return mask.apply(grad_result, self.columns.parts, in_place=True)
 
     def training(self, result: Tensor) -> Tensor:
-        """Its results ``[own T, c]``, of which dW of `trained_columns` is made."""
+        """What is kept of its results, of which dW of `trained_columns` is made."""
         mask = self.masks.trains
         return self.scaled(result if mask is None else mask.apply(result, self.columns.parts))
 

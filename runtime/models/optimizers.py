@@ -24,15 +24,12 @@ class OptimizerKind:
     Attributes:
         timm_name: in timm's factory.
         values: what it keeps of a parameter that it has updated; ``step`` is a scalar.
-        is_elementwise: whether each value's update depends on no other value's; if not, parts of
-            a weight cannot be updated apart.
         counters: what it keeps of all parameters together, in each group.
         options: of timm's factory.
     """
 
     timm_name: str
     values: frozenset[str]
-    is_elementwise: bool = True
     counters: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,8 +48,8 @@ KINDS = {
     "nadamw": OptimizerKind("nadamw", _ADAM),
     "radamw": OptimizerKind("radamw", _ADAM),
     "lion": OptimizerKind("lion", frozenset({"exp_avg"})),
-    "lamb": OptimizerKind("lamb", _LAMB, is_elementwise=False, counters=("step",)),
-    "lars": OptimizerKind("lars", _MOMENTUM, is_elementwise=False),
+    "lamb": OptimizerKind("lamb", _LAMB, counters=("step",)),
+    "lars": OptimizerKind("lars", _MOMENTUM),
 }
 
 

@@ -1,14 +1,16 @@
 """What of the parameters a step leaves as it is: all of subnets that it does not train.
 
 Such a parameter has no gradient, so an optimizer passes it over. Where subnets share one, as heads
-share the maps of their attention, the rows of those that rest are kept over the update, and those
-of the optimizer's moments with them: neither weight decay nor a fading moment touches them. The
-update goes block by block, so that only one block's rows are kept at a time, unless the optimizer
-looks at all gradients together. Only the count of updates is one for the whole parameter, also on a
-rank that holds nothing of it but what rests.
+share the maps of their attention, the optimizer is given the rows that train in its place, and
+those of its moments: neither weight decay nor a fading moment touches the others. The update goes
+block by block, so that copies of one block's columns are enough (kernels want neighbours). An
+optimizer that looks at all gradients together is given all, and what rests is kept over its step
+and put back. Only the count of updates is one for the whole parameter, also on a rank that holds
+nothing of it but what rests.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +46,12 @@ class RestingRows:
     def of(self, tensor: Tensor) -> list[Tensor]:
         """Views of what rests in the parameter, or in a tensor of its shape."""
         return [tensor.narrow(self.dim, start, stop - start) for start, stop in self.runs]
+
+    def besides(self, tensor: Tensor) -> list[Tensor]:
+        """Views of what trains."""
+        bounds = [0, *(bound for run in self.runs for bound in run), tensor.shape[self.dim]]
+        between = zip(bounds[::2], bounds[1::2], strict=True)
+        return [tensor.narrow(self.dim, a, b - a) for a, b in between if b > a]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +148,7 @@ def update(optimizer: torch.optim.Optimizer, left: Resting, *, is_elementwise: b
     partly = {rows.parameter for rows in left.rows}
     _update_with(optimizer, {p: g for p, g in gradients.items() if p not in partly})
     for of_one in of_block.values():
-        _update_with(optimizer, {r.parameter: gradients[r.parameter] for r in of_one}, of_one)
+        _update_besides(optimizer, {r.parameter: gradients[r.parameter] for r in of_one}, of_one)
     for rows in left.elsewhere:
         _count_update(optimizer, rows)
     for parameter, gradient in gradients.items():
@@ -148,17 +156,89 @@ def update(optimizer: torch.optim.Optimizer, left: Resting, *, is_elementwise: b
 
 
 def _update_with(
-    optimizer: torch.optim.Optimizer,
-    gradients: Mapping[nn.Parameter, Tensor],
-    left: Sequence[RestingRows] = (),
+    optimizer: torch.optim.Optimizer, gradients: Mapping[nn.Parameter, Tensor]
 ) -> None:
-    """Update the parameters of these gradients and no others, but for what of them is `left`."""
+    """Update the parameters of these gradients and no others."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = gradients.get(parameter)
-    held = hold(optimizer, Resting(rows=tuple(left)))
+    _begin_momentum(optimizer)
     optimizer.step()
-    put_back(optimizer, held)
+
+
+def _update_besides(
+    optimizer: torch.optim.Optimizer,
+    gradients: Mapping[nn.Parameter, Tensor],
+    left: Sequence[RestingRows],
+) -> None:
+    """Update what trains of the parameters of these gradients, of each of which some is left."""
+    every = [group["params"] for group in optimizer.param_groups]
+    pieces = {
+        rows.parameter: _Pieces.of(optimizer, rows, gradients[rows.parameter]) for rows in left
+    }
+    try:
+        for group in optimizer.param_groups:
+            own = (pieces[p].parameters for p in group["params"] if p in pieces)
+            group["params"] = [piece for of_one in own for piece in of_one]
+        _begin_momentum(optimizer)
+        optimizer.step()
+    finally:
+        for group, parameters in zip(optimizer.param_groups, every, strict=True):
+            group["params"] = parameters
+        for one in pieces.values():
+            one.take_back(optimizer)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """What trains of a parameter, run by run, as parameters of their own.
+
+    Attributes:
+        rows: what rests of it.
+        parameters: the pieces, views or copies of it, with their gradients.
+    """
+
+    rows: RestingRows
+    parameters: tuple[nn.Parameter, ...]
+
+    @staticmethod
+    def of(optimizer: torch.optim.Optimizer, rows: RestingRows, gradient: Tensor) -> "_Pieces":
+        """With their part of the optimizer's state."""
+        pieces = [nn.Parameter(own.contiguous()) for own in rows.besides(rows.parameter)]
+        for piece, own in zip(pieces, rows.besides(gradient), strict=True):
+            piece.grad = own.contiguous()
+        for name, value in optimizer.state.get(rows.parameter, {}).items():
+            if not isinstance(value, Tensor):
+                values = [deepcopy(value) for _ in pieces]
+            elif value.shape == rows.parameter.shape:
+                values = [part.contiguous() for part in rows.besides(value)]
+            else:
+                values = [value.clone() for _ in pieces]
+            for piece, part in zip(pieces, values, strict=True):
+                optimizer.state[piece][name] = part
+        return _Pieces(rows, tuple(pieces))
+
+    def take_back(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put what is not there yet into the parameter and its moments, which begin with zeros."""
+        parameter = self.rows.parameter
+        states = [optimizer.state.pop(piece, {}) for piece in self.parameters]
+        for into, piece in zip(self.rows.besides(parameter), self.parameters, strict=True):
+            _copy_if_apart(into, piece)
+        whole = optimizer.state[parameter]
+        for name, value in states[0].items():
+            if not isinstance(value, Tensor) or value.shape != self.parameters[0].shape:
+                whole[name] = value
+                continue
+            if name not in whole:
+                whole[name] = torch.zeros_like(parameter, dtype=value.dtype)
+            parts = self.rows.besides(whole[name])
+            for into, state in zip(parts, states, strict=True):
+                _copy_if_apart(into, state[name])
+
+
+def _copy_if_apart(into: Tensor, values: Tensor) -> None:
+    if into.data_ptr() != values.data_ptr():
+        into.copy_(values)
 
 
 def _count_update(optimizer: torch.optim.Optimizer, left: RestingRows) -> None:
@@ -168,7 +248,12 @@ def _count_update(optimizer: torch.optim.Optimizer, left: RestingRows) -> None:
     if state and "step" in state:
         state["step"] += 1
     else:
-        _update_with(optimizer, {parameter: torch.zeros_like(parameter)}, [left])
+        for group in optimizer.param_groups:
+            for other in group["params"]:
+                other.grad = torch.zeros_like(other) if other is parameter else None
+        held = hold(optimizer, Resting(rows=(left,)))
+        optimizer.step()
+        put_back(optimizer, held)
 
 
 @dataclass(frozen=True, eq=False)

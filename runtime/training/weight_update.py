@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ft_sched.errors import InputError
+from d2ft_sched.model.optimizer_states import TOGETHER
 from runtime.checkpoint.checkpoint import shard_file, shard_files
 from runtime.checkpoint.optimizer_state import (
     State,
@@ -86,6 +87,7 @@ class WeightUpdate:
         """
         self._held, self._settings = held, settings
         self._kind = optimizer_kind(optimizer)
+        self._is_elementwise = optimizer not in TOGETHER
         check_optimizer(optimizer, is_cut=held.is_cut)
         self._parameters = dict(held.module.named_parameters())
         self._trained = {n: p for n, p in self._parameters.items() if p.requires_grad}
@@ -126,7 +128,7 @@ class WeightUpdate:
         self._begin_average()
         if norm is None or not self._scale.is_on or isfinite(norm):
             set_learning_rate(self._optimizer, lr)
-            update(self._optimizer, left, is_elementwise=self._kind.is_elementwise)
+            update(self._optimizer, left, is_elementwise=self._is_elementwise)
             self._follow(left)
         if norm is not None and self._scale.is_on:
             self._scale.after(is_finite=isfinite(norm))
@@ -243,7 +245,7 @@ def check_optimizer(name: str, *, is_cut: bool) -> None:
     Raises:
         InputError: saying why.
     """
-    if is_cut and not optimizer_kind(name).is_elementwise:
+    if is_cut and name in TOGETHER:
         raise InputError(
             f"optimizer {name!r} takes norms of whole weights, and this plan's ranks hold parts of "
             f"them; choose one that does not, such as adamw or lion"

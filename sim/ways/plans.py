@@ -21,7 +21,7 @@ from sim.ways.fewer import fewest, fewest_beside, samples_of_compute
 from sim.ways.fewer_bytes import fewer_within_bytes
 from sim.ways.price import price
 from sim.ways.redeal import redealt_scores
-from sim.ways.resting import best_resting, resting_loads
+from sim.ways.resting_loads import best_resting, resting_loads
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan

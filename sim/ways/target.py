@@ -15,7 +15,7 @@ from sim.ways.estimate.load import Load, dense_load, sample_flops
 from sim.ways.estimate.steps import Groups
 from sim.ways.plans import BETTER, REST_PAYS, RESTING, scored_candidate
 from sim.ways.redeal import redealt_scores
-from sim.ways.resting import best_resting, resting_loads
+from sim.ways.resting_loads import best_resting, resting_loads
 from sim.ways.search import WaySearch, best_dense, best_replicas, search_ways, shown, way_of
 from sim.ways.way import Way, WayKind
 from sim.ways.way_plan import WayPlan, value_kept, way_plan

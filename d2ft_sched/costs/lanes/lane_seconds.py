@@ -131,16 +131,18 @@ def _kernels_besides(sizes: LaneSizes) -> np.ndarray:
 
     A copy is one kernel for the rows and one for the columns, in either direction; where they are
     copied, or train in part, dW and the gradient of the bias are written part by part, with zeros
-    where no group writes. There is one mask forward and there are two backward. A further run is a
-    product more for each map forward, and two for each backward.
+    where no group writes, and what the MLP makes for it is copied forward. There is one mask
+    forward and there are two backward. A further run is a product more for each map forward, and
+    two for each backward.
     """
-    forward = 2 * sizes.is_copied + sizes.is_masked + 2 * (sizes.num_runs - 1)
     trains_in_part = np.stack(
         [
             (sizes.trained_heads > 0) & (sizes.trained_heads < sizes.heads),
             (sizes.trained_hidden > 0) & (sizes.trained_hidden < sizes.hidden),
         ]
     )
+    forward = 2 * sizes.is_copied + sizes.is_masked + 2 * (sizes.num_runs - 1)
+    forward[1] += trains_in_part[1]
     in_parts = trains_in_part | (sizes.is_copied & sizes.trains)
     backward = 2 * sizes.is_copied + 10 * in_parts + 2 * sizes.is_masked + 4 * (sizes.num_runs - 1)
     return np.stack([forward, backward])

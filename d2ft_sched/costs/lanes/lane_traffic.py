@@ -63,7 +63,8 @@ def lane_bytes_of(
     # backward, and dW read and written where they train. With adapters only factors do, which are
     # read and written beside the weights. Of channels and hidden units dW reads those of the result
     # and gradients of what was projected, and the bias these once more. What is turned or normed
-    # between the products is read and written by every operator of its own.
+    # between the products is read and written by every operator of its own. Where some hidden units
+    # rest, results of the others are copied to be kept.
     rank = 0 if workload.lora is None else workload.lora.rank
     heads_trained = heads if trained_heads is None else np.asarray(trained_heads)
     hidden_trained = hidden if trained_hidden is None else np.asarray(trained_hidden)
@@ -73,6 +74,7 @@ def lane_bytes_of(
     )
     hidden_rows_trained = hidden_trained * shape.hidden_rows
     dw = 2.0 * shape.width * (tokens > 0) * (workload.lora is None)
+    copied = 2.0 * hidden_trained * (hidden_trained < hidden)
     attention_factors = attention_weights / shape.width * rank
     mlp_factors = mlp_weights / shape.width * rank
     turns = ROTARY_PASSES * int(shape.rotary)
@@ -104,7 +106,7 @@ def lane_bytes_of(
         + (1 + 2 * attention_trains) * attention_factors
         + attention_again,
         mlp_forward=3.0 * mlp_activation
-        + tokens * ((2.0 + gate) * hidden + 2.0 * hidden_rows)
+        + tokens * ((2.0 + gate) * hidden + 2.0 * hidden_rows + copied)
         + mlp_weights
         + mlp_factors,
         mlp_backward=(3 + 2 * mlp_trains) * mlp_activation

@@ -108,8 +108,8 @@ def test_what_ranks_of_replicas_cannot_do_is_refused(plan_in, options, tmp_path)
         (
             3,
             ("--schedule", "fixed", "--replan-every", 2),
-            "--replan-every moves whole samples between replicas; this plan has subnets of a block "
-            "that differ",
+            "--replan-every moves whole samples between replicas; this plan has subnets that do "
+            "not the same with all of them",
         ),
     ):
         given = ["finetune", plan, *options, *more, "--out", tmp_path / f"out{num_ranks}"]

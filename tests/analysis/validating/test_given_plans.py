@@ -22,7 +22,7 @@ from sim.step import simulate_plan
 from sim.ways.candidates import candidate
 from sim.ways.estimate.load import Load, dense_load
 from sim.ways.estimate.steps import WaySteps
-from sim.ways.resting import resting_loads
+from sim.ways.resting_loads import resting_loads
 
 DEVICES = tuple(
     Device(name, rate, 10**10, 1e10) for name, rate in zip("abc", (2e10, 2e10, 1e10), strict=True)

@@ -19,7 +19,7 @@ from sim.ways.candidates import Candidate, candidate
 from sim.ways.estimate.load import Load
 from sim.ways.estimate.steps import WaySteps
 from sim.ways.price import price
-from sim.ways.resting import HEADS_PAY, NUM_DRAWS, best_resting, resting_loads
+from sim.ways.resting_loads import HEADS_PAY, NUM_DRAWS, best_resting, resting_loads
 
 SHAPE = vision_transformer_shape(
     "tiny", image_size=24, patch_size=8, width=48, num_blocks=4, num_heads=4, mlp_hidden=96,
