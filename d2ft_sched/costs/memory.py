@@ -21,6 +21,7 @@ from d2ft_sched.costs.activation_memory import (
     norm_kept_bytes,
     workspace_per_block,
 )
+from d2ft_sched.costs.copied_columns import copied_columns
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
@@ -337,11 +338,7 @@ def _copies_in_update(
         rests = held_sum(workload, placement, trained_subnet_parameters(workload) * resting)
         rests *= held_by_any(workload, placement, trains)
         return rests.sum(axis=0) * size * (1 + states)
-    shape, partition = workload.shape, workload.partition
-    rows = shape.width if workload.lora is None else workload.lora.rank
-    columns = partition.heads * shape.head_columns + partition.hidden
-    copied = held_sum(workload, placement, rows * columns * trains)
-    copied *= held_by_any(workload, placement, resting)
+    copied = copied_columns(workload, placement, trains, resting)
     return copied.max(axis=0) * size * (2 + states)
 
 

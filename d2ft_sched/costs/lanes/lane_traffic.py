@@ -60,11 +60,11 @@ def lane_bytes_of(
     mlp_weights = 1.0 * shape.width * (hidden_rows + hidden) * (tokens > 0)
     # forward: read x, read and write the result; backward: read the gradient once for dX and read
     # and write dX, read the gradient and x once for dW; weights are read once forward, once
-    # backward, and dW read and written where they train. With adapters only factors do, which are
-    # read and written beside the weights. Of channels and hidden units dW reads those of the result
-    # and gradients of what was projected, and the bias these once more. What is turned or normed
-    # between the products is read and written by every operator of its own. Where some hidden units
-    # rest, results of the others are copied to be kept.
+    # backward, and dW read and written where they train, zeros written beside it. With adapters
+    # only factors do, which are read and written beside the weights. Of channels and hidden units
+    # dW reads those of the result and gradients of what was projected, and the bias these once
+    # more. What is turned or normed between the products is read and written by every operator of
+    # its own. Where some hidden units rest, results of the others are copied to be kept.
     rank = 0 if workload.lora is None else workload.lora.rank
     heads_trained = heads if trained_heads is None else np.asarray(trained_heads)
     hidden_trained = hidden if trained_hidden is None else np.asarray(trained_hidden)
@@ -73,7 +73,7 @@ def lane_bytes_of(
         heads_trained * of_head for of_head in (shape.head_rows, shape.head_columns)
     )
     hidden_rows_trained = hidden_trained * shape.hidden_rows
-    dw = 2.0 * shape.width * (tokens > 0) * (workload.lora is None)
+    dw = 1.0 * shape.width * (tokens > 0) * (workload.lora is None)
     copied = 2.0 * hidden_trained * (hidden_trained < hidden)
     attention_factors = attention_weights / shape.width * rank
     mlp_factors = mlp_weights / shape.width * rank
@@ -102,7 +102,7 @@ def lane_bytes_of(
         + tokens * (4 * columns + columns_trained + 3 * rows + (1 + shape.qkv_bias) * rows_trained)
         + (turns + norms_back) * tokens * turned
         + attention_weights
-        + dw * (rows_trained + columns_trained)
+        + dw * (attention_trains * (rows + columns) + rows_trained + columns_trained)
         + (1 + 2 * attention_trains) * attention_factors
         + attention_again,
         mlp_forward=3.0 * mlp_activation
@@ -118,7 +118,7 @@ def lane_bytes_of(
             + (1 + shape.mlp_bias) * hidden_rows_trained
         )
         + mlp_weights
-        + dw * (hidden_rows_trained + hidden_trained)
+        + dw * (mlp_trains * (hidden_rows + hidden) + hidden_rows_trained + hidden_trained)
         + (1 + 2 * mlp_trains) * mlp_factors
         + mlp_again,
     )
