@@ -6,18 +6,15 @@ from typing import Annotated
 import typer
 
 from analysis.commands import options
-from analysis.names.placement_names import PlacementName
-from analysis.names.precision_names import PrecisionName
-
-OF_THE_PLANS = [
-    "cluster_file", "model", "num_tokens", "num_classes", "heads_per_subnet", "microbatches",
-    "microbatch_size", "waves", "placement", "precision", "lora_rank", "lora_alpha",
-]  # fmt: skip
-"""What plans say themselves."""
+from analysis.commands.parsing.grouped_options import with_groups
+from analysis.commands.parsing.tried_options import OF_THE_PLANS, TriedOptions
 
 
+@with_groups
 def run(
     ctx: typer.Context,
+    tried: TriedOptions,
+    *,
     plans: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -33,14 +30,7 @@ def run(
             "device is measured first.",
         ),
     ] = None,
-    model: options.TrainedModel = "vit_small_patch14_dinov2",
     image_size: options.ImageSize = None,
-    num_tokens: options.NumTokens = None,
-    num_classes: options.NumClasses = 10,
-    heads_per_subnet: options.HeadsPerSubnet = "1",
-    microbatches: options.Microbatches = 5,
-    microbatch_size: options.MicrobatchSize = 16,
-    waves: options.Waves = 1,
     overlap: Annotated[
         bool,
         typer.Option(
@@ -48,14 +38,7 @@ def run(
             help="Send the messages of one wave while another computes; several ranks only.",
         ),
     ] = False,
-    placement: Annotated[
-        PlacementName,
-        typer.Option(help="Of subnets and owners on several ranks; see 'd2ft plan'."),
-    ] = PlacementName.EVERY_DEVICE,
     repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each plan.")] = 5,
-    precision: options.Precision = PrecisionName.FLOAT32,
-    lora_rank: options.LoraRank = None,
-    lora_alpha: options.LoraAlpha = None,
     timeout: Annotated[
         float, typer.Option(min=1.0, help="Seconds that a rank waits for another.")
     ] = 600.0,
@@ -81,7 +64,6 @@ def run(
         print_warnings,
     )
     from analysis.console.progress import TerminalProgress
-    from analysis.planning.request import parse_heads, read_lora
     from analysis.validating.given_plans import PlansRequest, validate_plans
     from analysis.validating.run_validation import ValidationRequest, validate
     from analysis.validating.validation_files import (
@@ -112,23 +94,14 @@ def run(
             validated = validate(
                 ValidationRequest(
                     cluster_file=cluster_file,
-                    model=model,
                     image_size=image_size,
-                    num_tokens=num_tokens,
-                    num_classes=num_classes,
-                    heads=parse_heads(heads_per_subnet),
-                    num_microbatches=microbatches,
-                    microbatch_size=microbatch_size,
-                    num_waves=waves,
                     overlap=overlap,
-                    lora=read_lora(lora_rank, lora_alpha),
-                    placement=placement,
                     num_repeats=repeats,
-                    precision=precision,
                     device=device,
                     timeout_s=timeout,
                     seed=seed,
                     shared=shared,
+                    **tried.asked(),
                 ),
                 progress,
             )
