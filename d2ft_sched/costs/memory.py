@@ -21,11 +21,11 @@ from d2ft_sched.costs.activation_memory import (
     norm_kept_bytes,
     workspace_per_block,
 )
-from d2ft_sched.costs.copied_columns import copied_columns
 from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.costs.lanes.lane_groups import lane_groups
+from d2ft_sched.costs.partial_update import column_parameters, partial_updates
 from d2ft_sched.costs.vocabulary_head import (
     embedding_again,
     head_gradient_values,
@@ -167,8 +167,7 @@ def _memory(
     activations = np.zeros(placement.num_devices)
     workspace = np.zeros(placement.num_devices)
     exchange_buffers = np.zeros(placement.num_devices)
-    resting = np.ones_like(trains) if besides_operations else ~trains
-    copied_in_update = _copies_in_update(workload, placement, trains, resting)
+    copied_in_update = _copied_in_update(workload, placement, trains, besides_operations)
     gradients_before = np.zeros_like(block_gradients)
     if copied_for_sums is None:
         copied_for_sums = np.zeros_like(block_gradients)
@@ -326,20 +325,19 @@ def _block_gradient_bytes(
     return held * workload.parameter_bytes
 
 
-def _copies_in_update(
-    workload: Workload, placement: Placement, trains: np.ndarray, resting: np.ndarray
+def _copied_in_update(
+    workload: Workload, placement: Placement, trains: np.ndarray, is_most: bool
 ) -> np.ndarray:
-    """In blocks of which a device trains a part, float ``[num_devices]``: of the columns that
-    train, their gradients and moments, in the fullest block; or, where an optimizer is given all
-    gradients together, of all that rests and its moments. What rests is bool ``[num_subnets]`` like
-    what trains."""
-    states, size = OPTIMIZER_STATES[workload.optimizer], workload.parameter_bytes
-    if workload.optimizer in TOGETHER:
-        rests = held_sum(workload, placement, trained_subnet_parameters(workload) * resting)
-        rests *= held_by_any(workload, placement, trains)
-        return rests.sum(axis=0) * size * (1 + states)
-    copied = copied_columns(workload, placement, trains, resting)
-    return copied.max(axis=0) * size * (2 + states)
+    """Bytes at the same time, float ``[num_devices]``: of the fullest block, or of all where an
+    optimizer looks at whole weights; or the most, whatever trains."""
+    values = trained_subnet_parameters(workload)
+    copied = partial_updates(workload, placement, values, trains).copied
+    if is_most:
+        states = OPTIMIZER_STATES[workload.optimizer]
+        most = np.maximum(values * (1 + states), column_parameters(workload) * (2 + states))
+        copied = held_sum(workload, placement, most)
+    at_once = copied.sum(axis=0) if workload.optimizer in TOGETHER else copied.max(axis=0)
+    return at_once * workload.parameter_bytes
 
 
 def _input_bytes(workload: Workload, placement: Placement, running: np.ndarray) -> np.ndarray:

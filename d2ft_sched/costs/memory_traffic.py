@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.costs.copied_columns import copied_columns
 from d2ft_sched.costs.lanes.lane_traffic import NORM_BACKWARD_PASSES, NORM_FORWARD_PASSES
-from d2ft_sched.costs.memory import trained_device_parameters
-from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES, TOGETHER
+from d2ft_sched.costs.memory import trained_device_parameters, trained_subnet_parameters
+from d2ft_sched.costs.partial_update import partial_updates
+from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
 
@@ -91,8 +91,7 @@ def optimizer_bytes_moved(
     """Bytes of one parameter update, float ``[num_devices]``.
 
     It reads gradients, and reads and writes parameters that train and optimizer state; those of
-    subnets that rest are not touched. What it copies, see `copied_columns`, is read and written
-    before, and but for gradients after.
+    subnets that rest are not touched, but for what `partial_updates` says.
 
     Args:
         workload: the model, what trains, and the optimizer.
@@ -101,7 +100,8 @@ def optimizer_bytes_moved(
     """
     states, size = OPTIMIZER_STATES[workload.optimizer], workload.parameter_bytes
     moved = trained_device_parameters(workload, placement, trains) * (3 + 2 * states) * size
-    if trains is None or workload.optimizer in TOGETHER:
+    if trains is None:
         return moved
-    copied = copied_columns(workload, placement, trains, ~trains).sum(axis=0)
-    return moved + copied * (2 * (2 + states) + 2 * (1 + states)) * size
+    values = trained_subnet_parameters(workload)
+    besides = partial_updates(workload, placement, values, trains).moved
+    return moved + besides.sum(axis=0) * size

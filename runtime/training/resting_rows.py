@@ -2,11 +2,11 @@
 
 Such a parameter has no gradient, so an optimizer passes it over. Where subnets share one, as heads
 share the maps of their attention, the optimizer is given the rows that train in its place, and
-those of its moments: neither weight decay nor a fading moment touches the others. The update goes
-block by block, so that copies of one block's columns are enough (kernels want neighbours). An
-optimizer that looks at all gradients together is given all, and what rests is kept over its step
-and put back. Only the count of updates is one for the whole parameter, also on a rank that holds
-nothing of it but what rests.
+those of its moments: neither weight decay nor a fading moment touches the others. Columns are
+copied for that (kernels want neighbours), or, where less moves so, those that rest are kept over
+the step and put back, as of all where an optimizer looks at whole weights. The update goes block by
+block, so that copies of one block are enough. Only the count of updates is one for the whole
+parameter, also on a rank that holds nothing of it but what rests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from d2ft_sched.costs.partial_update import goes_in_pieces
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import trains_in_step
 from runtime.families.family import ModelFamily
@@ -148,7 +149,8 @@ def update(optimizer: torch.optim.Optimizer, left: Resting, *, is_elementwise: b
     partly = {rows.parameter for rows in left.rows}
     _update_with(optimizer, {p: g for p, g in gradients.items() if p not in partly})
     for of_one in of_block.values():
-        _update_besides(optimizer, {r.parameter: gradients[r.parameter] for r in of_one}, of_one)
+        own = {rows.parameter: gradients[rows.parameter] for rows in of_one}
+        _update_with(optimizer, own, of_one)
     for rows in left.elsewhere:
         _count_update(optimizer, rows)
     for parameter, gradient in gradients.items():
@@ -156,30 +158,26 @@ def update(optimizer: torch.optim.Optimizer, left: Resting, *, is_elementwise: b
 
 
 def _update_with(
-    optimizer: torch.optim.Optimizer, gradients: Mapping[nn.Parameter, Tensor]
-) -> None:
-    """Update the parameters of these gradients and no others."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = gradients.get(parameter)
-    _begin_momentum(optimizer)
-    optimizer.step()
-
-
-def _update_besides(
     optimizer: torch.optim.Optimizer,
     gradients: Mapping[nn.Parameter, Tensor],
-    left: Sequence[RestingRows],
+    left: Sequence[RestingRows] = (),
 ) -> None:
-    """Update what trains of the parameters of these gradients, of each of which some is left."""
+    """Update the parameters of these gradients and no others, but for what of them is `left`."""
     every = [group["params"] for group in optimizer.param_groups]
+    for parameter in (p for parameters in every for p in parameters):
+        parameter.grad = gradients.get(parameter)
     pieces = {
-        rows.parameter: _Pieces.of(optimizer, rows, gradients[rows.parameter]) for rows in left
+        rows.parameter: _Pieces.of(optimizer, rows, gradients[rows.parameter])
+        for rows in left
+        if _goes_in_pieces(optimizer, rows)
     }
+    kept = tuple(rows for rows in left if rows.parameter not in pieces)
+    held = hold(optimizer, Resting(rows=kept))
     try:
         for group in optimizer.param_groups:
-            own = (pieces[p].parameters for p in group["params"] if p in pieces)
-            group["params"] = [piece for of_one in own for piece in of_one]
+            own = [p for p in group["params"] if p in gradients]
+            of_each = (pieces[p].parameters if p in pieces else (p,) for p in own)
+            group["params"] = [piece for of_one in of_each for piece in of_one]
         _begin_momentum(optimizer)
         optimizer.step()
     finally:
@@ -187,6 +185,18 @@ def _update_besides(
             group["params"] = parameters
         for one in pieces.values():
             one.take_back(optimizer)
+    put_back(optimizer, held)
+
+
+def _goes_in_pieces(optimizer: torch.optim.Optimizer, left: RestingRows) -> bool:
+    """Whether what trains is updated apart, see `d2ft_sched.costs.partial_update`."""
+    parameter = left.parameter
+    resting = sum(part.numel() for part in left.of(parameter))
+    trained = parameter.numel() - resting
+    if not trained:
+        return False
+    num_states = len(_moments(optimizer, parameter))
+    return left.dim == 0 or bool(goes_in_pieces(trained, resting, num_states))
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,12 +258,7 @@ def _count_update(optimizer: torch.optim.Optimizer, left: RestingRows) -> None:
     if state and "step" in state:
         state["step"] += 1
     else:
-        for group in optimizer.param_groups:
-            for other in group["params"]:
-                other.grad = torch.zeros_like(other) if other is parameter else None
-        held = hold(optimizer, Resting(rows=(left,)))
-        optimizer.step()
-        put_back(optimizer, held)
+        _update_with(optimizer, {parameter: torch.zeros_like(parameter)}, [left])
 
 
 @dataclass(frozen=True, eq=False)
