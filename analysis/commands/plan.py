@@ -78,8 +78,9 @@ def run(
     resting: Annotated[
         RestingName | None,
         typer.Option(
-            help="Which blocks rest in a step, where the plan lets some: drawn (default) anew in "
-            "each, or in turns. Adapters rest only where fewer samples keep no --budget-comm.",
+            help="Which heads (or blocks, where memory asks for it) rest in a step: drawn anew in "
+            "each (default), or in turns. Adapters rest only where fewer samples keep no "
+            "--budget-comm.",
             rich_help_panel="Ways",
         ),
     ] = None,

@@ -16,7 +16,7 @@ from sim.ways.target import plan_for_target_on_ways
 from sim.ways.way_plan import WayPlan
 
 REST = "rest"
-"""Method of plans in which blocks rest."""
+"""Method of plans in which heads or blocks rest."""
 WAYS = "ways"
 """Solver's name in plans that are no schedule by scores."""
 

@@ -68,7 +68,7 @@ class Budget:
             `patterns`, of the rows that do.
         memory: fraction of the activations that every knapsack keeps for backward in the dense run,
             above 0 and up to 1; what a device's memory holds bounds them besides.
-        resting: how a training chooses which blocks rest in each step, as many as in the schedule,
+        resting: how a training chooses which subnets rest in each step, as many as in the schedule,
             a key of `d2ft_sched.problem.resting.POLICIES`; None for those of the schedule, always.
 
     Raises:

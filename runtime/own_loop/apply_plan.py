@@ -46,7 +46,7 @@ def apply_plan(
     scheduled.
 
     The schedule goes by a sample's position in the batch. Where it leaves samples out,
-    `ScheduledModel.take` takes the others; blocks that rest, and samples left out, are drawn anew
+    `ScheduledModel.take` takes the others; what rests, and samples left out, are drawn anew
     in each step as ``d2ft finetune`` does. A batch that is shorter than the plan's runs under the
     operations of the positions that it has; where these leave all of it out, it runs whole.
 

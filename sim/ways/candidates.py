@@ -1,4 +1,4 @@
-"""Plans of one kind on one way: some samples run, some blocks rest."""
+"""Plans of one kind on one way: some samples run, some subnets rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

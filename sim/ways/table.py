@@ -17,7 +17,7 @@ class WayRow:
         replicas: names of each replica's devices.
         samples: of the mini-batch that each replica is dealt in the dense step.
         dense_step_s: predicted seconds with every operation FULL.
-        plan_step_s: of a step with as many samples and the same blocks resting as in the plan (of
+        plan_step_s: of a step with as many samples and the same subnets resting as in the plan (of
             fewer samples, where the plan is by scores), on these replicas; None where memory does
             not suffice.
         plan_samples: that each replica runs there; replicas that get none are left out.

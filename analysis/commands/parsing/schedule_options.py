@@ -19,7 +19,7 @@ class ScheduleOptions:
         ScheduleName | None,
         typer.Option(
             help="fixed: the plan's own for every mini-batch. per-step: drawn anew in each step, "
-            "which blocks rest and which samples are left out, or, within the budget of a plan by "
+            "what rests and which samples are left out, or, within the budget of a plan by "
             "scores, which samples all subnets drop first; it needs no scores, and is the default "
             "where there is anything to draw. "
             "running: from scores that steps see in passing, so that scoring costs no pass. These "
