@@ -29,7 +29,7 @@ from d2ft_sched.cutting.lane_rectangles import (
     whole_rectangle,
 )
 from d2ft_sched.schedule.lanes import LANES
-from d2ft_sched.schedule.operations import Operation
+from d2ft_sched.schedule.operations import Operation, runs_backward
 
 MOST_VALUES = 2**22
 """Of one array: sites are taken in parts."""
@@ -72,7 +72,12 @@ class Cut:
 
 
 def cheapest_cut(
-    cells: np.ndarray, subnets: np.ndarray, microbatches: np.ndarray, price: Price
+    cells: np.ndarray,
+    subnets: np.ndarray,
+    microbatches: np.ndarray,
+    price: Price,
+    *,
+    merges_rest: bool,
 ) -> Cut:
     """Cut the cells of every site.
 
@@ -81,8 +86,9 @@ def cheapest_cut(
         subnets, microbatches: that a site may compute though nothing of them runs, bool ``[S, R]``
             and ``[S, C]``.
         price: of rectangles.
+        merges_rest: whether subnets that rest cost least in one piece with those that train.
     """
-    is_one = _are_one_rectangle(cells)
+    is_one = _are_one_rectangle(cells, merges_rest)
     whole = np.flatnonzero(is_one)
     active = cells[whole] != Operation.SHORTCUT
     cut = Cut(whole, active.any(axis=2), active.any(axis=1), cells[whole], np.zeros(len(whole)))
@@ -104,14 +110,17 @@ def _parts(cells: np.ndarray, left: np.ndarray) -> Iterator[np.ndarray]:
             yield from (sites[start : start + step] for start in range(0, len(sites), step))
 
 
-def _are_one_rectangle(cells: np.ndarray) -> np.ndarray:
-    """Whether the cells of each site that run have one operation, and are all of a rectangle: then
-    there is nothing to cut."""
+def _are_one_rectangle(cells: np.ndarray, merges_rest: bool) -> np.ndarray:
+    """Whether the cells of each site that run are all of a rectangle and have one operation; or, if
+    they merge, every subnet one of FULL and REST: then there is nothing to cut."""
     active = cells != Operation.SHORTCUT
     size = active.any(axis=2).sum(axis=1) * active.any(axis=1).sum(axis=1)
     number = active.sum(axis=(1, 2))
-    alike = (cells == cells.max(axis=(1, 2))[:, None, None]).sum(axis=(1, 2))
-    return np.asarray((number == size) & (alike == number))
+    is_alike = (cells == cells.max(axis=(1, 2), keepdims=True)) | ~active
+    if merges_rest:
+        of_subnet = (cells == cells.max(axis=2, keepdims=True)) & runs_backward(cells) | ~active
+        is_alike |= of_subnet.all(axis=(1, 2), keepdims=True)
+    return np.asarray((number == size) & is_alike.all(axis=(1, 2)))
 
 
 def _num_values(cells: np.ndarray, num_kinds: Sequence[int]) -> int:

@@ -188,7 +188,7 @@ def _rest(
 ) -> Candidate | None:
     """The plan of most samples with so large a part of the heads, or blocks, trained."""
     loads = resting_loads(search.workload, fraction, compute, seed)
-    return best_resting(loads, lambda load: _of_load(search, fewer, load), seed)
+    return best_resting(search.steps, loads, lambda load: _of_load(search, fewer, load), seed)
 
 
 def _of_load(search: WaySearch, fewer: Way, load: Load) -> Candidate | None:

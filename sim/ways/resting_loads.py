@@ -1,6 +1,7 @@
 """Loads in which a part of the model rests: drawn by heads, or by whole blocks."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,12 +10,13 @@ from d2ft_sched.plan.redrawn import redrawn, resting_units
 from d2ft_sched.problem.resting import drawn
 from sim.ways.candidates import Candidate
 from sim.ways.estimate.load import Load, load_of, most_samples
+from sim.ways.estimate.steps import WaySteps
 from sim.ways.price import price
 
 HEADS_PAY = 0.1
-"""Relative excess of samples for which whole blocks rest in place of heads. From docs/results/rest:
-for the same compute and gradients heads ended 0.9 points higher, and with 80 % of the samples 0.7
-points below blocks with all of them."""
+"""Relative excess of samples a second for which whole blocks rest in place of heads. From
+docs/results/rest: for the same compute and gradients heads ended 0.9 points higher, and with 80 %
+of the samples 0.7 points below blocks with all of them."""
 NUM_DRAWS = 8
 """Other steps whose memory is looked at where that of the first leaves no ample room."""
 AMPLE = 0.5
@@ -46,25 +48,39 @@ def resting_loads(
 
 
 def best_resting(
-    loads: Iterable[Load], planned: Callable[[Load], Candidate | None], seed: int
+    steps: WaySteps,
+    loads: Iterable[Load],
+    planned: Callable[[Load], Candidate | None],
+    seed: int,
 ) -> Candidate | None:
-    """The plan of most samples of some loads, heads in place of blocks unless these run
-    `HEADS_PAY` more; loads that cannot be better are not planned.
+    """The plan of the first of some loads, or of a later one that runs `HEADS_PAY` more samples a
+    second; loads of which the estimate says that they do not are not planned.
 
     Args:
+        steps: estimates.
         loads: as of `resting_loads`.
         planned: the best plan of a load, with as many samples as it may have.
         seed: of other draws, for which memory must suffice, too.
     """
     best: Candidate | None = None
     for load in loads:
-        needed = 0.0 if best is None else (1 + HEADS_PAY) * best.num_samples
-        if load.num_samples <= needed:
+        if best is not None and not _may_beat(steps, load, best):
             continue
         found = planned(load)
-        if found is not None and found.num_samples > needed and _fits_redrawn(found, seed):
-            best = found
+        if found is not None and _fits_redrawn(found, seed):
+            is_better = best is None or _rate(found) > (1 + HEADS_PAY) * _rate(best)
+            best = found if is_better else best
     return best
+
+
+def _rate(found: Candidate) -> float:
+    return found.num_samples / found.step_s
+
+
+def _may_beat(steps: WaySteps, load: Load, best: Candidate) -> bool:
+    number = min(load.num_samples, best.num_samples)
+    estimated = steps.level(best.groups, replace(load, num_samples=number))
+    return estimated is None or number / estimated.step_s > (1 + HEADS_PAY) * _rate(best)
 
 
 def _fits_redrawn(found: Candidate, seed: int) -> bool:

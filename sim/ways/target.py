@@ -116,7 +116,7 @@ def _most_resting(
 ) -> Candidate | None:
     """`_most` where so large a part of the heads, or blocks, trains."""
     loads = resting_loads(search.workload, fraction, 1.0, seed)
-    return best_resting(loads, lambda load: _most(search, load, target_s), seed)
+    return best_resting(search.steps, loads, lambda load: _most(search, load, target_s), seed)
 
 
 def _rested(

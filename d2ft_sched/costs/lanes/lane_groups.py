@@ -182,7 +182,8 @@ def groups_of_sites(
     has_gradient |= owned & (owned & has_gradient).any(axis=1, keepdims=True)
     tokens = workload.tokens[microbatches]
     price = _price(workload, running, needs_dx[runs], tokens, has_gradient, devices)
-    cut = cheapest_cut(operations, running.rows >= 0, owned, price)
+    merges_rest = workload.lora is None and not workload.shape.query_key_norm
+    cut = cheapest_cut(operations, running.rows >= 0, owned, price, merges_rest=merges_rest)
     return _groups(workload, sites, runs, microbatches, cut)
 
 

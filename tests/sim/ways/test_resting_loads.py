@@ -70,13 +70,21 @@ def test_adapters_rest_by_blocks_and_subnets_that_are_blocks_are_one_load() -> N
 
 
 @pytest.mark.parametrize("excess", [0.5 * HEADS_PAY, 1.5 * HEADS_PAY])
-def test_blocks_are_taken_for_clearly_more_samples(excess: float) -> None:
+def test_blocks_are_taken_for_clearly_more_samples_a_second(excess: float) -> None:
     heads, blocks = resting_loads(WORKLOAD, 0.25, 1.0, 0)
-    numbers = {heads: 20, blocks: int(20 * (1 + excess))}
-    planned = lambda load: on_one(alone(1e9), load, numbers[load])  # noqa: E731
-    found = best_resting((heads, blocks), planned, 0)
+    steps, asked = WaySteps(WORKLOAD, alone(1e9)), list[Load]()
+    of_blocks = on_one(alone(1e9), blocks, 32)
+
+    def planned(load: Load) -> Candidate:
+        asked.append(load)
+        made = on_one(alone(1e9), load, 32)
+        slow = of_blocks.step_s * (1 + excess)
+        return replace(made, priced=replace(made.priced, step_s=slow)) if load == heads else made
+
+    found = best_resting(steps, (heads, blocks), planned, 0)
     assert found is not None
     assert is_of_blocks(found.schedule) == (excess > HEADS_PAY)
+    assert asked == ([heads, blocks] if excess > HEADS_PAY else [heads])
 
 
 def test_memory_has_to_hold_other_draws_too() -> None:
@@ -92,7 +100,7 @@ def test_memory_has_to_hold_other_draws_too() -> None:
         cluster = alone(memory_bytes)
         assert on_one(cluster, heads, 32).priced.fits
         planned = lambda load, on=cluster: on_one(on, load, 32)  # noqa: E731
-        found = best_resting((heads, blocks), planned, 0)
+        found = best_resting(WaySteps(WORKLOAD, cluster), (heads, blocks), planned, 0)
         assert found is not None
         assert is_of_blocks(found.schedule) == (memory_bytes < max(needed))
         assert trains_in_step(found.schedule).mean() == 0.25
