@@ -12,7 +12,7 @@ import numpy as np
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.input_gradients import needs_input_gradient
 from d2ft_sched.costs.lanes.lane_seconds import LaneSizes, lane_seconds
-from d2ft_sched.cutting.lane_rectangles import Runs
+from d2ft_sched.cutting.lane_rectangles import Runs, whole_rectangle
 from d2ft_sched.cutting.lane_search import Cut, Price, cheapest_cut
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.lane_sites import LaneSites, lane_sites
@@ -202,13 +202,12 @@ def _price(
     known_index = np.cumsum(~stays_apart) - 1
     # What a core trains gets gradients from all that passes one on.
     in_core = workload.shape.query_key_norm
-    has_adapters = workload.lora is not None
 
     def price(
         which: np.ndarray, subnets: np.ndarray, columns: np.ndarray, made: Runs
     ) -> np.ndarray:
         apart = stays_apart[sites.device[which]]
-        is_masked = made.is_masked | (has_adapters & made.mixes_rest)
+        is_masked, trained = _masked_and_trained(workload, made, subnets)
         seconds = np.where(is_masked, _MASK_S, 1.0)
         lacks = (columns & ~has_gradient[which][:, None]).any(axis=2) & made.runs_backward
         never = lacks | (in_core & made.mixes_rest)
@@ -223,7 +222,7 @@ def _price(
             columns[merges],
             tokens,
             made.runs_backward[merges],
-            subnets[merges] & _trained(made.trained[merges], is_masked[merges]),
+            trained[merges],
             is_masked[merges],
         )
         shape = sizes.heads.shape
@@ -283,10 +282,14 @@ def _sizes(
     )
 
 
-def _trained(full: np.ndarray, is_masked: np.ndarray) -> np.ndarray:
-    """Subnets of groups whose dW is made, see `LaneGroup`: from those that are FULL anywhere, bool
-    ``[..., R]``, and where groups have masks, bool ``[...]``; those of no group besides."""
-    return np.asarray(full | (is_masked & full.any(axis=-1))[..., None])
+def _masked_and_trained(
+    workload: Workload, runs: Runs, subnets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rectangles have masks, bool ``[n, K]``, and whose dW they make, see `LaneGroup`, bool
+    ``[n, K, R]`` as the subnets that they have."""
+    is_masked = runs.is_masked | ((workload.lora is not None) & runs.mixes_rest)
+    every = is_masked & runs.trained.any(axis=2)
+    return np.asarray(is_masked), subnets & (runs.trained | every[..., None])
 
 
 def _num_runs(chosen: np.ndarray) -> np.ndarray:
@@ -301,27 +304,17 @@ def _groups(
 ) -> LaneGroups:
     """Of a cut of those sites that run, int ``[n]``."""
     site = runs[cut.site]
-    number = [
-        ((cut.cells == operation) & cut.subnets[:, :, None]).sum(axis=(1, 2))
-        for operation in (Operation.FULL, Operation.REST, Operation.FORWARD_ONLY)
-    ]
-    num_microbatches = cut.microbatches.sum(axis=1)
-    size = cut.subnets.sum(axis=1) * num_microbatches
-    full = (cut.cells == Operation.FULL).sum(axis=2)
-    in_part = ((full > 0) & (full < num_microbatches[:, None])).any(axis=1)
-    is_one, passes_all = np.max(number, axis=0) == size, number[0] + number[1] == size
-    mixes_rest = (number[0] > 0) & (number[1] > 0)
-    is_masked = ~is_one & (in_part | ~passes_all | ((workload.lora is not None) & mixes_rest))
-    trained = cut.subnets & _trained(full > 0, is_masked)
+    runs_of = whole_rectangle(cut.cells, cut.subnets.sum(axis=1), cut.microbatches.sum(axis=1))
+    is_masked, trained = _masked_and_trained(workload, runs_of, cut.subnets[:, None])
     sizes = _sizes(
         sites,
         site,
         cut.subnets[:, None],
         cut.microbatches[:, None],
         workload.tokens[microbatches],
-        (number[0] + number[1] > 0)[:, None],
-        trained[:, None],
-        is_masked[:, None],
+        runs_of.runs_backward,
+        trained,
+        is_masked,
     )
     return LaneGroups(
         site=site,
@@ -333,7 +326,7 @@ def _groups(
         has_subnet=cut.subnets,
         has_microbatch=cut.microbatches,
         cells=cut.cells,
-        trained=trained,
+        trained=trained[:, 0],
     )
 
 
