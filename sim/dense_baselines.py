@@ -14,7 +14,8 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.cluster.device import Device
-from d2ft_sched.costs.memory import DeviceMemory, trained_shared_parameters
+from d2ft_sched.costs.memory import DeviceMemory
+from d2ft_sched.costs.parameters import trained_shared_parameters
 from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.counted import counted

@@ -7,7 +7,8 @@ import numpy as np
 
 from analysis.planning.step_totals import StepTotals, step_totals
 from d2ft_sched.costs.flops import operation_flops
-from d2ft_sched.costs.memory import DeviceMemory, trained_device_parameters
+from d2ft_sched.costs.memory import DeviceMemory
+from d2ft_sched.costs.parameters import trained_device_parameters
 from d2ft_sched.costs.replica_memory import replicas_memory
 from d2ft_sched.plan.solved_plan import Plan
 from d2ft_sched.schedule.operations import Operation

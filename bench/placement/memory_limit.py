@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from d2ft_sched.costs.memory import stored_bytes, trained_trunk_parameters
+from d2ft_sched.costs.parameters import stored_bytes, trained_trunk_parameters
 from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.placement_search.layout import subnet_bytes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS
-from d2ft_sched.costs.memory import trained_trunk_parameters
+from d2ft_sched.costs.parameters import trained_trunk_parameters
 from d2ft_sched.placement_search.dense_step import DenseStep
 
 

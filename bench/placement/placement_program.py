@@ -11,7 +11,7 @@ from bench.placement.memory_limit import limit_memory
 from bench.placement.message_terms import all_reduce_term, exchange_term
 from d2ft_sched import InputError
 from d2ft_sched.cluster.compute_curve import WorkKind
-from d2ft_sched.costs.memory import trained_trunk_parameters
+from d2ft_sched.costs.parameters import trained_trunk_parameters
 from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.placement_search.dense_step import LANE_KINDS, DenseStep
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2ft_sched.costs.memory import trained_shared_parameters, trained_trunk_parameters
+from d2ft_sched.costs.parameters import trained_shared_parameters, trained_trunk_parameters
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.operations import trains_in_step
 from d2ft_sched.schedule.replica import Replica

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.activation_memory import (
@@ -25,6 +24,14 @@ from d2ft_sched.costs.exchange import Exchange, plan_exchange
 from d2ft_sched.costs.held import held_by_any, held_sum, on_owners, owned_sum
 from d2ft_sched.costs.input_gradients import executed_schedule
 from d2ft_sched.costs.lanes.lane_groups import lane_groups
+from d2ft_sched.costs.parameters import (
+    device_parameters,
+    shared_factors_held,
+    stored_bytes,
+    trained_device_parameters,
+    trained_subnet_parameters,
+    trained_trunk_parameters,
+)
 from d2ft_sched.costs.partial_update import column_parameters, partial_updates
 from d2ft_sched.costs.vocabulary_head import (
     embedding_again,
@@ -229,91 +236,6 @@ def _memory(
     )
 
 
-def subnet_parameters(workload: Workload) -> np.ndarray:
-    """Parameters of every subnet, its part of adapters included, int ``[num_subnets]``."""
-    shape, partition = workload.shape, workload.partition
-    base = partition.heads * shape.head_parameters + partition.hidden * shape.hidden_unit_parameters
-    return base if workload.lora is None else base + trained_subnet_parameters(workload)
-
-
-def trained_subnet_parameters(workload: Workload) -> np.ndarray:
-    """Those that train: all of them, or the part of adapters."""
-    if workload.lora is None:
-        return subnet_parameters(workload)
-    shape, partition, lora = workload.shape, workload.partition, workload.lora
-    return partition.heads * lora.head_parameters(shape) + partition.hidden * (
-        lora.hidden_unit_parameters(shape)
-    )
-
-
-def shared_block_parameters(workload: Workload) -> int:
-    """What every device with a subnet of a block holds besides: scales of queries' and keys' norms,
-    factors of adapters."""
-    lora = workload.lora
-    factors = 0 if lora is None else lora.shared_parameters(workload.shape)
-    return workload.shape.shared_parameters + factors
-
-
-def trained_shared_parameters(workload: Workload) -> int:
-    """Those of them that train: the factors of adapters where there are such."""
-    if workload.lora is None:
-        return shared_block_parameters(workload)
-    return workload.lora.shared_parameters(workload.shape)
-
-
-def trained_trunk_parameters(workload: Workload) -> int:
-    """The trunk's parameters that train: all of them, or the classifier's, if that does."""
-    shape = workload.shape
-    if workload.lora is None:
-        return shape.trunk_parameters
-    return shape.classifier_parameters if workload.head_trains else 0
-
-
-def trained_parameters(workload: Workload) -> int:
-    """All parameters that train, each counted once."""
-    in_blocks = int(trained_subnet_parameters(workload).sum())
-    in_blocks += workload.shape.num_blocks * trained_shared_parameters(workload)
-    return in_blocks + trained_trunk_parameters(workload)
-
-
-def stored_bytes(workload: Workload, parameters: ArrayLike, trained: ArrayLike) -> np.ndarray:
-    """Bytes of so many parameters of which so many train, arrays of one shape."""
-    training = np.asarray(trained)
-    frozen = np.asarray(parameters) - training
-    return np.asarray(frozen * workload.frozen_bytes + training * workload.parameter_bytes)
-
-
-def device_parameters(workload: Workload, placement: Placement) -> np.ndarray:
-    """Parameters that every device holds, float ``[num_devices]``."""
-    of_blocks = held_sum(workload, placement, subnet_parameters(workload))
-    of_blocks += held_by_any(workload, placement) * shared_block_parameters(workload)
-    return of_blocks.sum(axis=0) + on_owners(placement, workload.shape.trunk_parameters)
-
-
-def trained_device_parameters(
-    workload: Workload, placement: Placement, trains: np.ndarray | None = None
-) -> np.ndarray:
-    """Those of them that train, float ``[num_devices]``; in a step, where `trains` says which
-    subnets do, bool ``[num_subnets]``."""
-    every = np.ones(workload.num_subnets, dtype=bool)
-    chosen = every if trains is None else trains
-    parameters = trained_subnet_parameters(workload) * chosen
-    of_blocks = held_sum(workload, placement, parameters)
-    of_blocks += _shared_factors_held(workload, placement, chosen)
-    return of_blocks.sum(axis=0) + on_owners(placement, trained_trunk_parameters(workload))
-
-
-def _shared_factors_held(
-    workload: Workload, placement: Placement, trains: np.ndarray
-) -> np.ndarray:
-    """Parameters of shared factors that train in the step, ``[num_blocks, num_devices]``: those of
-    blocks in which any subnet does."""
-    block_trains = np.zeros((workload.shape.num_blocks, 1), dtype=bool)
-    block_trains[workload.partition.block[trains]] = True
-    shared = trained_shared_parameters(workload)
-    return (held_by_any(workload, placement) & block_trains) * shared
-
-
 def _block_gradient_bytes(
     workload: Workload, placement: Placement, trains: np.ndarray
 ) -> np.ndarray:
@@ -321,7 +243,7 @@ def _block_gradient_bytes(
     shared factors, float ``[num_blocks, num_devices]``."""
     held = held_sum(workload, placement, trained_subnet_parameters(workload))
     held *= held_by_any(workload, placement, trains)
-    held += _shared_factors_held(workload, placement, trains)
+    held += shared_factors_held(workload, placement, trains)
     return held * workload.parameter_bytes
 
 
@@ -330,10 +252,9 @@ def _copied_in_update(
 ) -> np.ndarray:
     """Bytes at the same time, float ``[num_devices]``: of the fullest block, or of all where an
     optimizer looks at whole weights; or the most, whatever trains."""
-    values = trained_subnet_parameters(workload)
-    copied = partial_updates(workload, placement, values, trains).copied
+    copied = partial_updates(workload, placement, trains).copied
     if is_most:
-        states = OPTIMIZER_STATES[workload.optimizer]
+        values, states = trained_subnet_parameters(workload), OPTIMIZER_STATES[workload.optimizer]
         most = np.maximum(values * (1 + states), column_parameters(workload) * (2 + states))
         copied = held_sum(workload, placement, most)
     at_once = copied.sum(axis=0) if workload.optimizer in TOGETHER else copied.max(axis=0)

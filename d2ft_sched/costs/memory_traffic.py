@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.costs.lanes.lane_traffic import NORM_BACKWARD_PASSES, NORM_FORWARD_PASSES
-from d2ft_sched.costs.memory import trained_device_parameters, trained_subnet_parameters
+from d2ft_sched.costs.parameters import trained_device_parameters
 from d2ft_sched.costs.partial_update import partial_updates
 from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from d2ft_sched.model.workload import Workload
@@ -102,6 +102,5 @@ def optimizer_bytes_moved(
     moved = trained_device_parameters(workload, placement, trains) * (3 + 2 * states) * size
     if trains is None:
         return moved
-    values = trained_subnet_parameters(workload)
-    besides = partial_updates(workload, placement, values, trains).moved
+    besides = partial_updates(workload, placement, trains).moved
     return moved + besides.sum(axis=0) * size

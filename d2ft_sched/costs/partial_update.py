@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2ft_sched.costs.held import held_by_any, held_sum
+from d2ft_sched.costs.parameters import trained_subnet_parameters
 from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES, TOGETHER
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
@@ -54,22 +55,20 @@ class PartialUpdates:
     copied: np.ndarray
 
 
-def partial_updates(
-    workload: Workload, placement: Placement, values: np.ndarray, trains: np.ndarray
-) -> PartialUpdates:
+def partial_updates(workload: Workload, placement: Placement, trains: np.ndarray) -> PartialUpdates:
     """What updates move and copy besides.
 
     Args:
         workload: the model, what trains, and the optimizer; one that looks at whole weights keeps
             what rests of all blocks.
         placement: which device holds what.
-        values: parameters of every subnet, or of its adapters, int ``[num_subnets]``.
         trains: subnets that do, bool ``[num_subnets]``; the others rest.
     """
     states = OPTIMIZER_STATES[workload.optimizer]
     is_partly = held_by_any(workload, placement, trains)
     is_partly &= held_by_any(workload, placement, ~trains)
     if workload.optimizer in TOGETHER:
+        values = trained_subnet_parameters(workload)
         rests = is_partly * held_sum(workload, placement, values * ~trains)
         return PartialUpdates(rests * _moved_whole(states), rests * (1 + states))
     columns = column_parameters(workload)

@@ -6,7 +6,7 @@ from d2ft_sched.cluster.compute_curve import WorkKind
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import DIRECTIONS, SUBLAYERS
 from d2ft_sched.costs.gradient_sums import EMBEDDING, trained_trunk_values
-from d2ft_sched.costs.memory import trained_trunk_parameters
+from d2ft_sched.costs.parameters import trained_trunk_parameters
 from d2ft_sched.costs.trunk_work import trunk_pieces
 from d2ft_sched.placement_search.dense_step import LANE_KINDS, DenseStep
 from d2ft_sched.placement_search.layout import subnet_bytes

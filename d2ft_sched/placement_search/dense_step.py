@@ -25,7 +25,7 @@ from d2ft_sched.costs.flops import (
     shared_factor_flops,
 )
 from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of, shared_factor_bytes
-from d2ft_sched.costs.memory import (
+from d2ft_sched.costs.parameters import (
     trained_shared_parameters,
     trained_subnet_parameters,
     trained_trunk_parameters,

@@ -5,13 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
-from d2ft_sched.costs.memory import (
-    dense_bytes,
-    memory_besides_operations,
-    stored_bytes,
-    subnet_parameters,
-    trained_subnet_parameters,
-)
+from d2ft_sched.costs.memory import dense_bytes, memory_besides_operations
+from d2ft_sched.costs.parameters import stored_bytes, subnet_parameters, trained_subnet_parameters
 from d2ft_sched.model.optimizer_states import OPTIMIZER_STATES
 from d2ft_sched.placement_search.dense_step import DenseStep
 from d2ft_sched.schedule.operations import Operation

@@ -9,7 +9,7 @@ outside of both.
 import numpy as np
 
 from d2ft_sched.costs.flops import operation_flops
-from d2ft_sched.costs.memory import trained_subnet_parameters
+from d2ft_sched.costs.parameters import trained_subnet_parameters
 from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload

@@ -12,7 +12,8 @@ from d2ft_sched.cluster.cluster import Cluster, Link
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.gradient_sums import gradient_sums
-from d2ft_sched.costs.memory import device_memory, subnet_parameters, trained_parameters
+from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.costs.parameters import subnet_parameters, trained_parameters
 from d2ft_sched.costs.replica_memory import part_devices, replicas_memory, sum_bytes
 from d2ft_sched.deployment import Deployment, deploy
 from d2ft_sched.model.lora import Lora

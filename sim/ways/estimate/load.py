@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from d2ft_sched.costs.flops import operation_flops
-from d2ft_sched.costs.memory import trained_subnet_parameters
+from d2ft_sched.costs.parameters import trained_subnet_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.files.counted import counted
 from d2ft_sched.model.workload import Workload

@@ -8,7 +8,7 @@ import numpy as np
 
 from d2ft_sched.cluster.cluster import Cluster
 from d2ft_sched.costs.gradient_sums import EMBEDDING, GradientSum, trained_trunk_values
-from d2ft_sched.costs.memory import trained_shared_parameters, trained_subnet_parameters
+from d2ft_sched.costs.parameters import trained_shared_parameters, trained_subnet_parameters
 from d2ft_sched.model.workload import Workload
 from sim.dense.memory_passes import whole
 from sim.network.collectives import all_reduce

@@ -11,7 +11,7 @@ from analysis.studying.study_drawn import drawn_recipe, ways_of
 from analysis.studying.study_file import MethodSchema, load_study
 from analysis.studying.study_grid import planned_runs
 from d2ft_sched.cluster.cluster_file import load_cluster
-from d2ft_sched.costs.memory import trained_trunk_parameters
+from d2ft_sched.costs.parameters import trained_trunk_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.workload import Workload

@@ -15,10 +15,9 @@ from d2ft_sched.costs.flops import (
     trunk_flops,
 )
 from d2ft_sched.costs.gradient_sums import gradient_sums
-from d2ft_sched.costs.memory import (
-    device_memory,
+from d2ft_sched.costs.memory import device_memory, memory_besides_operations
+from d2ft_sched.costs.parameters import (
     device_parameters,
-    memory_besides_operations,
     trained_device_parameters,
     trained_parameters,
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ft_sched.costs.gradient_sums import EMBEDDING, gradient_sums, trained_trunk_values
-from d2ft_sched.costs.memory import (
+from d2ft_sched.costs.parameters import (
     shared_block_parameters,
     trained_parameters,
     trained_trunk_parameters,

@@ -12,13 +12,13 @@ from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.exchange import plan_exchange
 from d2ft_sched.costs.flops import operation_flops, step_flops, trunk_flops
 from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
-from d2ft_sched.costs.memory import (
-    device_memory,
+from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
+from d2ft_sched.costs.parameters import (
     device_parameters,
     trained_device_parameters,
     trained_parameters,
 )
-from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved
 from d2ft_sched.deployment import deploy
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora

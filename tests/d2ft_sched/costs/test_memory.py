@@ -9,13 +9,9 @@ from hypothesis import strategies as st
 
 from d2ft_sched.costs.activation_memory import operation_activation_bytes
 from d2ft_sched.costs.lanes.lane_traffic import lane_bytes_of
-from d2ft_sched.costs.memory import (
-    device_memory,
-    device_parameters,
-    memory_besides_operations,
-    subnet_parameters,
-)
+from d2ft_sched.costs.memory import device_memory, memory_besides_operations
 from d2ft_sched.costs.memory_traffic import optimizer_bytes_moved, trunk_bytes_moved
+from d2ft_sched.costs.parameters import device_parameters, subnet_parameters
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape import vision_transformer_shape

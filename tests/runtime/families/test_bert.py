@@ -15,7 +15,8 @@ from torch import Tensor
 
 from d2ft_sched.cluster.device import Device
 from d2ft_sched.costs.flops import step_flops
-from d2ft_sched.costs.memory import device_memory, subnet_parameters
+from d2ft_sched.costs.memory import device_memory
+from d2ft_sched.costs.parameters import subnet_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.lora import Lora
 from d2ft_sched.model.partition import Subnet, partition_by_heads

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from d2ft_sched.costs.memory import subnet_parameters
+from d2ft_sched.costs.parameters import subnet_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.partition import partition_by_heads
 from d2ft_sched.model.shape_file import load_model_shape

@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from d2ft_sched.costs.memory import device_parameters
+from d2ft_sched.costs.parameters import device_parameters
 from d2ft_sched.errors import InputError
 from d2ft_sched.model.workload import Workload
 from d2ft_sched.schedule.placement import Placement
